@@ -1,0 +1,93 @@
+"""Writing so that nothing is ever half-written, and checksums."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from slmquant.errors import SourceError
+
+_CHUNK_BYTES = 1 << 22
+
+
+def cache_dir() -> Path:
+    """Where fetched models, captured statistics and reference states are kept (`SLMQUANT_CACHE`)."""
+    return Path(os.environ.get("SLMQUANT_CACHE") or platformdirs.user_cache_dir("slmquant")).expanduser()
+
+
+def sha256(path: Path, start: int = 0, stop: int | None = None) -> str:
+    """Hexadecimal SHA-256 of bytes `start` to `stop` of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        left = None if stop is None else stop - start
+        while chunk := file.read(_CHUNK_BYTES if left is None else min(_CHUNK_BYTES, left)):
+            digest.update(chunk)
+            left = None if left is None else left - len(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds, else remove it.
+
+    Raises:
+        SourceError: The disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; rename it onto `path` if the block succeeds, else remove it.
+
+    An existing folder at `path` is replaced only once the new one is whole.
+
+    Raises:
+        SourceError: The disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.replace(retired / path.name)
+            temporary.replace(path)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _explained(error: OSError, path: Path) -> Exception:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    free = shutil.disk_usage(path.parent).free
+    return SourceError(
+        f"no space to write {path} ({free / 1e6:.0f} MB free in {path.parent}); "
+        "free some, or point SLMQUANT_CACHE or the output path at another disk"
+    )

@@ -1,0 +1,80 @@
+"""Hidden states and logits apart: run the body once, and the head only where a logit is asked for.
+
+A vocabulary of 49,152 makes one float32 logit row 197 kB, where the hidden state it came from is 1-2 kB. So
+the body's output is what evaluation keeps, also for the reference model that divergence compares with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+
+class _Replay(nn.Module):
+    """Stands where the body was and returns given hidden states."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    @property
+    def decoder(self) -> _Replay:  # OPT calls `model.decoder`
+        return self
+
+    def forward(self, *_args: object, **_kwargs: object) -> BaseModelOutputWithPast:
+        return BaseModelOutputWithPast(last_hidden_state=self.hidden)  # type: ignore[arg-type]  # a FloatTensor in name only
+
+
+class OutputHead:
+    """The last step of a causal language model: final hidden states to logits.
+
+    What an architecture does around its head (soft caps, logit scales, biases) is kept, because the model's own
+    `forward` runs, with its body replaced by the given states.
+
+    Args:
+        model: A transformers causal language model; it is used, not copied.
+        weight: A head weight, shape `(vocab, hidden)`, to use instead of the model's own. With the
+            full-precision weight given, a quantized model still yields the reference's logits.
+    """
+
+    def __init__(self, model: PreTrainedModel, weight: Tensor | None = None) -> None:
+        self._model, self._weight = model, weight
+
+    @torch.inference_mode()
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Final hidden states, shape `(batch, seq, hidden)`, of token ids of shape `(batch, seq)`."""
+        body = self._model.get_decoder()
+        return cast(Tensor, body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0])
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits, shape `(tokens, vocab)` in float32, of final hidden states of shape `(tokens, hidden)`.
+
+        The caller chunks: this makes a whole `tokens × vocab` block.
+        """
+        with self._replayed(hidden[None]):
+            out = self._model(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device))
+        return cast(Tensor, out.logits)[0].float()
+
+    @contextmanager
+    def _replayed(self, hidden: Tensor) -> Iterator[None]:
+        prefix = self._model.base_model_prefix
+        body, head = getattr(self._model, prefix), self._model.get_output_embeddings()
+        setattr(self._model, prefix, _Replay(hidden))
+        if self._weight is not None:
+            plain = nn.Linear(*reversed(self._weight.shape), bias=False, device="meta")
+            plain.weight = nn.Parameter(self._weight, requires_grad=False)
+            plain.bias = getattr(head, "bias", None)
+            self._model.set_output_embeddings(plain)
+        try:
+            yield
+        finally:
+            setattr(self._model, prefix, body)
+            if self._weight is not None:
+                self._model.set_output_embeddings(head)

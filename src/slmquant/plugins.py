@@ -1,0 +1,47 @@
+"""Names and modules: a plug-in is a file, and its name is the file's name.
+
+In a plug-in package every module without a leading underscore is one plug-in. Third parties add theirs
+through an entry point in the group of the same name (`slmquant.methods`, `slmquant.formats`, ...).
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+
+from slmquant.errors import UnknownNameError
+
+
+def _external(package: ModuleType) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=package.__name__)}
+
+
+def names(package: ModuleType) -> list[str]:
+    """Names of the plug-ins of `package`, without importing any of them."""
+    own = {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")}
+    return sorted(own | set(_external(package)))
+
+
+def load(package: ModuleType, name: str, kind: str) -> ModuleType:
+    """Import the plug-in `name` of `package`.
+
+    Args:
+        package: The plug-in package, for example `slmquant.methods`.
+        name: The plug-in's file name without its suffix.
+        kind: What a user calls it, for the error ("method").
+
+    Raises:
+        UnknownNameError: No such plug-in. A *broken* plug-in raises its own import error instead, so that
+            a missing dependency never looks like a missing feature.
+    """
+    if name not in names(package):
+        raise UnknownNameError(kind, name, names(package))
+    external = _external(package).get(name)
+    if external is not None:
+        module = external.load()
+        if not isinstance(module, ModuleType):
+            raise TypeError(f"entry point {external.value!r} is not a module")
+        return module
+    return import_module(f"{package.__name__}.{name}")

@@ -1,0 +1,1 @@
+"""What is kept: records in SQLite, one writer, read without torch."""

@@ -1,0 +1,196 @@
+"""What one cell of a benchmark leaves behind: the only bridge between running models and reading results.
+
+A `Record` is complete by itself: what was asked (`CellSpec`), what came of it (`status`, `reason`,
+`metrics`), what it cost (`phases`), on what data and on which machine. Everything is JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+"""Raised when the stored form of a record changes; `store.migrations` knows the way from older ones."""
+
+Status = Literal["ok", "refused", "failed", "timeout", "out_of_memory"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CalibrationSpec(_Frozen):
+    """What a method may look at."""
+
+    corpus: str = "wikitext2_train"
+    """Name of the corpus; see `slmquant tasks --corpora`."""
+    num_samples: int = Field(default=128, ge=1)
+    """Number of windows."""
+    seq_len: int = Field(default=512, ge=8)
+    """Tokens in a window."""
+    seed: int = 0
+    """Which windows are drawn."""
+
+
+class TaskSpec(_Frozen):
+    """One task, and how much of it. Written `name` or `name:limit`."""
+
+    name: str
+    limit: int | None = Field(default=None, ge=1)
+    """Items of a zero-shot task or windows of a text; None is all of them."""
+
+    def __str__(self) -> str:
+        return self.name if self.limit is None else f"{self.name}:{self.limit}"
+
+
+class CellSpec(_Frozen):
+    """The identity of a cell. Two cells with the same `cell_id` would measure the same thing."""
+
+    model: str
+    """Model source, as given (`smollm2-135m-instruct`, a hub id, a file name)."""
+    model_sha256: str
+    """Fingerprint of its weights: a model that changed is another cell."""
+    method: str
+    scheme: str
+    """Canonical scheme name."""
+    calibration: CalibrationSpec | None = None
+    """None where the method looks at no data."""
+    tasks: tuple[TaskSpec, ...] = ()
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What evaluation computes in."""
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def cell_id(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the canonical JSON of this spec."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """`model/method/scheme`, as tables print it."""
+        return f"{self.model}/{self.method}/{self.scheme}"
+
+
+class Metric(_Frozen):
+    """One number with its meaning. An unknown number has no `Metric`; it is never 0."""
+
+    name: str
+    """`perplexity`, `kl_mean`, `acc`, `stored_bytes`, `quantize_s`, ..."""
+    value: float
+    unit: str
+    """`nats`, `ratio`, `bytes`, `bits`, `s`, `tokens`, `count`, or `1` for a pure number."""
+    higher_is_better: bool | None
+    """None where neither direction is better."""
+    task: str | None = None
+    """The task it was measured on, as `str(TaskSpec)`; None for figures of the model itself."""
+    n: int | None = None
+    """How many tokens or items it is an average of."""
+    stderr: float | None = None
+    """Standard error of `value`, in its unit."""
+    version: int = 1
+    """Version of the metric's definition; see `tracks`."""
+    protocol: str | None = None
+    """How it was measured, where that changes the number (text, window, stride, BOS)."""
+
+
+class Phase(_Frozen):
+    """Wall time and memory of one step of a cell."""
+
+    name: str
+    """`load`, `capture`, `quantize`, `evaluate`, ..."""
+    seconds: float
+    peak_rss_bytes: int | None = None
+    """Highest resident memory of the cell's own process up to the end of this phase."""
+    shared: bool = False
+    """True where the work was done once for several cells and is charged to each that used it."""
+
+
+class ItemOutcome(_Frozen):
+    """What the model answered on one item, kept so that cells can be compared in pairs."""
+
+    task: str
+    item: str
+    """The item's index in its split."""
+    values: dict[str, float]
+    """Per-item metrics (`acc`: 0 or 1, ...)."""
+
+
+class DataCard(_Frozen):
+    """Where data came from and exactly which data it was."""
+
+    name: str
+    split: str
+    rows: int
+    """Documents or items of the whole split."""
+    sha256: str
+    """Of the rows' canonical JSON, or of the text."""
+    licence: str
+    source: str
+    """`hub:<id>`, `folder`, or `package:<name>==<version>`; never a path of this machine."""
+
+
+class Environment(_Frozen):
+    """On what a cell ran."""
+
+    platform: str
+    cpu: str
+    cpu_flags: tuple[str, ...] = ()
+    """The instruction sets that matter here: avx2, avx512f, avx512_bf16, amx_bf16, neon, ..."""
+    cores: int
+    threads: int
+    memory_bytes: int
+    gpu: str | None = None
+    python: str
+    versions: dict[str, str]
+    """Package → version: slmquant, torch, transformers, lm_eval, ..."""
+    git_revision: str | None = None
+    """Of slmquant's own checkout, with `+dirty` where it had changes; None for an installed package."""
+
+
+class ModelCard(_Frozen):
+    """What is known of the model that was measured."""
+
+    architecture: str
+    """`model_type` of its config."""
+    parameters: int
+    """Tied weights counted once."""
+    embedding_share: float
+    """Share of the parameters in embeddings and head, 0 to 1."""
+    provenance: str
+    """`original`, `dequantized from GGUF Q4_1, off-grid`, ..."""
+    licence: str | None = None
+
+
+class Record(_Frozen):
+    """A finished cell."""
+
+    schema_version: int = SCHEMA_VERSION
+    spec: CellSpec
+    status: Status
+    reason: str | None = None
+    """Why it is not `ok`: one line; or a remark on an `ok` cell."""
+    metrics: tuple[Metric, ...] = ()
+    phases: tuple[Phase, ...] = ()
+    data: tuple[DataCard, ...] = ()
+    model: ModelCard | None = None
+    environment: Environment
+    started_at: datetime
+    finished_at: datetime
+
+    @property
+    def cell_id(self) -> str:
+        """The identity of its cell."""
+        return self.spec.cell_id
+
+    def metric(self, name: str, task: str | None = None) -> Metric | None:
+        """The metric of that name (and task, where given), or None where it was not measured."""
+        for metric in self.metrics:
+            if metric.name == name and (task is None or metric.task == task):
+                return metric
+        return None

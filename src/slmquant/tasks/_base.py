@@ -1,0 +1,71 @@
+"""What a task is given and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from slmquant.progress import Progress, Silent
+from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
+
+
+@dataclass
+class EvalContext:
+    """A model ready to be asked, and where its task may read and write.
+
+    Attributes:
+        model: A causal language model in evaluation mode, already in the dtype it is evaluated in.
+        tokenizer: Its tokenizer.
+        model_sha256: Fingerprint of the *full-precision* weights; names the reference's cached states.
+        data_dir: A local folder of data (`--data`, `SLMQUANT_DATA`), tried first; None to go without.
+        cache_dir: Where reference states are kept.
+        is_reference: True while the full-precision model itself is measured: its final hidden states are
+            then written to `cache_dir`, for the divergence of every later cell.
+        reference_head: `(vocab, hidden)` weight of the full-precision head in the evaluation dtype; None where
+            the model's own head is still that one.
+        progress: Who is told how far it is.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    model_sha256: str
+    cache_dir: Path
+    data_dir: Path | None = None
+    is_reference: bool = False
+    reference_head: Tensor | None = None
+    progress: Progress = field(default_factory=Silent)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the evaluation."""
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What came of one task."""
+
+    metrics: tuple[Metric, ...]
+    data: tuple[DataCard, ...]
+    items: tuple[ItemOutcome, ...] = ()
+
+
+class Task(Protocol):
+    """A question put to a model. `tasks.resolve(spec)` finds the one that a `TaskSpec` names."""
+
+    name: str
+    description: str
+
+    def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
+        """Measure; raises `DataError` where the data is absent, `NumericalError` where a loss is not finite."""
+        ...
