@@ -35,6 +35,22 @@ def sha256(path: Path, start: int = 0, stop: int | None = None) -> str:
     return digest.hexdigest()
 
 
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Check, before a long write, that the disk of `folder` can take `needed_bytes`.
+
+    Raises:
+        SourceError: It cannot.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise SourceError(
+            f"{needed_bytes / 1e6:.0f} MB are needed in {folder} and {free / 1e6:.0f} MB are free; "
+            "free some, or point SLMQUANT_CACHE at another disk"
+        )
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds, else remove it.
