@@ -1,1 +1,16 @@
 """What is kept: records in SQLite, one writer, read without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from slmquant.store.record import Record
+from slmquant.store.sqlite import Store
+
+__all__ = ["Record", "Store", "default_store_path"]
+
+
+def default_store_path() -> Path:
+    """Where results go unless a command says otherwise: `SLMQUANT_STORE`, else `results/slmquant.sqlite` here."""
+    return Path(os.environ.get("SLMQUANT_STORE") or Path("results", "slmquant.sqlite")).expanduser()

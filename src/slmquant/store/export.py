@@ -1,0 +1,126 @@
+"""Records as flat rows, for spreadsheets, data frames and other programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from slmquant.files import atomic_file
+from slmquant.store.record import CalibrationSpec, Metric, Record
+
+Value = str | int | float | None
+Row = dict[str, Value]
+
+METRIC_ORDER = (
+    "bpw",
+    "bpw_linears",
+    "stored_bytes",
+    "perplexity",
+    "kl_mean",
+    "kl_median",
+    "kl_p99",
+    "kl_reverse_mean",
+    "top1_agreement",
+    "acc",
+    "acc_norm",
+    "chance",
+    "quantize_s",
+    "quantize_peak_rss_bytes",
+    "calibration_tokens",
+    "evaluate_s",
+)
+"""The order in which metrics are written; others follow by name."""
+
+
+def rows(records: Sequence[Record]) -> list[Row]:
+    """One flat row per record; all rows have the same columns in the same order, None where nothing is known.
+
+    First who and how (`model` ... `seed`), then each metric as `name[task]`, with `name[task]_stderr` and
+    `name[task]_n` where any record has them, then the seconds of each phase.
+    """
+    flat = [_row(record) for record in records]
+    fixed = list(_identity(records[0])) if records else []
+    metrics = {_column(metric): metric for record in records for metric in record.metrics}
+    present = {column for row in flat for column in row}
+    ordered = [
+        column + suffix
+        for column in sorted(metrics, key=lambda name: _rank(metrics[name]))
+        for suffix in ("", "_stderr", "_n")
+        if column + suffix in present
+    ]
+    phases = list(dict.fromkeys(f"phase_{phase.name}_s" for record in records for phase in record.phases))
+    return [{column: row.get(column) for column in (*fixed, *ordered, *phases)} for row in flat]
+
+
+def write_csv(records: Sequence[Record], path: Path) -> None:
+    """Write `rows` as comma-separated values with a header; what is not known is an empty field."""
+    table = rows(records)
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else [])
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def write_jsonl(records: Sequence[Record], path: Path) -> None:
+    """Write `rows` as one JSON object per line; what is not known is null."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(records))
+
+
+def _row(record: Record) -> Row:
+    row = _identity(record)
+    for metric in record.metrics:
+        column = _column(metric)
+        row[column] = metric.value
+        if metric.stderr is not None:
+            row[f"{column}_stderr"] = metric.stderr
+        if metric.n is not None:
+            row[f"{column}_n"] = metric.n
+    for phase in record.phases:
+        row[f"phase_{phase.name}_s"] = phase.seconds
+    return row
+
+
+def _identity(record: Record) -> Row:
+    spec, environment = record.spec, record.environment
+    return {
+        "cell_id": record.cell_id,
+        "model": spec.model,
+        "model_sha256": spec.model_sha256,
+        "method": spec.method,
+        "scheme": spec.scheme,
+        "status": record.status,
+        "reason": record.reason,
+        "calibration": calibration_label(spec.calibration),
+        "tasks": " ".join(str(task) for task in spec.tasks),
+        "compute_dtype": spec.compute_dtype,
+        "device": spec.device,
+        "seed": spec.seed,
+        "provenance": record.model.provenance if record.model else None,
+        "parameters": record.model.parameters if record.model else None,
+        "cpu": environment.cpu,
+        "gpu": environment.gpu,
+        "slmquant": environment.versions.get("slmquant"),
+        "git_revision": environment.git_revision,
+        "started_at": record.started_at.isoformat(),
+        "finished_at": record.finished_at.isoformat(),
+    }
+
+
+def calibration_label(calibration: CalibrationSpec | None) -> str | None:
+    """`wikitext2_train 128×512 seed 0`, or None for a cell that looked at no data."""
+    if calibration is None:
+        return None
+    size = f"{calibration.num_samples}×{calibration.seq_len}"
+    return f"{calibration.corpus} {size} seed {calibration.seed}"
+
+
+def _column(metric: Metric) -> str:
+    return metric.name if metric.task is None else f"{metric.name}[{metric.task}]"
+
+
+def _rank(metric: Metric) -> tuple[str, int, str]:
+    known = METRIC_ORDER.index(metric.name) if metric.name in METRIC_ORDER else len(METRIC_ORDER)
+    return (metric.task or "", known, metric.name)

@@ -1,0 +1,67 @@
+"""The ways from one form of the database to the next, in order.
+
+A database's `user_version` is the number of migrations it has seen; the table `migrations` names them. To
+change the form, append a function: never edit one that has been released.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import datetime, timezone
+
+
+def create_records_and_items(connection: sqlite3.Connection) -> None:
+    """Records as JSON beside the columns that are searched, and the items of each cell."""
+    connection.execute(
+        """
+        CREATE TABLE records (
+            cell_id TEXT PRIMARY KEY,
+            model TEXT NOT NULL,
+            model_sha256 TEXT NOT NULL,
+            method TEXT NOT NULL,
+            scheme TEXT NOT NULL,
+            status TEXT NOT NULL,
+            finished_at TEXT NOT NULL,
+            schema_version INTEGER NOT NULL,
+            record TEXT NOT NULL
+        ) WITHOUT ROWID
+        """
+    )
+    connection.execute("CREATE INDEX records_by_label ON records (model, method, scheme)")
+    connection.execute("CREATE INDEX records_by_status ON records (status)")
+    connection.execute(
+        """
+        CREATE TABLE items (
+            cell_id TEXT NOT NULL REFERENCES records (cell_id) ON DELETE CASCADE,
+            task TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            item TEXT NOT NULL,
+            item_values TEXT NOT NULL,
+            PRIMARY KEY (cell_id, task, item)
+        ) WITHOUT ROWID
+        """
+    )
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (create_records_and_items,)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Apply what `connection`'s database has not seen yet, all of it or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations "
+            "(version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"
+        )
+        seen = connection.execute("PRAGMA user_version").fetchone()[0]
+        for version, function in enumerate(MIGRATIONS[seen:], start=seen + 1):
+            function(connection)
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (version, function.__name__, now))
+            connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,265 @@
+"""Records in one SQLite file: write-ahead log, one writer, readers never blocked.
+
+The writer holds an exclusive transaction on a second, empty database beside the store
+(`<name>.writer-lock`). The operating system drops it when the process ends, however it ends; readers never
+look at it. Each `put` is one transaction: a process killed at any moment leaves every finished cell whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from pydantic import ValidationError
+
+from slmquant.errors import StoreError, UnknownNameError
+from slmquant.store.migrations import MIGRATIONS, migrate
+from slmquant.store.record import SCHEMA_VERSION, ItemOutcome, Record, Status
+
+APPLICATION_ID = 0x534C4D51
+"""`SLMQ`, in the header of every store: another program's SQLite file is not mistaken for one."""
+
+BUSY_TIMEOUT_S = 10.0
+"""How long a short wait for SQLite's own lock may take, e.g. while another process checkpoints."""
+
+
+class Store:
+    """The results of any number of runs.
+
+    ::
+
+        with Store(default_store_path()) as store:
+            store.put(record, items)
+
+        with Store(path, read_only=True) as store:
+            best = store.records(method="gptq", status="ok")
+
+    Args:
+        path: The file; a writer creates it, and the folders above it.
+        read_only: Only look. Any number of readers work beside the one writer.
+
+    Raises:
+        StoreError: Another process writes to it, it is no store, it was written by a newer slmquant, or (for a
+            reader) there is none.
+    """
+
+    def __init__(self, path: Path | str, read_only: bool = False) -> None:
+        self.path = Path(path)
+        self.read_only = read_only
+        self._lock: sqlite3.Connection | None = None
+        if read_only:
+            if not self.path.is_file():
+                raise StoreError(
+                    f"no result store at {self.path}; run `slmquant bench` first, or name another with --store"
+                )
+        else:
+            with self._explained():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = self._acquire_lock()
+        try:
+            with self._explained():
+                self._connection = self._open()
+        except BaseException:
+            self._release_lock()
+            raise
+
+    def put(self, record: Record, items: Iterable[ItemOutcome] = ()) -> None:
+        """Keep a record and what was answered on each item, replacing what was kept of the same cell.
+
+        Raises:
+            StoreError: The store is open for reading only, the disk is full, or an item occurs twice.
+        """
+        if self.read_only:
+            raise StoreError(f"{self.path} is open for reading only")
+        spec = record.spec
+        row = (
+            record.cell_id,
+            spec.model,
+            spec.model_sha256,
+            spec.method,
+            spec.scheme,
+            record.status,
+            record.finished_at.isoformat(),
+            record.schema_version,
+            record.model_dump_json(),
+        )
+        outcomes = [
+            (record.cell_id, outcome.task, position, outcome.item, json.dumps(outcome.values))
+            for position, outcome in enumerate(items)
+        ]
+        with self._explained(), self._transaction() as connection:
+            connection.execute("DELETE FROM items WHERE cell_id = ?", (record.cell_id,))
+            connection.execute("DELETE FROM records WHERE cell_id = ?", (record.cell_id,))
+            connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", outcomes)
+
+    def get(self, name: str) -> Record:
+        """The one record that `name` means: a cell id, a unique prefix of one, or `[model/]method/scheme`.
+
+        Raises:
+            UnknownNameError: There is none; the message gives the nearest labels.
+            StoreError: There are several; the message gives their cell ids.
+        """
+        *model, method, scheme = name.split("/") if "/" in name else ("", "")
+        if method:
+            where = "method = ? AND scheme = ? COLLATE NOCASE"
+            found = self._select(where, (method, scheme))
+            found = [record for record in found if not model or record.spec.model == "/".join(model)]
+        else:
+            found = self._select("substr(cell_id, 1, ?) = ?", (len(name), name.lower())) if name else []
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            labels = {f"{record.spec.method}/{record.spec.scheme}" for record in self.records()}
+            raise UnknownNameError("cell", name, labels)
+        matches = ", ".join(f"{record.cell_id} ({record.spec.label})" for record in found[:8])
+        raise StoreError(f"{name!r} means {len(found)} cells; give a longer cell id: {matches}")
+
+    def finished(self, cell_id: str) -> bool:
+        """Whether a plan may skip this cell: it is `ok`, or refused for a reason that will not change.
+
+        What failed, ran out of time or out of memory is tried again.
+        """
+        query = "SELECT status FROM records WHERE cell_id = ?"
+        with self._explained():
+            row = self._connection.execute(query, (cell_id,)).fetchone()
+        return row is not None and row[0] in ("ok", "refused")
+
+    def records(
+        self,
+        model: str | None = None,
+        method: str | None = None,
+        scheme: str | None = None,
+        status: Status | None = None,
+    ) -> list[Record]:
+        """Records in the order in which they were finished; each argument that is given must match."""
+        wanted = {"model": model, "method": method, "scheme": scheme, "status": status}
+        given = {column: value for column, value in wanted.items() if value is not None}
+        where = " AND ".join(f"{column} = ?" for column in given)
+        return self._select(where or "TRUE", tuple(given.values()))
+
+    def items(self, cell_id: str, task: str | None = None) -> list[ItemOutcome]:
+        """What one cell answered on each item, in the order of the task; of all its tasks where none is named."""
+        query = "SELECT task, item, item_values FROM items WHERE cell_id = ?"
+        arguments: tuple[str, ...] = (cell_id,)
+        if task is not None:
+            query, arguments = f"{query} AND task = ?", (cell_id, task)
+        with self._explained():
+            rows = self._connection.execute(f"{query} ORDER BY position", arguments).fetchall()
+        return [ItemOutcome(task=name, item=item, values=json.loads(values)) for name, item, values in rows]
+
+    def close(self) -> None:
+        """Fold the log into the file and let another writer in."""
+        self._connection.close()
+        self._release_lock()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _select(self, where: str, arguments: tuple[str | int, ...]) -> list[Record]:
+        query = f"SELECT schema_version, record FROM records WHERE {where} ORDER BY finished_at, cell_id"
+        with self._explained():
+            rows = self._connection.execute(query, arguments).fetchall()
+        return [self._record(version, text) for version, text in rows]
+
+    def _record(self, version: int, text: str) -> Record:
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} holds a record of schema {version}; this slmquant reads up to {SCHEMA_VERSION}: update it"
+            )
+        try:
+            return Record.model_validate_json(text)
+        except ValidationError as error:
+            raise StoreError(
+                f"{self.path} holds a record that cannot be read: {error.errors()[0]['msg']}"
+            ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        # A reader gets a connection that could write, and is told not to: the last one to close then folds the
+        # log away. A folder that cannot be written to has no log, and is read as it lies.
+        fixed = self.read_only and not os.access(self.path.parent, os.W_OK)
+        uri = self.path.absolute().as_uri() + ("?immutable=1" if fixed else "")
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            version = self._checked_version(connection)
+            if version < len(MIGRATIONS):
+                if self.read_only:
+                    Store(self.path).close()
+                else:
+                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    migrate(connection)
+            connection.execute("PRAGMA query_only = ON" if self.read_only else "PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _checked_version(self, connection: sqlite3.Connection) -> int:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if owner != APPLICATION_ID and (tables or version or self.read_only):
+            raise StoreError(
+                f"{self.path} is a SQLite database, but no slmquant store; name another with --store"
+            )
+        if version > len(MIGRATIONS):
+            raise StoreError(
+                f"{self.path} is of schema {version}, written by a newer slmquant; this one reads up to "
+                f"{len(MIGRATIONS)}: update it, or name another store with --store"
+            )
+        return version
+
+    def _acquire_lock(self) -> sqlite3.Connection:
+        lock_path = self.path.with_name(f"{self.path.name}.writer-lock")
+        lock = sqlite3.connect(lock_path, timeout=0, isolation_level=None)
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            lock.close()
+            if "locked" not in str(error):
+                raise StoreError(f"cannot write beside {self.path}: {error}") from error
+            raise StoreError(
+                f"{self.path} is being written by another process (a bench under way?); "
+                "wait for it, or name another store with --store"
+            ) from error
+        return lock
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if "not a database" in str(error):
+                raise StoreError(
+                    f"{self.path} is no SQLite database; name another store with --store"
+                ) from error
+            raise StoreError(f"cannot use the store {self.path}: {error}") from error
+        except OSError as error:
+            raise StoreError(f"cannot use the store {self.path}: {error}") from error
