@@ -1,0 +1,194 @@
+"""Replaying one decoder block, with its channels scaled on the way and its tensors watched.
+
+The model itself is only listened to: what its blocks receive is recorded in one forward pass, and everything else
+happens in a float64 copy of one block. So a probe cannot leave a trace in the model, and what holds exactly is
+seen to hold to thirteen digits.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from slmquant.model._exact import computing_in_float64
+
+LINEAR_TYPES = (nn.Linear, Conv1D)
+"""Modules that compute `x @ W + b` with a weight of two dimensions; Conv1D keeps its weight transposed."""
+
+TensorKey = tuple[int, int, int, int, int]
+
+
+def out_features(linear: nn.Module) -> int:
+    """Number of output channels of a linear of either layout."""
+    weight = linear.get_parameter("weight")
+    return weight.shape[1 if isinstance(linear, Conv1D) else 0]
+
+
+def in_features(linear: nn.Module) -> int:
+    """Number of input channels of a linear of either layout."""
+    weight = linear.get_parameter("weight")
+    return weight.shape[0 if isinstance(linear, Conv1D) else 1]
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """What one decoder block was called with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def record_block_calls(
+    model: PreTrainedModel, blocks: Mapping[str, nn.Module], input_ids: Tensor
+) -> dict[str, BlockCall]:
+    """Run the model once on `input_ids`, shape `(batch, seq)`, and keep what each block is called with.
+
+    The model's weights, hooks and training modes are as before, also when its forward pass fails.
+    """
+    calls: dict[str, BlockCall] = {}
+    modes = {module: module.training for module in model.modules()}
+
+    with ExitStack() as hooks:
+        for name, block in blocks.items():
+
+            def keep(_block: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                calls[name] = BlockCall(args, dict(kwargs))
+
+            hooks.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        try:
+            model.eval()
+            with torch.no_grad():
+                model(input_ids=input_ids, use_cache=False)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+    return calls
+
+
+@dataclass(frozen=True)
+class Run:
+    """One replay of a block.
+
+    Attributes:
+        output: What the block returns, `(batch, seq, hidden)`.
+        inputs: What each watched linear received, by name, in the order of execution, before any scaling.
+        outputs: What each watched module returned.
+    """
+
+    output: Tensor
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+class BlockReplay:
+    """A float64 copy of one decoder block with the inputs it was recorded with.
+
+    Args:
+        block: The block; it is copied.
+        call: What it was called with, recorded with `batch` equal sequences.
+        batch: Number of sequences. They are equal, so that each of them can carry a probe of its own.
+    """
+
+    def __init__(self, block: nn.Module, call: BlockCall, batch: int) -> None:
+        self.block = copy.deepcopy(block).double().eval()
+        self.batch = batch
+        self.device = next(self.block.parameters()).device
+        self._args = _in_float64(call.args)
+        self._kwargs = _in_float64(call.kwargs)
+
+    def run(
+        self,
+        watch: tuple[str, ...] = (),
+        scale_inputs: Mapping[str, Tensor] | None = None,
+        scale_outputs: Mapping[str, Tensor] | None = None,
+        replace_outputs: Mapping[str, Tensor] | None = None,
+    ) -> Run:
+        """Run the block.
+
+        Args:
+            watch: Names of modules whose inputs and outputs are wanted.
+            scale_inputs: Factors, `(batch, channels)`, on what a module receives.
+            scale_outputs: Factors, `(batch, channels)`, on what a module returns.
+            replace_outputs: What a module returns in place of its own output, `(batch, seq, channels)`.
+        """
+        inputs: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
+        scale_inputs, scale_outputs = scale_inputs or {}, scale_outputs or {}
+        replace_outputs = replace_outputs or {}
+
+        with ExitStack() as hooks:
+            for name in {*watch, *scale_inputs, *scale_outputs, *replace_outputs}:
+                module = self.block.get_submodule(name)
+
+                def enter(_module: nn.Module, args: tuple[Any, ...], name: str = name) -> Any:
+                    if not args or not isinstance(args[0], Tensor):
+                        return None
+                    if name in watch:
+                        inputs[name] = args[0]
+                    if name in scale_inputs:
+                        return (_scaled(args[0], scale_inputs[name]), *args[1:])
+                    return None
+
+                def leave(_module: nn.Module, _args: Any, output: Any, name: str = name) -> Any:
+                    if not isinstance(output, Tensor):
+                        return None
+                    result = output
+                    if name in replace_outputs:
+                        result = replace_outputs[name].reshape(output.shape)
+                    if name in scale_outputs:
+                        result = _scaled(result, scale_outputs[name])
+                    if name in watch:
+                        outputs[name] = result
+                    return result
+
+                hooks.callback(module.register_forward_pre_hook(enter).remove)
+                hooks.callback(module.register_forward_hook(leave).remove)
+            with torch.no_grad(), computing_in_float64():
+                output = self.block(*self._args, **self._kwargs)
+        return Run(output if isinstance(output, Tensor) else output[0], inputs, outputs)
+
+
+def tensor_key(tensor: Tensor) -> TensorKey:
+    """Equal for two views of the very same numbers, as long as both tensors are alive."""
+    version = tensor._version  # an in-place change makes other numbers of it
+    return tensor.data_ptr(), tensor.storage_offset(), tensor.shape[-1], tensor.numel(), version
+
+
+def gain_offset(norm: nn.Module) -> float | None:
+    """The `a` in a norm's `normalized · (a + weight) + bias`: 0, or 1 as in Gemma; None where it is neither."""
+    bare = copy.deepcopy(norm).cpu().double().eval()
+    gain, bias = bare.get_parameter("weight"), getattr(bare, "bias", None)
+    probe = torch.linspace(-1.0, 2.0, gain.numel(), dtype=torch.float64).expand(1, 1, -1)
+    with torch.no_grad():
+        if bias is not None:
+            bias.zero_()
+        for offset in (0.0, 1.0):
+            gain.fill_(-offset)
+            output = bare(probe)
+            if isinstance(output, Tensor) and not output.any():
+                return offset
+    return None
+
+
+def _scaled(tensor: Tensor, factors: Tensor) -> Tensor:
+    """Scale the channels of each sequence, whatever shape batch and sequence were folded into."""
+    batch, channels = factors.shape
+    return (tensor.reshape(batch, -1, channels) * factors[:, None]).reshape(tensor.shape)
+
+
+def _in_float64(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _in_float64(item) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_in_float64(item) for item in value)
+    return value

@@ -1,0 +1,131 @@
+"""Moving a scale per channel from activations into weights, in place, without changing the function.
+
+What enters the linears is divided by the factors, and their weights' input columns are multiplied by them. The
+division is absorbed by whatever makes the activation: the gain and bias of a norm, or the rows and bias of the
+linear before. SmoothQuant and AWQ choose the factors; here is only the bookkeeping.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from slmquant.model._probe import gain_offset, in_features, out_features
+from slmquant.model.relations import ChannelLink, InputGroup, Relations
+
+
+def scale_group_(model: PreTrainedModel, relations: Relations, group: InputGroup, factors: Tensor) -> None:
+    """Divide what a norm gives its linears by `factors`, and multiply the linears' input columns by them.
+
+    Args:
+        model: The model that `relations` describes; changed in place, and only if everything fits.
+        relations: Its relations.
+        group: One of its groups, with a norm.
+        factors: Positive factors, shape `(in,)`.
+
+    Raises:
+        ValueError: The group is not the model's or has no norm, or the factors do not fit.
+    """
+    if group not in relations.groups:
+        raise ValueError(
+            f"the group of {group.linears[0]} is not among the relations given; discover them anew"
+        )
+    if group.norm is None:
+        raise ValueError(
+            f"{' and '.join(group.linears)} have no norm of their own that could absorb a scale; "
+            "expected a group whose norm is not None"
+        )
+    linears = [model.get_submodule(name) for name in group.linears]
+    for name, linear in zip(group.linears, linears, strict=True):
+        _check(factors, in_features(linear), f"the input channels of {name}")
+    norm = model.get_submodule(group.norm)
+    offset = gain_offset(norm)
+    if offset is None:
+        raise ValueError(f"the weight of {group.norm} is not a gain per channel, so it can absorb no scale")
+
+    gain = norm.get_parameter("weight")
+    _assign_(gain, (gain.double() + offset) / _like(factors, gain) - offset)
+    _divide_bias_(norm, factors)
+    for linear in linears:
+        _multiply_columns_(linear, factors)
+
+
+def scale_link_(model: PreTrainedModel, link: ChannelLink, factors: Tensor) -> None:
+    """Divide the source's rows that the target follows by `factors`, and multiply the target's columns by them.
+
+    Args:
+        model: The model; changed in place, and only if everything fits.
+        link: One of its links.
+        factors: Positive factors for the target's input channels, shape `(in,)`. Channels that follow the same
+            row must have the same factor: see `shared_factors`.
+
+    Raises:
+        ValueError: The factors do not fit, or differ between channels that follow the same row.
+    """
+    source, target = model.get_submodule(link.source), model.get_submodule(link.target)
+    _check(factors, in_features(target), f"the input channels of {link.target}")
+    if not torch.equal(shared_factors(link, factors), factors):
+        raise ValueError(
+            f"factors differ between input channels of {link.target} that follow the same row of {link.source}; "
+            "expected one factor per row, as shared_factors(link, factors) gives them"
+        )
+    row_factors = torch.ones(out_features(source), dtype=torch.float64)
+    row_factors[list(link.source_rows)] = factors.detach().double().cpu()
+    weight = source.get_parameter("weight")
+    by_row = _like(row_factors, weight)
+    _assign_(weight, weight.double() / (by_row if isinstance(source, Conv1D) else by_row[:, None]))
+    _divide_bias_(source, row_factors)
+    _multiply_columns_(target, factors)
+
+
+def shared_factors(link: ChannelLink, factors: Tensor) -> Tensor:
+    """Give input channels that follow the same row the largest of their factors.
+
+    Args:
+        link: A link; grouped-query attention lets several channels follow one row.
+        factors: One factor per input channel of the target, shape `(in,)`.
+
+    Returns:
+        Factors that `scale_link_` takes, shape `(in,)`.
+    """
+    _check(factors, len(link.source_rows), f"the input channels of {link.target}")
+    rows = torch.tensor(link.source_rows, device=factors.device)
+    largest = factors.new_zeros(int(rows.max()) + 1).scatter_reduce(
+        0, rows, factors, "amax", include_self=False
+    )
+    return largest[rows]
+
+
+def _check(factors: Tensor, channels: int, whose: str) -> None:
+    if factors.shape != (channels,):
+        raise ValueError(
+            f"factors of shape {tuple(factors.shape)} do not fit {whose}; expected ({channels},)"
+        )
+    if not bool((torch.isfinite(factors) & (factors > 0)).all()):
+        raise ValueError(
+            f"factors for {whose} must be positive and finite; got {factors.min()} to {factors.max()}"
+        )
+
+
+def _multiply_columns_(linear: nn.Module, factors: Tensor) -> None:
+    weight = linear.get_parameter("weight")
+    by_column = _like(factors, weight)
+    _assign_(weight, weight.double() * (by_column[:, None] if isinstance(linear, Conv1D) else by_column))
+
+
+def _divide_bias_(module: nn.Module, factors: Tensor) -> None:
+    bias = getattr(module, "bias", None)
+    if bias is not None:
+        _assign_(bias, bias.double() / _like(factors, bias))
+
+
+def _like(factors: Tensor, weight: Tensor) -> Tensor:
+    return factors.detach().to(weight.device, torch.float64)
+
+
+def _assign_(parameter: Tensor, value: Tensor) -> None:
+    """Round once, from float64 to whatever the parameter is kept in."""
+    with torch.no_grad():
+        parameter.copy_(value)
