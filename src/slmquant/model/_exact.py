@@ -21,8 +21,8 @@ _LOWER = frozenset({torch.float32, torch.float16, torch.bfloat16})
 def computing_in_float64() -> AbstractContextManager[object]:
     """Within this context a cast to a lower float dtype casts to float64 instead.
 
-    The weights and inputs must be in float64 already. Tensors that are made inside with an explicit lower dtype
-    come out in float64 too.
+    The weights and inputs must be in float64 already. Tensors that are made inside with an explicit lower
+    dtype come out in float64 too.
     """
     return _Float64()
 

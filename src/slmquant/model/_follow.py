@@ -1,10 +1,10 @@
 """Which input channels of later linears follow the output channels of one linear.
 
-The source's output is replaced by random numbers, and each sequence of a batch multiplies another set of its rows
-by distinct factors: none, all, the rows whose number has its k-th bit set, and those where it is not. An input
-channel may depend on more than the row it follows, on the gate beside it for instance; as two numbers differ in
-some bit, there is a sequence in which the row is scaled and its companion is not (and among three companions one
-that is scaled alone). Of several rows that qualify one is taken.
+The source's output is replaced by random numbers, and each sequence of a batch multiplies another set of
+its rows by distinct factors: none, all, the rows whose number has its k-th bit set, and those where it is
+not. An input channel may depend on more than the row it follows, on the gate beside it for instance; as two
+numbers differ in some bit, there is a sequence in which the row is scaled and its companion is not (and
+among three companions one that is scaled alone). Of several rows that qualify one is taken.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def followed_rows(replay: BlockReplay, source: str, targets: tuple[str, ...]) ->
     """For each target that follows the source in every input channel: the row that each channel follows.
 
     Args:
-        replay: A block, recorded with at least `batch_size(rows of source)` sequences of `len(TOKEN_SCALES)` tokens.
+        replay: A block, recorded with at least `batch_size(rows of source)` sequences of
+            `len(TOKEN_SCALES)` tokens.
         source: The linear whose output channels are scaled.
         targets: Linears that may follow, by the names of the block.
     """
@@ -109,7 +110,7 @@ def _confirmed(
     replay: BlockReplay, source: str, target: str, row_of: Tensor, factors: Tensor, numbers: Tensor
 ) -> bool:
     """Scale only the candidates: every channel must change by its row's factor at every token."""
-    scaled = torch.ones(replay.batch, len(factors), dtype=torch.float64, device=replay.device)
+    scaled = replay.ones(len(factors))
     scaled[1, row_of] = factors[row_of]
     run = replay.run((target,), replace_outputs={source: numbers}, scale_outputs={source: scaled})
     received = run.inputs[target].reshape(replay.batch, len(TOKEN_SCALES), -1)

@@ -1,8 +1,8 @@
 """Replaying one decoder block, with its channels scaled on the way and its tensors watched.
 
-The model itself is only listened to: what its blocks receive is recorded in one forward pass, and everything else
-happens in a float64 copy of one block. So a probe cannot leave a trace in the model, and what holds exactly is
-seen to hold to thirteen digits.
+The model itself is only listened to: what its blocks receive is recorded in one forward pass, and
+everything else happens in a float64 copy of one block. So a probe cannot leave a trace in the model, and
+what holds exactly is seen to hold to thirteen digits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from slmquant.model._exact import computing_in_float64
 LINEAR_TYPES = (nn.Linear, Conv1D)
 """Modules that compute `x @ W + b` with a weight of two dimensions; Conv1D keeps its weight transposed."""
 
-TensorKey = tuple[int, int, int, int, int]
+TensorKey = tuple[int, ...]
 
 
 def out_features(linear: nn.Module) -> int:
@@ -64,7 +64,7 @@ def record_block_calls(
 
             hooks.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
         try:
-            model.eval()
+            model.train(False)
             with torch.no_grad():
                 model(input_ids=input_ids, use_cache=False)
         finally:
@@ -98,11 +98,15 @@ class BlockReplay:
     """
 
     def __init__(self, block: nn.Module, call: BlockCall, batch: int) -> None:
-        self.block = copy.deepcopy(block).double().eval()
+        self.block = copy.deepcopy(block).double().train(False)
         self.batch = batch
         self.device = next(self.block.parameters()).device
         self._args = _in_float64(call.args)
         self._kwargs = _in_float64(call.kwargs)
+
+    def ones(self, channels: int) -> Tensor:
+        """Factors, `(batch, channels)`, that change nothing."""
+        return torch.ones(self.batch, channels, dtype=torch.float64, device=self.device)
 
     def run(
         self,
@@ -159,12 +163,12 @@ class BlockReplay:
 def tensor_key(tensor: Tensor) -> TensorKey:
     """Equal for two views of the very same numbers, as long as both tensors are alive."""
     version = tensor._version  # an in-place change makes other numbers of it
-    return tensor.data_ptr(), tensor.storage_offset(), tensor.shape[-1], tensor.numel(), version
+    return tensor.data_ptr(), tensor.numel(), tensor.shape[-1], tensor.stride(-1), version
 
 
 def gain_offset(norm: nn.Module) -> float | None:
-    """The `a` in a norm's `normalized · (a + weight) + bias`: 0, or 1 as in Gemma; None where it is neither."""
-    bare = copy.deepcopy(norm).cpu().double().eval()
+    """The `a` in a norm's `normalized · (a + weight) + bias`: 0, or 1 as in Gemma; None where neither."""
+    bare = copy.deepcopy(norm).cpu().double().train(False)
     gain, bias = bare.get_parameter("weight"), getattr(bare, "bias", None)
     probe = torch.linspace(-1.0, 2.0, gain.numel(), dtype=torch.float64).expand(1, 1, -1)
     with torch.no_grad():

@@ -2,8 +2,8 @@
 
 Weights that come from 4-bit codes lie on a grid, and rounding them to 4 bits again costs nothing: such a
 checkpoint flatters every 4-bit result. A factor near 1 for each channel between a norm and its linears, and
-between a linear and the one that follows it, moves the weights between the grid's points. The residual stream, and
-with it embeddings and head, is left alone.
+between a linear and the one that follows it, moves the weights between the grid's points. The residual
+stream, and with it embeddings and head, is left alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LARGEST_EXPONENT = 0.25
 
 _CHECK_TOKENS = 64
 _ROUNDINGS = 512.0
-"""Change of the logits that is put down to rounding the weights, in units of their dtype's epsilon × max |logit|."""
+"""Change of the logits put down to rounding the weights, in units of their dtype's epsilon × max |logit|."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class OffGridReport:
     """What was moved, and what that did.
 
     Attributes:
-        max_abs_logit_change: Largest change of a logit over a fixed token sequence, computed in float64; what is
-            left is the rounding of the moved weights to their dtype.
+        max_abs_logit_change: Largest change of a logit over a fixed token sequence, computed in float64;
+            what is left is the rounding of the moved weights to their dtype.
         channels: Number of channels that got a factor.
         groups: Number of norms whose linears were rescaled.
         links: Number of linear → linear links that were rescaled.
@@ -92,7 +92,7 @@ def _factors(count: int, generator: torch.Generator) -> Tensor:
 
 def _logits_in_float64(model: PreTrainedModel) -> Tensor:
     """Logits of a fixed token sequence, shape `(tokens, vocab)`, from a float64 copy of the model."""
-    exact = copy.deepcopy(model).double().eval()
+    exact = copy.deepcopy(model).double().train(False)
     vocabulary = model.get_input_embeddings().get_parameter("weight").shape[0]
     tokens = torch.randint(vocabulary, (1, _CHECK_TOKENS), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), computing_in_float64():

@@ -1,23 +1,27 @@
 """Which norm feeds which linears, and which linear feeds which: discovered from the running model.
 
-What a function-preserving transform must know of an architecture is found by looking, not in a table per family:
+What a function-preserving transform must know of an architecture is found by looking, not in a table per
+family:
 
 - linears that receive the very same tensor form a group, and the norm whose output that tensor is feeds them;
-- the output channels of one linear are multiplied by distinct factors: an input channel of a later linear that
-  changes by exactly one of them, at every token, follows that channel. This finds v → o with the repetition of
-  grouped-query attention, up → down through a gate, fc1 → fc2 through ReLU, and rightly nothing through GELU;
+- the output channels of one linear are multiplied by distinct factors: an input channel of a later linear
+  that changes by exactly one of them, at every token, follows that channel. This finds v → o with the
+  repetition of grouped-query attention, up → down through a gate, fc1 → fc2 through ReLU, and rightly
+  nothing through GELU;
 - each candidate is accepted only if scaling on one side and dividing on the other leaves the block's output
-  as it was, in float64. A norm that also feeds a router, or a channel that is also read elsewhere, fails there.
+  as it was, in float64. A norm that also feeds a router, or a channel that is also read elsewhere, fails
+  there.
 
-Three ideas keep this cheap and exact. Probes run on a float64 copy of one block, and a batch of equal sequences
-carries one probe each. Behind a probed linear its numbers are replaced by random ones, so that a dead channel or a
-clipping that happens not to bite does not mislead. And at the first token attention can only look at itself, so
-whatever queries and keys are, the values pass as they are: candidates are read off there, and confirmed at all
-tokens with the other rows at rest.
+Three ideas keep this cheap and exact. Probes run on a float64 copy of one block, and a batch of equal
+sequences carries one probe each. Behind a probed linear its numbers are replaced by random ones, so that a
+dead channel or a clipping that happens not to bite does not mislead. And at the first token attention can
+only look at itself, so whatever queries and keys are, the values pass as they are: candidates are read off
+there, and confirmed at all tokens with the other rows at rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +33,7 @@ from slmquant.model._follow import TOKEN_SCALES, batch_size, followed_rows
 from slmquant.model._probe import (
     LINEAR_TYPES,
     BlockReplay,
+    TensorKey,
     gain_offset,
     in_features,
     out_features,
@@ -46,8 +51,8 @@ class InputGroup:
 
     Attributes:
         linears: Their module names, in execution order.
-        norm: The norm whose output feeds all of them *and nothing else*, so that its weight may absorb a scale
-            per channel; None where there is none.
+        norm: The norm whose output feeds all of them *and nothing else*, so that its weight may absorb a
+            scale per channel; None where there is none.
     """
 
     linears: tuple[str, ...]
@@ -102,10 +107,14 @@ class _BlockRelations:
     groups: tuple[InputGroup, ...]
     links: tuple[ChannelLink, ...]
 
-    @property
-    def scalable(self) -> tuple[InputGroup | ChannelLink, ...]:
-        """Everything through which a scale can be moved."""
-        return (*(group for group in self.groups if group.norm), *self.links)
+
+@dataclass(frozen=True)
+class _Passage:
+    """Where a scale can pass: row `rows[i]` of what `maker` returns is what `takers` receive as channel i."""
+
+    maker: str
+    takers: tuple[str, ...]
+    rows: tuple[int, ...]
 
 
 def discover(model: PreTrainedModel) -> Relations:
@@ -121,7 +130,8 @@ def discover(model: PreTrainedModel) -> Relations:
     batch = batch_size(
         max(out_features(linear) for block in blocks.values() for linear in _linears(block).values())
     )
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding = model.get_input_embeddings()
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # unannotated there
     generator = torch.Generator().manual_seed(_SEED)
     vocabulary = embedding.get_parameter("weight").shape[0]
     tokens = torch.randint(vocabulary, (len(TOKEN_SCALES),), generator=generator)
@@ -178,20 +188,23 @@ def _probe(replay: BlockReplay) -> _BlockRelations:
         for index, source in enumerate(linears)
         for target, rows in followed_rows(replay, source, linears[index + 1 :]).items()
     ]
-    with_norm = [group for group in groups if group.norm is not None]
-    sound = set(_preserving(replay, (*with_norm, *links)))
+    sound = _sound(replay, _passages(replay, groups, links))
     return _BlockRelations(
         linears,
-        tuple(group if group in sound else replace(group, norm=None) for group in groups),
-        tuple(link for link in links if link in sound),
+        tuple(
+            group if _through_norm(replay, group) in sound else replace(group, norm=None) for group in groups
+        ),
+        tuple(link for link in links if _through_link(link) in sound),
     )
 
 
 def _holds(replay: BlockReplay, found: _BlockRelations) -> bool:
     """Whether what was found on another block of the same kind is true of this one."""
     linears, groups = _groups(replay)
-    same_inputs = [group.linears for group in groups] == [group.linears for group in found.groups]
-    return linears == found.linears and same_inputs and _preserving(replay, found.scalable) == found.scalable
+    if linears != found.linears or [g.linears for g in groups] != [g.linears for g in found.groups]:
+        return False
+    passages = _passages(replay, found.groups, found.links)
+    return _sound(replay, passages) == passages
 
 
 def _groups(replay: BlockReplay) -> tuple[tuple[str, ...], list[InputGroup]]:
@@ -200,7 +213,7 @@ def _groups(replay: BlockReplay) -> tuple[tuple[str, ...], list[InputGroup]]:
     run = replay.run((*linears, *norms))
     executed = tuple(name for name in run.inputs if name in linears)
     made_by = {tensor_key(run.outputs[name]): name for name in norms if name in run.outputs}
-    receivers: dict[object, list[str]] = {}
+    receivers: dict[TensorKey, list[str]] = {}
     for name in executed:
         receivers.setdefault(tensor_key(run.inputs[name]), []).append(name)
     return executed, [InputGroup(tuple(names), made_by.get(key)) for key, names in receivers.items()]
@@ -217,57 +230,55 @@ def _norms(block: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in block.named_modules() if has_gain(module)}
 
 
-def _preserving(
-    replay: BlockReplay, candidates: tuple[InputGroup | ChannelLink, ...]
-) -> tuple[InputGroup | ChannelLink, ...]:
-    """Those candidates through which a scale moves without changing what the block returns.
+def _passages(
+    replay: BlockReplay, groups: Iterable[InputGroup], links: Iterable[ChannelLink]
+) -> list[_Passage]:
+    through = [*(_through_norm(replay, group) for group in groups), *map(_through_link, links)]
+    return [passage for passage in through if passage is not None]
 
-    Each sequence of the batch carries one candidate; the first carries none.
+
+def _through_norm(replay: BlockReplay, group: InputGroup) -> _Passage | None:
+    if group.norm is None:
+        return None
+    channels = in_features(replay.block.get_submodule(group.linears[0]))
+    return _Passage(group.norm, group.linears, tuple(range(channels)))
+
+
+def _through_link(link: ChannelLink) -> _Passage:
+    return _Passage(link.source, (link.target,), link.source_rows)
+
+
+def _sound(replay: BlockReplay, passages: list[_Passage]) -> list[_Passage]:
+    """Those through which a scale passes without changing what the block returns.
+
+    Each sequence of the batch but the first tries one of them: it multiplies what the maker returns by
+    factors, and divides what the takers receive by them.
     """
-    sound: list[InputGroup | ChannelLink] = []
-    for start in range(0, len(candidates), replay.batch - 1):
-        some = candidates[start : start + replay.batch - 1]
-        received: dict[str, Tensor] = {}
+    sound: list[_Passage] = []
+    for start in range(0, len(passages), replay.batch - 1):
+        tried = passages[start : start + replay.batch - 1]
         returned: dict[str, Tensor] = {}
-        for sequence, candidate in enumerate(some, start=1):
-            _scale_through(replay, candidate, sequence, received, returned)
+        received: dict[str, Tensor] = {}
+        for sequence, passage in enumerate(tried, start=1):
+            rows = torch.tensor(passage.rows, device=replay.device)
+            channels = _channels(replay.block.get_submodule(passage.maker))
+            factors = torch.linspace(-1.0, 1.0, channels, dtype=torch.float64, device=replay.device).exp2()
+            read = torch.zeros(channels, dtype=torch.bool, device=replay.device)
+            read[rows] = True
+            returned.setdefault(passage.maker, replay.ones(channels))[sequence] *= torch.where(
+                read, factors, 1.0
+            )
+            for taker in passage.takers:
+                received.setdefault(taker, replay.ones(len(rows)))[sequence] /= factors[rows]
         output = replay.run(scale_inputs=received, scale_outputs=returned).output
-        change = (output - output[:1]).abs().flatten(1).amax(dim=1)
-        limit = _TOLERANCE * float(output[0].abs().max())
-        sound += [
-            candidate for candidate, moved in zip(some, change[1:].tolist(), strict=False) if moved <= limit
-        ]
-    return tuple(sound)
+        change = (output - output[:1]).abs().flatten(1).amax(dim=1) / output[0].abs().max()
+        sound += [p for p, changed in zip(tried, change[1:].tolist(), strict=False) if changed <= _TOLERANCE]
+    return sound
 
 
-def _scale_through(
-    replay: BlockReplay,
-    candidate: InputGroup | ChannelLink,
-    sequence: int,
-    received: dict[str, Tensor],
-    returned: dict[str, Tensor],
-) -> None:
-    """Let one sequence have what the candidate's linears receive multiplied by factors, and divided again."""
-    if isinstance(candidate, ChannelLink):
-        source, targets, rows = candidate.source, (candidate.target,), list(candidate.source_rows)
-        channels = out_features(replay.block.get_submodule(source))
-    else:
-        assert candidate.norm is not None
-        source, targets = candidate.norm, candidate.linears
-        channels = in_features(replay.block.get_submodule(targets[0]))
-        rows = list(range(channels))
-    factors = torch.linspace(-1.0, 1.0, channels, dtype=torch.float64).exp2()
-    unread = torch.ones(channels, dtype=torch.bool)
-    unread[rows] = False
-    factors[unread] = 1.0
-    _row(replay, returned, source, channels)[sequence] *= factors.to(replay.device)
-    for target in targets:
-        _row(replay, received, target, len(rows))[sequence] /= factors[rows].to(replay.device)
-
-
-def _row(replay: BlockReplay, factors: dict[str, Tensor], name: str, channels: int) -> Tensor:
-    ones = torch.ones(replay.batch, channels, dtype=torch.float64, device=replay.device)
-    return factors.setdefault(name, ones)
+def _channels(maker: nn.Module) -> int:
+    """How many channels a norm or a linear returns."""
+    return out_features(maker) if isinstance(maker, LINEAR_TYPES) else maker.get_parameter("weight").numel()
 
 
 def _renamed(found: _BlockRelations, block: str) -> _BlockRelations:

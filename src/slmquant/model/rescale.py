@@ -1,8 +1,8 @@
 """Moving a scale per channel from activations into weights, in place, without changing the function.
 
-What enters the linears is divided by the factors, and their weights' input columns are multiplied by them. The
-division is absorbed by whatever makes the activation: the gain and bias of a norm, or the rows and bias of the
-linear before. SmoothQuant and AWQ choose the factors; here is only the bookkeeping.
+What enters the linears is divided by the factors, and their weights' input columns are multiplied by them.
+The division is absorbed by whatever makes the activation: the gain and bias of a norm, or the rows and bias
+of the linear before. SmoothQuant and AWQ choose the factors; here is only the bookkeeping.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ def scale_group_(model: PreTrainedModel, relations: Relations, group: InputGroup
 
 
 def scale_link_(model: PreTrainedModel, link: ChannelLink, factors: Tensor) -> None:
-    """Divide the source's rows that the target follows by `factors`, and multiply the target's columns by them.
+    """Divide the source's rows that the target follows by `factors`, and multiply the target's columns by
+    them.
 
     Args:
         model: The model; changed in place, and only if everything fits.
         link: One of its links.
-        factors: Positive factors for the target's input channels, shape `(in,)`. Channels that follow the same
-            row must have the same factor: see `shared_factors`.
+        factors: Positive factors for the target's input channels, shape `(in,)`. Channels that follow the
+            same row must have the same factor: see `shared_factors`.
 
     Raises:
         ValueError: The factors do not fit, or differ between channels that follow the same row.
@@ -68,7 +69,7 @@ def scale_link_(model: PreTrainedModel, link: ChannelLink, factors: Tensor) -> N
     _check(factors, in_features(target), f"the input channels of {link.target}")
     if not torch.equal(shared_factors(link, factors), factors):
         raise ValueError(
-            f"factors differ between input channels of {link.target} that follow the same row of {link.source}; "
+            f"factors differ between input channels of {link.target} that follow one row of {link.source}; "
             "expected one factor per row, as shared_factors(link, factors) gives them"
         )
     row_factors = torch.ones(out_features(source), dtype=torch.float64)
