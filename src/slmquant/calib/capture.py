@@ -1,0 +1,124 @@
+"""One forward pass over the calibration tokens, from which every method's statistics come.
+
+The full-precision model sees each window once; a hook on the first linear of every input group accumulates
+what was asked for. Nothing is kept of the activations themselves, so memory does not grow with the tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
+from slmquant.core import hessian
+from slmquant.errors import NumericalError
+from slmquant.model.head import OutputHead
+from slmquant.model.relations import InputGroup
+from slmquant.progress import Progress, Silent
+
+_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Statistics and what each kind of them cost.
+
+    Attributes:
+        statistics: By first linear of the group.
+        tokens: Calibration tokens seen.
+        forward_s: Wall time of the model's own work.
+        statistic_s: Wall time of each kind of statistic, so that a method can be charged for what it uses.
+    """
+
+    statistics: Statistics
+    tokens: int
+    forward_s: float
+    statistic_s: dict[Statistic, float]
+
+
+class _Observer:
+    """Accumulates the statistics of one input group."""
+
+    def __init__(self, name: str, wanted: Collection[Statistic], spent: dict[Statistic, float]) -> None:
+        self.name, self.wanted, self.spent = name, wanted, spent
+        self.absmax: Tensor | None = None
+        self.H: Tensor | None = None
+        self.tokens = 0
+
+    def __call__(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].detach().flatten(0, -2).float()
+        self.tokens += len(x)
+        started = time.perf_counter()
+        largest = x.abs().amax(dim=0)
+        self.absmax = largest if self.absmax is None else torch.maximum(self.absmax, largest)
+        self.spent["absmax"] += time.perf_counter() - started
+        if "hessian" in self.wanted:
+            started = time.perf_counter()
+            if self.H is None:
+                self.H = torch.zeros(x.shape[1], x.shape[1], device=x.device)
+            hessian.add_outer_(self.H, x)
+            self.spent["hessian"] += time.perf_counter() - started
+
+    def result(self) -> InputStatistics:
+        if self.absmax is None:
+            raise NumericalError(
+                f"no calibration token reached {self.name!r}; does the model route around it?"
+            )
+        if not torch.isfinite(self.absmax).all():
+            raise NumericalError(
+                f"the inputs of {self.name!r} hold NaN or infinity on the calibration tokens"
+            )
+        H = None if self.H is None else hessian.finish(self.H, self.tokens)
+        return InputStatistics(self.absmax, H)
+
+
+@torch.inference_mode()
+def capture(
+    model: PreTrainedModel,
+    groups: Sequence[InputGroup],
+    windows: Int[Tensor, "samples seq"],
+    wanted: Collection[Statistic],
+    progress: Progress | None = None,
+) -> Captured:
+    """Run `model` over `windows` and collect statistics of the input of every group.
+
+    Args:
+        model: The full-precision model, in the dtype to run in; statistics are kept in float32.
+        groups: Linears that share an input; see `model.relations`.
+        windows: Calibration tokens.
+        wanted: Which statistics; `absmax` always comes along, being nearly free.
+        progress: Who is told how far it is.
+
+    Raises:
+        NumericalError: An input was not finite, or some linear never ran.
+    """
+    progress = progress or Silent()
+    spent: dict[Statistic, float] = {"absmax": 0.0, "hessian": 0.0}
+    observers = {group.linears[0]: _Observer(group.linears[0], wanted, spent) for group in groups}
+    hooks = [model.get_submodule(name).register_forward_pre_hook(obs) for name, obs in observers.items()]
+    body = OutputHead(model)
+    batch = max(1, _BATCH_TOKENS // windows.shape[1])
+    progress.start("calibrate", len(windows))
+    started = time.perf_counter()
+    try:
+        for part in windows.split(batch):
+            body.hidden(part.to(model.device))
+            progress.advance(len(part))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    forward_s = time.perf_counter() - started - sum(spent.values())
+    statistics = {name: observer.result() for name, observer in observers.items()}
+    return Captured(
+        statistics, windows.numel(), forward_s, {kind: spent[kind] for kind in {*wanted, "absmax"}}
+    )
+
+
+CaptureFunction = Callable[[Collection[Statistic]], Captured]
+"""Yields statistics on demand: a method that needs none never pays for them."""

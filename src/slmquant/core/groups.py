@@ -1,0 +1,35 @@
+"""Consecutive inputs of a weight that share a scale; the last group may be shorter."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+
+class Bounds(NamedTuple):
+    """Smallest and largest value of each group."""
+
+    low: Float[Tensor, "out groups"]
+    high: Float[Tensor, "out groups"]
+
+
+def count(size: int, group_size: int) -> int:
+    """Number of groups that `size` inputs make: `ceil(size / group_size)`."""
+    return -(-size // group_size)
+
+
+def bounds(W: Float[Tensor, "out in"], group_size: int) -> Bounds:
+    """Range of every group; a ragged last group counts only what it has."""
+    missing = -W.shape[1] % group_size
+    if missing:  # repeating a column that is there changes neither minimum nor maximum
+        W = torch.cat([W, W[:, -1:].expand(-1, missing)], dim=1)
+    grouped = W.unflatten(1, (-1, group_size))
+    return Bounds(*torch.aminmax(grouped, dim=2))
+
+
+def expand(values: Shaped[Tensor, "out groups"], group_size: int, size: int) -> Shaped[Tensor, "out size"]:
+    """Repeat each group's value for each of its inputs."""
+    return values.repeat_interleave(group_size, dim=1)[:, :size]

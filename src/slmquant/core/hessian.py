@@ -1,0 +1,65 @@
+"""The Hessian of a linear layer's squared output error: `H = E[x xᵀ]`, up to a factor that cancels.
+
+For `min ‖(W − Ŵ) X‖²` the Hessian over one row of `W` is `2 X Xᵀ`, the same for all rows (Frantar et al.,
+"Optimal Brain Compression", NeurIPS 2022).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.errors import NumericalError
+
+_PANELS = 4
+_MOST_DAMP = 10.0
+
+
+def add_outer_(H: Float[Tensor, "in in"], X: Float[Tensor, "tokens in"]) -> None:
+    """Add `XᵀX` to the upper triangle of `H`, panel by panel.
+
+    Only the panels on and above the diagonal are computed: with four, 10/16 of the multiplications. Below the
+    block diagonal `H` is left untouched; `finish` mirrors it.
+    """
+    step = -(-H.shape[0] // _PANELS)
+    for start in range(0, H.shape[0], step):
+        H[start : start + step, start:].addmm_(X[:, start : start + step].T, X[:, start:])
+
+
+def finish(H: Float[Tensor, "in in"], tokens: int) -> Float[Tensor, "in in"]:
+    """The mean over `tokens`, mirrored to a full symmetric matrix."""
+    upper = torch.triu(H) / tokens
+    return upper + torch.triu(upper, diagonal=1).T
+
+
+def inverse_cholesky(H: Float[Tensor, "in in"], damp: float) -> Float[Tensor, "in in"]:
+    """The upper triangular `U` with `(H + λI)⁻¹ = UᵀU`, in float64; `λ = damp · mean(diag H)`.
+
+    GPTQ reads its update coefficients from the rows of `U`. It is obtained without inverting `H`: with `J` the
+    exchange matrix and `J(H + λI)J = LLᵀ`, the matrix `R = JLJ` is upper triangular and `U = R⁻¹`.
+
+    An input that was never active (a zero on the diagonal) is given weight 1 alone. Where `H` is too close to
+    singular for the asked damping, it is damped ten times more, repeatedly.
+
+    Raises:
+        NumericalError: `H` holds NaN or infinity, or cannot be factorised even with `damp` = 10.
+    """
+    if not torch.isfinite(H).all():
+        raise NumericalError("the Hessian is not finite: the calibration activations hold NaN or infinity")
+    H = H.double().clone()
+    diagonal = H.diagonal()
+    mean = diagonal.mean()
+    diagonal[diagonal == 0] = 1.0 if mean == 0 else mean
+    while damp <= _MOST_DAMP:
+        flipped = H.flip(0, 1)
+        flipped.diagonal().add_(damp * mean)
+        L, info = torch.linalg.cholesky_ex(flipped)
+        if info == 0:
+            R = L.flip(0, 1)
+            identity = torch.eye(len(H), dtype=H.dtype, device=H.device)
+            return torch.linalg.solve_triangular(R, identity, upper=True)
+        damp = max(10 * damp, 1e-6)
+    raise NumericalError(
+        f"the Hessian of size {len(H)} is not positive definite even when damped by {_MOST_DAMP}"
+    )

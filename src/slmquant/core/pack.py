@@ -1,0 +1,67 @@
+"""Dense bit packing: `n` codes of `b` bits in `ceil(n · b / 8)` bytes, row by row.
+
+Code `i` of a row occupies bits `i·b` to `(i+1)·b − 1` of the row's little-endian bit stream. Eight codes fill
+`b` bytes exactly, so eight at a time go through one 64-bit word; nothing is done element by element.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Shaped, UInt8
+from torch import Tensor
+
+_CODES_PER_WORD = 8
+
+
+def pack(codes: Shaped[Tensor, "rows size"], bits: int) -> UInt8[Tensor, "rows bytes"]:
+    """Pack whole numbers of `bits` bits; negative ones are stored in two's complement.
+
+    Raises:
+        ValueError: `bits` is not 1 to 8.
+    """
+    _check(bits)
+    rows, size = codes.shape
+    words = torch.zeros(
+        rows, -(-size // _CODES_PER_WORD) * _CODES_PER_WORD, dtype=torch.int64, device=codes.device
+    )
+    words[:, :size] = codes.to(torch.int64) & (2**bits - 1)
+    shifts = torch.arange(_CODES_PER_WORD, device=codes.device) * bits
+    word = (words.unflatten(1, (-1, _CODES_PER_WORD)) << shifts).sum(dim=2)
+    octets = (word[:, :, None] >> (8 * torch.arange(bits, device=codes.device))) & 0xFF
+    return octets.flatten(1)[:, : packed_bytes(size, bits)].to(torch.uint8)
+
+
+def unpack(
+    packed: UInt8[Tensor, "rows bytes"], bits: int, size: int, signed: bool
+) -> Shaped[Tensor, "rows size"]:
+    """Undo `pack`: int8 codes where `signed`, else uint8.
+
+    Raises:
+        ValueError: `bits` is not 1 to 8, or the rows do not have the bytes that `size` codes need.
+    """
+    _check(bits)
+    rows, octet_count = packed.shape
+    if octet_count != packed_bytes(size, bits):
+        raise ValueError(
+            f"{octet_count} bytes a row cannot hold {size} codes of {bits} bits; "
+            f"expected {packed_bytes(size, bits)}"
+        )
+    octets = torch.zeros(rows, -(-octet_count // bits) * bits, dtype=torch.int64, device=packed.device)
+    octets[:, :octet_count] = packed
+    word = (octets.unflatten(1, (-1, bits)) << (8 * torch.arange(bits, device=packed.device))).sum(dim=2)
+    shifts = torch.arange(_CODES_PER_WORD, device=packed.device) * bits
+    codes = ((word[:, :, None] >> shifts) & (2**bits - 1)).flatten(1)[:, :size]
+    if not signed:
+        return codes.to(torch.uint8)
+    sign = 2 ** (bits - 1)
+    return ((codes ^ sign) - sign).to(torch.int8)
+
+
+def packed_bytes(size: int, bits: int) -> int:
+    """Bytes of a packed row: `ceil(size · bits / 8)`."""
+    return -(-size * bits // 8)
+
+
+def _check(bits: int) -> None:
+    if not 1 <= bits <= 8:
+        raise ValueError(f"cannot pack codes of {bits} bits; expected 1 to 8")

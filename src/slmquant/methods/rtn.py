@@ -1,0 +1,38 @@
+"""Round to nearest: each weight to the closest number of its grid.
+
+No data, one pass over the weights, no memory beyond the weight in hand. The baseline that every other method has
+to beat, and the default reference for the cost of quantizing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.calib.statistics import InputStatistics, Statistic
+from slmquant.core.affine import Grid, QuantizedTensor
+from slmquant.methods._base import Recipe
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Scales from the range of each group, codes by rounding to nearest (half to even)."""
+
+    needs: frozenset[Statistic] = frozenset()
+
+    def round(
+        self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None
+    ) -> QuantizedTensor:
+        """Codes of `weight`; statistics are not looked at."""
+        del statistics
+        return grid.quantize(weight)
+
+
+METHOD = Recipe(
+    title="RTN",
+    summary="Rounds each weight to the nearest number of its grid; looks at no data.",
+    reference="Jacob et al., CVPR 2018, arXiv 1712.05877",
+    rounding=Nearest(),
+)

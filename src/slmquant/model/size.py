@@ -1,0 +1,56 @@
+"""Stored size: one definition, for every method and format of comparison.
+
+`stored_bytes` counts the weights of the WHOLE model: packed codes, scales and zero points of what is quantized,
+16 bits for each element of what is not (norms, biases, embeddings and head without an `E` part). A tied weight
+counts once. Buffers that a config implies (rotary frequencies, masks) and the tokenizer do not count.
+
+`bpw` is that, in bits, over the number of parameters. `bpw_linears` counts the quantized linears of the blocks
+alone and says nothing of a deployed file; it is there to be compared with papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from slmquant.core.affine import QuantizedTensor
+from slmquant.schemes.scheme import FULL_PRECISION_BITS
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Stored size of a model, in bits and bytes."""
+
+    parameters: int
+    stored_bytes: int
+    bpw: float
+    bpw_linears: float | None
+    """None where no linear is quantized."""
+
+
+def size_of(parameters: int, quantized: Mapping[str, QuantizedTensor], embeddings: frozenset[str]) -> ModelSize:
+    """Size of a model of `parameters` elements (tied ones counted once).
+
+    Args:
+        parameters: Elements of all weights of the full-precision model.
+        quantized: Module name → its quantized weight; a tied weight once.
+        embeddings: Which of those names are embeddings or head.
+    """
+    elements = sum(weight.codes.numel() for weight in quantized.values())
+    bits = sum(weight.stored_bits for weight in quantized.values())
+    bits += (parameters - elements) * FULL_PRECISION_BITS
+    linears = [weight for name, weight in quantized.items() if name not in embeddings]
+    linear_elements = sum(weight.codes.numel() for weight in linears)
+    return ModelSize(
+        parameters=parameters,
+        stored_bytes=-(-bits // 8),
+        bpw=bits / parameters,
+        bpw_linears=sum(w.stored_bits for w in linears) / linear_elements if linears else None,
+    )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Elements of all parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

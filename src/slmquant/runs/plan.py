@@ -1,0 +1,143 @@
+"""A plan: which cells, under which conditions. What a user writes, in YAML or as flags, checked up front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from slmquant import methods, tasks
+from slmquant.errors import SlmquantError
+from slmquant.schemes import Scheme, parse
+from slmquant.store.record import CalibrationSpec, CellSpec, TaskSpec
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class PlanError(SlmquantError):
+    """A plan that cannot be read or that asks for nothing."""
+
+    exit_code = 2
+
+
+def _as_task(value: object) -> object:
+    return tasks.parse(value) if isinstance(value, str) else value
+
+
+class Plan(BaseModel):
+    """Models × methods × schemes under identical conditions; the full-precision reference comes with each model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] = Field(min_length=1)
+    """Model sources: known names, hub ids, folders, GGUF files."""
+    methods: tuple[str, ...] = Field(min_length=1)
+    """Names of methods, or combinations `a+b`."""
+    schemes: tuple[str, ...] = Field(min_length=1)
+    """Scheme names."""
+    tasks: tuple[Annotated[TaskSpec, BeforeValidator(_as_task)], ...] = Field(min_length=1)
+    """Tasks, written `name` or `name:limit`."""
+    calibration: CalibrationSpec = CalibrationSpec()
+    """What every method may look at."""
+    dtype: Dtype = "auto"
+    """What evaluation computes in; `auto` measures speed and error of bfloat16 and decides."""
+    device: str = "cpu"
+    seed: int = 0
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Longest a single cell may take."""
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            methods.load(name)
+        return tuple(dict.fromkeys(names))
+
+    @field_validator("schemes")
+    @classmethod
+    def _schemes_parse(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(parse(name)) for name in names))
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_exist(cls, specs: tuple[TaskSpec, ...]) -> tuple[TaskSpec, ...]:
+        for spec in specs:
+            tasks.resolve(spec)
+        return tuple(dict.fromkeys(specs))
+
+    def reference(self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"]) -> CellSpec:
+        """The full-precision cell of a model."""
+        return self._cell(model, sha256, dtype, methods.REFERENCE, str(Scheme()))
+
+    def cells(self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"]) -> list[CellSpec]:
+        """All cells of a model in the order in which they run: the reference, then scheme by scheme."""
+        pairs = [(method, scheme) for scheme in self.schemes for method in self.methods]
+        quantized = [self._cell(model, sha256, dtype, *pair) for pair in pairs]
+        reference = self.reference(model, sha256, dtype)
+        return [reference, *(cell for cell in quantized if cell != reference)]
+
+    def _cell(
+        self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"], method: str, scheme: str
+    ) -> CellSpec:
+        looks_at_data = bool(methods.load(method).needs_for(parse(scheme)))
+        return CellSpec(
+            model=model,
+            model_sha256=sha256,
+            method=method,
+            scheme=scheme,
+            calibration=self.calibration if looks_at_data else None,
+            tasks=self.tasks,
+            compute_dtype=dtype,
+            device=self.device,
+            seed=self.seed,
+        )
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan from a YAML (or JSON) file.
+
+    Raises:
+        PlanError: The file is absent, is not YAML, or a field is missing, unknown or wrong; the message names it.
+        UnknownNameError: A method or a task is not known.
+        SchemeError: A scheme cannot be read.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise PlanError(f"cannot read plan {path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise PlanError(f"plan {path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise PlanError(
+            f"plan {path} holds a {type(content).__name__}; expected fields such as models, methods, tasks"
+        )
+    return make_plan(content)
+
+
+def make_plan(fields: dict[str, object]) -> Plan:
+    """A plan from its fields.
+
+    Raises:
+        PlanError: A field is missing, unknown or wrong; the message names it.
+        UnknownNameError: A method or a task is not known.
+        SchemeError: A scheme cannot be read.
+    """
+    try:
+        return Plan.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        got = repr(first["input"])
+        raise PlanError(f"plan field {where!r}: {first['msg']} (got {got[:80]})") from error
+
+
+def task_specs(names: Sequence[str]) -> tuple[TaskSpec, ...]:
+    """Read `name` and `name:limit`.
+
+    Raises:
+        UnknownNameError: A task is not known.
+    """
+    return tuple(tasks.parse(name) for name in names)

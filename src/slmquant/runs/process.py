@@ -1,0 +1,152 @@
+"""One piece of work in a process of its own: its memory is its own, and so is its end.
+
+Children are forked from a server that has imported the heavy libraries once and computed nothing yet, so a cell
+starts in a fraction of a second. A child that is killed, hangs or runs out of memory leaves a `Failure`; a parent
+that is killed takes its child with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from typing import Any, TypeVar
+
+from slmquant.errors import RefusedError, SlmquantError
+from slmquant.progress import Progress
+from slmquant.store.record import Status
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+_PRELOADED = "slmquant.runs.work"
+_POLL_S = 0.2
+
+log = logging.getLogger("slmquant")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Work that did not end well, as a row can say it."""
+
+    status: Status
+    reason: str
+
+
+class _PipeProgress:
+    """Forwards progress to the parent."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def start(self, phase: str, total: int | None) -> None:
+        self._pipe.send(("start", phase, total))
+
+    def advance(self, steps: int = 1) -> None:
+        self._pipe.send(("advance", steps))
+
+
+def run_isolated(
+    function: Callable[[A, Progress], T], argument: A, progress: Progress, timeout_s: float | None = None
+) -> T | Failure:
+    """Call `function(argument, progress)` in a process of its own; everything crosses by pickle.
+
+    Returns:
+        What the function returned, or a `Failure` where it raised, was killed, or outlasted `timeout_s`.
+    """
+    context = _context()
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_child, args=(theirs, function, argument), daemon=True)  # type: ignore[attr-defined]  # every context has one
+    child.start()
+    theirs.close()
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    try:
+        return _listen(ours, child, progress, deadline, timeout_s)
+    finally:
+        ours.close()
+        if child.is_alive():
+            child.kill()
+        child.join()
+
+
+def _listen(
+    pipe: Connection, child: Any, progress: Progress, deadline: float | None, timeout_s: float | None
+) -> Any:  # what crosses a pipe has no static type
+    while True:
+        if deadline is not None and time.monotonic() > deadline:
+            return Failure("timeout", f"stopped after {timeout_s:.0f} s; raise --timeout or ask for less")
+        try:
+            if not pipe.poll(_POLL_S):
+                continue
+            kind, *values = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            child.join()
+            return _death(child.exitcode)
+        if kind == "start":
+            progress.start(*values)
+        elif kind == "advance":
+            progress.advance(*values)
+        else:
+            return values[0]
+
+
+def _death(exit_code: int) -> Failure:
+    if exit_code == -signal.SIGKILL:
+        return Failure(
+            "out_of_memory",
+            "killed by the system, most likely for want of memory; free some, or use a smaller model",
+        )
+    what = f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+    return Failure("failed", f"the cell's process ended with {what} and no message")
+
+
+def _context() -> BaseContext:
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([_PRELOADED])
+        return context
+    return multiprocessing.get_context("spawn")
+
+
+def _child(pipe: Connection, function: Callable[[A, Progress], T], argument: A) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
+    threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
+    answer: T | Failure
+    try:
+        answer = function(argument, _PipeProgress(pipe))
+    except Exception as error:  # noqa: BLE001  # whatever ends a cell becomes a row
+        answer = _explain(error)
+    pipe.send(("done", answer))
+
+
+def _die_with_parent(pipe: Connection) -> None:
+    """The parent never sends anything: reading ends when it is gone."""
+    try:
+        pipe.recv()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _explain(error: Exception) -> Failure:
+    if isinstance(error, RefusedError):
+        return Failure("refused", str(error))
+    if isinstance(error, SlmquantError):
+        return Failure("failed", str(error))
+    text = str(error).strip().splitlines()
+    first = text[0] if text else "no message"
+    if isinstance(error, MemoryError) or "allocate memory" in first or "out of memory" in first.lower():
+        return Failure("out_of_memory", first)
+    log.error("a cell failed unexpectedly\n%s", "".join(traceback.format_exception(error)))
+    sys.stderr.flush()
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"
+    return Failure("failed", f"{type(error).__name__} at {where}: {first}")

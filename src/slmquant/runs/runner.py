@@ -1,0 +1,218 @@
+"""Runs a plan: reference first, then cell by cell, each in a process of its own, each ending as a row.
+
+The store is written after every cell, so a run that is killed loses at most the cell in flight; repeating the
+command skips what is done. Work that cells share (statistics, the reference's states) is kept in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from slmquant import methods, tasks
+from slmquant.calib.statistics import Statistic
+from slmquant.errors import SlmquantError
+from slmquant.files import cache_dir
+from slmquant.model.loading import identify
+from slmquant.progress import Progress, Silent
+from slmquant.runs.environment import environment
+from slmquant.runs.plan import Plan
+from slmquant.runs.precision import PrecisionDecision, PrecisionJob, decide_precision
+from slmquant.runs.process import Failure, run_isolated
+from slmquant.runs.work import CapturedFile, CaptureJob, CellJob, CellResult, run_capture, run_cell
+from slmquant.schemes import parse
+from slmquant.store.record import CellSpec, Record
+from slmquant.store.sqlite import Store
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a run wants to tell: a remark, or the end of a cell.
+
+    Attributes:
+        text: One line.
+        record: The finished cell, where this is its end.
+        done: Cells that ended so far.
+        total: Cells of the plan.
+    """
+
+    text: str
+    record: Record | None
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """All cells of a plan, in its order, those that an earlier run finished included."""
+
+    records: tuple[Record, ...]
+    skipped: int
+
+    @property
+    def failed(self) -> tuple[Record, ...]:
+        """Cells that ended neither `ok` nor `refused`."""
+        return tuple(record for record in self.records if record.status not in ("ok", "refused"))
+
+
+def run(
+    plan: Plan,
+    store: Store,
+    *,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[Event], None] = lambda event: None,
+) -> RunResult:
+    """Run every cell of `plan` that `store` does not hold yet.
+
+    Args:
+        plan: What to run.
+        store: Where rows go.
+        data_dir: A local folder of data, tried first.
+        progress: Who is told how far the cell in flight is.
+        tell: Called with every `Event`.
+
+    Raises:
+        SlmquantError: A model source cannot be resolved at all; nothing of that model could have a row.
+    """
+    bench = _Bench(plan, store, data_dir, progress or Silent(), tell)
+    for model in plan.models:
+        bench.run_model(model)
+    return RunResult(tuple(bench.records), bench.skipped)
+
+
+class _Bench:
+    """A run under way."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        data_dir: Path | None,
+        progress: Progress,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.plan, self.store, self.data_dir, self.progress, self._tell = (
+            plan,
+            store,
+            data_dir,
+            progress,
+            tell,
+        )
+        self.cache_dir = cache_dir()
+        self.records: list[Record] = []
+        self.skipped = 0
+        self._total = len(plan.models) * len(plan.cells("model", "0", "float32"))
+
+    def run_model(self, model: str) -> None:
+        """Run all cells of one model."""
+        sha256 = identify(model).sha256
+        decision = self._decide(model, sha256)
+        dtype = decision.dtype if isinstance(decision, PrecisionDecision) else "float32"
+        cells = self.plan.cells(model, sha256, dtype)
+        pending = [spec for spec in cells if not self.store.finished(spec.cell_id)]
+        if pending and cells[0] not in pending and not self._has_reference_states(cells[0]):
+            self._say("the reference's states are no longer cached: measuring it again")
+            pending.insert(0, cells[0])
+        captured: CapturedFile | Failure | None = None
+        for spec in cells:
+            if spec not in pending:
+                self._skip(spec)
+                continue
+            if spec.calibration is not None and captured is None:
+                captured = self._capture(cells, dtype)
+            needed = captured if spec.calibration is not None else None
+            self._finish(spec, needed, decision)
+
+    def _decide(self, model: str, sha256: str) -> PrecisionDecision | str:
+        """The measured decision, or why there is none."""
+        if self.plan.dtype != "auto":
+            return PrecisionDecision(self.plan.dtype, float("nan"), float("nan"), 0)
+        job = PrecisionJob(
+            model, sha256, self.plan.calibration.corpus, self.plan.device, self.data_dir, self.cache_dir
+        )
+        decision = run_isolated(decide_precision, job, self.progress)
+        if isinstance(decision, Failure):
+            reason = f"computed in float32: bfloat16 could not be tried ({decision.reason})"
+            self._say(reason)
+            return reason
+        self._say(
+            f"computing in {decision.dtype}: bfloat16 is {decision.speedup:.1f} times as fast here and moves "
+            f"the perplexity by {decision.perplexity_shift:+.3%}"
+        )
+        return decision
+
+    def _capture(self, cells: list[CellSpec], dtype: str) -> CapturedFile | Failure:
+        """Statistics for every cell of the model, captured once."""
+        wanted: frozenset[Statistic] = frozenset({"absmax"})
+        for spec in cells:
+            wanted |= methods.load(spec.method).needs_for(parse(spec.scheme))
+        job = CaptureJob(
+            model=cells[0].model,
+            calibration=self.plan.calibration,
+            wanted=wanted,
+            dtype=dtype,
+            device=self.plan.device,
+            data_dir=self.data_dir,
+            cache_dir=self.cache_dir,
+        )
+        return run_isolated(run_capture, job, self.progress, self.plan.timeout_s)
+
+    def _finish(
+        self, spec: CellSpec, captured: CapturedFile | Failure | None, decision: PrecisionDecision | str
+    ) -> None:
+        """Run one cell and store its row."""
+        started = datetime.now(timezone.utc)
+        result: CellResult | Failure
+        if isinstance(captured, Failure):
+            result = replace(captured, reason=f"calibration: {captured.reason}")
+        else:
+            job = CellJob(spec, captured, self.data_dir, self.cache_dir)
+            result = run_isolated(run_cell, job, self.progress, self.plan.timeout_s)
+        record = _record(spec, result, decision, started)
+        self.store.put(record, result.items if isinstance(result, CellResult) else ())
+        self.records.append(record)
+        self._say(f"{spec.label}: {record.status}", record)
+
+    def _skip(self, spec: CellSpec) -> None:
+        record = self.store.get(spec.cell_id)
+        self.records.append(record)
+        self.skipped += 1
+        self._say(f"{spec.label}: {record.status}, done before", record)
+
+    def _has_reference_states(self, spec: CellSpec) -> bool:
+        """Whether the states that divergence compares with are all cached."""
+        try:
+            return tasks.has_reference_states(spec, self.cache_dir, self.data_dir)
+        except SlmquantError:
+            return False  # the cell itself will say what is wrong, in its row
+
+    def _say(self, text: str, record: Record | None = None) -> None:
+        self._tell(Event(text, record, len(self.records), self._total))
+
+
+def _record(
+    spec: CellSpec, result: CellResult | Failure, decision: PrecisionDecision | str, started: datetime
+) -> Record:
+    finished = datetime.now(timezone.utc)
+    machine = environment()
+    if isinstance(result, Failure):
+        return Record(
+            spec=spec, status=result.status, reason=result.reason, environment=machine, started_at=started,
+            finished_at=finished,
+        )  # fmt: skip
+    measured = decision.metrics() if isinstance(decision, PrecisionDecision) and decision.tokens else []
+    return Record(
+        spec=spec,
+        status="ok",
+        reason=decision if isinstance(decision, str) else None,
+        metrics=(*result.metrics, *measured),
+        phases=result.phases,
+        data=result.data,
+        model=result.model,
+        environment=machine,
+        started_at=started,
+        finished_at=finished,
+    )

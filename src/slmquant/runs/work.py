@@ -1,0 +1,178 @@
+"""What a child process does: measure which dtype to compute in, capture statistics, run one cell.
+
+Each function takes one frozen argument and a progress listener, and returns plain data, so that it can run here
+or in a process of its own alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from slmquant import methods
+from slmquant.calib import cache
+from slmquant.calib.capture import capture
+from slmquant.calib.corpora import load_corpus
+from slmquant.calib.statistics import Statistic, Statistics
+from slmquant.calib.windows import calibration_windows
+from slmquant.model.loading import LoadedModel, load
+from slmquant.model.relations import Relations, discover
+from slmquant.progress import Progress
+from slmquant.quantize import QuantizedModel, quantize_
+from slmquant.runs.environment import usable_cores
+from slmquant.schemes import parse
+from slmquant.store.record import CalibrationSpec, CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase
+from slmquant.tasks._base import EvalContext
+from slmquant.tracks.compression import evaluate
+from slmquant.tracks.consumption import Meter, consumption_metrics, peak_rss_bytes
+from slmquant.tracks.inference import size_metrics
+
+
+@dataclass(frozen=True)
+class CaptureJob:
+    """Statistics of one model on one calibration set, for every cell that shares them."""
+
+    model: str
+    calibration: CalibrationSpec
+    wanted: frozenset[Statistic]
+    dtype: str
+    device: str
+    data_dir: Path | None
+    cache_dir: Path
+
+
+@dataclass(frozen=True)
+class CapturedFile:
+    """Where shared statistics lie and what they took."""
+
+    path: Path
+    card: DataCard
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """One cell, with the shared work that was done for it."""
+
+    spec: CellSpec
+    captured: CapturedFile | None
+    data_dir: Path | None
+    cache_dir: Path
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What an `ok` cell measured."""
+
+    metrics: tuple[Metric, ...]
+    phases: tuple[Phase, ...]
+    data: tuple[DataCard, ...]
+    items: tuple[ItemOutcome, ...]
+    model: ModelCard
+
+
+def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
+    """Capture statistics into the cache, unless they are there.
+
+    Raises:
+        DataError: The corpus is absent or too short.
+        NumericalError: An activation was not finite.
+    """
+    torch.set_num_threads(usable_cores())
+    corpus = load_corpus(job.calibration.corpus, job.data_dir, progress)
+    loaded = load(job.model, dtype=getattr(torch, job.dtype), device=job.device)
+    key = cache.CaptureKey(loaded.sha256, corpus.card.sha256, job.calibration, job.dtype, job.wanted)
+    path = key.path(job.cache_dir)
+    if not path.exists():
+        calibration = job.calibration
+        windows = calibration_windows(
+            loaded.tokenizer, corpus, calibration.num_samples, calibration.seq_len, calibration.seed
+        )
+        cache.save(capture(loaded.model, discover(loaded.model).groups, windows, job.wanted, progress), path)
+    return CapturedFile(path, corpus.card, peak_rss_bytes())
+
+
+def run_cell(job: CellJob, progress: Progress) -> CellResult:
+    """Quantize and measure.
+
+    Raises:
+        SlmquantError: Whatever the model, the method or a task cannot do, in words for the cell's row.
+    """
+    torch.set_num_threads(usable_cores())
+    torch.manual_seed(job.spec.seed)
+    meter = Meter()
+    dtype: torch.dtype = getattr(torch, job.spec.compute_dtype)
+    with meter.phase("load"):
+        loaded = load(job.spec.model, dtype=torch.float32, device=job.spec.device)
+    provider = _SharedStatistics(job.captured)
+    with meter.phase("quantize"):
+        quantized = quantize_(
+            loaded.model, job.spec.method, parse(job.spec.scheme), provider, dtype=dtype, progress=progress
+        )
+    if provider.phase is not None:
+        meter.phases.insert(1, provider.phase)
+    consumed = (
+        [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, provider.tokens)
+    )
+    with meter.phase("evaluate"):
+        context = _context(job, loaded, quantized, progress)
+        evaluation = evaluate(context, job.spec.tasks)
+    used = job.captured is not None and provider.phase is not None
+    return CellResult(
+        metrics=(*evaluation.metrics, *size_metrics(quantized.size), *consumed, _evaluate_seconds(meter)),
+        phases=tuple(meter.phases),
+        data=(*evaluation.data, *([job.captured.card] if used and job.captured else [])),
+        items=evaluation.items,
+        model=loaded.card,
+    )
+
+
+class _SharedStatistics:
+    """Hands out captured statistics and remembers what the capture cost."""
+
+    def __init__(self, captured: CapturedFile | None) -> None:
+        self._captured = captured
+        self.phase: Phase | None = None
+        self.tokens: int | None = None
+
+    def __call__(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
+        del relations  # the file was captured over the same groups
+        if self._captured is None:
+            raise ValueError(f"the cell needs {sorted(wanted)} and was given no captured statistics")
+        captured = cache.load(self._captured.path, wanted)
+        seconds = captured.forward_s + sum(captured.statistic_s[kind] for kind in wanted)
+        self.phase = Phase(
+            name="capture", seconds=seconds, peak_rss_bytes=self._captured.peak_rss_bytes, shared=True
+        )
+        self.tokens = captured.tokens
+        return captured.statistics
+
+
+def _context(job: CellJob, loaded: LoadedModel, quantized: QuantizedModel, progress: Progress) -> EvalContext:
+    return EvalContext(
+        model=quantized.model.eval(),
+        tokenizer=loaded.tokenizer,
+        model_sha256=job.spec.model_sha256,
+        cache_dir=job.cache_dir,
+        data_dir=job.data_dir,
+        is_reference=job.spec.method == methods.REFERENCE,
+        reference_head=_reference_head(job, quantized),
+        progress=progress,
+    )
+
+
+def _reference_head(job: CellJob, quantized: QuantizedModel) -> torch.Tensor | None:
+    """The full-precision head where the scheme quantized it, else None: the model's own still is that one."""
+    if quantized.scheme.embeddings is None:
+        return None
+    fresh: PreTrainedModel = load(job.spec.model, dtype=quantized.model.dtype, device=job.spec.device).model
+    return fresh.get_output_embeddings().weight.detach().clone()
+
+
+def _evaluate_seconds(meter: Meter) -> Metric:
+    seconds = next(phase.seconds for phase in meter.phases if phase.name == "evaluate")
+    return Metric(name="evaluate_s", value=seconds, unit="s", higher_is_better=None)

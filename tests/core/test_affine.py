@@ -1,0 +1,141 @@
+"""Integer grids: codes in range, errors bounded, stored scales, awkward groups."""
+
+import pytest
+import torch
+
+from slmquant.core import groups
+from slmquant.core.affine import Grid, encode_activations
+
+GRIDS = [
+    Grid(bits, symmetric, group, scale_bits)
+    for bits in (2, 3, 4, 5, 8)
+    for symmetric in (True, False)
+    for group, scale_bits in ((16, 16), (7, 16), (1000, 32))
+]
+
+
+def weight(rows: int = 12, columns: int = 40, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 0.05
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_codes_lie_in_range(grid: Grid) -> None:
+    codes = grid.quantize(weight()).codes
+
+    assert codes.min() >= grid.code_range.low
+    assert codes.max() <= grid.code_range.high
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_an_element_errs_by_at_most_half_a_step(grid: Grid) -> None:
+    """Inside the range; float16 scales and the clipped half step at the positive end add a little."""
+    W = weight()
+    quantized = grid.quantize(W)
+    step = groups.expand(quantized.scale, quantized.group_size, W.shape[1])
+    low, high = (step * (bound - 0.5 - 1e-3) for bound in grid.code_range)
+    zero = (
+        0 if quantized.zero_point is None else groups.expand(quantized.zero_point, quantized.group_size, 40)
+    )
+    inside = (W >= low - zero * step) & (W <= high - zero * step)
+
+    assert inside.float().mean() > 0.5
+    assert ((W - quantized.dequantize()).abs()[inside] <= step[inside] * (0.5 + 2e-3)).all()
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_quantizing_again_with_the_same_parameters_changes_nothing(grid: Grid) -> None:
+    W = weight()
+    affine = grid.fit(W)
+    once = grid.quantize(W, affine).dequantize()
+
+    assert torch.equal(once, grid.quantize(once, affine).dequantize())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_more_bits_err_less(symmetric: bool) -> None:
+    W = weight(64, 256)
+    errors = [
+        (W - Grid(bits, symmetric, 64, 16).quantize(W).dequantize()).square().mean() for bits in range(2, 9)
+    ]
+
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_a_group_of_zeros_stays_zero() -> None:
+    W = weight()
+    W[:, 16:32] = 0
+    for symmetric in (True, False):
+        quantized = Grid(4, symmetric, 16, 16).quantize(W)
+
+        assert (quantized.dequantize()[:, 16:32] == 0).all()
+        assert (quantized.scale > 0).all()
+
+
+def test_a_single_outlier_costs_only_its_own_group() -> None:
+    W = weight()
+    clean = Grid(4, True, 16, 16).quantize(W).dequantize()
+    W[0, 3] = 50.0
+    dirty = Grid(4, True, 16, 16).quantize(W).dequantize()
+
+    assert torch.equal(clean[:, 16:], dirty[:, 16:])
+    assert dirty[0, 3] == pytest.approx(50.0, rel=0.08)
+
+
+def test_the_ragged_last_group_has_a_scale_of_its_own() -> None:
+    W = torch.cat([torch.full((2, 32), 1.0), torch.full((2, 5), 0.01)], dim=1)
+    quantized = Grid(4, False, 16, 32).quantize(W)
+
+    assert quantized.scale.shape == (2, 3)
+    assert torch.allclose(quantized.dequantize(), W, rtol=1e-5)
+
+
+def test_scales_are_what_is_stored() -> None:
+    quantized = Grid(4, True, 16, 16).quantize(weight())
+
+    assert torch.equal(quantized.scale, quantized.scale.half().float())
+
+
+def test_one_scale_serves_a_tensor() -> None:
+    W = weight()
+    quantized = Grid(8, True, per_tensor=True).quantize(W)
+
+    assert quantized.scale.shape == (1, 1)
+    assert float(quantized.scale) == pytest.approx(float(W.abs().max()) * 2 / 255)
+    assert torch.equal(quantized.rows(2, 5).dequantize(), quantized.dequantize()[2:5])
+
+
+def test_rows_are_quantized_alone() -> None:
+    """Stacking linears and taking their rows apart gives what each gives alone."""
+    top, bottom = weight(5, 40, 1), weight(7, 40, 2)
+    for grid in GRIDS:
+        stacked = grid.quantize(torch.cat([top, bottom]))
+
+        assert torch.equal(stacked.rows(0, 5).dequantize(), grid.quantize(top).dequantize())
+        assert torch.equal(stacked.rows(5, 12).dequantize(), grid.quantize(bottom).dequantize())
+
+
+def test_stored_bits_count_codes_scales_and_zero_points() -> None:
+    assert Grid(4, True, 64, 16).quantize(weight(10, 128)).stored_bits == 10 * (128 * 4 + 2 * 16)
+    assert Grid(4, False, 64, 16).quantize(weight(10, 128)).stored_bits == 10 * (128 * 4 + 2 * 16 + 8)
+    assert Grid(8, True).quantize(weight(10, 128)).stored_bits == 10 * (128 * 8 + 32)
+
+
+class TestActivations:
+    def test_each_token_has_its_own_scale(self) -> None:
+        x = torch.randn(4, 32) * torch.tensor([[1.0], [10.0], [0.0], [1e-3]])
+        codes, scale = encode_activations(x, 8)
+
+        assert codes.abs().amax(dim=1).tolist() == [127, 127, 0, 127]
+        assert torch.allclose(codes * scale, x, atol=float(x.abs().max()) / 254 + 1e-6)
+
+    def test_a_static_scale_clips_what_lies_beyond(self) -> None:
+        codes, scale = encode_activations(torch.tensor([[0.5, 100.0, -100.0]]), 8, torch.tensor(0.1))
+
+        assert codes.tolist() == [[5, 127, -128]]
+        assert scale == pytest.approx(0.1)
+
+    def test_codes_are_exact_in_bfloat16(self) -> None:
+        x = torch.randn(64, 64)
+        exact = encode_activations(x.bfloat16().float(), 8).codes
+
+        assert torch.equal(encode_activations(x.bfloat16(), 8).codes.float(), exact)
