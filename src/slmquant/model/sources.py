@@ -1,0 +1,130 @@
+"""What a user's word for a model means, and the folder that it stands for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmquant.errors import ModelError, SourceError, UnknownNameError
+from slmquant.files import cache_dir, sha256
+from slmquant.model.catalog import KNOWN
+from slmquant.model.provenance import Provenance, read_provenance
+from slmquant.progress import Progress, Silent
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ON_GRID_SUFFIX = "-on-grid"
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model in the cache."""
+
+    name: str
+    folder: Path
+    size_bytes: int
+    """Of all its files."""
+    provenance: Provenance | None
+    """None for a folder that slmquant did not write."""
+
+
+def models_dir() -> Path:
+    """Where pulled and converted models are kept, one folder each."""
+    return cache_dir() / "models"
+
+
+def local_models() -> list[LocalModel]:
+    """The models in the cache, by name."""
+    folders = sorted(path.parent for path in models_dir().glob("[!.]*/config.json"))
+    return [
+        LocalModel(
+            name=folder.name,
+            folder=folder,
+            size_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+            provenance=read_provenance(folder),
+        )
+        for folder in folders
+    ]
+
+
+def resolve(source: str, progress: Progress | None = None) -> Path:
+    """The folder, in transformers' form, of the model that `source` names.
+
+    In this order: a name in the cache or the catalogue; a local folder; a local `.gguf` file, which is
+    converted once and kept; a hub id `organisation/name`, which transformers' own client downloads.
+
+    Raises:
+        UnknownNameError: It looks like a name and is none that is known.
+        SourceError: It is known but not here, or the hub cannot be reached.
+        ModelError: A GGUF file cannot be read.
+    """
+    pulled = models_dir() / source
+    is_name = re.fullmatch(r"[\w.-]+", source) is not None
+    if is_name and (pulled / "config.json").exists():
+        return pulled
+    if is_name and source.removesuffix(ON_GRID_SUFFIX) in KNOWN:
+        flag = " --on-grid" if source.endswith(ON_GRID_SUFFIX) else ""
+        raise SourceError(
+            f"{source} is not here yet; run: slmquant pull {source.removesuffix(ON_GRID_SUFFIX)}{flag}"
+        )
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise SourceError(f"there is no file {source}")
+        return _converted(path, progress or Silent())
+    if path.is_file():
+        raise ModelError(
+            f"{source} is a single file; expected a folder, a .gguf file, a known name or a hub id"
+        )
+    if _HUB_ID.fullmatch(source):
+        return _from_hub(source)
+    if not is_name:
+        raise SourceError(
+            f"there is no folder {source}; expected a folder, a .gguf file, a known name or a hub id"
+        )
+    raise UnknownNameError("model", source, {*KNOWN, *(model.name for model in local_models())})
+
+
+def licence_of(folder: Path) -> str | None:
+    """The licence that a model card (README.md) in `folder` declares; None where there is none."""
+    card = folder / "README.md"
+    if not card.exists():
+        return None
+    declared = re.search(r"^license:\s*(\S+)\s*$", card.read_text(errors="replace")[:4000], re.MULTILINE)
+    return declared[1] if declared else None
+
+
+def _converted(path: Path, progress: Progress) -> Path:
+    """The folder made from a GGUF file; made now if its bytes have not been seen before."""
+    digest = sha256(path)
+    folder = models_dir() / f"{path.stem}-{digest[:12]}"
+    if (folder / "config.json").exists():
+        return folder
+    from slmquant.model.pulling import convert_gguf  # imports torch, which a name does not need
+
+    return convert_gguf(path, digest, folder, progress)
+
+
+def _from_hub(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                hub_id,
+                allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"],
+                ignore_patterns=["*/*"],  # other forms of the same weights
+            )
+        )
+    except RepositoryNotFoundError:
+        raise SourceError(
+            f"the hub has no model {hub_id} that you may read; check its name or your login"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise SourceError(
+            f"{hub_id} is not in the hub cache and the hub cannot be reached ({type(error).__name__}); "
+            "connect, give a local folder, or see: slmquant models"
+        ) from error
