@@ -1,1 +1,85 @@
-"""TODO."""
+"""What a model is asked: texts it must predict, and lm-eval's zero-shot tasks.
+
+A file without an underscore is a text task and its name; every other name is looked up in lm-eval.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slmquant import plugins
+from slmquant.errors import SlmquantError, UnknownNameError
+from slmquant.store.record import TaskSpec
+
+if TYPE_CHECKING:
+    from slmquant.tasks._base import EvalContext, Task
+
+__all__ = ["has_reference", "known", "parse", "reference_path", "resolve"]
+
+
+def parse(text: str) -> TaskSpec:
+    """Read `name` or `name:limit`.
+
+    Raises:
+        SlmquantError: The limit is not a positive whole number.
+    """
+    name, colon, limit = text.partition(":")
+    if not colon:
+        return TaskSpec(name=name)
+    if not limit.isdecimal() or int(limit) == 0:
+        raise TaskNameError(
+            f"cannot read task {text!r}: {limit!r} is no positive whole number; write 'piqa:100'"
+        )
+    return TaskSpec(name=name, limit=int(limit))
+
+
+class TaskNameError(SlmquantError):
+    """A task that cannot be read."""
+
+    exit_code = 2
+
+
+def known() -> dict[str, str]:
+    """Name → description: text tasks first, then zero-shot tasks. lm-eval has many more, from the hub."""
+    from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
+
+    texts = {name: resolve(TaskSpec(name=name)).description for name in _texts()}
+    return texts | {name: task.description for name, task in KNOWN_TASKS.items()}
+
+
+def resolve(spec: TaskSpec) -> Task:
+    """The task that `spec` names.
+
+    Raises:
+        UnknownNameError: Neither slmquant nor lm-eval has it.
+    """
+    if spec.name in _texts():
+        task: Task = plugins.load(sys.modules[__name__], spec.name, "task").TASK
+        return task
+    from slmquant.tasks._lm_eval import find
+    from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
+
+    found = find(spec.name)
+    if found is None:
+        raise UnknownNameError("task", spec.name, [*_texts(), *KNOWN_TASKS])
+    return found
+
+
+def reference_path(context: EvalContext, spec: TaskSpec) -> Path | None:
+    """Where the full-precision states that `spec` compares with are kept; None if it compares with none."""
+    from slmquant.tasks._text import TextTask
+
+    task = resolve(spec)
+    return task.reference_path(context, spec) if isinstance(task, TextTask) else None
+
+
+def has_reference(context: EvalContext, spec: TaskSpec) -> bool:
+    """Whether everything is there that a quantized model's `spec` compares with."""
+    path = reference_path(context, spec)
+    return path is None or path.exists()
+
+
+def _texts() -> list[str]:
+    return plugins.names(sys.modules[__name__])

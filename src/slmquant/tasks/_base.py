@@ -26,8 +26,8 @@ class EvalContext:
         cache_dir: Where reference states are kept.
         is_reference: True while the full-precision model itself is measured: its final hidden states are
             then written to `cache_dir`, for the divergence of every later cell.
-        reference_head: `(vocab, hidden)` weight of the full-precision head in the evaluation dtype; None where
-            the model's own head is still that one.
+        reference_head: `(vocab, hidden)` weight of the full-precision head in the evaluation dtype; None
+            where the model's own head is still that one.
         progress: Who is told how far it is.
     """
 
@@ -63,9 +63,16 @@ class TaskResult:
 class Task(Protocol):
     """A question put to a model. `tasks.resolve(spec)` finds the one that a `TaskSpec` names."""
 
-    name: str
-    description: str
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """What it asks, in a line."""
+        ...
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
-        """Measure; raises `DataError` where the data is absent, `NumericalError` where a loss is not finite."""
+        """Measure; raises `DataError` where data is absent, `NumericalError` where a loss is not finite."""
         ...

@@ -1,0 +1,217 @@
+"""slmquant's model backend for lm-eval: its definitions ask, this answers with log-likelihoods.
+
+Tokenization and truncation are those of lm-eval's own `hf` backend, so every answer is the same. The work
+is not: equal inputs are run once (the options of a one-letter question share theirs), batches are bounded by
+their tokens and filled with inputs of similar length, and logits are computed only where a continuation is
+scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from slmquant.core.divergence import log_normalize_, next_token_nll
+from slmquant.errors import ModelError, NumericalError, RefusedError
+from slmquant.model.head import OutputHead
+from slmquant.tasks._base import EvalContext
+from slmquant.tasks._text import logit_rows
+
+__all__ = ["ContextLM"]
+
+_BATCH_TOKENS = 4096
+"""Tokens of a forward pass, padding included: enough for full speed on a CPU, and a bound on memory."""
+_DEFAULT_CONTEXT_TOKENS = 2048
+_UNLIMITED_TOKENS = 10**29
+"""What a tokenizer without a limit says is more than this."""
+
+Answer = tuple[float, bool]
+"""Log-likelihood of a continuation, and whether greedy decoding would produce it."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A continuation to be scored: the request it answers, and its tokens, the input's last predictions."""
+
+    request: int
+    targets: tuple[int, ...]
+
+
+class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
+    """An `EvalContext` as a language model that lm-eval can ask.
+
+    Args:
+        context: The model and its tokenizer.
+        name: The task's name, for progress and errors.
+    """
+
+    def __init__(self, context: EvalContext, name: str) -> None:
+        super().__init__()
+        self._context, self._name = context, name
+        self._head = OutputHead(context.model)
+        self.tokenizer = context.tokenizer
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return self._special_token(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that stands before a continuation without context."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else self._special_token(bos)
+
+    @property
+    def max_length(self) -> int:
+        """The longest input, in tokens."""
+        config = self._context.model.config.get_text_config()
+        for attribute in ("n_positions", "max_position_embeddings", "n_ctx"):
+            if value := getattr(config, attribute, None):
+                return int(value)
+        limit = self.tokenizer.model_max_length
+        return limit if limit and limit < _UNLIMITED_TOKENS else _DEFAULT_CONTEXT_TOKENS
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
+        """Token ids, with the special tokens that the tokenizer adds itself unless told otherwise."""
+        if add_special_tokens is None:
+            has_bos = string.startswith(str(self.tokenizer.decode(self.prefix_token_id)))
+            add_special_tokens = not has_bos
+        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
+        return ids
+
+    def loglikelihood(self, requests: list[Instance]) -> list[Answer]:
+        """One answer per (context, continuation)."""
+        answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Log-likelihood of each whole text, in windows that each use as much context as fits."""
+        windows, owners = [], []
+        for index, request in enumerate(requests):
+            tokens = self.tok_encode(request.args[0])
+            for window in get_rolling_token_windows(
+                token_list=tokens,
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            ):
+                windows.append(((None, None), *make_disjoint_window(window)))
+                owners.append(index)
+        totals = [0.0] * len(requests)
+        for owner, (log_likelihood, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += log_likelihood
+        return totals
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:  # noqa: ARG002  # lm-eval's signature
+        """Refused: answers are scored, not generated."""
+        raise RefusedError(
+            f"task {self._name!r} asks for generated text; only scored answers are measured so far"
+        )
+
+    @torch.inference_mode()
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[object, list[int], list[int]]],
+        disable_tqdm: bool = True,  # noqa: ARG002  # lm-eval passes it
+    ) -> list[Answer]:
+        """One answer per (_, context ids, continuation ids)."""
+        inputs = self._distinct_inputs(requests)
+        answers: list[Answer | None] = [None] * len(requests)
+        self._context.progress.start(f"{self._name}: answers", len(requests))
+        for batch in _batches(sorted(inputs, key=lambda ids: (-len(ids), ids)), _BATCH_TOKENS):
+            scored = [inputs[ids] for ids in batch]
+            for request, answer in self._score(batch, scored):
+                answers[request] = answer
+                self._context.progress.advance()
+        return [answer for answer in answers if answer is not None]
+
+    def _distinct_inputs(
+        self, requests: Sequence[tuple[object, list[int], list[int]]]
+    ) -> dict[tuple[int, ...], list[_Scored]]:
+        """Model input → the continuations that are read off it. Too long a context is cut on its left."""
+        inputs: dict[tuple[int, ...], list[_Scored]] = {}
+        for index, (_, context_ids, continuation_ids) in enumerate(requests):
+            if not 0 < len(continuation_ids) <= self.max_length:
+                raise ModelError(
+                    f"request {index} of {self._name!r} has a continuation of {len(continuation_ids)} tokens "
+                    f"where the model takes 1 to {self.max_length}"
+                )
+            ids = tuple((context_ids + continuation_ids)[-(self.max_length + 1) :][:-1])
+            inputs.setdefault(ids, []).append(_Scored(index, tuple(continuation_ids)))
+        return inputs
+
+    def _score(self, batch: list[tuple[int, ...]], scored: list[list[_Scored]]) -> list[tuple[int, Answer]]:
+        """Run one batch; returns (request, answer) for every continuation that is read off it."""
+        ids = torch.zeros(len(batch), len(batch[0]), dtype=torch.long)
+        for row, tokens in enumerate(batch):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+        # Padding stands on the right, where no token of a causal model looks, so no mask is needed.
+        hidden = self._head.hidden(ids.to(self._context.device))
+
+        where: list[tuple[int, int]] = []  # (row, position) of each hidden state that predicts
+        targets: list[int] = []
+        owners: list[int] = []
+        for row, (tokens, continuations) in enumerate(zip(batch, scored, strict=True)):
+            for continuation in continuations:
+                start = len(tokens) - len(continuation.targets)
+                where += [(row, start + offset) for offset in range(len(continuation.targets))]
+                targets += continuation.targets
+                owners += [continuation.request] * len(continuation.targets)
+        distinct = sorted(set(where))
+        index_of = {place: index for index, place in enumerate(distinct)}
+        log_probs, greedy = self._predictions(
+            hidden[tuple(torch.tensor(distinct).T)],
+            torch.tensor([index_of[place] for place in where]),
+            torch.tensor(targets),
+        )
+        found: dict[int, Answer] = {}
+        for request, log_prob, is_greedy in zip(owners, log_probs, greedy, strict=True):
+            total, so_far = found.get(request, (0.0, True))
+            found[request] = (total + log_prob, so_far and is_greedy)
+        for total, _ in found.values():
+            if total != total or total == float("-inf"):
+                raise NumericalError(
+                    f"a log-likelihood of {self._name!r} is {total}; the quantized model overflows: "
+                    "use more bits, smaller groups, or evaluate in float32"
+                )
+        return list(found.items())
+
+    def _predictions(
+        self, states: torch.Tensor, index: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[list[float], list[bool]]:
+        """Log-probability of each target at the state of its index, and whether it is the likeliest token."""
+        log_probs = torch.empty(len(targets), dtype=torch.double)
+        greedy = torch.empty(len(targets), dtype=torch.bool)
+        rows = logit_rows(int(self._context.model.config.get_text_config().vocab_size))
+        for start in range(0, len(states), rows):
+            block = log_normalize_(self._head.logits(states[start : start + rows]))
+            inside = (index >= start) & (index < start + rows)
+            at, wanted = index[inside] - start, targets[inside]
+            at, wanted = at.to(block.device), wanted.to(block.device)
+            log_probs[inside] = -next_token_nll(block[at], wanted).double().cpu()
+            greedy[inside] = (block.argmax(dim=-1)[at] == wanted).cpu()
+        return log_probs.tolist(), greedy.tolist()
+
+    def _special_token(self, token: int | None) -> int:
+        if token is None:
+            raise ModelError(
+                "the tokenizer has neither a BOS nor an EOS token; zero-shot tasks need one of them"
+            )
+        return token
+
+
+def _batches(inputs: Sequence[tuple[int, ...]], max_tokens: int) -> list[list[tuple[int, ...]]]:
+    """Consecutive inputs, longest first, so that rows × longest stays within `max_tokens` (or one row)."""
+    batches: list[list[tuple[int, ...]]] = []
+    for ids in inputs:
+        if batches and (len(batches[-1]) + 1) * len(batches[-1][0]) <= max_tokens:
+            batches[-1].append(ids)
+        else:
+            batches.append([ids])
+    return batches

