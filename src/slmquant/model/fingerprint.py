@@ -57,7 +57,7 @@ def compute_fingerprint(folder: Path) -> str:
 
 
 def safetensors_files(folder: Path) -> list[Path]:
-    """The weight files of a folder in transformers' form: the shards its index names, or `model.safetensors`.
+    """The weight files of a folder in transformers' form: its index's shards, or `model.safetensors`.
 
     Raises:
         ModelError: There is none, or a shard is missing.
@@ -79,7 +79,7 @@ def safetensors_files(folder: Path) -> list[Path]:
     if pickled:
         raise ModelError(
             f"{folder} holds pickled weights only ({pickled[0]}), and loading those can run code; "
-            "convert them: model.save_pretrained(folder, safe_serialization=True) on a machine that trusts them"
+            "convert them to safetensors where you trust them (model.save_pretrained)"
         )
     raise ModelError(f"{folder} has no model.safetensors; expected weights in transformers' form")
 

@@ -92,7 +92,7 @@ def _plain(loaded: PreTrainedModel) -> PreTrainedModel:
 def _restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Split digits one by one where the file says so.
 
-    transformers gives every byte-level vocabulary GPT-2's splitting and ignores `tokenizer.ggml.pre`. SmolLM's
+    transformers gives every byte-level vocabulary GPT-2's splitting and ignores `tokenizer.ggml.pre`. SmolLM
     splits off each digit first; without that, spaces before a number are tokenized differently.
     """
     field = _opened(path).get_field("tokenizer.ggml.pre")

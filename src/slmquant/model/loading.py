@@ -97,8 +97,8 @@ def identify(source: str, progress: Progress | None = None) -> Identity:
     provenance = read_provenance(folder)
     if provenance is not None and provenance.weights_sha256 != sha256:
         raise ModelError(
-            f"the weights in {folder} have fingerprint {sha256[:16]}, expected {provenance.weights_sha256[:16]} "
-            "as written: changed or damaged; delete that folder and pull or convert the model again"
+            f"the weights in {folder} have fingerprint {sha256[:16]}, not "
+            f"{provenance.weights_sha256[:16]} as written; delete it and pull or convert the model again"
         )
     description = "original" if provenance is None else provenance.description
     licence = licence_of(folder) if provenance is None else provenance.licence
@@ -145,7 +145,7 @@ def _config(folder: Path) -> PreTrainedConfig:
 def _weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with quiet_transformers():
-            model, remarks = AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
                 attn_implementation="sdpa",
@@ -155,10 +155,11 @@ def _weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             )
     except (SafetensorError, ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+    model, remarks = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if remarks["missing_keys"]:  # transformers would fill them with random numbers
         missing = sorted(remarks["missing_keys"])
         raise ModelError(f"{folder} lacks {len(missing)} weights, the first {missing[0]}; fetch it again")
-    return cast(PreTrainedModel, model)
+    return model
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:

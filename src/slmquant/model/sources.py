@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ class LocalModel:
 
     name: str
     folder: Path
+    architecture: str | None
+    """`model_type` of its config; None where the config names none."""
     size_bytes: int
     """Of all its files."""
     provenance: Provenance | None
@@ -40,6 +43,7 @@ def local_models() -> list[LocalModel]:
         LocalModel(
             name=folder.name,
             folder=folder,
+            architecture=json.loads((folder / "config.json").read_bytes()).get("model_type"),
             size_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
             provenance=read_provenance(folder),
         )

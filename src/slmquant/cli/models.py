@@ -1,0 +1,75 @@
+"""`slmquant models`: which models are known, and which are here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slmquant.cli._output import JsonOption, console, print_json, print_table
+
+if TYPE_CHECKING:
+    from slmquant.model.catalog import KnownModel
+    from slmquant.model.sources import LocalModel
+
+
+def command(json: JsonOption = False) -> None:
+    """List the models that can be pulled by name, and those in the cache.
+
+    Any local folder in transformers' form, any .gguf file and any hub id works as a model too.
+
+    Example: [dim]slmquant models --json[/dim]
+    """
+    from slmquant.model.catalog import KNOWN
+    from slmquant.model.sources import local_models
+
+    here = {model.name: model for model in local_models()}
+    names = [*KNOWN, *(name for name in here if name not in KNOWN)]
+    if json:
+        print_json([_facts(name, KNOWN.get(name), here.get(name)) for name in names])
+        return
+    rows = []
+    for name in names:
+        known, local = KNOWN.get(name), here.get(name)
+        provenance = local.provenance if local else None
+        rows.append(
+            (
+                name,
+                (known.architecture if known else local.architecture if local else None) or "",
+                _millions(known.parameters) if known else "",
+                (known.licence if known else provenance.licence if provenance else None) or "not stated",
+                (provenance.description if provenance else None)
+                or (known.precision if known else "not stated"),
+                f"{local.size_bytes / 1e6:.0f} MB" if local else _how_to_get(known),
+            )
+        )
+    print_table("Models", ("name", "type", "parameters", "licence", "weights", "here"), rows)
+    for model in here.values():
+        console.print(f"[dim]{model.name}: {model.folder}[/dim]", highlight=False, soft_wrap=True)
+
+
+def _facts(name: str, known: KnownModel | None, local: LocalModel | None) -> dict[str, object]:
+    """Everything that is known; what is not is null."""
+    provenance = local.provenance if local else None
+    return {
+        "name": name,
+        "architecture": known.architecture if known else local.architecture if local else None,
+        "parameters": known.parameters if known else None,
+        "licence": known.licence if known else provenance.licence if provenance else None,
+        "origin": known.origin if known else provenance.source if provenance else None,
+        "published_as": known.precision if known else None,
+        "packages": [str(package) for package in known.packages] if known else [],
+        "download_bytes": known.download_bytes if known else None,
+        "here": local is not None,
+        "folder": str(local.folder) if local else None,
+        "size_bytes": local.size_bytes if local else None,
+        "provenance": provenance.description if provenance else None,
+    }
+
+
+def _how_to_get(known: KnownModel | None) -> str:
+    if known is None or known.download_bytes is None:
+        return "no; pull --from DIR"
+    return f"no; pull, {known.download_bytes / 1e6:.0f} MB"
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.3g} M"

