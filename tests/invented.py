@@ -195,7 +195,7 @@ def benchmark() -> list[Record]:
             "smoothquant",
             "W4A16g64",
             status="refused",
-            reason="smoothquant moves outliers from activations to weights; W4A16g64 leaves activations alone; use W4A8",
+            reason="smoothquant needs quantized activations; W4A16g64 has none; use W4A8",
             minute=60,
         ),
         record(

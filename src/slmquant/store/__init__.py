@@ -12,5 +12,5 @@ __all__ = ["Record", "Store", "default_store_path"]
 
 
 def default_store_path() -> Path:
-    """Where results go unless a command says otherwise: `SLMQUANT_STORE`, else `results/slmquant.sqlite` here."""
+    """Where results go by default: `SLMQUANT_STORE`, else `results/slmquant.sqlite` in the current folder."""
     return Path(os.environ.get("SLMQUANT_STORE") or Path("results", "slmquant.sqlite")).expanduser()

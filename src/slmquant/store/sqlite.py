@@ -44,8 +44,8 @@ class Store:
         read_only: Only look. Any number of readers work beside the one writer.
 
     Raises:
-        StoreError: Another process writes to it, it is no store, it was written by a newer slmquant, or (for a
-            reader) there is none.
+        StoreError: Another process writes to it, it is no store, a newer slmquant wrote it, or (for a reader)
+            there is none.
     """
 
     def __init__(self, path: Path | str, read_only: bool = False) -> None:
@@ -55,7 +55,7 @@ class Store:
         if read_only:
             if not self.path.is_file():
                 raise StoreError(
-                    f"no result store at {self.path}; run `slmquant bench` first, or name another with --store"
+                    f"no result store at {self.path}; run `slmquant bench`, or name another with --store"
                 )
         else:
             with self._explained():
@@ -144,7 +144,7 @@ class Store:
         return self._select(where or "TRUE", tuple(given.values()))
 
     def items(self, cell_id: str, task: str | None = None) -> list[ItemOutcome]:
-        """What one cell answered on each item, in the order of the task; of all its tasks where none is named."""
+        """What one cell answered on each item of a task, in its order; of all tasks where none is named."""
         query = "SELECT task, item, item_values FROM items WHERE cell_id = ?"
         arguments: tuple[str, ...] = (cell_id,)
         if task is not None:
@@ -175,7 +175,8 @@ class Store:
     def _record(self, version: int, text: str) -> Record:
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"{self.path} holds a record of schema {version}; this slmquant reads up to {SCHEMA_VERSION}: update it"
+                f"{self.path} holds a record of schema {version}; this slmquant reads up to "
+                f"{SCHEMA_VERSION}: update it"
             )
         try:
             return Record.model_validate_json(text)
@@ -185,8 +186,8 @@ class Store:
             ) from error
 
     def _open(self) -> sqlite3.Connection:
-        # A reader gets a connection that could write, and is told not to: the last one to close then folds the
-        # log away. A folder that cannot be written to has no log, and is read as it lies.
+        # A reader gets a connection that could write, and is told not to: the last one to close then folds
+        # the log away. A folder that cannot be written to has no log, and is read as it lies.
         fixed = self.read_only and not os.access(self.path.parent, os.W_OK)
         uri = self.path.absolute().as_uri() + ("?immutable=1" if fixed else "")
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)

@@ -1,0 +1,84 @@
+"""What a record says, and which other records it may be measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from slmquant.store.record import Environment, Metric, Record
+
+REFERENCE_METHOD = "none"
+REFERENCE_SCHEME = "W16A16"
+
+Conditions = tuple[str, str, tuple[str, ...], str, str]
+"""What two cells share when they differ in the quantization alone; see `conditions`."""
+
+Machine = tuple[str, str, int, int, str | None]
+
+
+def is_reference(record: Record) -> bool:
+    """Whether this is a full-precision cell."""
+    return record.spec.method == REFERENCE_METHOD and record.spec.scheme == REFERENCE_SCHEME
+
+
+def conditions(record: Record) -> Conditions:
+    """Model, its fingerprint, tasks, compute dtype and device: equal for cells that one table may hold."""
+    spec = record.spec
+    return spec.model, spec.model_sha256, tuple(map(str, spec.tasks)), spec.compute_dtype, spec.device
+
+
+def machine(environment: Environment) -> Machine:
+    """What seconds and bytes depend on, besides the work."""
+    e = environment
+    return e.platform, e.cpu, e.cores, e.threads, e.gpu
+
+
+def full_precision_of(record: Record, records: Iterable[Record]) -> Record | None:
+    """The full-precision cell of the same weights, tasks, dtype and device; None where there is none.
+
+    Of several, one with the same seed is preferred, then the latest.
+    """
+    here = conditions(record)[1:]
+    found = [r for r in records if is_reference(r) and r.status == "ok" and conditions(r)[1:] == here]
+    return max(found, key=lambda r: (r.spec.seed == record.spec.seed, r.finished_at), default=None)
+
+
+def cheapest_of(record: Record, records: Iterable[Record], method: str) -> Record | None:
+    """The cell of `method` with the same weights, scheme, device and machine; None where there is none.
+
+    Of several, one under the same conditions is preferred, then the latest.
+    """
+    spec, here = record.spec, machine(record.environment)
+    found = [
+        r
+        for r in records
+        if r.status == "ok"
+        and (r.spec.method, r.spec.scheme, r.spec.device) == (method, spec.scheme, spec.device)
+        and r.spec.model_sha256 == spec.model_sha256
+        and machine(r.environment) == here
+    ]
+    return max(found, key=lambda r: (conditions(r) == conditions(record), r.finished_at), default=None)
+
+
+def accuracy(record: Record, task: str) -> Metric | None:
+    """The accuracy that stands for a task: `acc_norm` where lm-eval defines it for that task, else `acc`."""
+    return record.metric("acc_norm", task) or record.metric("acc", task)
+
+
+def accuracy_tasks(records: Sequence[Record]) -> list[str]:
+    """Tasks on which any of the records has an accuracy, in the order of the cells' own task lists."""
+    return _tasks(records, ("acc", "acc_norm"))
+
+
+def text_tasks(records: Sequence[Record]) -> list[str]:
+    """Tasks on which any of the records has a perplexity or a divergence and none an accuracy.
+
+    In the order of the cells' own task lists. (LAMBADA has both perplexity and accuracy: it is an accuracy task.)
+    """
+    scored = accuracy_tasks(records)
+    return [task for task in _tasks(records, ("perplexity", "kl_mean")) if task not in scored]
+
+
+def _tasks(records: Sequence[Record], metrics: tuple[str, ...]) -> list[str]:
+    measured = {m.task: None for r in records for m in r.metrics if m.task is not None and m.name in metrics}
+    asked = list(dict.fromkeys(str(task) for record in records for task in record.spec.tasks))
+    return sorted(measured, key=lambda task: asked.index(task) if task in asked else len(asked))

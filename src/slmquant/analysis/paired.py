@@ -1,0 +1,65 @@
+"""Tests on pairs: the same items, answered by two models."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """How one series differs from another on the same items.
+
+    Attributes:
+        difference: Mean of second minus first.
+        stderr: Standard error of that mean; None for a single pair.
+        p_value: Two-sided probability of a difference this large by chance alone: McNemar's exact test where
+            every value is 0 or 1, else the normal approximation. None where there is no standard error.
+        n: Number of pairs.
+    """
+
+    difference: float
+    stderr: float | None
+    p_value: float | None
+    n: int
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided exact p of McNemar's test: a fair coin's chance to split the disagreements so unevenly.
+
+    Args:
+        only_first: Items that only the first model got right.
+        only_second: Items that only the second model got right.
+    """
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
+    """Compare two series of per-item values, in the same order of items.
+
+    Raises:
+        ValueError: The series are empty or differ in length.
+    """
+    if not first or len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values make no pairs; give the same items to both")
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    n, mean = len(differences), statistics.fmean(differences)
+    if n == 1:
+        return PairedTest(mean, None, None, n)
+    stderr = statistics.stdev(differences) / math.sqrt(n)
+    if all(value in (0, 1) for value in (*first, *second)):
+        p_value = mcnemar_exact(differences.count(-1), differences.count(1))
+    else:
+        p_value = normal_p(mean, stderr)
+    return PairedTest(mean, stderr, p_value, n)
+
+
+def normal_p(difference: float, stderr: float) -> float:
+    """Two-sided p of a difference under the normal approximation."""
+    if stderr == 0:
+        return 1.0 if difference == 0 else 0.0
+    return 2 * statistics.NormalDist().cdf(-abs(difference) / stderr)

@@ -1,0 +1,70 @@
+"""Which cells are worth having: none other is at least as small and at least as good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from slmquant.store.record import Record
+
+
+@dataclass(frozen=True)
+class Point:
+    """A choice with two costs, both better when smaller."""
+
+    key: str
+    size: float
+    loss: float
+
+    def dominates(self, other: Point) -> bool:
+        """No worse in both costs, and better in one."""
+        no_worse = self.size <= other.size and self.loss <= other.loss
+        return no_worse and (self.size < other.size or self.loss < other.loss)
+
+
+@dataclass(frozen=True)
+class Front:
+    """A Pareto set and what became of the rest.
+
+    Attributes:
+        members: Points that nothing dominates, by size, then loss.
+        dominated_by: Key of each other point → keys of the members that dominate it.
+        excluded: Key of each cell that has no such point → what is missing.
+    """
+
+    members: tuple[Point, ...]
+    dominated_by: Mapping[str, tuple[str, ...]]
+    excluded: Mapping[str, str]
+
+
+def pareto(points: Sequence[Point], excluded: Mapping[str, str] | None = None) -> Front:
+    """The Pareto set of `points`; their order does not matter, and equal points are all kept."""
+    ordered = sorted(points, key=lambda point: (point.size, point.loss, point.key))
+    members = tuple(p for p in ordered if not any(other.dominates(p) for other in ordered))
+    kept = {member.key for member in members}
+    dominated_by = {
+        point.key: tuple(member.key for member in members if member.dominates(point))
+        for point in ordered
+        if point.key not in kept
+    }
+    return Front(members, dominated_by, dict(excluded or {}))
+
+
+def pareto_of(records: Sequence[Record], loss: str, task: str | None = None) -> Front:
+    """The Pareto set of cells over stored size and a metric that is better when smaller.
+
+    Args:
+        records: Cells of one model under one set of conditions; the keys are their cell ids.
+        loss: `perplexity` or `kl_mean`.
+        task: The text it was measured on; the first there is where None.
+    """
+    points, excluded = [], {}
+    for record in records:
+        size, metric = record.metric("stored_bytes"), record.metric(loss, task)
+        if record.status != "ok":
+            excluded[record.cell_id] = f"the cell is {record.status.replace('_', ' ')}"
+        elif size is None or metric is None:
+            excluded[record.cell_id] = f"no {'stored size' if size is None else loss}"
+        else:
+            points.append(Point(record.cell_id, size.value, metric.value))
+    return pareto(points, excluded)

@@ -1,0 +1,267 @@
+"""The scores of the SLMQuant paper (arXiv 2511.13023), where 100 means parity with the reference.
+
+::
+
+    SLMQ_perf  = 100 · sqrt( mean over data sets of E(A^c / A)² )
+    SLMQ_infer = 100 · sqrt( ( E(M / M^c)² + E(TPS^c / TPS)² + E(S / S^c)² ) / 3 )
+    SLMQ_cons  = 100 · sqrt( ( E(T_ref / T)² + E(M_ref / M)² ) / 2 )
+
+`^c` marks the compressed model and E is the mean over models. The third formula is ours, in the family of the
+other two: the paper's could not be recovered. What the paper leaves open is an option here.
+
+A quadratic mean rewards one large ratio, so each score carries the harmonic mean and the minimum of the
+same terms. A small model reduced to guessing still scores about 70 on SLMQ_perf, so `score_table` also gives
+it with (A^c − chance) / (A − chance) in place of A^c / A.
+
+The design puts scores under `tracks/`. They are arithmetic over records and need no model, so they live on
+the bank that runs without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from slmquant.analysis.cells import accuracy, accuracy_tasks, cheapest_of, full_precision_of, text_tasks
+from slmquant.store.record import Metric, Record
+
+Expectation = Literal["mean_then_square", "square_then_mean"]
+"""How the mean over models and the square are ordered: E(x)², which is BiBench's form, or E(x²)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score times 100, or why there is none.
+
+    Attributes:
+        value: Quadratic mean of the terms; None where it cannot be computed.
+        harmonic_mean: Harmonic mean of the same terms; 0 where a term is 0.
+        minimum: The smallest term.
+        ratios: What entered: term → ratio (1 is parity), or its mean over models.
+        reason: Why there is no value; or, beside a value, what was left out.
+    """
+
+    value: float | None
+    harmonic_mean: float | None = None
+    minimum: float | None = None
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The choices that the paper leaves open.
+
+    Attributes:
+        expectation: Mean, then square (the default), or square, then mean.
+        perplexity: Whether perplexity counts as one of the data sets, inverted: ppl / ppl^c.
+        consumption_reference: The method whose cell of the same model, scheme and machine is 100.
+        chance_margin: A data set enters the chance-corrected score only where the reference lies this many of
+            its standard errors above chance; nearer, the ratio is noise over noise.
+    """
+
+    expectation: Expectation = "mean_then_square"
+    perplexity: bool = True
+    consumption_reference: str = "rtn"
+    chance_margin: float = 2.0
+
+
+DEFAULT_OPTIONS = ScoreOptions()
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """The scores of one cell, in the paper's tracks 1 and 3."""
+
+    cell_id: str
+    perf: Score
+    perf_above_chance: Score
+    cons: Score
+
+
+def slmq_perf(
+    ratios: Mapping[str, Sequence[float]],
+    expectation: Expectation = "mean_then_square",
+    reason: str | None = None,
+) -> Score:
+    """Track 1, compression performance.
+
+    Args:
+        ratios: Data set → A^c / A for each model (for perplexity ppl / ppl^c).
+        expectation: How the mean over models and the square are ordered.
+        reason: A remark to keep beside the value.
+
+    Raises:
+        ValueError: There is no data set, no model, or a ratio that is negative or not finite.
+    """
+    return _quadratic(ratios, expectation, reason)
+
+
+def slmq_infer(
+    memory: Sequence[float],
+    tokens_per_s: Sequence[float],
+    size: Sequence[float],
+    expectation: Expectation = "mean_then_square",
+) -> Score:
+    """Track 2, inference performance, from one ratio for each model.
+
+    Args:
+        memory: M / M^c of the peak memory in inference.
+        tokens_per_s: TPS^c / TPS.
+        size: S / S^c of the stored size.
+        expectation: How the mean over models and the square are ordered.
+
+    Raises:
+        ValueError: A sequence is empty, or a ratio is negative or not finite.
+    """
+    return _quadratic({"memory": memory, "tokens per second": tokens_per_s, "size": size}, expectation)
+
+
+def slmq_cons(
+    time: Sequence[float], memory: Sequence[float], expectation: Expectation = "mean_then_square"
+) -> Score:
+    """Track 3, quantization consumption, from one ratio for each model.
+
+    Args:
+        time: T_ref / T of the wall time of quantizing.
+        memory: M_ref / M of its peak memory.
+        expectation: How the mean over models and the square are ordered.
+
+    Raises:
+        ValueError: A sequence is empty, or a ratio is negative or not finite.
+    """
+    return _quadratic({"time": time, "memory": memory}, expectation)
+
+
+def score_table(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[CellScores]:
+    """Score each record against its references among `records`, in their order.
+
+    A score whose reference or metric is missing is None with a reason, never 0.
+    """
+    return [_cell_scores(record, records, options) for record in records]
+
+
+def _quadratic(
+    terms: Mapping[str, Sequence[float]], expectation: Expectation, reason: str | None = None
+) -> Score:
+    if not terms:
+        raise ValueError("a score of no terms; give at least one")
+    for name, ratios in terms.items():
+        if not ratios:
+            raise ValueError(f"no ratio for {name!r}; give one for each model")
+        if not all(math.isfinite(ratio) and ratio >= 0 for ratio in ratios):
+            raise ValueError(f"ratios of {name!r} are {list(ratios)}; expected finite numbers, 0 or more")
+    means = {name: math.fsum(ratios) / len(ratios) for name, ratios in terms.items()}
+    if expectation == "mean_then_square":
+        squares = [mean**2 for mean in means.values()]
+    else:
+        squares = [math.fsum(ratio**2 for ratio in ratios) / len(ratios) for ratios in terms.values()]
+    smallest = min(means.values())
+    harmonic = len(means) / math.fsum(1 / mean for mean in means.values()) if smallest > 0 else 0.0
+    return Score(
+        value=100 * math.sqrt(math.fsum(squares) / len(squares)),
+        harmonic_mean=100 * harmonic,
+        minimum=100 * smallest,
+        ratios=means,
+        reason=reason,
+    )
+
+
+def _cell_scores(record: Record, records: Sequence[Record], options: ScoreOptions) -> CellScores:
+    if record.status != "ok":
+        nothing = Score(None, reason=f"the cell is {record.status.replace('_', ' ')}")
+        return CellScores(record.cell_id, nothing, nothing, nothing)
+    reference = full_precision_of(record, records)
+    if reference is None:
+        perf = above_chance = Score(
+            None, reason="no full-precision cell of the same model, tasks, dtype and device"
+        )
+    else:
+        perf = _perf(record, reference, options)
+        above_chance = _perf_above_chance(record, reference, options)
+    return CellScores(record.cell_id, perf, above_chance, _cons(record, records, options))
+
+
+def _perf(record: Record, reference: Record, options: ScoreOptions) -> Score:
+    ratios: dict[str, Sequence[float]] = {}
+    for task in accuracy_tasks([reference]):
+        mine, full = accuracy(record, task), accuracy(reference, task)
+        if full is None or mine is None:
+            return Score(None, reason=f"no accuracy on {task}")
+        if _definition(mine) != _definition(full):
+            return Score(None, reason=f"the accuracies on {task} follow different protocols")
+        if full.value <= 0:
+            return Score(None, reason=f"the full-precision model gets nothing right on {task}")
+        ratios[task] = [mine.value / full.value]
+    return _with_perplexities(ratios, record, reference, options)
+
+
+def _perf_above_chance(record: Record, reference: Record, options: ScoreOptions) -> Score:
+    ratios: dict[str, Sequence[float]] = {}
+    left_out = []
+    for task in accuracy_tasks([reference]):
+        mine, full, chance = (
+            accuracy(record, task),
+            accuracy(reference, task),
+            reference.metric("chance", task),
+        )
+        if full is None or mine is None:
+            return Score(None, reason=f"no accuracy on {task}")
+        if _definition(mine) != _definition(full):
+            return Score(None, reason=f"the accuracies on {task} follow different protocols")
+        if chance is None:
+            return Score(None, reason=f"the chance level of {task} is not known")
+        margin = full.value - chance.value
+        if margin <= 0 or margin < options.chance_margin * (full.stderr or 0.0):
+            left_out.append(task)
+        else:
+            # Below chance is worth no more than chance; the square would reward it.
+            ratios[task] = [max(0.0, mine.value - chance.value) / margin]
+    if left_out and not ratios:
+        return Score(
+            None, reason=f"the full-precision model is not clearly above chance on {', '.join(left_out)}"
+        )
+    remark = (
+        f"without {', '.join(left_out)}: full precision is not clearly above chance" if left_out else None
+    )
+    return _with_perplexities(ratios, record, reference, options, remark)
+
+
+def _with_perplexities(
+    ratios: dict[str, Sequence[float]],
+    record: Record,
+    reference: Record,
+    options: ScoreOptions,
+    remark: str | None = None,
+) -> Score:
+    if options.perplexity:
+        for task in text_tasks([reference]):
+            mine, full = record.metric("perplexity", task), reference.metric("perplexity", task)
+            if mine is None or full is None:
+                return Score(None, reason=f"no perplexity on {task}")
+            if _definition(mine) != _definition(full):
+                return Score(None, reason=f"the perplexities on {task} follow different protocols")
+            ratios[f"perplexity of {task}"] = [full.value / mine.value]
+    if not ratios:
+        return Score(None, reason="nothing was measured that enters this score")
+    return slmq_perf(ratios, options.expectation, remark)
+
+
+def _definition(metric: Metric) -> tuple[str, str | None, int]:
+    return metric.name, metric.protocol, metric.version
+
+
+def _cons(record: Record, records: Sequence[Record], options: ScoreOptions) -> Score:
+    method = options.consumption_reference
+    reference = cheapest_of(record, records, method)
+    if reference is None:
+        return Score(None, reason=f"no {method} cell of the same model, scheme and machine")
+    ratios = []
+    for name in ("quantize_s", "quantize_peak_rss_bytes"):
+        mine, theirs = record.metric(name), reference.metric(name)
+        if mine is None or theirs is None or mine.value <= 0:
+            return Score(None, reason=f"{name} was not measured for this cell or for {method}")
+        ratios.append(theirs.value / mine.value)
+    return slmq_cons([ratios[0]], [ratios[1]], options.expectation)
