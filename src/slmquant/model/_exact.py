@@ -7,6 +7,7 @@ That is wise when a model is used and fatal when two versions of it are compared
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 _LOWER = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
@@ -27,6 +29,16 @@ def computing_in_float64() -> AbstractContextManager[object]:
     return _Float64()
 
 
+def logits_in_float64(model: PreTrainedModel, tokens: int = 64) -> Tensor:
+    """Logits, `(tokens, vocab)`, of a fixed sequence of token ids, by a float64 copy of the model."""
+    exact = copy.deepcopy(model).double().train(False)
+    vocabulary = model.get_input_embeddings().get_parameter("weight").shape[0]
+    input_ids = torch.randint(vocabulary, (1, tokens), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), computing_in_float64():
+        logits: Tensor = exact(input_ids=input_ids.to(model.device), use_cache=False).logits
+    return logits[0]
+
+
 class _Float64(TorchFunctionMode):
     def __torch_function__(
         self,
@@ -38,8 +50,31 @@ class _Float64(TorchFunctionMode):
         del types
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
+        if func is getattr(torch, "_grouped_mm", None):
+            func = _grouped_mm
         return func(*map(_raised, args), **{name: _raised(value) for name, value in (kwargs or {}).items()})
 
 
 def _raised(value: object) -> object:
     return torch.float64 if isinstance(value, torch.dtype) and value in _LOWER else value
+
+
+def _grouped_mm(
+    tokens: Tensor, weights: Tensor, offs: Tensor, bias: None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """The product of a mixture's experts, whose kernel knows no float64.
+
+    Args:
+        tokens: Sorted by expert, `(tokens, in)`.
+        weights: One matrix per expert, `(experts, in, out)`.
+        offs: Where each expert's tokens stop, `(experts,)`.
+        bias: Always None, as in the kernel.
+        out_dtype: Ignored: it is float64.
+    """
+    del bias, out_dtype
+    product = tokens.new_zeros(len(tokens), weights.shape[-1])
+    start = 0
+    for expert, stop in enumerate(offs.tolist()):
+        product[start:stop] = tokens[start:stop] @ weights[expert]
+        start = stop
+    return product

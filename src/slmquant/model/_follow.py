@@ -38,8 +38,7 @@ def followed_rows(replay: BlockReplay, source: str, targets: tuple[str, ...]) ->
     """
     rows = out_features(replay.block.get_submodule(source))
     generator = torch.Generator().manual_seed(_SEED)
-    factors = torch.linspace(-0.5, 0.5, rows, dtype=torch.float64).exp2()
-    factors = factors[torch.randperm(rows, generator=generator)].to(replay.device)
+    factors = _distinct_factors(rows, generator).to(replay.device)
     numbers = _numbers(rows, generator).to(replay.device).expand(replay.batch, -1, -1)
     chosen = _row_sets(rows, replay.batch).to(replay.device)
 
@@ -54,6 +53,13 @@ def followed_rows(replay: BlockReplay, source: str, targets: tuple[str, ...]) ->
         if row_of is not None and _confirmed(replay, source, target, row_of, factors, numbers):
             followed[target] = tuple(row_of.tolist())
     return followed
+
+
+def _distinct_factors(count: int, generator: torch.Generator) -> Tensor:
+    """Factors between 2^-½ and 2^½ in random order; no two are close, and none is the product of others."""
+    jitter = torch.rand(count, dtype=torch.float64, generator=generator)
+    exponents = (torch.randperm(count, generator=generator) + 0.5 * jitter) / count - 0.5
+    return exponents.exp2()
 
 
 def _numbers(rows: int, generator: torch.Generator) -> Tensor:

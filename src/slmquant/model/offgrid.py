@@ -8,7 +8,6 @@ stream, and with it embeddings and head, is left alone.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
-from slmquant.model._exact import computing_in_float64
+from slmquant.model._exact import logits_in_float64
 from slmquant.model._probe import in_features, out_features
 from slmquant.model.relations import discover
 from slmquant.model.rescale import scale_group_, scale_link_
@@ -24,7 +23,6 @@ from slmquant.model.rescale import scale_group_, scale_link_
 _LARGEST_EXPONENT = 0.25
 """Factors are 2^u with u uniform in ± this."""
 
-_CHECK_TOKENS = 64
 _ROUNDINGS = 512.0
 """Change of the logits put down to rounding the weights, in units of their dtype's epsilon × max |logit|."""
 
@@ -58,7 +56,7 @@ def move_off_grid(model: PreTrainedModel, seed: int = 0) -> OffGridReport:
         ModelError: The logits changed by more than rounding explains, or nothing could be moved. The model is
             then not to be used.
     """
-    before = _logits_in_float64(model)
+    before = logits_in_float64(model)
     relations = discover(model)
     generator = torch.Generator().manual_seed(seed)
     groups = [group for group in relations.groups if group.norm is not None]
@@ -75,7 +73,7 @@ def move_off_grid(model: PreTrainedModel, seed: int = 0) -> OffGridReport:
         scale_link_(model, link, per_row[list(link.source_rows)])
         channels += len(set(link.source_rows))
 
-    change = float((_logits_in_float64(model) - before).abs().max())
+    change = float((logits_in_float64(model) - before).abs().max())
     allowed = _ROUNDINGS * torch.finfo(model.dtype).eps * float(before.abs().max())
     if not change <= allowed:
         raise ModelError(
@@ -88,13 +86,3 @@ def move_off_grid(model: PreTrainedModel, seed: int = 0) -> OffGridReport:
 def _factors(count: int, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(count, generator=generator, dtype=torch.float64)
     return ((2 * uniform - 1) * _LARGEST_EXPONENT).exp2()
-
-
-def _logits_in_float64(model: PreTrainedModel) -> Tensor:
-    """Logits of a fixed token sequence, shape `(tokens, vocab)`, from a float64 copy of the model."""
-    exact = copy.deepcopy(model).double().train(False)
-    vocabulary = model.get_input_embeddings().get_parameter("weight").shape[0]
-    tokens = torch.randint(vocabulary, (1, _CHECK_TOKENS), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode(), computing_in_float64():
-        logits: Tensor = exact(input_ids=tokens.to(model.device), use_cache=False).logits
-    return logits[0]

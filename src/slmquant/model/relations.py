@@ -120,8 +120,8 @@ class _Passage:
 def discover(model: PreTrainedModel) -> Relations:
     """Find the relations of a decoder-only model by running it on a few random tokens.
 
-    The model is left as it was found, bit for bit. Takes seconds: each kind of block is probed once, and what
-    was found there is verified on all others.
+    The model is left as it was found, bit for bit. Takes seconds: links are searched for in one block of each
+    kind, and verified in all others; groups and their norms are looked up and verified in every block.
 
     Raises:
         ModelError: The model has no list of decoder blocks, or they hold no linears.
@@ -137,13 +137,13 @@ def discover(model: PreTrainedModel) -> Relations:
     tokens = torch.randint(vocabulary, (len(TOKEN_SCALES),), generator=generator)
     calls = record_block_calls(model, blocks, tokens.expand(batch, -1).to(model.device))
 
-    kinds: dict[object, _BlockRelations] = {}
+    known: dict[object, tuple[ChannelLink, ...]] = {}
     found: list[_BlockRelations] = []
     for name, block in blocks.items():
         replay, kind = BlockReplay(block, calls[name], batch), _kind(block)
-        if kind not in kinds or not _holds(replay, kinds[kind]):
-            kinds[kind] = _probe(replay)
-        found.append(_renamed(kinds[kind], name))
+        relations = _block_relations(replay, known.get(kind))
+        known[kind] = relations.links
+        found.append(_renamed(relations, name))
 
     names = {module: name for name, module in model.named_modules()}
     return Relations(
@@ -180,31 +180,34 @@ def _kind(block: nn.Module) -> object:
     return shapes, tuple((name, type(module)) for name, module in block.named_modules())
 
 
-def _probe(replay: BlockReplay) -> _BlockRelations:
-    """Find out everything about one block."""
+def _block_relations(replay: BlockReplay, known: tuple[ChannelLink, ...] | None) -> _BlockRelations:
+    """Find out everything about one block.
+
+    Args:
+        replay: The block.
+        known: Links of another block of the same kind: they are verified, and searched for only if one fails.
+    """
     linears, groups = _groups(replay)
-    links = [
-        ChannelLink(source, target, rows)
-        for index, source in enumerate(linears)
-        for target, rows in followed_rows(replay, source, linears[index + 1 :]).items()
-    ]
+    links = _links(replay, linears) if known is None else known
     sound = _sound(replay, _passages(replay, groups, links))
+    sound_links = tuple(link for link in links if _through_link(link) in sound)
+    if known is not None and sound_links != known:
+        return _block_relations(replay, None)
     return _BlockRelations(
         linears,
         tuple(
             group if _through_norm(replay, group) in sound else replace(group, norm=None) for group in groups
         ),
-        tuple(link for link in links if _through_link(link) in sound),
+        sound_links,
     )
 
 
-def _holds(replay: BlockReplay, found: _BlockRelations) -> bool:
-    """Whether what was found on another block of the same kind is true of this one."""
-    linears, groups = _groups(replay)
-    if linears != found.linears or [g.linears for g in groups] != [g.linears for g in found.groups]:
-        return False
-    passages = _passages(replay, found.groups, found.links)
-    return _sound(replay, passages) == passages
+def _links(replay: BlockReplay, linears: tuple[str, ...]) -> tuple[ChannelLink, ...]:
+    return tuple(
+        ChannelLink(source, target, rows)
+        for index, source in enumerate(linears)
+        for target, rows in followed_rows(replay, source, linears[index + 1 :]).items()
+    )
 
 
 def _groups(replay: BlockReplay) -> tuple[tuple[str, ...], list[InputGroup]]:

@@ -1,0 +1,43 @@
+"""Does a rewrite of a model leave its function unchanged? Asked in float64, where the answer is yes or no."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from slmquant.model._exact import logits_in_float64
+from slmquant.model._probe import in_features, out_features
+from slmquant.model.relations import Relations
+from slmquant.model.rescale import scale_group_, scale_link_
+
+
+def logit_change(model: PreTrainedModel, rewrite_: Callable[[PreTrainedModel], None]) -> float:
+    """Largest change of a logit, relative to the largest logit, that a rewrite causes.
+
+    Args:
+        model: A model; it is copied, in float64.
+        rewrite_: Changes the model it is given, in place.
+    """
+    changed = copy.deepcopy(model).double()
+    before = logits_in_float64(changed)
+    rewrite_(changed)
+    return float((logits_in_float64(changed) - before).abs().max() / before.abs().max())
+
+
+def scale_everything_(model: PreTrainedModel, relations: Relations, seed: int = 0) -> None:
+    """Move random factors between ¼ and 4 through every norm and every link of the relations."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def factors(count: int) -> Tensor:
+        return (4 * torch.rand(count, generator=generator, dtype=torch.float64) - 2).exp2()
+
+    for group in relations.groups:
+        if group.norm is not None:
+            scale_group_(model, relations, group, factors(in_features(model.get_submodule(group.linears[0]))))
+    for link in relations.links:
+        per_row = factors(out_features(model.get_submodule(link.source)))
+        scale_link_(model, link, per_row[list(link.source_rows)])
