@@ -34,7 +34,7 @@ def scale_group_(model: PreTrainedModel, relations: Relations, group: InputGroup
         )
     if group.norm is None:
         raise ValueError(
-            f"{' and '.join(group.linears)} have no norm of their own that could absorb a scale; "
+            f"the input of {group.linears[0]} has no norm of its own that could absorb a scale; "
             "expected a group whose norm is not None"
         )
     linears = [model.get_submodule(name) for name in group.linears]
