@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from slmquant.errors import ModelError
+from slmquant.files import cache_dir
 from slmquant.model.relations import ChannelLink, Relations, discover
 from slmquant.testing.preservation import logit_change, scale_everything_
 from slmquant.testing.tiny import ARCHITECTURES, tiny
@@ -212,6 +213,20 @@ def test_a_forgotten_half_of_a_scale_shows() -> None:
             copy.model.layers[0].input_layernorm.weight[0] *= 1.001
 
     assert logit_change(model, forget_) > 1e-7
+
+
+@pytest.mark.real_model
+def test_a_real_model_is_read_whole() -> None:
+    folder = cache_dir() / "models" / "smollm2-135m-instruct"
+    if not folder.exists():
+        pytest.skip("smollm2-135m-instruct is not here; slmquant pull smollm2-135m-instruct")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    before = state(model)
+    relations = discover(model)
+    assert_same(before, state(model))
+    assert (len(relations.linears), len(relations.groups), len(relations.links)) == (210, 120, 60)
+    assert sum(group.norm is not None for group in relations.groups) == 60
+    assert set(in_words(relations, relations.blocks[29])) == in_words(relations, relations.blocks[0])
 
 
 def test_a_link_names_one_row_per_input_channel() -> None:

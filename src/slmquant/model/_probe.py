@@ -66,7 +66,7 @@ def record_block_calls(
         try:
             model.train(False)
             with torch.no_grad():
-                model(input_ids=input_ids, use_cache=False)
+                model.base_model(input_ids=input_ids, use_cache=False)  # without the head: it would only cost
         finally:
             for module, training in modes.items():
                 module.training = training

@@ -23,7 +23,7 @@ from slmquant.model.rescale import scale_group_, scale_link_
 _LARGEST_EXPONENT = 0.25
 """Factors are 2^u with u uniform in ± this."""
 
-_ROUNDINGS = 512.0
+_ROUNDINGS = 128.0
 """Change of the logits put down to rounding the weights, in units of their dtype's epsilon × max |logit|."""
 
 
