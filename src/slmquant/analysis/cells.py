@@ -70,9 +70,9 @@ def accuracy_tasks(records: Sequence[Record]) -> list[str]:
 
 
 def text_tasks(records: Sequence[Record]) -> list[str]:
-    """Tasks on which any of the records has a perplexity or a divergence and none an accuracy.
+    """Tasks on which any of the records has a perplexity or a divergence, and none an accuracy.
 
-    In the order of the cells' own task lists. (LAMBADA has both perplexity and accuracy: it is an accuracy task.)
+    In the order of the cells' own task lists. (LAMBADA has a perplexity and an accuracy: it is no text.)
     """
     scored = accuracy_tasks(records)
     return [task for task in _tasks(records, ("perplexity", "kl_mean")) if task not in scored]

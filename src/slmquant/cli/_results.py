@@ -1,0 +1,63 @@
+"""What the commands that read results share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from slmquant.store import Record, Store
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        help="The result store; by default SLMQUANT_STORE, else results/slmquant.sqlite.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="Only cells of this model.")]
+
+
+def open_store(path: Path | None) -> Store:
+    """The store at `path`, or at the default place, for reading."""
+    from slmquant.store import Store, default_store_path
+
+    return Store(path or default_store_path(), read_only=True)
+
+
+def select(
+    store: Store,
+    model: str | None = None,
+    method: str | None = None,
+    scheme: str | None = None,
+    status: str | None = None,
+) -> list[Record]:
+    """Records that match every argument that is given.
+
+    Raises:
+        UnknownNameError: The store holds no cell of that model, method or scheme, or there is no such status.
+        SchemeError: The scheme cannot be read.
+    """
+    from typing import get_args
+
+    from slmquant.errors import UnknownNameError
+    from slmquant.schemes import parse
+    from slmquant.store.record import Status
+
+    scheme = str(parse(scheme)) if scheme is not None else None
+    if status is not None and status not in get_args(Status):
+        raise UnknownNameError("status", status, get_args(Status))
+    found = store.records(model=model, method=method, scheme=scheme, status=cast("Status | None", status))
+    if not found:
+        specs = [record.spec for record in store.records()]
+        for kind, name, known in (
+            ("model", model, {spec.model for spec in specs}),
+            ("method", method, {spec.method for spec in specs}),
+            ("scheme", scheme, {spec.scheme for spec in specs}),
+        ):
+            if name is not None and specs and name not in known:
+                raise UnknownNameError(f"measured {kind}", name, known)
+    return found

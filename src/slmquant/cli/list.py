@@ -1,0 +1,72 @@
+"""`slmquant list`: what is in the store, a line for each cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmquant.cli._output import JsonOption, err_console, print_json, print_table
+from slmquant.cli._results import ModelOption, StoreOption, open_store, select
+
+if TYPE_CHECKING:
+    from slmquant.store import Record
+
+SHOWN_DIGITS = 8
+"""Of a cell id: enough to name one of ten thousand cells."""
+
+
+def command(
+    store: StoreOption = None,
+    model: ModelOption = None,
+    method: Annotated[str | None, typer.Option("--method", help="Only cells of this method.")] = None,
+    scheme: Annotated[str | None, typer.Option("--scheme", help="Only cells of this scheme.")] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help="Only ok, refused, failed, timeout or out_of_memory.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the cells that were measured.
+
+    For example:
+
+    [dim]slmquant list[/dim]
+
+    [dim]slmquant list --method gptq --status ok[/dim]
+
+    [dim]slmquant list --json | jq length[/dim]
+    """
+    from slmquant.store.export import rows
+
+    with open_store(store) as results:
+        records = select(results, model, method, scheme, status)
+    if json:
+        print_json(rows(records))
+    elif records:
+        print_table(
+            f"{len(records)} cells in {results.path}",
+            ("cell", "model", "method", "scheme", "status", "ppl", "KL", "MB", "finished", "reason"),
+            [_line(record) for record in records],
+        )
+    else:
+        err_console.print(f"no cells match in {results.path}", highlight=False)
+
+
+def _line(record: Record) -> tuple[str, ...]:
+    from rich.markup import escape
+
+    from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity, significant
+
+    ppl, divergence, size = (record.metric(name) for name in ("perplexity", "kl_mean", "stored_bytes"))
+    return (
+        record.cell_id[:SHOWN_DIGITS],
+        escape(record.spec.model),
+        record.spec.method,
+        record.spec.scheme,
+        record.status,
+        perplexity(ppl.value) if ppl else ABSENT,
+        significant(divergence.value) if divergence else ABSENT,
+        f"{size.value / BYTES_PER_MB:.1f}" if size else ABSENT,
+        f"{record.finished_at:%Y-%m-%d %H:%M}",
+        escape(record.reason or ""),
+    )

@@ -1,0 +1,37 @@
+"""`slmquant show`: everything that is known of one cell."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from slmquant.cli._output import JsonOption, console, print_json
+from slmquant.cli._results import StoreOption, open_store
+
+
+def command(
+    cell: Annotated[
+        str, typer.Argument(help="A cell id or its first digits, or method/scheme.", metavar="CELL")
+    ],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one cell: what was asked, what came of it, what it cost, on which data and machine.
+
+    For example:
+
+    [dim]slmquant show 3f9c[/dim]
+
+    [dim]slmquant show gptq/W4A16g64[/dim]
+
+    [dim]slmquant show gptq/W4A16g64 --json[/dim]
+    """
+    from slmquant.report.terminal import record_report
+
+    with open_store(store) as results:
+        record = results.get(cell)
+    if json:
+        print_json({"cell_id": record.cell_id, **record.model_dump(mode="json")})
+    else:
+        console.print(record_report(record))

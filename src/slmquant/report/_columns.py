@@ -1,0 +1,165 @@
+"""The columns of a result table, declared once for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from slmquant.analysis.cells import accuracy
+from slmquant.analysis.scores import Score
+from slmquant.report._sections import Cell, Section
+from slmquant.store.record import Metric
+
+ABSENT = "–"
+BYTES_PER_MB = 1e6
+PER_CENT = 100.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a column says of a cell, in the column's own unit."""
+
+    value: float
+    text: str
+    stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        title: Its short head, with the unit.
+        meaning: One sentence; the page shows it when the head is pointed at.
+        read: Cell → what it says, or None where it was not measured.
+        lower_is_better: None where neither direction is better.
+        about: The task, where several tasks have the same column.
+    """
+
+    title: str
+    meaning: str
+    read: Callable[[Cell], Reading | None]
+    lower_is_better: bool | None = None
+    about: str | None = None
+
+
+def columns(section: Section) -> list[Column]:
+    """The columns of a section's table; one in which no cell has a value is left out."""
+    all_columns = [
+        Column("bpw", "Stored bits per weight of the whole model.", _metric("bpw", decimal(2))),
+        Column("MB", "Stored size, 10⁶ bytes.", _metric("stored_bytes", decimal(1), BYTES_PER_MB), True),
+        *(column for text in section.texts for column in _text_columns(text, len(section.texts) > 1)),
+        *(_accuracy_column(task) for task in section.tasks),
+        Column("perf", "SLMQ_perf; 100 is full precision.", _score(lambda cell: cell.scores.perf), False),
+        Column(
+            "perf > chance",
+            "SLMQ_perf with accuracies counted from chance; 100 is full precision.",
+            _score(lambda cell: cell.scores.perf_above_chance),
+            False,
+        ),
+        Column("quant s", "Seconds to load, capture and quantize.", _metric("quantize_s", seconds), True),
+        Column(
+            "peak MB",
+            "Highest resident memory up to the end of quantization, 10⁶ bytes.",
+            _metric("quantize_peak_rss_bytes", decimal(0), BYTES_PER_MB),
+            True,
+        ),
+        Column("cons", "SLMQ_cons; 100 is round-to-nearest.", _score(lambda cell: cell.scores.cons), False),
+    ]
+    return [column for column in all_columns if any(column.read(cell) for cell in section.cells)]
+
+
+def best(column: Column, section: Section) -> frozenset[str]:
+    """Cell ids whose shown value is the best of the quantized cells; none where there is no contest."""
+    readings = {cell.record.cell_id: column.read(cell) for cell in section.quantized}
+    known = {cell_id: reading for cell_id, reading in readings.items() if reading}
+    if column.lower_is_better is None or len({reading.text for reading in known.values()}) < 2:
+        return frozenset()
+    choose = min if column.lower_is_better else max
+    winner = choose(known.values(), key=lambda reading: reading.value)
+    return frozenset(cell_id for cell_id, reading in known.items() if reading.text == winner.text)
+
+
+def decimal(digits: int) -> Callable[[float], str]:
+    """A format with that many digits after the point."""
+    return lambda value: f"{value:,.{digits}f}"
+
+
+def significant(value: float) -> str:
+    """Three significant digits; plain up to a million."""
+    if value == 0 or abs(value) >= 1e6 or abs(value) < 1e-4:
+        return f"{value:.3g}"
+    digits = max(0, 2 - _magnitude(value))
+    return f"{value:,.{digits}f}"
+
+
+def perplexity(value: float) -> str:
+    """Two digits after the point where they mean something."""
+    return f"{value:.2f}" if value < 1000 else significant(value)
+
+
+def seconds(value: float) -> str:
+    """One digit after the point below 100 seconds."""
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _magnitude(value: float) -> int:
+    return int(f"{value:e}".split("e")[1])
+
+
+def _text_columns(text: str, several: bool) -> list[Column]:
+    about = text if several else None
+    return [
+        Column("ppl", f"Perplexity on {text}.", _metric("perplexity", perplexity, task=text), True, about),
+        Column(
+            "KL",
+            f"Mean divergence from full precision on {text}, in nats.",
+            _metric("kl_mean", significant, task=text),
+            True,
+            about,
+        ),
+        Column(
+            "KL p99",
+            f"The 99th percentile of the divergence on {text}, in nats.",
+            _metric("kl_p99", significant, task=text),
+            True,
+            about,
+        ),
+        Column(
+            "top-1 %",
+            f"Share of tokens on {text} where both models rank the same token first.",
+            _metric("top1_agreement", decimal(1), 1 / PER_CENT, task=text),
+            False,
+            about,
+        ),
+    ]
+
+
+def _accuracy_column(task: str) -> Column:
+    def read(cell: Cell) -> Reading | None:
+        return _reading(accuracy(cell.record, task), decimal(1), 1 / PER_CENT, with_stderr=True)
+
+    return Column(f"{task.split(':')[0]} %", f"Accuracy on {task}, ± one standard error.", read, False)
+
+
+def _metric(
+    name: str, show: Callable[[float], str], unit: float = 1.0, task: str | None = None
+) -> Callable[[Cell], Reading | None]:
+    return lambda cell: _reading(cell.record.metric(name, task), show, unit)
+
+
+def _reading(
+    metric: Metric | None, show: Callable[[float], str], unit: float, with_stderr: bool = False
+) -> Reading | None:
+    if metric is None:
+        return None
+    stderr = metric.stderr / unit if metric.stderr is not None and with_stderr else None
+    return Reading(metric.value / unit, show(metric.value / unit), stderr)
+
+
+def _score(choose: Callable[[Cell], Score]) -> Callable[[Cell], Reading | None]:
+    def read(cell: Cell) -> Reading | None:
+        value = choose(cell).value
+        return None if value is None else Reading(value, decimal(1)(value))
+
+    return read

@@ -1,0 +1,262 @@
+"""Loss against size, as an SVG that takes its colours and its typeface from the page it stands in."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.transforms import Bbox
+
+from slmquant.analysis.pareto import pareto_of
+from slmquant.report._columns import BYTES_PER_MB, significant
+from slmquant.report._sections import Cell, Section
+
+SIZE_INCHES = (5.2, 4.0)
+LOG_FROM_RATIO = 3.0
+"""The vertical axis is logarithmic where the largest value is at least this many times the smallest."""
+
+NUM_SERIES = 6
+DASHES = (0, (3, 3))
+LABEL_POINTS = 9.5
+DOT_PIXELS, TOGETHER_PIXELS = 7.0, 22.0
+"""Half the width of a point with some air; within what distance points of one scheme share a name."""
+
+LABEL_PLACES = (
+    (8, 0, "left", "center"),
+    (-8, 0, "right", "center"),
+    (0, 9, "center", "bottom"),
+    (0, -9, "center", "top"),
+    (6, 7, "left", "bottom"),
+    (6, -7, "left", "top"),
+)
+"""Where a name may stand, best first: offset in points, alignment."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+# Colours that stand in the SVG only to be replaced by the page's own.
+INK, MUTED, GRID, LINE, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
+SERIES = tuple(f"#0a0a{index:02d}" for index in range(10, 10 + NUM_SERIES))
+PAGE_COLOURS = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--grid)",
+    LINE: "var(--line)",
+    PAPER: "var(--paper)",
+    **{colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)},
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot: its heading, the SVG, and what it shows in a sentence for those who do not see it."""
+
+    title: str
+    svg: str
+    description: str
+
+
+@dataclass(frozen=True)
+class _Dot:
+    cell: Cell
+    size: float
+    loss: float
+
+
+def method_series(section: Section) -> dict[str, int]:
+    """Method → number of its colour and marker, the same in every plot of a section."""
+    names = sorted({cell.record.spec.method for cell in section.quantized})
+    return {name: index % NUM_SERIES for index, name in enumerate(names)}
+
+
+def plot(section: Section, loss: str, title: str, task: str | None) -> Plot | None:
+    """Draw `loss` (`perplexity` or `kl_mean`) on `task` against stored megabytes.
+
+    None where fewer than two quantized cells have both.
+    """
+    dots = [dot for cell in section.quantized if (dot := _dot(cell, loss, task))]
+    if len(dots) < 2:
+        return None
+    reference = _dot(section.reference, loss, task) if section.reference else None
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams["svg.fonttype"] = "none"
+        mpl.rcParams["svg.hashsalt"] = f"{section.cells[0].record.cell_id} {loss} {task}"
+        mpl.rcParams["font.size"] = 10.5
+        figure = Figure(figsize=SIZE_INCHES, dpi=72, layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        _draw_axes(axes, [dot.loss for dot in dots] + ([reference.loss] if reference else []))
+        _draw_front(axes, section, loss, task)
+        _draw_reference(axes, section, reference)
+        series = method_series(section)
+        for dot in dots:
+            number = series[dot.cell.record.spec.method]
+            _draw_dot(axes, dot, MARKERS[number], SERIES[number])
+        axes.margins(x=0.1, y=0.12)
+        figure.draw_without_rendering()
+        _draw_labels(axes, dots, reference)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    tips = {_gid(dot.cell): _tip(dot, title) for dot in [*dots, *([reference] if reference else [])]}
+    return Plot(title, _for_page(file.getvalue(), tips), _description(title, dots, reference))
+
+
+def _dot(cell: Cell, loss: str, task: str | None) -> _Dot | None:
+    size, metric = cell.record.metric("stored_bytes"), cell.record.metric(loss, task)
+    return _Dot(cell, size.value / BYTES_PER_MB, metric.value) if size and metric else None
+
+
+def _draw_axes(axes: Axes, losses: Sequence[float]) -> None:
+    smallest = min(losses)
+    if smallest > 0 and max(losses) / smallest >= LOG_FROM_RATIO:
+        axes.set_yscale("log")
+        within_a_decade = max(losses) / smallest < 10
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if within_a_decade else (1, 2, 5))
+        )
+        axes.yaxis.set_minor_locator(LogLocator(subs=()))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel("stored size, MB", color=MUTED)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=MUTED, pad=6)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == "bottom")
+        spine.set_color(LINE)
+
+
+def _draw_front(axes: Axes, section: Section, loss: str, task: str | None) -> None:
+    members = pareto_of([cell.record for cell in section.cells], loss, task).members
+    if len(members) > 1:
+        sizes, losses = [m.size / BYTES_PER_MB for m in members], [m.loss for m in members]
+        axes.plot(sizes, losses, color=LINE, linewidth=1.6, drawstyle="steps-post", zorder=1)
+
+
+def _draw_reference(axes: Axes, section: Section, reference: _Dot | None) -> None:
+    """A star and a level line; where full precision has no such loss, an upright line at its size."""
+    if reference:
+        axes.axhline(reference.loss, color=MUTED, linewidth=1, linestyle=DASHES, zorder=1)
+        _draw_dot(axes, reference, "*", INK, size=15)
+        return
+    metric = section.reference.record.metric("stored_bytes") if section.reference else None
+    if metric:
+        size = metric.value / BYTES_PER_MB
+        axes.axvline(size, color=MUTED, linewidth=1, linestyle=DASHES, zorder=1)
+        axes.annotate(
+            "full precision",
+            (size, 0.98),
+            (-5, 0),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color=MUTED,
+            fontsize=LABEL_POINTS,
+        )
+
+
+def _draw_dot(axes: Axes, dot: _Dot, marker: str, colour: str, size: float = 8.5) -> None:
+    axes.plot(
+        [dot.size],
+        [dot.loss],
+        marker=marker,
+        markersize=size,
+        color=colour,
+        markeredgecolor=PAPER,
+        markeredgewidth=1.2,
+        linestyle="",
+        gid=_gid(dot.cell),
+        zorder=3,
+    )
+
+
+def _draw_labels(axes: Axes, dots: Sequence[_Dot], reference: _Dot | None) -> None:
+    """Name points by their scheme, once for those that lie together.
+
+    A name that would touch anything has no room; the tip still gives it.
+    """
+    shown = [*dots, *([reference] if reference else [])]
+    boxes = [_box_around(axes, dot) for dot in shown]
+    taken, named = list(boxes), list[tuple[str, Bbox]]()
+    for dot, own in zip(shown, boxes, strict=True):
+        name = "full precision" if dot is reference else dot.cell.record.spec.scheme
+        if any(name == other and _distance(own, box) < TOGETHER_PIXELS for other, box in named):
+            continue
+        for dx, dy, ha, va in LABEL_PLACES:
+            label = axes.annotate(
+                name,
+                (dot.size, dot.loss),
+                (dx, dy),
+                textcoords="offset points",
+                ha=ha,
+                va=va,
+                fontsize=LABEL_POINTS,
+                color=MUTED,
+                zorder=5,
+            )
+            box = label.get_window_extent()
+            if _inside(box, axes.get_window_extent()) and not any(
+                box.overlaps(other) for other in taken if other is not own
+            ):
+                taken.append(box)
+                named.append((name, own))
+                break
+            label.remove()
+
+
+def _box_around(axes: Axes, dot: _Dot) -> Bbox:
+    x, y = axes.transData.transform((dot.size, dot.loss))
+    return Bbox.from_extents(x - DOT_PIXELS, y - DOT_PIXELS, x + DOT_PIXELS, y + DOT_PIXELS)
+
+
+def _distance(first: Bbox, second: Bbox) -> float:
+    return math.hypot(first.x0 - second.x0, first.y0 - second.y0)
+
+
+def _inside(box: Bbox, frame: Bbox) -> bool:
+    across = frame.x0 <= box.x0 and box.x1 <= frame.x1
+    upright = frame.y0 <= box.y0 and box.y1 <= frame.y1
+    return bool(across and upright)
+
+
+def _gid(cell: Cell) -> str:
+    return f"dot-{cell.record.cell_id}"
+
+
+def _tip(dot: _Dot, title: str) -> str:
+    return f"{dot.cell.name} · {title} {significant(dot.loss)} · {dot.size:.1f} MB"
+
+
+def _for_page(svg: str, tips: dict[str, str]) -> str:
+    """Inline form: page colours, no ids that could clash, and points that can be pointed at and focused."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for gid, tip in tips.items():
+        cell_id, label = gid.removeprefix("dot-"), escape(tip)
+        point = f'<g class="dot" tabindex="0" role="img" aria-label="{label}" data-cell="{cell_id}">'
+        svg = svg.replace(f'<g id="{gid}">', point)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[a-zA-Z0-9_.]+"', "<g", svg)
+    svg = re.sub(r" font-family: [^;]*;", "", svg)
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg)
+    for colour, variable in PAGE_COLOURS.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+def _description(title: str, dots: Sequence[_Dot], reference: _Dot | None) -> str:
+    points = [f"{dot.cell.name} {significant(dot.loss)} at {dot.size:.0f} MB" for dot in dots]
+    points += (
+        [f"full precision {significant(reference.loss)} at {reference.size:.0f} MB"] if reference else []
+    )
+    return f"{title} against stored size: {'; '.join(points)}."

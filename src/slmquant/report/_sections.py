@@ -1,0 +1,98 @@
+"""Records sorted into what one table may hold: one model under one set of conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
+from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
+from slmquant.store.record import Record
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measured cell and its scores."""
+
+    record: Record
+    scores: CellScores
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the full-precision cell."""
+        return is_reference(self.record)
+
+    @property
+    def name(self) -> str:
+        """`gptq W4A16g64`, or `full precision`."""
+        spec = self.record.spec
+        return "full precision" if self.is_reference else f"{spec.method} {spec.scheme}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cells that differ in the quantization alone.
+
+    Attributes:
+        model: Model source.
+        cells: Measured cells: the full-precision ones first, then by divergence, else by perplexity.
+        failures: Cells that were refused or failed, by method and scheme.
+        texts: Tasks with a perplexity or a divergence.
+        tasks: Tasks with an accuracy.
+    """
+
+    model: str
+    cells: tuple[Cell, ...]
+    failures: tuple[Record, ...]
+    texts: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        """Every record of the section, measured ones first."""
+        return [cell.record for cell in self.cells] + list(self.failures)
+
+    @property
+    def reference(self) -> Cell | None:
+        """The full-precision cell, or None."""
+        return next((cell for cell in self.cells if cell.is_reference), None)
+
+    @property
+    def quantized(self) -> list[Cell]:
+        """The measured cells without the full-precision ones, best first."""
+        return [cell for cell in self.cells if not cell.is_reference]
+
+
+def sections(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[Section]:
+    """Group records by model, tasks, dtype and device, in the order in which they first appear."""
+    scores = {score.cell_id: score for score in score_table(records, options)}
+    groups: dict[object, list[Record]] = {}
+    for record in records:
+        groups.setdefault(conditions(record), []).append(record)
+    return [_section(group, scores) for group in groups.values()]
+
+
+def _section(group: list[Record], scores: dict[str, CellScores]) -> Section:
+    texts, tasks = text_tasks(group), accuracy_tasks(group)
+    text = texts[0] if texts else None
+    measured = [Cell(record, scores[record.cell_id]) for record in group if record.status == "ok"]
+    failures = [record for record in group if record.status != "ok"]
+    return Section(
+        model=group[0].spec.model,
+        cells=tuple(sorted(measured, key=lambda cell: _rank(cell, text))),
+        failures=tuple(sorted(failures, key=lambda r: (r.status != "refused", r.spec.method, r.spec.scheme))),
+        texts=tuple(texts),
+        tasks=tuple(tasks),
+    )
+
+
+def _rank(cell: Cell, text: str | None) -> tuple[bool, float, float, str]:
+    divergence = cell.record.metric("kl_mean", text)
+    perplexity = cell.record.metric("perplexity", text)
+    return (
+        not cell.is_reference,
+        divergence.value if divergence else math.inf,
+        perplexity.value if perplexity else math.inf,
+        cell.name,
+    )

@@ -1,0 +1,235 @@
+"""What the numbers of a section say, in sentences; what they mean; and what to know before trusting them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+from slmquant.analysis.cells import REFERENCE_METHOD, accuracy
+from slmquant.report._columns import BYTES_PER_MB, perplexity
+from slmquant.report._sections import Cell, Section
+from slmquant.store.export import calibration_label
+from slmquant.store.record import Environment
+
+SMALL_LOSS = 1.15
+"""The headline names the smallest cell whose perplexity is at most this multiple of full precision's."""
+
+NBSP = "\N{NO-BREAK SPACE}"
+
+DEFINITIONS: tuple[tuple[str, str], ...] = (
+    (
+        "bpw",
+        "Stored bits of the whole model divided by its number of weights: scales, zero points, embeddings "
+        "and head included, tied weights counted once.",
+    ),
+    ("MB", "Stored size in 10⁶ bytes, by the same count as bpw."),
+    (
+        "ppl",
+        "Perplexity: e to the mean negative log-likelihood of a token. It depends on text, window and "
+        "tokenizer, so compare it only under one protocol. Lower is better.",
+    ),
+    (
+        "KL",
+        "Kullback–Leibler divergence from the full-precision model's next-token distribution to the "
+        "quantized model's, in nats, averaged over tokens: the most sensitive measure here. 0 is identical.",
+    ),
+    ("KL p99", "The 99th percentile of the same divergence over tokens: how bad the bad moments are."),
+    ("top-1 %", "Share of tokens for which both models rank the same token first."),
+    (
+        "accuracy %",
+        "Share of items answered as the key says, by lm-eval's definitions: length-normalized "
+        "(acc_norm) where lm-eval has it for the task, else plain (acc). ± is one standard error.",
+    ),
+    (
+        "perf",
+        "SLMQ_perf of the SLMQuant paper: the quadratic mean of each accuracy, and of the inverse "
+        "perplexity, relative to full precision, times 100. A small model that only guesses still scores about 70.",
+    ),
+    (
+        "perf > chance",
+        "The same with accuracies counted from chance: 100 is full precision, guessing is worth nothing. "
+        "A task on which full precision itself is within two standard errors of chance is left out.",
+    ),
+    (
+        "quant s",
+        "Wall seconds to load, to capture calibration statistics and to quantize; shared work in full.",
+    ),
+    ("peak MB", "Highest resident memory of the cell's process up to the end of quantization, in 10⁶ bytes."),
+    (
+        "cons",
+        "SLMQ_cons: the quadratic mean of time and memory of round-to-nearest, of the same model and "
+        "scheme on the same machine, relative to this cell's, times 100. Higher is cheaper.",
+    ),
+)
+
+
+def headline(section: Section) -> str:
+    """One sentence: the smallest cell that loses little, or else the one that loses least."""
+    chosen = _chosen(section)
+    if chosen is None:
+        return f"{section.model}: nothing measured yet"
+    reference = section.reference
+    value, full_value = _perplexity(chosen, section), _perplexity(reference, section) if reference else None
+    size, full_size = _megabytes(chosen), _megabytes(reference) if reference else None
+    where = f"At {size:.0f}{NBSP}MB" if size is not None else "Best of all"
+    where += (
+        f" instead of {full_size:.0f}{NBSP}MB" if full_size is not None and chosen is not reference else ""
+    )
+    if value is None:
+        return f"{where}, {chosen.name} diverges least from full precision"
+    if full_value is None or chosen is reference:
+        return f"{where}, {chosen.name} has a perplexity of {perplexity(value)}"
+    if value <= SMALL_LOSS * full_value:
+        return (
+            f"{where}, {chosen.name} keeps perplexity at {perplexity(value)}; "
+            f"full precision has {perplexity(full_value)}"
+        )
+    return (
+        f"{where}, even {chosen.name} raises perplexity to {perplexity(value)} from {perplexity(full_value)}"
+    )
+
+
+def remarks(section: Section) -> list[str]:
+    """Further sentences: where the method matters most, and how many cells ended how."""
+    said = []
+    contest = _widest_contest(section)
+    if contest:
+        ranking = ", ".join(f"{cell.record.spec.method} {perplexity(value)}" for value, cell in contest)
+        said.append(f"The method matters most at {contest[0][1].record.spec.scheme}: perplexity {ranking}.")
+    counts = [f"{len(section.cells)} cell{'s' * (len(section.cells) != 1)} measured"]
+    for status in ("refused", "failed", "timeout", "out_of_memory"):
+        number = sum(record.status == status for record in section.failures)
+        counts += [f"{number} {STATUS_WORDS[status]}"] if number else []
+    said.append(f"{', '.join(counts)}.")
+    return said
+
+
+STATUS_WORDS = {
+    "ok": "measured",
+    "refused": "refused",
+    "failed": "failed",
+    "timeout": "out of time",
+    "out_of_memory": "out of memory",
+}
+
+
+def notes(section: Section) -> list[str]:
+    """What a reader must know of this table: protocols, subsets, dtype, machine, provenance, scores."""
+    return [
+        *_model_notes(section),
+        *_protocol_notes(section),
+        *_unique(machine_words(record.environment) for record in section.records),
+        *_score_notes(section),
+    ]
+
+
+def machine_words(environment: Environment) -> str:
+    """One line: processor, threads, memory, system, versions."""
+    where = f"{environment.cpu}, {environment.threads} of {environment.cores} cores"
+    where += f", {environment.gpu}" if environment.gpu else ""
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(environment.versions.items()))
+    return f"Machine: {where}, {environment.memory_bytes / 1e9:.0f} GB, {environment.platform}; {versions}."
+
+
+def reproduce(section: Section) -> str:
+    """The command that measures these cells again."""
+    spec = section.records[0].spec
+    quantized = [r.spec for r in section.records if r.spec.method != REFERENCE_METHOD]
+    words = ["slmquant", "bench", spec.model]
+    for flag, values in (
+        ("--method", [s.method for s in quantized]),
+        ("--scheme", [s.scheme for s in quantized]),
+        ("--task", [str(task) for task in spec.tasks]),
+    ):
+        words += [word for value in _unique(values) for word in (flag, value)]
+    return shlex.join(
+        [*words, "--dtype", spec.compute_dtype, "--device", spec.device, "--seed", str(spec.seed)]
+    )
+
+
+def _chosen(section: Section) -> Cell | None:
+    reference = section.reference
+    full = _perplexity(reference, section) if reference else None
+    if full is not None:
+        close = []
+        for cell in section.quantized:
+            value, size = _perplexity(cell, section), _megabytes(cell)
+            if value is not None and size is not None and value <= SMALL_LOSS * full:
+                close.append((size, value, cell))
+        if close:
+            return min(close, key=lambda choice: choice[:2])[2]
+    return next(iter(section.quantized), reference)
+
+
+def _widest_contest(section: Section) -> list[tuple[float, Cell]]:
+    """Perplexities and cells of the scheme at which methods differ most, best first."""
+    by_scheme: dict[str, list[tuple[float, Cell]]] = {}
+    for cell in section.quantized:
+        value = _perplexity(cell, section)
+        if value is not None:
+            by_scheme.setdefault(cell.record.spec.scheme, []).append((value, cell))
+    contests = [sorted(cells, key=lambda pair: pair[0]) for cells in by_scheme.values() if len(cells) > 1]
+    return max(contests, key=lambda cells: cells[-1][0] / cells[0][0], default=[])
+
+
+def _perplexity(cell: Cell, section: Section) -> float | None:
+    metric = cell.record.metric("perplexity", section.texts[0]) if section.texts else None
+    return metric.value if metric else None
+
+
+def _megabytes(cell: Cell) -> float | None:
+    metric = cell.record.metric("stored_bytes")
+    return metric.value / BYTES_PER_MB if metric else None
+
+
+def _model_notes(section: Section) -> list[str]:
+    said = []
+    for card in dict.fromkeys(record.model for record in section.records if record.model):
+        said.append(
+            f"Model: {section.model}, {card.architecture}, {card.parameters / 1e6:,.1f} million parameters, "
+            f"{card.embedding_share:.0%} of them in embeddings and head; weights: {card.provenance}."
+        )
+    spec = section.records[0].spec
+    seeds = ", ".join(_unique(str(record.spec.seed) for record in section.records))
+    said.append(f"Evaluated in {spec.compute_dtype} on {spec.device}; seed {seeds}.")
+    labels = _unique(calibration_label(r.spec.calibration) or "" for r in section.records)
+    calibrations = [label for label in labels if label]
+    if calibrations:
+        said.append(f"Calibration, where a method looks at data: {'; '.join(calibrations)}.")
+    return said
+
+
+def _protocol_notes(section: Section) -> list[str]:
+    said = []
+    for text in section.texts:
+        metrics = [m for cell in section.cells if (m := cell.record.metric("perplexity", text))]
+        said += _unique(
+            f"{text}: {m.protocol or 'protocol not stated'}{f', {m.n:,} tokens' if m.n else ''}."
+            for m in metrics
+        )
+    for task in section.tasks:
+        metrics = [m for cell in section.cells if (m := accuracy(cell.record, task))]
+        said += _unique(
+            f"{task}: {m.name}{f' on {m.n:,} items' if m.n else ''}, ± one standard error." for m in metrics
+        )
+    return said
+
+
+def _score_notes(section: Section) -> list[str]:
+    said = [
+        "Scores: 100 is parity, with full precision for perf, with round-to-nearest for cons. A model that "
+        "only guesses still gets about 70 of perf; perf > chance counts accuracies from chance."
+    ]
+    for title, scores in (
+        ("perf", [cell.scores.perf for cell in section.cells]),
+        ("perf > chance", [cell.scores.perf_above_chance for cell in section.cells]),
+        ("cons", [cell.scores.cons for cell in section.quantized]),
+    ):
+        said += [
+            f"{title}: {reason}." for reason in _unique(score.reason or "" for score in scores) if reason
+        ]
+    return said
+
+
+def _unique(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))

@@ -1,0 +1,58 @@
+"""Results as files for other programs: `results.csv` and `results.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions, score_table
+from slmquant.files import atomic_file
+from slmquant.store.export import write_csv
+from slmquant.store.record import Record
+
+JsonObject = dict[str, object]
+
+
+def write_report_csv(records: Sequence[Record], folder: Path) -> Path:
+    """Write `results.csv` into `folder`, one flat row per cell, and return its path."""
+    path = folder / "results.csv"
+    write_csv(records, path)
+    return path
+
+
+def write_report_json(
+    records: Sequence[Record], folder: Path, options: ScoreOptions = DEFAULT_OPTIONS
+) -> Path:
+    """Write `results.json` into `folder`: whole records, each with its cell id and its scores."""
+    path = folder / "results.json"
+    with atomic_file(path) as temporary:
+        text = json.dumps(as_json(records, options), indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def as_json(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[JsonObject]:
+    """Records as JSON objects: what is stored, and beside it `cell_id` and `scores`."""
+    return [
+        {
+            "cell_id": record.cell_id,
+            **record.model_dump(mode="json"),
+            "scores": {
+                "slmq_perf": _score(scores.perf),
+                "slmq_perf_above_chance": _score(scores.perf_above_chance),
+                "slmq_cons": _score(scores.cons),
+            },
+        }
+        for record, scores in zip(records, score_table(records, options), strict=True)
+    ]
+
+
+def _score(score: Score) -> JsonObject:
+    return {
+        "value": score.value,
+        "harmonic_mean": score.harmonic_mean,
+        "minimum": score.minimum,
+        "ratios": dict(score.ratios),
+        "reason": score.reason,
+    }

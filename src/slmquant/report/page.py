@@ -1,0 +1,141 @@
+"""Results as one HTML page that works offline: nothing is fetched, styles, script and plots are inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions
+from slmquant.files import atomic_file
+from slmquant.report._columns import ABSENT, Column, Reading, best, columns, decimal, significant
+from slmquant.report._plot import Plot, method_series, plot
+from slmquant.report._sections import Cell, Section, sections
+from slmquant.report._words import (
+    DEFINITIONS,
+    STATUS_WORDS,
+    headline,
+    machine_words,
+    notes,
+    remarks,
+    reproduce,
+)
+from slmquant.store.export import calibration_label
+from slmquant.store.record import DataCard, Record
+
+GLYPHS = ("●", "■", "▲", "◆", "▼", "✚")
+"""The plot's markers, in the order of its series."""
+
+
+@dataclass(frozen=True)
+class _Field:
+    reading: Reading | None
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class _Row:
+    cell: Cell
+    fields: tuple[_Field, ...]
+    scores: tuple[tuple[str, Score], ...]
+    calibration: str | None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What the template shows of one section."""
+
+    section: Section
+    headline: str
+    remarks: list[str]
+    notes: list[str]
+    plots: list[Plot]
+    legend: list[tuple[str, int, str]]
+    columns: list[Column]
+    rows: list[_Row]
+    data: list[DataCard]
+    machines: list[str]
+    command: str
+
+
+def write_page(records: Sequence[Record], folder: Path, options: ScoreOptions = DEFAULT_OPTIONS) -> Path:
+    """Write `index.html` into `folder` and return its path."""
+    path = folder / "index.html"
+    text = render(records, options)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> str:
+    """The page as text; the same records give the same text."""
+    here = files("slmquant.report")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=_number, score=_score)
+    template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
+    return template.render(
+        blocks=[_block(section) for section in sections(records, options)],
+        css=Markup((here / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
+        definitions=DEFINITIONS,
+        status_words=STATUS_WORDS,
+        absent=ABSENT,
+        finished=max((record.finished_at for record in records), default=None),
+        versions=sorted({record.environment.versions.get("slmquant", "") for record in records} - {""}),
+    )
+
+
+def _block(section: Section) -> _Block:
+    shown = columns(section)
+    winners = [best(column, section) for column in shown]
+    series = method_series(section)
+    return _Block(
+        section=section,
+        headline=headline(section),
+        remarks=remarks(section),
+        notes=notes(section),
+        plots=_plots(section),
+        legend=[(name, number, GLYPHS[number]) for name, number in series.items()],
+        columns=shown,
+        rows=[_row(cell, shown, winners) for cell in section.cells],
+        data=list(dict.fromkeys(card for record in section.records for card in record.data)),
+        machines=list(dict.fromkeys(machine_words(record.environment) for record in section.records)),
+        command=reproduce(section),
+    )
+
+
+def _plots(section: Section) -> list[Plot]:
+    drawn = []
+    for text in section.texts:
+        drawn.append(plot(section, "perplexity", f"perplexity on {text}", text))
+        drawn.append(plot(section, "kl_mean", f"divergence on {text}, nats", text))
+    return [one for one in drawn if one is not None]
+
+
+def _row(cell: Cell, shown: Sequence[Column], winners: Sequence[frozenset[str]]) -> _Row:
+    cell_id = cell.record.cell_id
+    return _Row(
+        cell=cell,
+        fields=tuple(_Field(c.read(cell), cell_id in w) for c, w in zip(shown, winners, strict=True)),
+        scores=(
+            ("perf", cell.scores.perf),
+            ("perf > chance", cell.scores.perf_above_chance),
+            ("cons", cell.scores.cons),
+        ),
+        calibration=calibration_label(cell.record.spec.calibration),
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    return f"{value:,.0f}" if abs(value) >= 1000 else significant(value)
+
+
+def _score(value: float | None) -> str:
+    return ABSENT if value is None else decimal(1)(value)

@@ -1,0 +1,178 @@
+"""The paper's scores, by hand; and which cells they are taken against."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from slmquant.analysis.scores import (
+    DEFAULT_OPTIONS,
+    ScoreOptions,
+    score_table,
+    slmq_cons,
+    slmq_infer,
+    slmq_perf,
+)
+from slmquant.store.record import Record
+from tests import invented
+
+
+def test_parity_is_100_by_every_mean() -> None:
+    score = slmq_perf({"a": [1.0, 1.0], "b": [1.0, 1.0]})
+
+    assert (score.value, score.harmonic_mean, score.minimum) == (100, 100, 100)
+
+
+def test_perf_of_two_data_sets_by_hand() -> None:
+    # sqrt((0.8² + 0.6²) / 2) = sqrt(0.5); 2 / (1/0.8 + 1/0.6) = 0.685714...
+    score = slmq_perf({"arc_easy": [0.8], "hellaswag": [0.6]})
+
+    assert score.value == pytest.approx(70.710678, abs=1e-6)
+    assert score.harmonic_mean == pytest.approx(68.571429, abs=1e-6)
+    assert score.minimum == pytest.approx(60)
+
+
+def test_the_two_orders_of_mean_and_square_differ_over_models() -> None:
+    # Two models, ratios 1.0 and 0.5: E(x)² = 0.5625, E(x²) = 0.625.
+    ratios = {"arc_easy": [1.0, 0.5]}
+
+    assert slmq_perf(ratios).value == pytest.approx(75.0)
+    assert slmq_perf(ratios, "square_then_mean").value == pytest.approx(79.056942, abs=1e-6)
+
+
+def test_infer_by_hand_and_above_100() -> None:
+    # Half the memory, 1.5 times the speed, a quarter of the size: sqrt((4 + 2.25 + 16) / 3).
+    score = slmq_infer(memory=[2.0], tokens_per_s=[1.5], size=[4.0])
+
+    assert score.value == pytest.approx(272.335577, abs=1e-6)
+    assert score.harmonic_mean == pytest.approx(100 * 3 / (1 / 2 + 1 / 1.5 + 1 / 4))
+    assert score.minimum == pytest.approx(150)
+
+
+def test_cons_by_hand() -> None:
+    # Ten times the time, twice the memory: sqrt((0.01 + 0.25) / 2).
+    score = slmq_cons(time=[0.1], memory=[0.5])
+
+    assert score.value == pytest.approx(36.055513, abs=1e-6)
+    assert dict(score.ratios) == {"time": 0.1, "memory": 0.5}
+
+
+def test_a_ratio_of_zero_makes_the_harmonic_mean_zero() -> None:
+    score = slmq_perf({"a": [0.0], "b": [1.0]})
+
+    assert score.harmonic_mean == score.minimum == 0
+    assert score.value == pytest.approx(70.710678, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "ratios", [{}, {"a": []}, {"a": [-0.1]}, {"a": [float("nan")]}, {"a": [float("inf")]}]
+)
+def test_what_is_no_ratio_is_refused(ratios: dict[str, list[float]]) -> None:
+    with pytest.raises(ValueError):
+        slmq_perf(ratios)
+
+
+def cell(method: str, ppl: float, arc: float, hella: float, seconds: float = 2, mb: float = 800) -> Record:
+    scheme = "W16A16" if method == "none" else "W8A8"
+    return invented.ok(method, scheme, 100, ppl, None if method == "none" else 0.1, arc, hella, seconds, mb)
+
+
+def scores_of(record: Record, *others: Record, options: ScoreOptions = DEFAULT_OPTIONS):
+    return score_table([record, *others], options)[0]
+
+
+FULL = cell("none", 20.0, 0.50, 0.45)
+
+
+def test_a_cell_is_scored_against_full_precision() -> None:
+    # 0.4 / 0.5, 0.36 / 0.45 and 20 / 25 are all 0.8; above chance 0.15 / 0.25 and 0.11 / 0.2.
+    scores = scores_of(cell("gptq", 25.0, 0.40, 0.36), FULL)
+
+    assert scores.perf.value == pytest.approx(80)
+    assert scores.perf_above_chance.value == pytest.approx(100 * ((0.6**2 + 0.55**2 + 0.8**2) / 3) ** 0.5)
+
+
+def test_perplexity_can_be_left_out() -> None:
+    scores = scores_of(cell("gptq", 2000.0, 0.40, 0.36), FULL, options=ScoreOptions(perplexity=False))
+
+    assert scores.perf.value == pytest.approx(80)
+    assert list(scores.perf.ratios) == [invented.ARC, invented.HELLASWAG]
+
+
+def test_guessing_still_scores_well_until_chance_is_taken_off() -> None:
+    scores = scores_of(cell("rtn", 20.0, 0.25, 0.25), FULL, options=ScoreOptions(perplexity=False))
+
+    assert scores.perf.value is not None and scores.perf.value > 50
+    assert scores.perf_above_chance.value == 0
+
+
+def test_below_chance_is_worth_no_more_than_chance() -> None:
+    scores = scores_of(cell("rtn", 20.0, 0.10, 0.25), FULL, options=ScoreOptions(perplexity=False))
+
+    assert scores.perf_above_chance.value == 0
+
+
+def test_a_task_at_chance_in_full_precision_is_left_out_by_name() -> None:
+    near_chance = cell("none", 20.0, 0.50, 0.27)
+    scores = scores_of(cell("gptq", 20.0, 0.50, 0.40), near_chance)
+
+    assert scores.perf_above_chance.value == pytest.approx(100)
+    assert invented.HELLASWAG in (scores.perf_above_chance.reason or "")
+
+
+def test_without_a_reference_there_is_no_score_but_a_reason() -> None:
+    scores = scores_of(cell("gptq", 25.0, 0.40, 0.36))
+
+    assert scores.perf.value is None and "no full-precision cell" in (scores.perf.reason or "")
+    assert scores.cons.value is None and "no rtn cell" in (scores.cons.reason or "")
+
+
+@pytest.mark.parametrize(
+    "change", [{"model_sha256": "00" * 32}, {"compute_dtype": "float32"}, {"device": "cuda"}, {"tasks": ()}]
+)
+def test_a_reference_under_other_conditions_does_not_count(change: dict[str, object]) -> None:
+    other = FULL.model_copy(update={"spec": FULL.spec.model_copy(update=change)})
+
+    assert scores_of(cell("gptq", 25.0, 0.40, 0.36), other).perf.value is None
+
+
+def test_a_missing_metric_makes_no_score() -> None:
+    record = cell("gptq", 25.0, 0.40, 0.36)
+    record = record.model_copy(update={"metrics": tuple(m for m in record.metrics if m.task != invented.ARC)})
+    scores = scores_of(record, FULL)
+
+    assert scores.perf.value is None and scores.perf.reason == f"no accuracy on {invented.ARC}"
+
+
+def test_perplexities_of_different_protocols_make_no_score() -> None:
+    record = cell("gptq", 25.0, 0.40, 0.36)
+    metrics = tuple(
+        m.model_copy(update={"protocol": "with BOS"}) if m.name == "perplexity" else m for m in record.metrics
+    )
+    scores = scores_of(record.model_copy(update={"metrics": metrics}), FULL)
+
+    assert scores.perf.value is None and "protocols" in (scores.perf.reason or "")
+
+
+def test_consumption_is_relative_to_rtn_on_the_same_machine() -> None:
+    rtn, gptq = cell("rtn", 21, 0.5, 0.4, seconds=2, mb=800), cell("gptq", 21, 0.5, 0.4, seconds=20, mb=1600)
+    elsewhere = rtn.model_copy(update={"environment": rtn.environment.model_copy(update={"threads": 64})})
+
+    assert scores_of(gptq, rtn).cons.value == pytest.approx(100 * ((0.1**2 + 0.5**2) / 2) ** 0.5)
+    assert scores_of(rtn).cons.value == 100
+    assert scores_of(gptq, elsewhere).cons.value is None
+
+
+def test_the_consumption_reference_can_be_another_method() -> None:
+    gptq = cell("gptq", 21, 0.5, 0.4, seconds=20, mb=1600)
+    options = replace(DEFAULT_OPTIONS, consumption_reference="gptq")
+
+    assert scores_of(gptq, options=options).cons.value == 100
+
+
+def test_a_cell_that_was_not_measured_has_no_scores() -> None:
+    scores = scores_of(invented.record("rtn", "W3A16g64", status="out_of_memory", reason="killed"), FULL)
+
+    assert {scores.perf.value, scores.perf_above_chance.value, scores.cons.value} == {None}
+    assert scores.perf.reason == "the cell is out of memory"

@@ -1,0 +1,108 @@
+"""The commands that read results: what they print, what they refuse; with --json nothing else on stdout."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from slmquant.errors import SlmquantError, StoreError, UnknownNameError
+from slmquant.store import Store
+from tests import invented
+
+app = typer.Typer(rich_markup_mode="rich")
+for name in ("list", "show", "compare", "report"):
+    app.command(name)(import_module(f"slmquant.cli.{name}").command)
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "results.sqlite"
+    monkeypatch.setenv("SLMQUANT_STORE", str(path))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    with Store(path) as store:
+        for record in invented.benchmark():
+            store.put(record, invented.items(record))
+    return path
+
+
+def run(*words: str) -> Result:
+    result = CliRunner().invoke(app, list(words))
+    if isinstance(result.exception, SlmquantError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.mark.usefixtures("results")
+class TestCommands:
+    def test_list_prints_a_line_per_cell(self) -> None:
+        out = run("list").stdout
+
+        assert "13 cells" in out
+        assert out.count("smoothquant") >= 3
+
+    def test_list_filters(self) -> None:
+        rows = json.loads(run("list", "--method", "gptq", "--scheme", "w4a16G64", "--json").stdout)
+
+        assert [(row["method"], row["scheme"]) for row in rows] == [("gptq", "W4A16g64")]
+        assert rows[0][f"perplexity[{invented.TEXT}]"] == 22.1
+
+    def test_an_empty_selection_is_empty_json(self) -> None:
+        assert json.loads(run("list", "--status", "timeout", "--json").stdout) == []
+
+    def test_an_unknown_name_gets_the_nearest_ones(self) -> None:
+        with pytest.raises(UnknownNameError, match="Did you mean 'gptq'"):
+            run("list", "--method", "gtpq")
+        with pytest.raises(UnknownNameError, match="Did you mean 'failed'"):
+            run("list", "--status", "fialed")
+        with pytest.raises(UnknownNameError, match="unknown format 'pdf'"):
+            run("report", "--format", "pdf")
+
+    def test_show_takes_a_prefix_or_a_label(self) -> None:
+        shown = json.loads(run("show", "gptq/W4A16g64", "--json").stdout)
+
+        assert shown == json.loads(run("show", shown["cell_id"][:8], "--json").stdout)
+        assert shown["cell_id"] in run("show", "gptq/W4A16g64").stdout
+
+    def test_compare_pairs_the_kept_answers(self) -> None:
+        result = json.loads(run("compare", "rtn/W4A8", "gptq/W4A16g64", "--json").stdout)
+        accuracies = [d for d in result["differences"] if d["name"] == "acc_norm"]
+
+        assert [d["pairs"] for d in accuracies] == [100, 100]
+        assert "(100 pairs)" in run("compare", "rtn/W4A8", "gptq/W4A16g64").stdout
+
+    def test_report_prints_the_table_and_writes_everything(self, tmp_path: Path) -> None:
+        out = run("report").stdout
+
+        assert "gptq W4A16g64 keeps perplexity" in out
+        written = sorted(path.name for path in (tmp_path / "results" / "report").iterdir())
+        assert written == ["index.html", "results.csv", "results.json"]
+
+    def test_report_of_one_format_writes_nothing_else(self, tmp_path: Path) -> None:
+        assert run("report", "--format", "csv", "-o", "out", "--quiet").output == ""
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.csv"]
+
+    def test_results_can_be_read_while_a_bench_writes(self, results: Path) -> None:
+        with Store(results):
+            assert "13 cells" in run("list").stdout
+
+    @pytest.mark.parametrize("name", ["list", "show", "compare", "report"])
+    def test_help_has_examples(self, name: str) -> None:
+        assert f"slmquant {name}" in run(name, "--help").stdout
+
+
+def test_no_store_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="slmquant bench"):
+        run("list", "--store", str(tmp_path / "none.sqlite"))
+
+
+def test_an_empty_store_has_nothing_to_report(tmp_path: Path) -> None:
+    Store(tmp_path / "empty.sqlite").close()
+    with pytest.raises(StoreError, match="no cells yet"):
+        run("report", "--store", str(tmp_path / "empty.sqlite"))

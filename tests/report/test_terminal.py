@@ -1,0 +1,125 @@
+"""The terminal's table shows every cell, in order, with what is absent as absent."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from slmquant.report._columns import best, columns, significant
+from slmquant.report._sections import sections
+from slmquant.report._words import headline
+from slmquant.report.terminal import print_report, record_report
+from tests import invented
+
+
+def printed(records: list, width: int = 200) -> str:
+    file = io.StringIO()
+    print_report(records, Console(file=file, width=width))
+    return file.getvalue()
+
+
+def test_the_reference_comes_first_then_cells_by_divergence_then_failures() -> None:
+    lines = [line.split()[:2] for line in printed(invented.benchmark()[::-1]).splitlines() if line.strip()]
+    cells = [tuple(words) for words in lines if len(words) == 2 and words[1].startswith("W")]
+
+    assert cells[0] == ("none", "W16A16")
+    assert cells[1:4] == [("smoothquant", "W8A8"), ("gptq", "W8A8"), ("rtn", "W8A8")]
+    assert cells[-3:] == [("smoothquant", "W4A16g64"), ("gptq", "W2A16g64"), ("rtn", "W3A16g64")]
+    assert len(cells) == 13
+
+
+def test_footnotes_state_protocol_subset_dtype_machine_and_provenance() -> None:
+    text = " ".join(printed(invented.benchmark()).split())
+
+    for fact in (
+        invented.PROTOCOL,
+        "arc_easy:100: acc_norm on 100 items",
+        "bfloat16 on cpu",
+        "Invented CPU 9000",
+        "dequantized from GGUF Q4_1, off-grid",
+        "no rtn cell of the same model, scheme and machine",
+    ):
+        assert fact in text
+
+
+def test_reasons_are_shown_as_they_are_written() -> None:
+    record = invented.record("gptq", "W4A8", status="failed", reason="[red]not markup[/red]")
+
+    assert "[red]not markup[/red]" in printed([record])
+
+
+def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
+    text = printed(invented.benchmark(), width=90)
+
+    assert "Not shown in 90 columns: bpw, peak MB" in text
+    assert all(len(line) <= 90 for line in text.splitlines())
+    assert "smoothquant  W4A8" in text
+
+
+def test_cells_of_different_conditions_are_never_in_one_table() -> None:
+    a, b = invented.benchmark()[1:3]
+    b = b.model_copy(update={"spec": b.spec.model_copy(update={"compute_dtype": "float32"})})
+
+    assert [len(section.cells) for section in sections([a, b])] == [1, 1]
+
+
+def test_the_headline_is_the_smallest_cell_that_loses_little() -> None:
+    said = headline(sections(invented.benchmark())[0]).replace("\N{NO-BREAK SPACE}", " ")
+
+    assert (
+        said
+        == "At 113 MB instead of 269 MB, gptq W4A16g64 keeps perplexity at 22.10; full precision has 20.12"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        ((0, 2), "At 110 MB instead of 269 MB, even rtn W4A8 raises perplexity to 71.80 from 20.12"),
+        ((8,), "At 113 MB, gptq W4A16g64 has a perplexity of 22.10"),
+        ((0,), "At 269 MB, full precision has a perplexity of 20.12"),
+        ((12,), "invented-135m: nothing measured yet"),
+    ],
+)
+def test_the_headline_claims_no_more_than_was_measured(keep: tuple[int, ...], said: str) -> None:
+    section = sections([invented.benchmark()[index] for index in keep])[0]
+
+    assert headline(section).replace("\N{NO-BREAK SPACE}", " ") == said
+
+
+def test_best_is_among_quantized_cells_and_needs_a_contest() -> None:
+    section = sections(invented.benchmark())[0]
+    winners = {column.title: best(column, section) for column in columns(section)}
+    by_label = {cell.name: cell.record.cell_id for cell in section.cells}
+
+    assert winners["ppl"] == {by_label["smoothquant W8A8"]}
+    assert winners["MB"] == {by_label["gptq W3A16g64"]}
+    alone = sections(invented.benchmark()[:2])[0]
+    assert not any(best(column, alone) for column in columns(alone))
+
+
+def test_a_cell_shows_every_metric() -> None:
+    record = invented.benchmark()[8]
+    file = io.StringIO()
+    Console(file=file, width=160).print(record_report(record))
+
+    assert all(metric.name in file.getvalue() for metric in record.metrics)
+    assert record.cell_id in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.00461, "0.00461"),
+        (0.5, "0.500"),
+        (22.1, "22.1"),
+        (1234.5, "1,234"),
+        (3.1e7, "3.1e+07"),
+        (0, "0"),
+        (-6.74, "-6.74"),
+    ],
+)
+def test_three_significant_digits(value: float, text: str) -> None:
+    assert significant(value) == text
