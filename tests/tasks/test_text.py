@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from slmquant.calib.corpora import load_corpus
+from slmquant.calib.windows import text_tokens
+from slmquant.errors import DataError, NumericalError
+from slmquant.store.record import TaskSpec
+from slmquant.tasks import has_reference, reference_path, resolve
+from slmquant.tasks._base import EvalContext, TaskResult
+from slmquant.tasks._perplexity import clustered_mean
+
+SPEC = TaskSpec(name="wikitext2", limit=5)
+Build = Callable[..., EvalContext]
+
+
+def _run(context: EvalContext, spec: TaskSpec = SPEC) -> TaskResult:
+    return resolve(spec).run(context, spec)
+
+
+def _values(result: TaskResult) -> dict[str, float]:
+    return {metric.name: metric.value for metric in result.metrics}
+
+
+def _log_probs(context: EvalContext, data: Path) -> tuple[Tensor, Tensor]:
+    """Float64 log-probabilities and targets of every prediction of the first five windows, the plain way."""
+    tokens = text_tokens(context.tokenizer, load_corpus("wikitext2_test", data).text)
+    ids = tokens[: 5 * 64].view(5, 64)
+    with torch.no_grad():
+        logits = context.model(input_ids=ids).logits[:, :-1].double()
+    return logits.log_softmax(-1).flatten(0, 1), ids[:, 1:].flatten()
+
+
+def test_perplexity_is_exp_of_the_mean_loss_over_windows(context: Build, data: Path) -> None:
+    reference = context(is_reference=True)
+    log_probs, targets = _log_probs(reference, data)
+    loss = -log_probs.gather(-1, targets[:, None]).squeeze(-1)
+    (metric,) = _run(reference).metrics
+    assert metric.name == "perplexity" and metric.task == "wikitext2:5" and metric.n == 5 * 63
+    assert metric.value == pytest.approx(loss.mean().exp().item(), rel=1e-5)
+    window_means = loss.view(5, 63).mean(1)
+    assert metric.stderr == pytest.approx(metric.value * window_means.std().item() / 5**0.5, rel=1e-4)
+    assert "stride 64" in str(metric.protocol) and "no BOS" in str(metric.protocol)
+
+
+def test_divergence_is_that_of_the_full_logits(context: Build, data: Path) -> None:
+    reference, other = context(0, is_reference=True), context(1)
+    _run(reference)
+    other.reference_head = reference.model.get_output_embeddings().weight
+    p, _ = _log_probs(reference, data)
+    q, _ = _log_probs(other, data)
+    forward = (p.exp() * (p - q)).sum(-1)
+    found = _values(_run(other))
+    assert found["kl_mean"] == pytest.approx(forward.mean().item(), rel=1e-4)
+    assert found["kl_median"] == pytest.approx(forward.quantile(0.5).item(), rel=1e-4)
+    assert found["kl_p99"] == pytest.approx(forward.quantile(0.99).item(), rel=1e-4)
+    assert found["kl_reverse_mean"] == pytest.approx((q.exp() * (q - p)).sum(-1).mean().item(), rel=1e-4)
+    assert found["top1_agreement"] == pytest.approx((p.argmax(-1) == q.argmax(-1)).double().mean().item())
+    assert "kl_nonfinite" not in found
+
+
+def test_the_full_precision_model_does_not_diverge_from_itself(context: Build) -> None:
+    _run(context(0, is_reference=True))
+    found = _values(_run(context(0)))
+    assert found["kl_mean"] == pytest.approx(0, abs=1e-7)
+    assert found["top1_agreement"] == 1
+
+
+def test_a_changed_head_is_compared_with_the_reference_head(context: Build, data: Path) -> None:
+    reference, other = context(0, is_reference=True), context(0)
+    _run(reference)
+    head = other.model.get_output_embeddings()
+    original = head.weight.detach().clone()
+    with torch.no_grad():
+        head.weight.mul_(1.5)
+    p, _ = _log_probs(reference, data)
+    q, _ = _log_probs(other, data)
+    other.reference_head = original
+    expected = (p.exp() * (p - q)).sum(-1).mean().item()
+    assert _values(_run(other))["kl_mean"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_quantized_model_needs_the_reference_first(context: Build) -> None:
+    assert not has_reference(context(1), SPEC)
+    with pytest.raises(DataError, match="measure the unquantized model on wikitext2:5 first"):
+        _run(context(1))
+    _run(context(0, is_reference=True))
+    assert has_reference(context(1), SPEC)
+    assert not has_reference(context(1), TaskSpec(name="wikitext2", limit=4))
+    assert reference_path(context(1), TaskSpec(name="arc_easy")) is None
+
+
+def test_repeating_a_measurement_gives_the_same_bits(context: Build) -> None:
+    first = _run(context(0, is_reference=True))
+    assert _run(context(0, is_reference=True)) == first
+    assert _run(context(1)) == _run(context(1))
+
+
+def test_overflowing_weights_name_the_window(context: Build) -> None:
+    broken = context(0, is_reference=True)
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight[3, 0] = float("nan")
+    with pytest.raises(NumericalError, match="window 0 of wikitext2 is not finite at 63 of 63"):
+        _run(broken)
+    assert not has_reference(broken, SPEC)
+
+
+def test_a_damaged_reference_says_what_to_do(context: Build) -> None:
+    _run(context(0, is_reference=True))
+    path = reference_path(context(1), SPEC)
+    assert path is not None
+    path.write_bytes(b"not safetensors")
+    with pytest.raises(DataError, match="delete the file"):
+        _run(context(1))
+
+
+def test_a_text_shorter_than_a_window_is_refused(context: Build, data: Path) -> None:
+    (data / "text" / "wikitext2_test.txt.gz").write_bytes(gzip.compress(b" = A = \n"))
+    with pytest.raises(DataError, match="fewer than one window of 64"):
+        _run(context(0, is_reference=True))
+
+
+def test_windows_start_with_bos_where_the_model_needs_it(context: Build) -> None:
+    plain = context(0, is_reference=True)
+    gemma = replace(plain, tokenizer=type(plain.tokenizer)(tokenizer_object=_copy(plain), bos_token="<s>"))
+    gemma.tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>"]})
+    (metric,) = _run(gemma).metrics
+    assert "BOS before every window" in str(metric.protocol) and "stride 63" in str(metric.protocol)
+    assert metric.n == 5 * 63
+
+
+def _copy(context: EvalContext) -> object:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(context.tokenizer.backend_tokenizer.to_str())
+
+
+def test_the_standard_error_of_clusters_is_that_of_their_means() -> None:
+    values = torch.tensor([[1.0, 3.0], [5.0, 5.0], [0.0, 4.0]])
+    mean, stderr = clustered_mean(values)
+    assert mean == pytest.approx(3.0)
+    assert stderr == pytest.approx(values.mean(1).std().item() / 3**0.5)
+    assert clustered_mean(values[:1]) == (pytest.approx(2.0), None)
+    assert clustered_mean(torch.tensor([[1.0, torch.nan], [4.0, 4.0]]))[0] == pytest.approx(3.0)
