@@ -7,8 +7,13 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import yaml
+
+from slmquant.report._sections import sections
+from slmquant.report._words import plans
 from slmquant.report.files import write_report_csv, write_report_json
 from slmquant.report.page import render, write_page
+from slmquant.runs.plan import make_plan
 from tests import invented
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -102,9 +107,17 @@ def test_details_carry_checksums_environment_and_definitions() -> None:
         "Invented CPU 9000",
         "amx_bf16",
         "Kullback–Leibler",
-        "slmquant bench invented-135m",
+        "slmquant bench --plan plan.yaml",
     ):
         assert fact in page
+
+
+def test_the_plan_on_the_page_asks_for_the_cells_of_the_table() -> None:
+    records = invented.benchmark()
+    (plan,) = plans(sections(records)[0])
+    asked = make_plan(yaml.safe_load(plan)).cells("invented-135m", records[0].spec.model_sha256, "bfloat16")
+
+    assert {r.cell_id for r in records} <= {spec.cell_id for spec in asked}
 
 
 def test_files_are_written_whole_into_a_new_folder(tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ def significant(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
+def number(value: float | None) -> str:
+    """Four significant digits, whole from a thousand on; a dash where there is no value."""
+    if value is None:
+        return ABSENT
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def perplexity(value: float) -> str:
     """Two digits after the point where they mean something."""
     return f"{value:.2f}" if value < 1000 else significant(value)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 
-from slmquant.analysis.cells import REFERENCE_METHOD, accuracy
+import yaml
+
+from slmquant.analysis.cells import accuracy, is_reference
 from slmquant.report._columns import BYTES_PER_MB, perplexity
 from slmquant.report._sections import Cell, Section
 from slmquant.store.export import calibration_label
-from slmquant.store.record import Environment
+from slmquant.store.record import CalibrationSpec, CellSpec, Environment
 
 SMALL_LOSS = 1.15
 """The headline names the smallest cell whose perplexity is at most this multiple of full precision's."""
@@ -43,7 +44,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
         "perf",
         "SLMQ_perf of the SLMQuant paper: the quadratic mean of each accuracy, and of the inverse "
-        "perplexity, relative to full precision, times 100. A small model that only guesses still scores about 70.",
+        "perplexity, relative to full precision, times 100. A small model that only guesses "
+        "still scores about 70.",
     ),
     (
         "perf > chance",
@@ -131,20 +133,30 @@ def machine_words(environment: Environment) -> str:
     return f"Machine: {where}, {environment.memory_bytes / 1e9:.0f} GB, {environment.platform}; {versions}."
 
 
-def reproduce(section: Section) -> str:
-    """The command that measures these cells again."""
-    spec = section.records[0].spec
-    quantized = [r.spec for r in section.records if r.spec.method != REFERENCE_METHOD]
-    words = ["slmquant", "bench", spec.model]
-    for flag, values in (
-        ("--method", [s.method for s in quantized]),
-        ("--scheme", [s.scheme for s in quantized]),
-        ("--task", [str(task) for task in spec.tasks]),
-    ):
-        words += [word for value in _unique(values) for word in (flag, value)]
-    return shlex.join(
-        [*words, "--dtype", spec.compute_dtype, "--device", spec.device, "--seed", str(spec.seed)]
-    )
+def plans(section: Section) -> list[str]:
+    """The YAML plans that measure these cells again: one for each seed and calibration set among them."""
+    groups: dict[tuple[int, CalibrationSpec | None], list[CellSpec]] = {}
+    quantized = [r.spec for r in section.records if not is_reference(r)]
+    sets = {spec.seed: spec.calibration for spec in quantized if spec.calibration}
+    for spec in quantized:
+        calibration = spec.calibration or sets.get(spec.seed)
+        groups.setdefault((spec.seed, calibration), []).append(spec)
+    return [_plan(seed, calibration, specs) for (seed, calibration), specs in groups.items()]
+
+
+def _plan(seed: int, calibration: CalibrationSpec | None, specs: list[CellSpec]) -> str:
+    fields: dict[str, object] = {
+        "models": [specs[0].model],
+        "methods": _unique(spec.method for spec in specs),
+        "schemes": _unique(spec.scheme for spec in specs),
+        "tasks": [str(task) for task in specs[0].tasks],
+        "dtype": specs[0].compute_dtype,
+        "device": specs[0].device,
+        "seed": seed,
+    }
+    if calibration is not None:
+        fields["calibration"] = calibration.model_dump()
+    return yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=100)
 
 
 def _chosen(section: Section) -> Cell | None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions
 from slmquant.files import atomic_file
-from slmquant.report._columns import ABSENT, Column, Reading, best, columns, decimal, significant
+from slmquant.report._columns import ABSENT, Column, Reading, best, columns, decimal, number
 from slmquant.report._plot import Plot, method_series, plot
 from slmquant.report._sections import Cell, Section, sections
 from slmquant.report._words import (
@@ -21,8 +21,8 @@ from slmquant.report._words import (
     headline,
     machine_words,
     notes,
+    plans,
     remarks,
-    reproduce,
 )
 from slmquant.store.export import calibration_label
 from slmquant.store.record import DataCard, Record
@@ -59,7 +59,7 @@ class _Block:
     rows: list[_Row]
     data: list[DataCard]
     machines: list[str]
-    command: str
+    plans: list[str]
 
 
 def write_page(records: Sequence[Record], folder: Path, options: ScoreOptions = DEFAULT_OPTIONS) -> Path:
@@ -77,7 +77,7 @@ def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, score=_score)
+    environment.filters.update(number=number, score=_score)
     template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
     return template.render(
         blocks=[_block(section) for section in sections(records, options)],
@@ -100,12 +100,12 @@ def _block(section: Section) -> _Block:
         remarks=remarks(section),
         notes=notes(section),
         plots=_plots(section),
-        legend=[(name, number, GLYPHS[number]) for name, number in series.items()],
+        legend=[(name, place, GLYPHS[place]) for name, place in series.items()],
         columns=shown,
         rows=[_row(cell, shown, winners) for cell in section.cells],
         data=list(dict.fromkeys(card for record in section.records for card in record.data)),
         machines=list(dict.fromkeys(machine_words(record.environment) for record in section.records)),
-        command=reproduce(section),
+        plans=plans(section),
     )
 
 
@@ -129,12 +129,6 @@ def _row(cell: Cell, shown: Sequence[Column], winners: Sequence[frozenset[str]])
         ),
         calibration=calibration_label(cell.record.spec.calibration),
     )
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ABSENT
-    return f"{value:,.0f}" if abs(value) >= 1000 else significant(value)
 
 
 def _score(value: float | None) -> str:

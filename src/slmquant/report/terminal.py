@@ -13,7 +13,7 @@ from rich.text import Text
 
 from slmquant.analysis.compare import UNPAIRED, Difference
 from slmquant.analysis.scores import DEFAULT_OPTIONS, ScoreOptions
-from slmquant.report._columns import ABSENT, Column, best, columns
+from slmquant.report._columns import ABSENT, Column, best, columns, number
 from slmquant.report._sections import Section, sections
 from slmquant.report._words import STATUS_WORDS, headline, notes, remarks
 from slmquant.store.record import Record
@@ -81,7 +81,7 @@ def comparison_report(a: Record, b: Record, differences: Sequence[Difference]) -
             verdict.append(" *", style="dim")
         elif d.reason or d.pairs:
             verdict.append(f" ({d.reason or f'{d.pairs} pairs'})", style="dim")
-        numbers = [_number(value) for value in (d.a, d.b, d.difference, d.stderr)]
+        numbers = [number(value) for value in (d.a, d.b, d.difference, d.stderr)]
         numbers.append(
             ABSENT if d.p_value is None else f"{d.p_value:.3f}" if d.p_value >= 0.001 else "< 0.001"
         )
@@ -148,7 +148,7 @@ def _metrics(record: Record) -> Table:
     for m in record.metrics:
         n = f"{m.n:,}" if m.n is not None else ABSENT
         table.add_row(
-            m.name, _number(m.value), _number(m.stderr), n, m.unit, m.task or "", escape(m.protocol or "")
+            m.name, number(m.value), number(m.stderr), n, m.unit, m.task or "", escape(m.protocol or "")
         )
     return table
 
@@ -163,9 +163,3 @@ def _phases(record: Record) -> Table:
         peak = f"{phase.peak_rss_bytes / 1e6:,.0f}" if phase.peak_rss_bytes is not None else ABSENT
         table.add_row(phase.name, f"{phase.seconds:.2f}", peak, "shared" if phase.shared else "")
     return table
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ABSENT
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
