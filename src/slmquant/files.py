@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import platformdirs
 from slmquant.errors import SourceError
 
 _CHUNK_BYTES = 1 << 22
+_LEFTOVER_AGE_S = 24 * 3600
 
 
 def cache_dir() -> Path:
@@ -49,6 +51,20 @@ def require_space(folder: Path, needed_bytes: int) -> None:
             f"{needed_bytes / 1e6:.0f} MB are needed in {folder} and {free / 1e6:.0f} MB are free; "
             "free some, or point SLMQUANT_CACHE at another disk"
         )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the hidden temporary entries of `folder` that a killed process left there over a day ago."""
+    for entry in folder.glob(".*"):
+        try:
+            if time.time() - entry.stat().st_mtime < _LEFTOVER_AGE_S:
+                continue
+        except FileNotFoundError:  # its owner has just finished
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 @contextmanager

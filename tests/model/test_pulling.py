@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,18 @@ def test_an_interruption_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         pull("tiny-grid", local=files)
     assert list((empty_cache / "models").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_a_day_old(files: Path, empty_cache: Path) -> None:
+    old, young = empty_cache / "models" / ".tiny.files.old", empty_cache / "models" / ".tiny.files.young"
+    for leftover in (old, young):
+        leftover.mkdir(parents=True)
+    os.utime(old, times=(0, 0))
+
+    pull("tiny", local=files)
+
+    assert not old.exists()
+    assert young.exists()
 
 
 def test_files_that_no_package_carries_are_found_beside_the_data(

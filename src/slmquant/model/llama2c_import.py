@@ -37,7 +37,7 @@ def read_llama2c(
     model = LlamaForCausalLM(config)
     model.load_state_dict(tensors, strict=not config.tie_word_embeddings)
     # Stories were trained on one after another with BOS between them: BOS ends one as well.
-    generation = GenerationConfig(bos_token_id=_BOS, eos_token_id=[_BOS, _EOS])  # type: ignore[no-untyped-call]  # untyped there
+    generation = GenerationConfig(bos_token_id=_BOS, eos_token_id=[_BOS, _EOS])
     model.generation_config = generation
     vocabulary = content[end:] if tokenizer is None else tokenizer.read_bytes()
     return model, _read_tokenizer(vocabulary, config, (tokenizer or weights).name)
@@ -157,7 +157,7 @@ def _read_tokenizer(content: bytes, config: LlamaConfig, name: str) -> PreTraine
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, _BOS)]
     )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # untyped there
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=unknown,
         bos_token=bos,

@@ -107,7 +107,7 @@ def identify(source: str, progress: Progress | None = None) -> Identity:
 
 def _card(config: PreTrainedConfig, provenance: str, licence: str | None) -> ModelCard:
     with torch.device("meta"):  # shapes without numbers
-        skeleton = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # untyped there
+        skeleton = AutoModelForCausalLM.from_config(config)
     parameters = count_parameters(skeleton)
     modules = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
     ends = {module.weight for module in modules if module is not None}  # one where they are tied

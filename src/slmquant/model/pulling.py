@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slmquant import __version__
 from slmquant.errors import SourceError
-from slmquant.files import atomic_dir, require_space, sha256
+from slmquant.files import atomic_dir, remove_leftovers, require_space, sha256
 from slmquant.model.catalog import KnownModel, SourceFile, known
 from slmquant.model.fingerprint import compute_fingerprint
 from slmquant.model.gguf_import import file_type, is_quantized, read_gguf
@@ -58,6 +58,7 @@ def pull(
     if (folder / "config.json").exists() and not force:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
     stored_bytes = _FLOAT32_BYTES * model.parameters + sum(file.size_bytes for file in model.files)
     require_space(folder.parent, stored_bytes)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.files.", dir=folder.parent) as temporary:

@@ -12,11 +12,11 @@ from transformers.utils import logging
 def quiet_transformers() -> Iterator[None]:
     """No progress bars and no messages below errors from transformers inside the block."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # untyped there
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped there
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # untyped there
+            logging.enable_progress_bar()
