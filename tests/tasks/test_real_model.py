@@ -1,0 +1,76 @@
+"""The same questions to the real model through both backends, in float32."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from slmquant.errors import SlmquantError
+from slmquant.store.record import TaskSpec
+from slmquant.tasks import _lm_eval, resolve
+from slmquant.tasks._base import EvalContext
+
+pytestmark = pytest.mark.real_model
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> EvalContext:
+    from slmquant.model.loading import load
+
+    data = Path(os.environ.get("SLMQUANT_DATA") or Path(__file__).parents[3] / "shared" / "data")
+    if not (data / "lm_eval").is_dir():
+        pytest.skip("no local folder of data; set SLMQUANT_DATA")
+    try:
+        loaded = load("smollm2-135m-instruct")
+    except SlmquantError as error:
+        pytest.skip(f"the model is not here: {error}")
+    return EvalContext(
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        model_sha256=loaded.sha256,
+        cache_dir=tmp_path_factory.mktemp("cache"),
+        data_dir=data,
+        is_reference=True,
+    )
+
+
+@pytest.mark.parametrize("name", ["arc_easy", "hellaswag"])
+def test_answers_equal_those_of_lm_evals_own_backend_on_real_items(asked: EvalContext, name: str) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    from slmquant.tasks._backend import ContextLM
+
+    task = resolve(TaskSpec(name=name))
+    assert isinstance(task, _lm_eval.LmEvalTask)
+    with _lm_eval._quiet():
+        built = _lm_eval._build(task, asked)
+        _lm_eval._limited(built.subtasks, 20)
+        subtask = built.subtasks[name]
+        subtask.build_all_requests()
+    # In float32, lm-eval's log-softmax alone is off by up to 3e-4 from a float64 one; ours is off by 2e-5.
+    theirs = HFLM(
+        pretrained=asked.model,
+        tokenizer=asked.tokenizer,
+        batch_size=4,
+        device="cpu",
+        softmax_dtype="float64",
+    )
+    expected = theirs.loglikelihood(subtask.instances, disable_tqdm=True)
+    found = ContextLM(asked, name).loglikelihood(subtask.instances)
+    assert len(found) == 80
+    torch.testing.assert_close(
+        torch.tensor([value for value, _ in found]),
+        torch.tensor([value for value, _ in expected]),
+        atol=1e-4,
+        rtol=0,
+    )
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def test_wikitext_perplexity_is_what_this_model_is_known_for(asked: EvalContext) -> None:
+    (metric,) = resolve(TaskSpec(name="wikitext2")).run(asked, TaskSpec(name="wikitext2", limit=2)).metrics
+    # Off the grid it is the same function as on it, whose first ten windows give about 20.
+    assert 15 < metric.value < 25
