@@ -17,29 +17,27 @@ if TYPE_CHECKING:
     from slmquant.tasks._base import EvalContext, Task
     from slmquant.tasks._text import TextTask
 
-__all__ = ["has_reference", "known", "parse", "reference_path", "resolve", "text_tasks"]
-
-
-def parse(text: str) -> TaskSpec:
-    """Read `name` or `name:limit`.
-
-    Raises:
-        SlmquantError: The limit is not a positive whole number.
-    """
-    name, colon, limit = text.partition(":")
-    if not colon:
-        return TaskSpec(name=name)
-    if not limit.isdecimal() or int(limit) == 0:
-        raise TaskNameError(
-            f"cannot read task {text!r}: {limit!r} is no positive whole number; write 'piqa:100'"
-        )
-    return TaskSpec(name=name, limit=int(limit))
+__all__ = ["TaskNameError", "has_reference", "known", "parse", "reference_path", "resolve", "text_tasks"]
 
 
 class TaskNameError(SlmquantError):
     """A task that cannot be read."""
 
     exit_code = 2
+
+
+def parse(text: str) -> TaskSpec:
+    """Read `name` or `name:limit`.
+
+    Raises:
+        TaskNameError: The limit is not a positive whole number.
+    """
+    name, colon, limit = text.partition(":")
+    if not colon:
+        return TaskSpec(name=name)
+    if not limit.isdecimal() or int(limit) == 0:
+        raise TaskNameError(f"cannot read task {text!r}: {limit!r} is no positive whole number; write 'piqa:100'")
+    return TaskSpec(name=name, limit=int(limit))
 
 
 def known() -> dict[str, str]:
