@@ -46,9 +46,7 @@ MODEL = ModelCard(
 STARTED = datetime(2026, 1, 1, 12, 0, tzinfo=timezone.utc)
 
 
-def spec(
-    method: str, scheme: str, model: str = "invented-135m", sha256: str = "ab" * 32, seed: int = 0
-) -> CellSpec:
+def spec(method: str, scheme: str, model: str = "invented-135m", sha256: str = "ab" * 32, seed: int = 0) -> CellSpec:
     return CellSpec(
         model=model,
         model_sha256=sha256,
@@ -219,7 +217,5 @@ def items(of: Record) -> list[ItemOutcome]:
         order = list(range(100))
         random.Random(task).shuffle(order)
         right = set(order[: round(100 * accuracy_of_task.value)])
-        outcomes += [
-            ItemOutcome(task=task, item=str(i), values={"acc_norm": float(i in right)}) for i in range(100)
-        ]
+        outcomes += [ItemOutcome(task=task, item=str(i), values={"acc_norm": float(i in right)}) for i in range(100)]
     return outcomes

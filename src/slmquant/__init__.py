@@ -1,5 +1,49 @@
 """slmquant: quantize small language models, measure what it took away and what it cost, decide what to ship."""
 
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slmquant.api import Artifact as Artifact
+    from slmquant.api import bench as bench
+    from slmquant.api import evaluate as evaluate
+    from slmquant.api import open_artifact as open_artifact
+    from slmquant.api import quantize as quantize
+    from slmquant.errors import SlmquantError as SlmquantError
+    from slmquant.schemes import Scheme as Scheme
+    from slmquant.schemes import parse as parse
+    from slmquant.store import Record as Record
+    from slmquant.store import Store as Store
+    from slmquant.store.record import CalibrationSpec as CalibrationSpec
 
 __version__ = _version("slmquant")
+
+_HOMES = {
+    "Artifact": "slmquant.api",
+    "CalibrationSpec": "slmquant.store.record",
+    "Record": "slmquant.store",
+    "Scheme": "slmquant.schemes",
+    "SlmquantError": "slmquant.errors",
+    "Store": "slmquant.store",
+    "bench": "slmquant.api",
+    "evaluate": "slmquant.api",
+    "open_artifact": "slmquant.api",
+    "parse": "slmquant.schemes",
+    "quantize": "slmquant.api",
+}
+"""Public name → where it lives; imported when it is first used, so that `import slmquant` stays light."""
+
+__all__ = ["__version__", *_HOMES]  # all are strings
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slmquant' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

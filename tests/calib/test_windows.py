@@ -16,9 +16,7 @@ NUMBERS = 1000
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     """Word `n` is token `n`, so that a window shows where it was taken from."""
-    words = Tokenizer(
-        models.WordLevel({str(n): n for n in range(NUMBERS)} | {"<s>": NUMBERS}, unk_token="<s>")
-    )
+    words = Tokenizer(models.WordLevel({str(n): n for n in range(NUMBERS)} | {"<s>": NUMBERS}, unk_token="<s>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")
 
@@ -53,16 +51,12 @@ def test_all_of_a_corpus_can_be_used(tokenizer: PreTrainedTokenizerFast, corpus:
 
 
 def test_too_short_a_corpus_says_what_fits(tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> None:
-    with pytest.raises(
-        DataError, match=r"'numbers' has 1000 tokens, 11 windows of 100 need 1100; 10 such .* 11 of 90"
-    ):
+    with pytest.raises(DataError, match=r"'numbers' has 1000 tokens, 11 windows of 100 need 1100; 10 such .* 11 of 90"):
         calibration_windows(tokenizer, corpus, num_samples=11, seq_len=100, seed=0)
 
 
 def test_windows_begin_with_bos_where_the_model_needs_it(corpus: Corpus) -> None:
-    words = Tokenizer(
-        models.WordLevel({str(n): n for n in range(NUMBERS)} | {"<s>": NUMBERS}, unk_token="<s>")
-    )
+    words = Tokenizer(models.WordLevel({str(n): n for n in range(NUMBERS)} | {"<s>": NUMBERS}, unk_token="<s>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     gemma = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")
     gemma.add_special_tokens({"additional_special_tokens": ["<start_of_turn>"]})

@@ -53,9 +53,7 @@ LFM2_CONVOLUTION = (
 """
     + LFM2_FEED_FORWARD
 )
-LFM2_ATTENTION = (
-    ATTENTION.replace("input_layernorm", "operator_norm").replace("o_proj", "out_proj") + LFM2_FEED_FORWARD
-)
+LFM2_ATTENTION = ATTENTION.replace("input_layernorm", "operator_norm").replace("o_proj", "out_proj") + LFM2_FEED_FORWARD
 
 EXPECTED: dict[str, str | list[str]] = {
     "llama": LLAMA,
@@ -140,9 +138,7 @@ EXPECTED: dict[str, str | list[str]] = {
         attn.Wqkv > attn.out_proj
     """,
     "gptj": GPTJ,
-    "codegen": GPTJ.replace("attn.q_proj attn.k_proj attn.v_proj", "attn.qkv_proj").replace(
-        "v_proj >", "qkv_proj >"
-    ),
+    "codegen": GPTJ.replace("attn.q_proj attn.k_proj attn.v_proj", "attn.qkv_proj").replace("v_proj >", "qkv_proj >"),
     "lfm2": [LFM2_CONVOLUTION, LFM2_ATTENTION, LFM2_CONVOLUTION],
     # The square of a ReLU follows the square of a factor, which is not the factor.
     "nemotron": ATTENTION

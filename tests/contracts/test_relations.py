@@ -51,9 +51,7 @@ def test_groups_and_links_are_those_of_the_architecture(name: str) -> None:
     expected = EXPECTED[name]
     texts = expected if isinstance(expected, list) else [expected] * len(relations.blocks)
     for block, text in zip(relations.blocks, texts, strict=True):
-        assert in_words(relations, block) == {
-            line.strip() for line in text.strip().splitlines() if line.strip()
-        }
+        assert in_words(relations, block) == {line.strip() for line in text.strip().splitlines() if line.strip()}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -142,9 +140,7 @@ def test_one_block_that_differs_from_its_kind_is_probed_for_itself() -> None:
 def test_a_norm_that_something_else_reads_may_not_absorb_a_scale() -> None:
     model = tiny("llama")
 
-    def read_again(
-        _: nn.Module, __: tuple[()], kwargs: dict[str, Any], output: tuple[Any, ...]
-    ) -> tuple[Any, ...]:
+    def read_again(_: nn.Module, __: tuple[()], kwargs: dict[str, Any], output: tuple[Any, ...]) -> tuple[Any, ...]:
         return output[0] + kwargs["hidden_states"], *output[1:]
 
     model.model.layers[0].self_attn.register_forward_hook(read_again, with_kwargs=True)

@@ -33,10 +33,8 @@ def test_an_element_errs_by_at_most_half_a_step(grid: Grid) -> None:
     quantized = grid.quantize(W)
     step = groups.expand(quantized.scale, quantized.group_size, W.shape[1])
     low, high = (step * (bound - 0.5 - 1e-3) for bound in grid.code_range)
-    zero = (
-        0 if quantized.zero_point is None else groups.expand(quantized.zero_point, quantized.group_size, 40)
-    )
-    inside = (W >= low - zero * step) & (W <= high - zero * step)
+    zero = 0 if quantized.zero_point is None else groups.expand(quantized.zero_point, quantized.group_size, 40)
+    inside = (low - zero * step <= W) & (high - zero * step >= W)
 
     assert inside.float().mean() > 0.5
     assert ((W - quantized.dequantize()).abs()[inside] <= step[inside] * (0.5 + 2e-3)).all()
@@ -54,9 +52,7 @@ def test_quantizing_again_with_the_same_parameters_changes_nothing(grid: Grid) -
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_more_bits_err_less(symmetric: bool) -> None:
     W = weight(64, 256)
-    errors = [
-        (W - Grid(bits, symmetric, 64, 16).quantize(W).dequantize()).square().mean() for bits in range(2, 9)
-    ]
+    errors = [(W - Grid(bits, symmetric, 64, 16).quantize(W).dequantize()).square().mean() for bits in range(2, 9)]
 
     assert errors == sorted(errors, reverse=True)
 

@@ -19,7 +19,7 @@ def problem(rows: int, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def damped(H: torch.Tensor, damp: float) -> torch.Tensor:
-    return H.double() + damp * H.diagonal().double().mean() * torch.eye(len(H))
+    return H.double() + damp * H.diagonal().double().mean() * torch.eye(len(H), dtype=torch.float64)
 
 
 def loss(W: torch.Tensor, rounded: torch.Tensor, H: torch.Tensor) -> float:
@@ -43,9 +43,7 @@ def loss(W: torch.Tensor, rounded: torch.Tensor, H: torch.Tensor) -> float:
 )
 def test_equals_refitting_by_least_squares(grid: Grid, act_order: bool, seed: int) -> None:
     W, H = problem(6, 14, seed)
-    order = (
-        torch.argsort(H.diagonal(), descending=True, stable=True).tolist() if act_order else list(range(14))
-    )
+    order = torch.argsort(H.diagonal(), descending=True, stable=True).tolist() if act_order else list(range(14))
     static = act_order or grid.group_size >= 14
     expected = refit_and_round(W, damped(H, 0.01), grid, order, static)
 

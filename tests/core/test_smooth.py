@@ -30,5 +30,5 @@ def test_idle_channels_are_left_alone() -> None:
 
 
 def test_alpha_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="alpha is 1.5"):
+    with pytest.raises(ValueError, match=r"alpha is 1\.5"):
         smoothing_factors(torch.ones(2), torch.ones(2), 1.5)

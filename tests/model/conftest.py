@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests import tiny_llama2c
 
 from slmquant.model.llama2c_import import read_llama2c
+from tests import tiny_llama2c
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests import tiny_llama2c
 
 from slmquant.errors import ModelError
 from slmquant.model.llama2c_import import read_llama2c
+from tests import tiny_llama2c
 
 Array = NDArray[np.float64]
 
@@ -67,9 +67,7 @@ def assert_same_function(weights: Path, tokenizer: Path) -> None:
     model, _ = read_llama2c(weights, tokenizer)
     tokens = [
         1,
-        *torch.randint(
-            3, model.config.vocab_size, (40,), generator=torch.Generator().manual_seed(0)
-        ).tolist(),
+        *torch.randint(3, model.config.vocab_size, (40,), generator=torch.Generator().manual_seed(0)).tolist(),
     ]
 
     with torch.inference_mode():
@@ -100,9 +98,7 @@ def test_the_tokenizer_may_follow_in_the_same_file(tmp_path: Path) -> None:
     apart, together = read_llama2c(weights, tokenizer), read_llama2c(joined)
 
     assert apart[1].get_vocab() == together[1].get_vocab()
-    assert all(
-        torch.equal(a, b) for a, b in zip(apart[0].parameters(), together[0].parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(apart[0].parameters(), together[0].parameters(), strict=True))
 
 
 def test_tied_weights_are_one_parameter(tmp_path: Path) -> None:

@@ -115,9 +115,7 @@ def test_pickled_weights_are_refused(tiny_folder: Path) -> None:
     ("model_type", "architecture"),
     [("t5", "T5ForConditionalGeneration"), ("bert", "BertForMaskedLM"), ("vit", "ViTForImageClassification")],
 )
-def test_a_model_that_is_not_decoder_only_is_named(
-    tiny_folder: Path, model_type: str, architecture: str
-) -> None:
+def test_a_model_that_is_not_decoder_only_is_named(tiny_folder: Path, model_type: str, architecture: str) -> None:
     (tiny_folder / "config.json").write_text(
         json.dumps(
             {

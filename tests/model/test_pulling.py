@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-from tests import tiny_llama2c
 
 from slmquant.errors import ModelError, SourceError, UnknownNameError
 from slmquant.model import pulling
@@ -16,6 +15,7 @@ from slmquant.model.loading import identify, load
 from slmquant.model.offgrid import OffGridReport
 from slmquant.model.provenance import read_provenance
 from slmquant.model.pulling import pull
+from tests import tiny_llama2c
 
 
 def source_file(path: Path) -> SourceFile:
@@ -106,9 +106,7 @@ def test_a_missing_file_is_named(files: Path) -> None:
         pull("tiny", local=files)
 
 
-def test_an_interruption_leaves_nothing(
-    files: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interruption_leaves_nothing(files: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_model: object, seed: int) -> OffGridReport:
         raise KeyboardInterrupt
 

@@ -62,9 +62,7 @@ def test_the_page_is_well_formed_and_refers_to_nothing_outside() -> None:
 
 def test_ids_are_unique_even_with_the_same_model_twice() -> None:
     first = invented.benchmark()
-    second = [
-        r.model_copy(update={"spec": r.spec.model_copy(update={"compute_dtype": "float32"})}) for r in first
-    ]
+    second = [r.model_copy(update={"spec": r.spec.model_copy(update={"compute_dtype": "float32"})}) for r in first]
     ids = Outline(render([*first, *second])).ids
 
     assert len(ids) == len(set(ids))

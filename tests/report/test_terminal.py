@@ -68,10 +68,7 @@ def test_cells_of_different_conditions_are_never_in_one_table() -> None:
 def test_the_headline_is_the_smallest_cell_that_loses_little() -> None:
     said = headline(sections(invented.benchmark())[0]).replace("\N{NO-BREAK SPACE}", " ")
 
-    assert (
-        said
-        == "At 113 MB instead of 269 MB, gptq W4A16g64 keeps perplexity at 22.10; full precision has 20.12"
-    )
+    assert said == "At 113 MB instead of 269 MB, gptq W4A16g64 keeps perplexity at 22.10; full precision has 20.12"
 
 
 @pytest.mark.parametrize(

@@ -245,9 +245,7 @@ with Store(sys.argv[1]) as store:
 """
 
 
-def test_a_killed_writer_leaves_every_committed_cell_and_no_lock(
-    path: Path, pytestconfig: pytest.Config
-) -> None:
+def test_a_killed_writer_leaves_every_committed_cell_and_no_lock(path: Path, pytestconfig: pytest.Config) -> None:
     command = [sys.executable, "-c", WRITE_FOREVER, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=pytestconfig.rootpath) as process:
         assert process.stdout is not None

@@ -73,9 +73,7 @@ def test_answers_do_not_depend_on_what_else_is_asked(context: Callable[..., Eval
     assert [value for value, _ in together] == pytest.approx([value for value, _ in alone], abs=1e-4)
 
 
-def test_equal_inputs_are_run_once(
-    context: Callable[..., EvalContext], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_inputs_are_run_once(context: Callable[..., EvalContext], monkeypatch: pytest.MonkeyPatch) -> None:
     backend = ContextLM(context(), "t")
     run = []
     body = backend._head.hidden

@@ -93,9 +93,7 @@ def test_absent_rows_say_what_was_tried(context: Build, monkeypatch: pytest.Monk
 
 
 def test_a_missing_split_is_named(context: Build, data: Path) -> None:
-    write_rows(
-        data, "winogrande", "train", [{"sentence": "_", "option1": "a", "option2": "b", "answer": "1"}]
-    )
+    write_rows(data, "winogrande", "train", [{"sentence": "_", "option1": "a", "option2": "b", "answer": "1"}])
     with pytest.raises(DataError, match="needs its test or validation split; there is train"):
         _run(context(), TaskSpec(name="winogrande"))
 

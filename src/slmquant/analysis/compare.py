@@ -22,9 +22,7 @@ UNPAIRED = "not in pairs: the standard error is an upper bound"
 OF_THE_MACHINE = frozenset({"quantize_s", "quantize_peak_rss_bytes", "evaluate_s"})
 """Costs: their protocol lists the phases that were paid for, and those differ from method to method."""
 
-OF_THE_TOKENIZER = frozenset(
-    {"perplexity", "kl_mean", "kl_median", "kl_p99", "kl_reverse_mean", "top1_agreement"}
-)
+OF_THE_TOKENIZER = frozenset({"perplexity", "kl_mean", "kl_median", "kl_p99", "kl_reverse_mean", "top1_agreement"})
 OF_THE_TASK = frozenset({"chance", "calibration_tokens"})
 """Facts of what was asked, not of how well it went: not compared."""
 
@@ -89,9 +87,7 @@ def _difference(
         raise ValueError(f"neither cell has {name!r} on {task!r}")
     values = (first.value if first else None, second.value if second else None)
     if first is None or second is None:
-        return Difference(
-            name, task, some.unit, *values, "refused", reason=_absence(a, b, name, task, first is None)
-        )
+        return Difference(name, task, some.unit, *values, "refused", reason=_absence(a, b, name, task, first is None))
     if reason := _refusal(first, second, a, b):
         return Difference(name, task, some.unit, *values, "refused", reason=reason)
     test = _paired(name, task, items_a, items_b) or _unpaired(first, second)
@@ -126,9 +122,7 @@ def _absence(a: Record, b: Record, name: str, task: str | None, in_a: bool) -> s
 
 def _refusal(first: Metric, second: Metric, a: Record, b: Record) -> str | None:
     if first.protocol != second.protocol and first.name not in OF_THE_MACHINE:
-        return (
-            f"different protocols: {first.protocol or 'none stated'} and {second.protocol or 'none stated'}"
-        )
+        return f"different protocols: {first.protocol or 'none stated'} and {second.protocol or 'none stated'}"
     if first.version != second.version or first.unit != second.unit:
         return f"different definitions: version {first.version} and {second.version} of the metric"
     if first.name in OF_THE_TOKENIZER and a.spec.model_sha256 != b.spec.model_sha256:

@@ -119,9 +119,7 @@ def slmq_infer(
     return _quadratic({"memory": memory, "tokens per second": tokens_per_s, "size": size}, expectation)
 
 
-def slmq_cons(
-    time: Sequence[float], memory: Sequence[float], expectation: Expectation = "mean_then_square"
-) -> Score:
+def slmq_cons(time: Sequence[float], memory: Sequence[float], expectation: Expectation = "mean_then_square") -> Score:
     """Track 3, quantization consumption, from one ratio for each model.
 
     Args:
@@ -143,9 +141,7 @@ def score_table(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIO
     return [_cell_scores(record, records, options) for record in records]
 
 
-def _quadratic(
-    terms: Mapping[str, Sequence[float]], expectation: Expectation, reason: str | None = None
-) -> Score:
+def _quadratic(terms: Mapping[str, Sequence[float]], expectation: Expectation, reason: str | None = None) -> Score:
     if not terms:
         raise ValueError("a score of no terms; give at least one")
     for name, ratios in terms.items():
@@ -175,9 +171,7 @@ def _cell_scores(record: Record, records: Sequence[Record], options: ScoreOption
         return CellScores(record.cell_id, nothing, nothing, nothing)
     reference = full_precision_of(record, records)
     if reference is None:
-        perf = above_chance = Score(
-            None, reason="no full-precision cell of the same model, tasks, dtype and device"
-        )
+        perf = above_chance = Score(None, reason="no full-precision cell of the same model, tasks, dtype and device")
     else:
         perf = _perf(record, reference, options)
         above_chance = _perf_above_chance(record, reference, options)
@@ -220,12 +214,8 @@ def _perf_above_chance(record: Record, reference: Record, options: ScoreOptions)
             # Below chance is worth no more than chance; the square would reward it.
             ratios[task] = [max(0.0, mine.value - chance.value) / margin]
     if left_out and not ratios:
-        return Score(
-            None, reason=f"the full-precision model is not clearly above chance on {', '.join(left_out)}"
-        )
-    remark = (
-        f"without {', '.join(left_out)}: full precision is not clearly above chance" if left_out else None
-    )
+        return Score(None, reason=f"the full-precision model is not clearly above chance on {', '.join(left_out)}")
+    remark = f"without {', '.join(left_out)}: full precision is not clearly above chance" if left_out else None
     return _with_perplexities(ratios, record, reference, options, remark)
 
 

@@ -67,13 +67,9 @@ class _Observer:
 
     def result(self) -> InputStatistics:
         if self.absmax is None:
-            raise NumericalError(
-                f"no calibration token reached {self.name!r}; does the model route around it?"
-            )
+            raise NumericalError(f"no calibration token reached {self.name!r}; does the model route around it?")
         if not torch.isfinite(self.absmax).all():
-            raise NumericalError(
-                f"the inputs of {self.name!r} hold NaN or infinity on the calibration tokens"
-            )
+            raise NumericalError(f"the inputs of {self.name!r} hold NaN or infinity on the calibration tokens")
         H = None if self.H is None else hessian.finish(self.H, self.tokens)
         return InputStatistics(self.absmax, H)
 
@@ -107,7 +103,7 @@ def capture(
     progress.start("calibrate", len(windows))
     started = time.perf_counter()
     try:
-        for part in windows.split(batch):
+        for part in torch.split(windows, batch):
             body.hidden(part.to(model.device))
             progress.advance(len(part))
     finally:
@@ -115,9 +111,7 @@ def capture(
             hook.remove()
     forward_s = time.perf_counter() - started - sum(spent.values())
     statistics = {name: observer.result() for name, observer in observers.items()}
-    return Captured(
-        statistics, windows.numel(), forward_s, {kind: spent[kind] for kind in {*wanted, "absmax"}}
-    )
+    return Captured(statistics, windows.numel(), forward_s, {kind: spent[kind] for kind in {*wanted, "absmax"}})
 
 
 CaptureFunction = Callable[[Collection[Statistic]], Captured]

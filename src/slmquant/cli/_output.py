@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
@@ -21,6 +30,19 @@ err_console = Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no remarks.")]
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="A local folder of data, tried first.", show_default="SLMQUANT_DATA"),
+]
+PIPE_WIDTH = 200
+"""Columns of a report's table where stdout is no terminal and COLUMNS is not set."""
+
+
+def report_console() -> Console:
+    """Where a report's table goes: wide when piped, so that no column is lost."""
+    piped = not console.is_terminal and "COLUMNS" not in os.environ
+    return Console(width=PIPE_WIDTH) if piped else console
 
 
 def print_json(value: object) -> None:

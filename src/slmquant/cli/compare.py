@@ -11,9 +11,7 @@ from slmquant.cli._results import StoreOption, open_store
 
 
 def command(
-    a: Annotated[
-        str, typer.Argument(help="The cell to compare with: an id, its first digits, or method/scheme.")
-    ],
+    a: Annotated[str, typer.Argument(help="The cell to compare with: an id, its first digits, or method/scheme.")],
     b: Annotated[str, typer.Argument(help="The cell that is compared.")],
     store: StoreOption = None,
     json: JsonOption = False,
@@ -37,8 +35,6 @@ def command(
         first, second = results.get(a), results.get(b)
         differences = compare(first, second, results.items(first.cell_id), results.items(second.cell_id))
     if json:
-        print_json(
-            {"a": first.cell_id, "b": second.cell_id, "differences": [asdict(one) for one in differences]}
-        )
+        print_json({"a": first.cell_id, "b": second.cell_id, "differences": [asdict(one) for one in differences]})
     else:
         console.print(comparison_report(first, second, differences))

@@ -36,8 +36,7 @@ def command(json: JsonOption = False) -> None:
                 (known.architecture if known else local.architecture if local else None) or "",
                 _millions(known.parameters) if known else "",
                 (known.licence if known else provenance.licence if provenance else None) or "not stated",
-                (provenance.description if provenance else None)
-                or (known.precision if known else "not stated"),
+                (provenance.description if provenance else None) or (known.precision if known else "not stated"),
                 f"{local.size_bytes / 1e6:.0f} MB" if local else _how_to_get(known),
             )
         )

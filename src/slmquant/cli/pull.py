@@ -11,21 +11,15 @@ from slmquant.cli._output import JsonOption, QuietOption, console, print_json, p
 
 
 def command(
-    names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="Models to get; see `slmquant models`.")
-    ],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models to get; see `slmquant models`.")],
     on_grid: Annotated[
         bool,
-        typer.Option(
-            "--on-grid", help="Keep quantized weights on their grid, as NAME-on-grid. Flatters 4 bits."
-        ),
+        typer.Option("--on-grid", help="Keep quantized weights on their grid, as NAME-on-grid. Flatters 4 bits."),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Make it again although it is here.")] = False,
     source: Annotated[
         Path | None,
-        typer.Option(
-            "--from", metavar="DIR", help="Take the model's files from this folder; download nothing."
-        ),
+        typer.Option("--from", metavar="DIR", help="Take the model's files from this folder; download nothing."),
     ] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -56,9 +50,7 @@ def command(
         pulled.append(entry | (provenance.model_dump(exclude={"name"}) if provenance else {}))
         if provenance is None or quiet or json:
             continue
-        console.print(
-            f"[bold]{folder.name}[/bold]  {provenance.description}, {provenance.licence}", highlight=False
-        )
+        console.print(f"[bold]{folder.name}[/bold]  {provenance.description}, {provenance.licence}", highlight=False)
         if (rescaling := provenance.rescaling) is not None:
             console.print(
                 f"  moved off its grid: {rescaling.channels:,} channels rescaled, "

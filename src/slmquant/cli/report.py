@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slmquant.cli._output import QuietOption, console, err_console
+from slmquant.cli._output import QuietOption, err_console, report_console
 from slmquant.cli._results import ModelOption, StoreOption, open_store, select
 
 FORMATS = ("table", "csv", "json", "html")
-PIPE_WIDTH = 200
-"""Columns of the table where stdout is no terminal and COLUMNS is not set."""
 
 
 def command(
     store: StoreOption = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path(
-        "results/report"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("results/report"),
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", "-f", help="table, csv, json or html; may be repeated.", show_default="all"),
@@ -38,8 +33,6 @@ def command(
 
     [dim]slmquant report -o public --format html --model smollm2-135m-instruct[/dim]
     """
-    from rich.console import Console
-
     from slmquant.errors import StoreError, UnknownNameError
     from slmquant.report.files import write_report_csv, write_report_json
     from slmquant.report.page import write_page
@@ -54,8 +47,7 @@ def command(
     if not records:
         raise StoreError(f"{results.path} holds no cells yet; run `slmquant bench` first")
     if "table" in wanted:
-        piped = not console.is_terminal and "COLUMNS" not in os.environ
-        print_report(records, Console(width=PIPE_WIDTH) if piped else console)
+        print_report(records, report_console())
     writers = {"csv": write_report_csv, "json": write_report_json, "html": write_page}
     for name, write in writers.items():
         if name in wanted:

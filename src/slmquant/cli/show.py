@@ -11,9 +11,7 @@ from slmquant.cli._results import StoreOption, open_store
 
 
 def command(
-    cell: Annotated[
-        str, typer.Argument(help="A cell id or its first digits, or method/scheme.", metavar="CELL")
-    ],
+    cell: Annotated[str, typer.Argument(help="A cell id or its first digits, or method/scheme.", metavar="CELL")],
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:

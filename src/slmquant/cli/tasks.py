@@ -12,9 +12,7 @@ from slmquant.cli._output import JsonOption, console, print_json, print_table
 if TYPE_CHECKING:
     from slmquant.calib.corpora import Whereabouts
 
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Local folder of data; SLMQUANT_DATA if not given.")
-]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Local folder of data; SLMQUANT_DATA if not given.")]
 CorporaOption = Annotated[bool, typer.Option("--corpora", help="List text corpora instead of tasks.")]
 
 

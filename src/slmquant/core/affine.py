@@ -155,9 +155,7 @@ class QuantizedTensor:
         if self.scale.shape[0] == 1 and self.codes.shape[0] > 1:
             return replace(self, codes=self.codes[start:stop])
         zero_point = None if self.zero_point is None else self.zero_point[start:stop]
-        return replace(
-            self, codes=self.codes[start:stop], scale=self.scale[start:stop], zero_point=zero_point
-        )
+        return replace(self, codes=self.codes[start:stop], scale=self.scale[start:stop], zero_point=zero_point)
 
     @property
     def stored_bits(self) -> int:
@@ -176,9 +174,7 @@ class TokenCodes(NamedTuple):
     scale: Float[Tensor, "*#tokens 1"]
 
 
-def encode_activations(
-    x: Float[Tensor, "*tokens in"], bits: int, scale: Float[Tensor, ""] | None = None
-) -> TokenCodes:
+def encode_activations(x: Float[Tensor, "*tokens in"], bits: int, scale: Float[Tensor, ""] | None = None) -> TokenCodes:
     """Symmetric integer codes of activations, in the dtype of `x` (whole numbers, exact in bfloat16).
 
     Args:

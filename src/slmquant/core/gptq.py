@@ -52,17 +52,13 @@ def gptq(
     affine = grid.fit(W) if fitted else _unfitted(W, groups.count(size, group_size))
     columns = W.T[order].contiguous()  # (in, out): the column being rounded lies contiguous in memory
     codes = torch.empty_like(columns)
-    step = (
-        _BLOCK if fitted else group_size * max(1, _BLOCK // group_size)
-    )  # a group never straddles two blocks
+    step = _BLOCK if fitted else group_size * max(1, _BLOCK // group_size)  # a group never straddles two blocks
     for start in range(0, size, step):
         stop = min(start + step, size)
         errors = torch.empty_like(columns[start:stop])
         for column in range(start, stop):
             if not fitted and column % group_size == 0:
-                _fit_group_(
-                    affine, columns[column : min(column + group_size, size)], grid, column // group_size
-                )
+                _fit_group_(affine, columns[column : min(column + group_size, size)], grid, column // group_size)
             group = int(order[column]) // group_size
             scale, zero_point = affine.scale[:, group], affine.zero_point[:, group]
             codes[column] = grid.encode(columns[column], scale, zero_point)

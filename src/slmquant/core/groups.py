@@ -26,7 +26,7 @@ def bounds(W: Float[Tensor, "out in"], group_size: int) -> Bounds:
     missing = -W.shape[1] % group_size
     if missing:  # repeating a column that is there changes neither minimum nor maximum
         W = torch.cat([W, W[:, -1:].expand(-1, missing)], dim=1)
-    grouped = W.unflatten(1, (-1, group_size))
+    grouped = W.reshape(W.shape[0], -1, group_size)
     return Bounds(*torch.aminmax(grouped, dim=2))
 
 

@@ -58,8 +58,7 @@ def inverse_cholesky(H: Float[Tensor, "in in"], damp: float) -> Float[Tensor, "i
         if info == 0:
             R = L.flip(0, 1)
             identity = torch.eye(len(H), dtype=H.dtype, device=H.device)
-            return torch.linalg.solve_triangular(R, identity, upper=True)
+            U: Tensor = torch.linalg.solve_triangular(R, identity, upper=True)
+            return U
         damp = max(10 * damp, 1e-6)
-    raise NumericalError(
-        f"the Hessian of size {len(H)} is not positive definite even when damped by {_MOST_DAMP}"
-    )
+    raise NumericalError(f"the Hessian of size {len(H)} is not positive definite even when damped by {_MOST_DAMP}")

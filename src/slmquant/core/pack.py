@@ -21,19 +21,15 @@ def pack(codes: Shaped[Tensor, "rows size"], bits: int) -> UInt8[Tensor, "rows b
     """
     _check(bits)
     rows, size = codes.shape
-    words = torch.zeros(
-        rows, -(-size // _CODES_PER_WORD) * _CODES_PER_WORD, dtype=torch.int64, device=codes.device
-    )
+    words = torch.zeros(rows, -(-size // _CODES_PER_WORD) * _CODES_PER_WORD, dtype=torch.int64, device=codes.device)
     words[:, :size] = codes.to(torch.int64) & (2**bits - 1)
     shifts = torch.arange(_CODES_PER_WORD, device=codes.device) * bits
-    word = (words.unflatten(1, (-1, _CODES_PER_WORD)) << shifts).sum(dim=2)
+    word = (words.view(rows, -1, _CODES_PER_WORD) << shifts).sum(dim=2)
     octets = (word[:, :, None] >> (8 * torch.arange(bits, device=codes.device))) & 0xFF
     return octets.flatten(1)[:, : packed_bytes(size, bits)].to(torch.uint8)
 
 
-def unpack(
-    packed: UInt8[Tensor, "rows bytes"], bits: int, size: int, signed: bool
-) -> Shaped[Tensor, "rows size"]:
+def unpack(packed: UInt8[Tensor, "rows bytes"], bits: int, size: int, signed: bool) -> Shaped[Tensor, "rows size"]:
     """Undo `pack`: int8 codes where `signed`, else uint8.
 
     Raises:
@@ -43,18 +39,18 @@ def unpack(
     rows, octet_count = packed.shape
     if octet_count != packed_bytes(size, bits):
         raise ValueError(
-            f"{octet_count} bytes a row cannot hold {size} codes of {bits} bits; "
-            f"expected {packed_bytes(size, bits)}"
+            f"{octet_count} bytes a row cannot hold {size} codes of {bits} bits; expected {packed_bytes(size, bits)}"
         )
     octets = torch.zeros(rows, -(-octet_count // bits) * bits, dtype=torch.int64, device=packed.device)
     octets[:, :octet_count] = packed
-    word = (octets.unflatten(1, (-1, bits)) << (8 * torch.arange(bits, device=packed.device))).sum(dim=2)
+    word = (octets.view(rows, -1, bits) << (8 * torch.arange(bits, device=packed.device))).sum(dim=2)
     shifts = torch.arange(_CODES_PER_WORD, device=packed.device) * bits
-    codes = ((word[:, :, None] >> shifts) & (2**bits - 1)).flatten(1)[:, :size]
+    codes: Tensor = ((word[:, :, None] >> shifts) & (2**bits - 1)).flatten(1)[:, :size]
     if not signed:
         return codes.to(torch.uint8)
     sign = 2 ** (bits - 1)
-    return ((codes ^ sign) - sign).to(torch.int8)
+    signed_codes: Tensor = (codes ^ sign) - sign
+    return signed_codes.to(torch.int8)
 
 
 def packed_bytes(size: int, bits: int) -> int:

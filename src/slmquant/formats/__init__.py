@@ -1,1 +1,1 @@
-"""TODO."""
+"""How quantized models lie on disk: one file, one format."""

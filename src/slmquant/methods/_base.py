@@ -46,9 +46,7 @@ class Rounding(Protocol):
         """Statistics that it reads."""
         ...
 
-    def round(
-        self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None
-    ) -> QuantizedTensor:
+    def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of a weight. `statistics` is None for an embedding, and where `needs` is empty.
 
         Rows are independent, except for scales that a whole tensor shares: the driver stacks the rows of linears

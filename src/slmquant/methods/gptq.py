@@ -42,9 +42,7 @@ class Gptq:
     act_order: bool = False
     needs: frozenset[Statistic] = frozenset({"hessian"})
 
-    def round(
-        self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None
-    ) -> QuantizedTensor:
+    def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of `weight` under the Hessian of its inputs; nearest where there are no inputs (an embedding)."""
         if statistics is None:
             return grid.quantize(weight)

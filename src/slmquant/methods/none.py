@@ -2,6 +2,4 @@
 
 from slmquant.methods._base import Recipe
 
-METHOD = Recipe(
-    title="full precision", summary="Leaves every number in 16 bits; the yardstick.", reference=""
-)
+METHOD = Recipe(title="full precision", summary="Leaves every number in 16 bits; the yardstick.", reference="")

@@ -22,9 +22,7 @@ class Nearest:
 
     needs: frozenset[Statistic] = frozenset()
 
-    def round(
-        self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None
-    ) -> QuantizedTensor:
+    def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of `weight`; statistics are not looked at."""
         del statistics
         return grid.quantize(weight)

@@ -24,7 +24,7 @@ from slmquant.calib.statistics import Rescaled, Statistic, Statistics
 from slmquant.core.smooth import smoothing_factors
 from slmquant.methods._base import Recipe
 from slmquant.methods.rtn import Nearest
-from slmquant.model.quantized import weight_of
+from slmquant.model.quantized import weight_at
 from slmquant.model.relations import InputGroup, Relations
 from slmquant.model.rescale import scale_group_
 
@@ -54,15 +54,13 @@ class Smoothing:
             if group.norm is None:
                 continue
             first = group.linears[0]
-            factors[first] = smoothing_factors(
-                statistics[first].absmax, _column_absmax(model, group), self.alpha
-            )
+            factors[first] = smoothing_factors(statistics[first].absmax, _column_absmax(model, group), self.alpha)
             scale_group_(model, relations, group, factors[first])
         return Rescaled(statistics, factors)
 
 
 def _column_absmax(model: PreTrainedModel, group: InputGroup) -> torch.Tensor:
-    weights = (weight_of(model.get_submodule(name)) for name in group.linears)  # type: ignore[arg-type]  # linears by discovery
+    weights = (weight_at(model, name) for name in group.linears)
     return torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0).float()
 
 

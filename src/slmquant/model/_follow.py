@@ -95,14 +95,8 @@ def _candidates(received: Tensor, factors: Tensor, chosen: Tensor) -> Tensor | N
     ratio = received.gather(1, token.expand(len(received), 1, -1))[:, 0] / baseline.gather(0, token[None])[0]
 
     ordered, order = factors.sort()
-    above = (
-        torch.searchsorted(ordered, ratio.nan_to_num(0.0)).clamp(1, len(ordered) - 1)
-        if len(ordered) > 1
-        else 0
-    )
-    nearest = (
-        above - ((ratio / ordered[above - 1]).log2().abs() < (ratio / ordered[above]).log2().abs()).long()
-    )
+    above = torch.searchsorted(ordered, ratio.nan_to_num(0.0)).clamp(1, len(ordered) - 1) if len(ordered) > 1 else 0
+    nearest = above - ((ratio / ordered[above - 1]).log2().abs() < (ratio / ordered[above]).log2().abs()).long()
     row = order[nearest]
     shown = ((ratio / factors[row] - 1).abs() < _CANDIDATE_TOLERANCE) & chosen.gather(1, row)
     row = torch.where(shown, row, -1)
@@ -112,9 +106,7 @@ def _candidates(received: Tensor, factors: Tensor, chosen: Tensor) -> Tensor | N
     return row.gather(0, best)[0] if bool((votes.gather(0, best) > 0).all()) else None
 
 
-def _confirmed(
-    replay: BlockReplay, source: str, target: str, row_of: Tensor, factors: Tensor, numbers: Tensor
-) -> bool:
+def _confirmed(replay: BlockReplay, source: str, target: str, row_of: Tensor, factors: Tensor, numbers: Tensor) -> bool:
     """Scale only the candidates: every channel must change by its row's factor at every token."""
     scaled = replay.ones(len(factors))
     scaled[1, row_of] = factors[row_of]

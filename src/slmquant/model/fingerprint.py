@@ -118,9 +118,7 @@ def _tensors(file: Path) -> list[_StoredTensor]:
         raise ModelError(f"{file} has a damaged header ({error}); fetch it again") from error
     expected = max((tensor.stop for tensor in tensors), default=data)
     if size != expected:
-        raise ModelError(
-            f"{file} has {size} bytes, its header promises {expected}: truncated; fetch it again"
-        )
+        raise ModelError(f"{file} has {size} bytes, its header promises {expected}: truncated; fetch it again")
     return tensors
 
 

@@ -37,9 +37,7 @@ def is_quantized(file_type_name: str) -> bool:
     return file_type_name not in _EXACT
 
 
-def read_gguf(
-    path: Path, tokenizer_folder: Path | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read a GGUF file as a transformers model (float32, tied weights tied) and its tokenizer.
 
     Args:

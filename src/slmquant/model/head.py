@@ -28,7 +28,7 @@ class _Replay(nn.Module):
         return self
 
     def forward(self, *_args: object, **_kwargs: object) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=self.hidden)  # type: ignore[arg-type]  # a FloatTensor in name only
+        return BaseModelOutputWithPast(last_hidden_state=self.hidden)
 
 
 class OutputHead:
@@ -68,13 +68,20 @@ class OutputHead:
         body, head = getattr(self._model, prefix), self._model.get_output_embeddings()
         setattr(self._model, prefix, _Replay(hidden))
         if self._weight is not None:
-            plain = nn.Linear(*reversed(self._weight.shape), bias=False, device="meta")
-            plain.weight = nn.Parameter(self._weight, requires_grad=False)
-            plain.bias = getattr(head, "bias", None)
-            self._model.set_output_embeddings(plain)
+            self._model.set_output_embeddings(_linear(self._weight, getattr(head, "bias", None)))
         try:
             yield
         finally:
             setattr(self._model, prefix, body)
             if self._weight is not None:
                 self._model.set_output_embeddings(head)
+
+
+def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
+    """A linear around tensors that exist."""
+    out_features, in_features = weight.shape
+    linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = bias
+    return linear

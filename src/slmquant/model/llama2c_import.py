@@ -20,9 +20,7 @@ _BYTE_TOKENS = range(3, 259)
 """Ids of the 256 tokens that spell a single byte."""
 
 
-def read_llama2c(
-    weights: Path, tokenizer: Path | None = None
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def read_llama2c(weights: Path, tokenizer: Path | None = None) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Read a llama2.c checkpoint and its tokenizer as a transformers model (float32) and a fast tokenizer.
 
     Args:
@@ -150,9 +148,7 @@ def _read_tokenizer(content: bytes, config: LlamaConfig, name: str) -> PreTraine
         )
     )
     tokenizer.normalizer = normalizers.Prepend(" ")  # as llama2.c: a text begins with a space
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, _BOS)]

@@ -135,9 +135,7 @@ def _config(folder: Path) -> PreTrainedConfig:
     decoder = any(name.endswith(_DECODER_SUFFIXES) for name in architectures) if architectures else True
     if config.is_encoder_decoder or not decoder or type(config) not in AutoModelForCausalLM._model_mapping:
         name = architectures[0] if architectures else config.model_type
-        raise ModelError(
-            f"{name} in {folder} is not a decoder-only language model; expected a ...ForCausalLM"
-        )
+        raise ModelError(f"{name} in {folder} is not a decoder-only language model; expected a ...ForCausalLM")
     safetensors_files(folder)
     return cast(PreTrainedConfig, config)
 

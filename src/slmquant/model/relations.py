@@ -127,11 +127,9 @@ def discover(model: PreTrainedModel) -> Relations:
         ModelError: The model has no list of decoder blocks, or they hold no linears.
     """
     blocks = _decoder_blocks(model)
-    batch = batch_size(
-        max(out_features(linear) for block in blocks.values() for linear in _linears(block).values())
-    )
+    batch = batch_size(max(out_features(linear) for block in blocks.values() for linear in _linears(block).values()))
     embedding = model.get_input_embeddings()
-    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # unannotated there
+    head: nn.Module | None = model.get_output_embeddings()
     generator = torch.Generator().manual_seed(_SEED)
     vocabulary = embedding.get_parameter("weight").shape[0]
     tokens = torch.randint(vocabulary, (len(TOKEN_SCALES),), generator=generator)
@@ -195,9 +193,7 @@ def _block_relations(replay: BlockReplay, known: tuple[ChannelLink, ...] | None)
         return _block_relations(replay, None)
     return _BlockRelations(
         linears,
-        tuple(
-            group if _through_norm(replay, group) in sound else replace(group, norm=None) for group in groups
-        ),
+        tuple(group if _through_norm(replay, group) in sound else replace(group, norm=None) for group in groups),
         sound_links,
     )
 
@@ -233,9 +229,7 @@ def _norms(block: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in block.named_modules() if has_gain(module)}
 
 
-def _passages(
-    replay: BlockReplay, groups: Iterable[InputGroup], links: Iterable[ChannelLink]
-) -> list[_Passage]:
+def _passages(replay: BlockReplay, groups: Iterable[InputGroup], links: Iterable[ChannelLink]) -> list[_Passage]:
     through = [*(_through_norm(replay, group) for group in groups), *map(_through_link, links)]
     return [passage for passage in through if passage is not None]
 
@@ -268,9 +262,7 @@ def _sound(replay: BlockReplay, passages: list[_Passage]) -> list[_Passage]:
             factors = torch.linspace(-1.0, 1.0, channels, dtype=torch.float64, device=replay.device).exp2()
             read = torch.zeros(channels, dtype=torch.bool, device=replay.device)
             read[rows] = True
-            returned.setdefault(passage.maker, replay.ones(channels))[sequence] *= torch.where(
-                read, factors, 1.0
-            )
+            returned.setdefault(passage.maker, replay.ones(channels))[sequence] *= torch.where(read, factors, 1.0)
             for taker in passage.takers:
                 received.setdefault(taker, replay.ones(len(rows)))[sequence] /= factors[rows]
         output = replay.run(scale_inputs=received, scale_outputs=returned).output

@@ -29,9 +29,7 @@ def scale_group_(model: PreTrainedModel, relations: Relations, group: InputGroup
         ValueError: The group is not the model's or has no norm, or the factors do not fit.
     """
     if group not in relations.groups:
-        raise ValueError(
-            f"the group of {group.linears[0]} is not among the relations given; discover them anew"
-        )
+        raise ValueError(f"the group of {group.linears[0]} is not among the relations given; discover them anew")
     if group.norm is None:
         raise ValueError(
             f"the input of {group.linears[0]} has no norm of its own that could absorb a scale; "
@@ -93,21 +91,15 @@ def shared_factors(link: ChannelLink, factors: Tensor) -> Tensor:
     """
     _check(factors, len(link.source_rows), f"the input channels of {link.target}")
     rows = torch.tensor(link.source_rows, device=factors.device)
-    largest = factors.new_zeros(int(rows.max()) + 1).scatter_reduce(
-        0, rows, factors, "amax", include_self=False
-    )
+    largest = factors.new_zeros(int(rows.max()) + 1).scatter_reduce(0, rows, factors, "amax", include_self=False)
     return largest[rows]
 
 
 def _check(factors: Tensor, channels: int, whose: str) -> None:
     if factors.shape != (channels,):
-        raise ValueError(
-            f"factors of shape {tuple(factors.shape)} do not fit {whose}; expected ({channels},)"
-        )
+        raise ValueError(f"factors of shape {tuple(factors.shape)} do not fit {whose}; expected ({channels},)")
     if not bool((torch.isfinite(factors) & (factors > 0)).all()):
-        raise ValueError(
-            f"factors for {whose} must be positive and finite; got {factors.min()} to {factors.max()}"
-        )
+        raise ValueError(f"factors for {whose} must be positive and finite; got {factors.min()} to {factors.max()}")
 
 
 def _multiply_columns_(linear: nn.Module, factors: Tensor) -> None:

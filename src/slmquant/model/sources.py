@@ -68,9 +68,7 @@ def resolve(source: str, progress: Progress | None = None) -> Path:
         return pulled
     if is_name and source.removesuffix(ON_GRID_SUFFIX) in KNOWN:
         flag = " --on-grid" if source.endswith(ON_GRID_SUFFIX) else ""
-        raise SourceError(
-            f"{source} is not here yet; run: slmquant pull {source.removesuffix(ON_GRID_SUFFIX)}{flag}"
-        )
+        raise SourceError(f"{source} is not here yet; run: slmquant pull {source.removesuffix(ON_GRID_SUFFIX)}{flag}")
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -79,15 +77,11 @@ def resolve(source: str, progress: Progress | None = None) -> Path:
             raise SourceError(f"there is no file {source}")
         return _converted(path, progress or Silent())
     if path.is_file():
-        raise ModelError(
-            f"{source} is a single file; expected a folder, a .gguf file, a known name or a hub id"
-        )
+        raise ModelError(f"{source} is a single file; expected a folder, a .gguf file, a known name or a hub id")
     if _HUB_ID.fullmatch(source):
         return _from_hub(source)
     if not is_name:
-        raise SourceError(
-            f"there is no folder {source}; expected a folder, a .gguf file, a known name or a hub id"
-        )
+        raise SourceError(f"there is no folder {source}; expected a folder, a .gguf file, a known name or a hub id")
     raise UnknownNameError("model", source, {*KNOWN, *(model.name for model in local_models())})
 
 
@@ -124,9 +118,7 @@ def _from_hub(hub_id: str) -> Path:
             )
         )
     except RepositoryNotFoundError:
-        raise SourceError(
-            f"the hub has no model {hub_id} that you may read; check its name or your login"
-        ) from None
+        raise SourceError(f"the hub has no model {hub_id} that you may read; check its name or your login") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise SourceError(
             f"{hub_id} is not in the hub cache and the hub cannot be reached ({type(error).__name__}); "

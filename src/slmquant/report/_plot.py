@@ -120,9 +120,7 @@ def _draw_axes(axes: Axes, losses: Sequence[float]) -> None:
     if smallest > 0 and max(losses) / smallest >= LOG_FROM_RATIO:
         axes.set_yscale("log")
         within_a_decade = max(losses) / smallest < 10
-        axes.yaxis.set_major_locator(
-            LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if within_a_decade else (1, 2, 5))
-        )
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if within_a_decade else (1, 2, 5)))
         axes.yaxis.set_minor_locator(LogLocator(subs=()))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -256,7 +254,5 @@ def _for_page(svg: str, tips: dict[str, str]) -> str:
 
 def _description(title: str, dots: Sequence[_Dot], reference: _Dot | None) -> str:
     points = [f"{dot.cell.name} {significant(dot.loss)} at {dot.size:.0f} MB" for dot in dots]
-    points += (
-        [f"full precision {significant(reference.loss)} at {reference.size:.0f} MB"] if reference else []
-    )
+    points += [f"full precision {significant(reference.loss)} at {reference.size:.0f} MB"] if reference else []
     return f"{title} against stored size: {'; '.join(points)}."

@@ -74,9 +74,7 @@ def headline(section: Section) -> str:
     value, full_value = _perplexity(chosen, section), _perplexity(reference, section) if reference else None
     size, full_size = _megabytes(chosen), _megabytes(reference) if reference else None
     where = f"At {size:.0f}{NBSP}MB" if size is not None else "Best of all"
-    where += (
-        f" instead of {full_size:.0f}{NBSP}MB" if full_size is not None and chosen is not reference else ""
-    )
+    where += f" instead of {full_size:.0f}{NBSP}MB" if full_size is not None and chosen is not reference else ""
     if value is None:
         return f"{where}, {chosen.name} diverges least from full precision"
     if full_value is None or chosen is reference:
@@ -86,9 +84,7 @@ def headline(section: Section) -> str:
             f"{where}, {chosen.name} keeps perplexity at {perplexity(value)}; "
             f"full precision has {perplexity(full_value)}"
         )
-    return (
-        f"{where}, even {chosen.name} raises perplexity to {perplexity(value)} from {perplexity(full_value)}"
-    )
+    return f"{where}, even {chosen.name} raises perplexity to {perplexity(value)} from {perplexity(full_value)}"
 
 
 def remarks(section: Section) -> list[str]:
@@ -216,8 +212,7 @@ def _protocol_notes(section: Section) -> list[str]:
     for text in section.texts:
         metrics = [m for cell in section.cells if (m := cell.record.metric("perplexity", text))]
         said += _unique(
-            f"{text}: {m.protocol or 'protocol not stated'}{f', {m.n:,} tokens' if m.n else ''}."
-            for m in metrics
+            f"{text}: {m.protocol or 'protocol not stated'}{f', {m.n:,} tokens' if m.n else ''}." for m in metrics
         )
     for task in section.tasks:
         metrics = [m for cell in section.cells if (m := accuracy(cell.record, task))]
@@ -237,9 +232,7 @@ def _score_notes(section: Section) -> list[str]:
         ("perf > chance", [cell.scores.perf_above_chance for cell in section.cells]),
         ("cons", [cell.scores.cons for cell in section.quantized]),
     ):
-        said += [
-            f"{title}: {reason}." for reason in _unique(score.reason or "" for score in scores) if reason
-        ]
+        said += [f"{title}: {reason}." for reason in _unique(score.reason or "" for score in scores) if reason]
     return said
 
 

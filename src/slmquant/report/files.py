@@ -21,9 +21,7 @@ def write_report_csv(records: Sequence[Record], folder: Path) -> Path:
     return path
 
 
-def write_report_json(
-    records: Sequence[Record], folder: Path, options: ScoreOptions = DEFAULT_OPTIONS
-) -> Path:
+def write_report_json(records: Sequence[Record], folder: Path, options: ScoreOptions = DEFAULT_OPTIONS) -> Path:
     """Write `results.json` into `folder`: whole records, each with its cell id and its scores."""
     path = folder / "results.json"
     with atomic_file(path) as temporary:

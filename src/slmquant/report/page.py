@@ -74,9 +74,7 @@ def write_page(records: Sequence[Record], folder: Path, options: ScoreOptions = 
 def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> str:
     """The page as text; the same records give the same text."""
     here = files("slmquant.report")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=number, score=_score)
     template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
     return template.render(

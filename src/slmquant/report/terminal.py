@@ -24,9 +24,7 @@ DROP_ORDER = ("bpw", "peak MB", "KL p99", "cons", "top-1 %", "perf > chance", "q
 VERDICT_STYLES = {"better": "green", "worse": "red", "refused": "dim", "indistinguishable": "dim"}
 
 
-def print_report(
-    records: Sequence[Record], console: Console, options: ScoreOptions = DEFAULT_OPTIONS
-) -> None:
+def print_report(records: Sequence[Record], console: Console, options: ScoreOptions = DEFAULT_OPTIONS) -> None:
     """Print a table for each model and set of conditions, with its headline and its footnotes."""
     for section in sections(records, options):
         console.print(_section_report(section, console))
@@ -82,9 +80,7 @@ def comparison_report(a: Record, b: Record, differences: Sequence[Difference]) -
         elif d.reason or d.pairs:
             verdict.append(f" ({d.reason or f'{d.pairs} pairs'})", style="dim")
         numbers = [number(value) for value in (d.a, d.b, d.difference, d.stderr)]
-        numbers.append(
-            ABSENT if d.p_value is None else f"{d.p_value:.3f}" if d.p_value >= 0.001 else "< 0.001"
-        )
+        numbers.append(ABSENT if d.p_value is None else f"{d.p_value:.3f}" if d.p_value >= 0.001 else "< 0.001")
         table.add_row(d.name, d.task or "", *numbers, d.unit, verdict)
     title = Text.assemble(("A ", "dim"), (a.spec.label, "bold"), ("   B ", "dim"), (b.spec.label, "bold"))
     footnote = f"* {UNPAIRED}\n" if any(d.reason == UNPAIRED for d in differences) else ""
@@ -103,9 +99,7 @@ def _results_that_fit(section: Section, console: Console) -> list[RenderableType
         table = _results(section, shown)
     if not dropped:
         return [table]
-    note = (
-        f"Not shown in {console.width} columns: {', '.join(dropped)}. Widen the terminal, or see the page.\n"
-    )
+    note = f"Not shown in {console.width} columns: {', '.join(dropped)}. Widen the terminal, or see the page.\n"
     return [table, Text(note, style="dim")]
 
 
@@ -147,9 +141,7 @@ def _metrics(record: Record) -> Table:
         table.add_column(name)
     for m in record.metrics:
         n = f"{m.n:,}" if m.n is not None else ABSENT
-        table.add_row(
-            m.name, number(m.value), number(m.stderr), n, m.unit, m.task or "", escape(m.protocol or "")
-        )
+        table.add_row(m.name, number(m.value), number(m.stderr), n, m.unit, m.task or "", escape(m.protocol or ""))
     return table
 
 

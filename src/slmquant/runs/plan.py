@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,13 +95,11 @@ class Plan(BaseModel):
         )
 
 
-def read_plan(path: Path) -> Plan:
-    """Read a plan from a YAML (or JSON) file.
+def read_plan_fields(path: Path) -> dict[str, object]:
+    """The fields of a plan in a YAML (or JSON) file, not checked yet: `make_plan` does that.
 
     Raises:
-        PlanError: The file is absent, is not YAML, or a field is missing, unknown or wrong; the message names it.
-        UnknownNameError: A method or a task is not known.
-        SchemeError: A scheme cannot be read.
+        PlanError: The file is absent, is not YAML, or holds no fields.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -111,10 +108,8 @@ def read_plan(path: Path) -> Plan:
     except yaml.YAMLError as error:
         raise PlanError(f"plan {path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
-        raise PlanError(
-            f"plan {path} holds a {type(content).__name__}; expected fields such as models, methods, tasks"
-        )
-    return make_plan(content)
+        raise PlanError(f"plan {path} holds a {type(content).__name__}; expected fields such as models, methods, tasks")
+    return content
 
 
 def make_plan(fields: dict[str, object]) -> Plan:
@@ -132,12 +127,3 @@ def make_plan(fields: dict[str, object]) -> Plan:
         where = ".".join(str(part) for part in first["loc"])
         got = repr(first["input"])
         raise PlanError(f"plan field {where!r}: {first['msg']} (got {got[:80]})") from error
-
-
-def task_specs(names: Sequence[str]) -> tuple[TaskSpec, ...]:
-    """Read `name` and `name:limit`.
-
-    Raises:
-        UnknownNameError: A task is not known.
-    """
-    return tuple(tasks.parse(name) for name in names)

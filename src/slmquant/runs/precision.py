@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
 
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
@@ -90,13 +90,13 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
     corpus = load_corpus(job.corpus, job.data_dir, progress)
     seconds: dict[str, float] = {}
     loss: dict[str, float] = {}
-    windows: Tensor | None = None
+    tokens = 0
     progress.start("choose the compute dtype", 2 * _WINDOWS)
     for dtype in ("float32", "bfloat16"):
         loaded = load(job.model, dtype=getattr(torch, dtype), device=job.device)
-        if windows is None:
-            length = min(_WINDOW_TOKENS, loaded.model.config.max_position_embeddings)
-            windows = calibration_windows(loaded.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
+        length = min(_WINDOW_TOKENS, loaded.model.config.max_position_embeddings)
+        windows = calibration_windows(loaded.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
+        tokens = windows.numel()
         head = OutputHead(loaded.model)
         _mean_loss(head, windows[0])  # the first run pays for setting things up
         started = time.perf_counter()
@@ -106,8 +106,7 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
             progress.advance()
         seconds[dtype] = time.perf_counter() - started
         loss[dtype] = math.fsum(losses) / len(losses)
-    assert windows is not None
-    decision = _decide(seconds, loss, windows.numel())
+    decision = _decide(seconds, loss, tokens)
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(asdict(decision)))
     return decision
@@ -125,10 +124,8 @@ def _mean_loss(head: OutputHead, window: Tensor) -> float:
     hidden = head.hidden(window[None])[0, :-1]
     targets = window[1:]
     chunk = max(1, len(targets) // 4)
-    pairs = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    total = sum(
-        float(F.cross_entropy(head.logits(states), wanted, reduction="sum")) for states, wanted in pairs
-    )
+    pairs = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
+    total = sum(float(F.cross_entropy(head.logits(states), wanted, reduction="sum")) for states, wanted in pairs)
     return total / len(targets)
 
 

@@ -70,7 +70,8 @@ def run_isolated(
     theirs.close()
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:
-        return _listen(ours, child, progress, deadline, timeout_s)
+        answer: T | Failure = _listen(ours, child, progress, deadline, timeout_s)
+        return answer
     finally:
         ours.close()
         if child.is_alive():

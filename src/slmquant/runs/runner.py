@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from slmquant import methods, tasks
+from slmquant import methods
 from slmquant.calib.statistics import Statistic
-from slmquant.errors import SlmquantError
 from slmquant.files import cache_dir
 from slmquant.model.loading import identify
 from slmquant.progress import Progress, Silent
@@ -21,7 +20,15 @@ from slmquant.runs.environment import environment
 from slmquant.runs.plan import Plan
 from slmquant.runs.precision import PrecisionDecision, PrecisionJob, decide_precision
 from slmquant.runs.process import Failure, run_isolated
-from slmquant.runs.work import CapturedFile, CaptureJob, CellJob, CellResult, run_capture, run_cell
+from slmquant.runs.work import (
+    CapturedFile,
+    CaptureJob,
+    CellJob,
+    CellResult,
+    has_reference_states,
+    run_capture,
+    run_cell,
+)
 from slmquant.schemes import parse
 from slmquant.store.record import CellSpec, Record
 from slmquant.store.sqlite import Store
@@ -63,7 +70,7 @@ def run(
     *,
     data_dir: Path | None = None,
     progress: Progress | None = None,
-    tell: Callable[[Event], None] = lambda event: None,
+    tell: Callable[[Event], None] | None = None,
 ) -> RunResult:
     """Run every cell of `plan` that `store` does not hold yet.
 
@@ -77,10 +84,15 @@ def run(
     Raises:
         SlmquantError: A model source cannot be resolved at all; nothing of that model could have a row.
     """
-    bench = _Bench(plan, store, data_dir, progress or Silent(), tell)
+    bench = _Bench(plan, store, data_dir, progress or Silent(), tell or _ignore)
     for model in plan.models:
         bench.run_model(model)
     return RunResult(tuple(bench.records), bench.skipped)
+
+
+def _ignore(event: Event) -> None:
+    """Tell nobody."""
+    del event
 
 
 class _Bench:
@@ -130,9 +142,7 @@ class _Bench:
         """The measured decision, or why there is none."""
         if self.plan.dtype != "auto":
             return PrecisionDecision(self.plan.dtype, float("nan"), float("nan"), 0)
-        job = PrecisionJob(
-            model, sha256, self.plan.calibration.corpus, self.plan.device, self.data_dir, self.cache_dir
-        )
+        job = PrecisionJob(model, sha256, self.plan.calibration.corpus, self.plan.device, self.data_dir, self.cache_dir)
         decision = run_isolated(decide_precision, job, self.progress)
         if isinstance(decision, Failure):
             reason = f"computed in float32: bfloat16 could not be tried ({decision.reason})"
@@ -184,10 +194,9 @@ class _Bench:
 
     def _has_reference_states(self, spec: CellSpec) -> bool:
         """Whether the states that divergence compares with are all cached."""
-        try:
-            return tasks.has_reference_states(spec, self.cache_dir, self.data_dir)
-        except SlmquantError:
-            return False  # the cell itself will say what is wrong, in its row
+        job = CellJob(spec, None, self.data_dir, self.cache_dir)
+        answer = run_isolated(has_reference_states, job, self.progress)
+        return answer is True  # after a failure the reference says what is wrong, in its row
 
     def _say(self, text: str, record: Record | None = None) -> None:
         self._tell(Event(text, record, len(self.records), self._total))

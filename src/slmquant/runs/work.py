@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
-from slmquant import methods
+from slmquant import methods, tasks
 from slmquant.calib import cache
 from slmquant.calib.capture import capture
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.calib.windows import calibration_windows
-from slmquant.model.loading import LoadedModel, load
+from slmquant.model.loading import load
 from slmquant.model.relations import Relations, discover
 from slmquant.progress import Progress
 from slmquant.quantize import QuantizedModel, quantize_
@@ -108,18 +108,18 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     dtype: torch.dtype = getattr(torch, job.spec.compute_dtype)
     with meter.phase("load"):
         loaded = load(job.spec.model, dtype=torch.float32, device=job.spec.device)
-    provider = _SharedStatistics(job.captured)
+    provider = SharedStatistics(job.captured)
     with meter.phase("quantize"):
         quantized = quantize_(
             loaded.model, job.spec.method, parse(job.spec.scheme), provider, dtype=dtype, progress=progress
         )
     if provider.phase is not None:
         meter.phases.insert(1, provider.phase)
-    consumed = (
-        [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, provider.tokens)
-    )
+    consumed = [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, provider.tokens)
     with meter.phase("evaluate"):
-        context = _context(job, loaded, quantized, progress)
+        context = evaluation_context(
+            quantized, loaded.tokenizer, job.spec.model, loaded.sha256, job.cache_dir, job.data_dir, progress
+        )
         evaluation = evaluate(context, job.spec.tasks)
     used = job.captured is not None and provider.phase is not None
     return CellResult(
@@ -131,7 +131,21 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     )
 
 
-class _SharedStatistics:
+def has_reference_states(job: CellJob, progress: Progress) -> bool:
+    """Whether all states are cached that the divergence of `job`'s tasks compares with."""
+    loaded = load(job.spec.model, dtype=getattr(torch, job.spec.compute_dtype), device=job.spec.device)
+    context = EvalContext(
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        model_sha256=job.spec.model_sha256,
+        cache_dir=job.cache_dir,
+        data_dir=job.data_dir,
+        progress=progress,
+    )
+    return all(tasks.has_reference(context, spec) for spec in job.spec.tasks)
+
+
+class SharedStatistics:
     """Hands out captured statistics and remembers what the capture cost."""
 
     def __init__(self, captured: CapturedFile | None) -> None:
@@ -140,37 +154,46 @@ class _SharedStatistics:
         self.tokens: int | None = None
 
     def __call__(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
+        """The statistics that are `wanted`; the first call fixes what the cell is charged for."""
         del relations  # the file was captured over the same groups
         if self._captured is None:
             raise ValueError(f"the cell needs {sorted(wanted)} and was given no captured statistics")
         captured = cache.load(self._captured.path, wanted)
         seconds = captured.forward_s + sum(captured.statistic_s[kind] for kind in wanted)
-        self.phase = Phase(
-            name="capture", seconds=seconds, peak_rss_bytes=self._captured.peak_rss_bytes, shared=True
-        )
+        self.phase = Phase(name="capture", seconds=seconds, peak_rss_bytes=self._captured.peak_rss_bytes, shared=True)
         self.tokens = captured.tokens
         return captured.statistics
 
 
-def _context(job: CellJob, loaded: LoadedModel, quantized: QuantizedModel, progress: Progress) -> EvalContext:
+def evaluation_context(
+    quantized: QuantizedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    source_sha256: str,
+    cache_dir: Path,
+    data_dir: Path | None,
+    progress: Progress,
+) -> EvalContext:
+    """What tasks are given to measure `quantized` against the full-precision model of `source`."""
     return EvalContext(
         model=quantized.model.eval(),
-        tokenizer=loaded.tokenizer,
-        model_sha256=job.spec.model_sha256,
-        cache_dir=job.cache_dir,
-        data_dir=job.data_dir,
-        is_reference=job.spec.method == methods.REFERENCE,
-        reference_head=_reference_head(job, quantized),
+        tokenizer=tokenizer,
+        model_sha256=source_sha256,
+        cache_dir=cache_dir,
+        data_dir=data_dir,
+        is_reference=quantized.method == methods.REFERENCE,
+        reference_head=_reference_head(quantized, source),
         progress=progress,
     )
 
 
-def _reference_head(job: CellJob, quantized: QuantizedModel) -> torch.Tensor | None:
+def _reference_head(quantized: QuantizedModel, source: str) -> torch.Tensor | None:
     """The full-precision head where the scheme quantized it, else None: the model's own still is that one."""
     if quantized.scheme.embeddings is None:
         return None
-    fresh: PreTrainedModel = load(job.spec.model, dtype=quantized.model.dtype, device=job.spec.device).model
-    return fresh.get_output_embeddings().weight.detach().clone()
+    fresh = load(source, dtype=quantized.model.dtype, device=quantized.model.device).model
+    head: torch.Tensor = fresh.get_output_embeddings().weight
+    return head.detach().clone()
 
 
 def _evaluate_seconds(meter: Meter) -> Metric:

@@ -54,9 +54,7 @@ class Store:
         self._lock: sqlite3.Connection | None = None
         if read_only:
             if not self.path.is_file():
-                raise StoreError(
-                    f"no result store at {self.path}; run `slmquant bench`, or name another with --store"
-                )
+                raise StoreError(f"no result store at {self.path}; run `slmquant bench`, or name another with --store")
         else:
             with self._explained():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,15 +173,12 @@ class Store:
     def _record(self, version: int, text: str) -> Record:
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"{self.path} holds a record of schema {version}; this slmquant reads up to "
-                f"{SCHEMA_VERSION}: update it"
+                f"{self.path} holds a record of schema {version}; this slmquant reads up to {SCHEMA_VERSION}: update it"
             )
         try:
             return Record.model_validate_json(text)
         except ValidationError as error:
-            raise StoreError(
-                f"{self.path} holds a record that cannot be read: {error.errors()[0]['msg']}"
-            ) from error
+            raise StoreError(f"{self.path} holds a record that cannot be read: {error.errors()[0]['msg']}") from error
 
     def _open(self) -> sqlite3.Connection:
         # A reader gets a connection that could write, and is told not to: the last one to close then folds
@@ -212,9 +207,7 @@ class Store:
         owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
         tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if owner != APPLICATION_ID and (tables or version or self.read_only):
-            raise StoreError(
-                f"{self.path} is a SQLite database, but no slmquant store; name another with --store"
-            )
+            raise StoreError(f"{self.path} is a SQLite database, but no slmquant store; name another with --store")
         if version > len(MIGRATIONS):
             raise StoreError(
                 f"{self.path} is of schema {version}, written by a newer slmquant; this one reads up to "
@@ -258,9 +251,7 @@ class Store:
             yield
         except sqlite3.Error as error:
             if "not a database" in str(error):
-                raise StoreError(
-                    f"{self.path} is no SQLite database; name another store with --store"
-                ) from error
+                raise StoreError(f"{self.path} is no SQLite database; name another store with --store") from error
             raise StoreError(f"cannot use the store {self.path}: {error}") from error
         except OSError as error:
             raise StoreError(f"cannot use the store {self.path}: {error}") from error

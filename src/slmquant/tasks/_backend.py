@@ -110,9 +110,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
 
     def generate_until(self, requests: list[Instance]) -> list[str]:  # noqa: ARG002  # lm-eval's signature
         """Refused: answers are scored, not generated."""
-        raise RefusedError(
-            f"task {self._name!r} asks for generated text; only scored answers are measured so far"
-        )
+        raise RefusedError(f"task {self._name!r} asks for generated text; only scored answers are measured so far")
 
     @torch.inference_mode()
     def _loglikelihood_tokens(
@@ -200,9 +198,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
 
     def _special_token(self, token: int | None) -> int:
         if token is None:
-            raise ModelError(
-                "the tokenizer has neither a BOS nor an EOS token; zero-shot tasks need one of them"
-            )
+            raise ModelError("the tokenizer has neither a BOS nor an EOS token; zero-shot tasks need one of them")
         return token
 
 

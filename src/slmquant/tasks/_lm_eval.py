@@ -163,9 +163,7 @@ def _local_data(config: Mapping[str, Any], splits: Mapping[str, list[Row]], name
     from datasets import Dataset, DatasetDict
 
     if not {config.get("test_split"), config.get("validation_split")} & set(splits):
-        raise DataError(
-            f"task {name!r} needs its test or validation split; there is {', '.join(splits) or 'nothing'}"
-        )
+        raise DataError(f"task {name!r} needs its test or validation split; there is {', '.join(splits) or 'nothing'}")
     tables = DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
     changes: dict[str, Any] = {"custom_dataset": lambda **_: tables, "dataset_kwargs": None}
     for key in ("training_split", "validation_split", "test_split", "fewshot_split"):

@@ -115,9 +115,7 @@ def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
     length = window if bos is None else window - 1
     available = len(tokens) // length
     if available == 0:
-        raise DataError(
-            f"{name} has {len(tokens)} tokens, fewer than one window of {window}; use a longer text"
-        )
+        raise DataError(f"{name} has {len(tokens)} tokens, fewer than one window of {window}; use a longer text")
     ids = tokens[: available * length].view(available, length)[: spec.limit]
     if bos is not None:
         ids = torch.cat((torch.full((len(ids), 1), bos), ids), dim=1)
@@ -240,9 +238,7 @@ def _metrics(scores: _Scores, spec: TaskSpec, protocol: str) -> tuple[Metric, ..
     if n:
         forward = scores.forward.masked_fill(~finite, torch.nan)
         kl_mean, kl_stderr = clustered_mean(forward)
-        median, p99 = (
-            forward[finite].double().quantile(torch.tensor([0.5, 0.99], dtype=torch.double)).tolist()
-        )
+        median, p99 = forward[finite].double().quantile(torch.tensor([0.5, 0.99], dtype=torch.double)).tolist()
         reverse_mean, reverse_stderr = clustered_mean(scores.reverse.masked_fill(~finite, torch.nan))
         agreement, agreement_stderr = clustered_mean(scores.agrees.masked_fill(~finite, torch.nan))
         metrics += [

@@ -63,11 +63,7 @@ def load_rows(name: str, task: KnownTask, data_dir: Path | None, progress: Progr
     if files := _local_files(task, folder):
         splits = {split: _read_jsonl(path) for split, path in files.items()}
         return TaskRows(_by_subset(splits) if task.is_family else {"": splits}, "folder")
-    tried = [
-        f"lm_eval/{task.folder}/<split>.jsonl.gz is not in {folder}"
-        if folder
-        else "no local folder was given"
-    ]
+    tried = [f"lm_eval/{task.folder}/<split>.jsonl.gz is not in {folder}" if folder else "no local folder was given"]
     if task.package_table:
         try:
             return TaskRows(

@@ -31,8 +31,8 @@ class Suite:
 
 SUITES: Mapping[str, Suite] = {
     "demo": Suite(
-        "a first look: perplexity, divergence and two zero-shot tasks, about 40 s per cell of a 135M model",
-        ((_TEXT, 8), ("arc_easy", 100), ("piqa", 100)),
+        "a first look: perplexity, divergence and two zero-shot tasks, about a minute per cell of a 135M model",
+        ((_TEXT, 4), ("arc_easy", 100), ("piqa", 100)),
     ),
     "quick": Suite(
         "about 3 minutes per cell of a 135M model on 2 cores",
@@ -40,9 +40,7 @@ SUITES: Mapping[str, Suite] = {
     ),
     "paper": Suite(
         "the six data sets of the SLMQuant paper, whole",
-        tuple(
-            (name, None) for name in ("mmlu", "arc_easy", "arc_challenge", "piqa", "hellaswag", "wikitext2")
-        ),
+        tuple((name, None) for name in ("mmlu", "arc_easy", "arc_challenge", "piqa", "hellaswag", "wikitext2")),
     ),
 }
 """Name → suite."""

@@ -69,5 +69,5 @@ def best_on_grid(
 
 def pack_one_by_one(codes: list[int], bits: int) -> bytes:
     """Pack codes through one big integer, code `i` at bit `i · bits`."""
-    stream = sum((code % 2**bits) << (bits * index) for index, code in enumerate(codes))
+    stream: int = sum((code % 2**bits) << (bits * index) for index, code in enumerate(codes))
     return stream.to_bytes(-(-len(codes) * bits // 8), "little")

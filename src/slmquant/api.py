@@ -1,0 +1,213 @@
+"""The same as the command line, from Python. Everything here is a public name of `slmquant`.
+
+import slmquant as sq
+
+model = sq.quantize("smollm2-135m-instruct", method="gptq", scheme="W4A16g64")
+print(f"{model.size.stored_bytes / 1e6:.0f} MB, {model.size.bpw:.2f} bits per weight")
+model.save("smollm2-gptq")
+for metric in sq.evaluate(model, ["wikitext2:8", "arc_easy:100"]).metrics:
+print(metric.name, metric.task, metric.value)
+
+records = sq.bench(["smollm2-135m-instruct"], methods=["rtn", "gptq"], schemes=["W4A16g64"], tasks=["wikitext2:8"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from slmquant import methods, tasks
+from slmquant.files import cache_dir
+from slmquant.formats import native
+from slmquant.model.loading import identify, load
+from slmquant.model.size import ModelSize
+from slmquant.progress import Progress, Silent
+from slmquant.quantize import QuantizedModel, quantize_
+from slmquant.runs.plan import Dtype, make_plan
+from slmquant.runs.precision import PrecisionJob, decide_precision
+from slmquant.runs.runner import run
+from slmquant.runs.work import CaptureJob, SharedStatistics, evaluation_context, run_capture
+from slmquant.schemes import parse
+from slmquant.store import Record, Store, default_store_path
+from slmquant.store.record import CalibrationSpec, TaskSpec
+from slmquant.tracks.compression import Evaluation
+from slmquant.tracks.compression import evaluate as evaluate_tasks
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A quantized model with what belongs to it.
+
+    Attributes:
+        quantized: The model and its codes.
+        tokenizer: Its tokenizer.
+        source: The model source it was made from.
+        source_sha256: Fingerprint of the full-precision weights.
+    """
+
+    quantized: QuantizedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    source_sha256: str
+
+    @property
+    def size(self) -> ModelSize:
+        """What it takes to store."""
+        return self.quantized.size
+
+    def save(self, folder: str | Path) -> Path:
+        """Write it in slmquant's own format, whole or not at all; `open_artifact` reads it back."""
+        return native.save(
+            self.quantized, self.tokenizer, Path(folder), source=self.source, source_sha256=self.source_sha256
+        )
+
+
+def quantize(
+    source: str,
+    method: str,
+    scheme: str,
+    *,
+    calibration: CalibrationSpec | None = None,
+    dtype: Dtype = "auto",
+    device: str = "cpu",
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Quantize one model.
+
+    Args:
+        source: A known name, a hub id, a folder or a GGUF file.
+        method: Name of a method, or `a+b`.
+        scheme: Scheme name.
+        calibration: What the method may look at, if it looks at anything; by default 128 windows of 512 tokens of
+            WikiText-2's train split.
+        dtype: What calibration runs and the result computes in; `auto` measures and decides.
+        device: Where to work.
+        data_dir: A local folder of data, tried before packages and the hub.
+        progress: Who is told how far it is.
+
+    Raises:
+        SlmquantError: What cannot be done, and what to do instead; see `slmquant.errors`.
+    """
+    progress, calibration = progress or Silent(), calibration or CalibrationSpec()
+    parsed = parse(scheme)
+    needs = methods.load(method).needs_for(parsed)
+    chosen = _dtype(source, dtype, device, calibration, data_dir, progress)
+    captured = None
+    if needs:
+        job = CaptureJob(source, calibration, needs, chosen, device, data_dir, cache_dir())
+        captured = run_capture(job, progress)
+    loaded = load(source, dtype=torch.float32, device=device, progress=progress)
+    quantized = quantize_(
+        loaded.model, method, parsed, SharedStatistics(captured), dtype=getattr(torch, chosen), progress=progress
+    )
+    return Artifact(quantized, loaded.tokenizer, source, loaded.sha256)
+
+
+def open_artifact(folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Artifact:
+    """Read what `Artifact.save` wrote.
+
+    Raises:
+        ModelError: The folder is of a newer version, truncated or damaged.
+    """
+    opened = native.load(Path(folder), dtype, device)
+    return Artifact(opened.quantized, opened.tokenizer, opened.source, opened.source_sha256)
+
+
+def evaluate(
+    artifact: Artifact,
+    task_names: Sequence[str],
+    *,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure what a quantized model still knows; the full-precision model is measured first where that is needed.
+
+    Args:
+        artifact: What to measure.
+        task_names: Tasks, each `name` or `name:limit`.
+        data_dir: A local folder of data, tried before packages and the hub.
+        progress: Who is told how far it is.
+
+    Raises:
+        UnknownNameError: No such task.
+        DataError: Its data is nowhere to be had.
+    """
+    specs = [tasks.parse(name) for name in task_names]
+    context = evaluation_context(
+        artifact.quantized, artifact.tokenizer, artifact.source, artifact.source_sha256, cache_dir(), data_dir,
+        progress or Silent(),
+    )  # fmt: skip
+    missing = [spec for spec in specs if not context.is_reference and not tasks.has_reference(context, spec)]
+    if missing:
+        _measure_reference(artifact, missing, data_dir, progress or Silent())
+    return evaluate_tasks(context, specs)
+
+
+def bench(
+    sources: Sequence[str],
+    *,
+    methods: Sequence[str],
+    schemes: Sequence[str],
+    tasks: Sequence[str],
+    calibration: CalibrationSpec | None = None,
+    dtype: Dtype = "auto",
+    device: str = "cpu",
+    data_dir: Path | None = None,
+    store: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Record, ...]:
+    """Run models × methods × schemes under identical conditions; cells that the store holds are not run again.
+
+    Cells run in processes of their own, so a script that calls this needs the usual
+    `if __name__ == "__main__":` guard.
+
+    Raises:
+        UnknownNameError: A method, a task or a model is not known.
+        SchemeError: A scheme cannot be read.
+    """
+    plan = make_plan(
+        {
+            "models": sources,
+            "methods": methods,
+            "schemes": schemes,
+            "tasks": tasks,
+            "calibration": calibration or CalibrationSpec(),
+            "dtype": dtype,
+            "device": device,
+        }
+    )
+    with Store(store or default_store_path()) as opened:
+        return run(plan, opened, data_dir=data_dir, progress=progress).records
+
+
+def _dtype(
+    source: str, dtype: Dtype, device: str, calibration: CalibrationSpec, data_dir: Path | None, progress: Progress
+) -> str:
+    if dtype != "auto":
+        return dtype
+    sha256 = identify(source).sha256
+    job = PrecisionJob(source, sha256, calibration.corpus, device, data_dir, cache_dir())
+    return decide_precision(job, progress).dtype
+
+
+def _measure_reference(
+    artifact: Artifact, specs: Sequence[TaskSpec], data_dir: Path | None, progress: Progress
+) -> None:
+    """Run the full-precision model over `specs`, which leaves its states in the cache."""
+    dtype, device = artifact.quantized.model.dtype, str(artifact.quantized.model.device)
+    reference = quantize_full_precision(artifact.source, dtype, device)
+    context = evaluation_context(
+        reference, artifact.tokenizer, artifact.source, artifact.source_sha256, cache_dir(), data_dir, progress
+    )
+    evaluate_tasks(context, specs)
+
+
+def quantize_full_precision(source: str, dtype: torch.dtype, device: str) -> QuantizedModel:
+    """The reference, wrapped as a quantized model."""
+    loaded = load(source, dtype=torch.float32, device=device)
+    return quantize_(loaded.model, methods.REFERENCE, parse("W16A16"), SharedStatistics(None), dtype=dtype)

@@ -1,0 +1,168 @@
+"""`slmquant bench`: the main job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from slmquant.runs.plan import Plan
+    from slmquant.runs.runner import Event
+    from slmquant.store import Record
+
+DEFAULT_SCHEMES = ("W8A8", "W4A8", "W4A16g64")
+
+FAILED_CELLS = 9
+"""Exit code of a bench that went through but left cells neither ok nor refused."""
+
+
+def command(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Model sources: names, hub ids, folders, GGUF files.")
+    ] = None,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="A plan in YAML; flags given here replace its fields.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated methods, or combinations a+b.", show_default="all")
+    ] = None,
+    schemes: Annotated[
+        str | None, typer.Option(help="Comma-separated scheme names.", show_default=",".join(DEFAULT_SCHEMES))
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Comma-separated tasks, each name or name:limit.", show_default="suite demo")
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="A suite of tasks; `slmquant tasks` lists them.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Calibration corpus.", show_default="WikiText-2's train split if at hand")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Calibration windows.", show_default="128")] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Tokens in a window.", show_default="512")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.", show_default="0")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="What evaluation computes in: auto, float32, bfloat16.", show_default="auto")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="cpu")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Longest a single cell may take, in seconds.", show_default="none")
+    ] = None,
+    data: DataOption = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Where results are kept.", show_default="SLMQUANT_STORE or results/slmquant.sqlite"),
+    ] = None,
+    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("results/report"),
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Quantize models with several methods and schemes under identical conditions, measure, store, report.
+
+    Each cell runs in a process of its own and ends as a row of the store, whatever happens to it. Repeating the
+    command continues where it was stopped.
+
+    Examples:
+        slmquant bench smollm2-135m-instruct --suite demo
+
+        slmquant bench smollm2-135m-instruct --methods rtn,gptq --schemes W4A16g64,W3A16g64 --tasks wikitext2:10
+
+        slmquant bench --plan plans/demo.yaml
+    """
+    from slmquant.report.files import write_report_csv, write_report_json
+    from slmquant.report.page import write_page
+    from slmquant.runs.runner import run
+    from slmquant.store import Store, default_store_path
+
+    fields = {
+        "models": models,
+        "methods": _split(methods),
+        "schemes": _split(schemes),
+        "tasks": _split(tasks),
+        "dtype": dtype,
+        "device": device,
+        "timeout_s": timeout,
+        "seed": seed,
+    }
+    calibration = {"corpus": corpus, "num_samples": samples, "seq_len": seq_len, "seed": seed}
+    plan, remarks = _plan(plan_file, fields, calibration, suite, data)
+    for remark in remarks if not quiet else ():
+        err_console.print(remark, highlight=False)
+    with Store(store or default_store_path()) as opened, progress_bar(quiet) as progress:
+        tell = _Teller(quiet)
+        result = run(plan, opened, data_dir=data, progress=progress, tell=tell)
+    written = [write(result.records, report) for write in (write_report_csv, write_report_json, write_page)]
+    if json:
+        print_json([record.model_dump(mode="json") for record in result.records])
+    elif not quiet:
+        _print_results(result.records)
+        err_console.print(f"wrote {', '.join(str(path) for path in written)}", highlight=False, soft_wrap=True)
+    if result.failed:
+        err_console.print(
+            f"[bold red]{len(result.failed)} of {len(result.records)} cells failed;[/bold red] "
+            "`slmquant list` says why, and the same command tries them again"
+        )
+        raise typer.Exit(FAILED_CELLS)
+
+
+def _plan(
+    path: Path | None,
+    fields: Mapping[str, object],
+    calibration: Mapping[str, object],
+    suite: str | None,
+    data: Path | None,
+) -> tuple[Plan, list[str]]:
+    """The plan that a file and flags make together, and what to remark about it."""
+    from slmquant import methods
+    from slmquant.calib.corpora import calibration_corpus
+    from slmquant.runs.plan import make_plan, read_plan_fields
+    from slmquant.tasks._suites import suite as choose_suite
+
+    remarks: list[str] = []
+    content: dict[str, object] = {} if path is None else read_plan_fields(path)
+    content |= {name: value for name, value in fields.items() if value}
+    if "tasks" not in content or suite is not None:
+        chosen = choose_suite(suite or "demo", data)
+        content["tasks"] = chosen.tasks
+        remarks += [chosen.remark] if chosen.remark else []
+    content.setdefault("methods", [name for name in methods.names() if name != methods.REFERENCE])
+    content.setdefault("schemes", list(DEFAULT_SCHEMES))
+    window = dict(content["calibration"]) if isinstance(content.get("calibration"), dict) else {}  # type: ignore[call-overload]  # checked to be a dict
+    window |= {name: value for name, value in calibration.items() if value is not None}
+    if "corpus" not in window:
+        window["corpus"] = calibration_corpus(data)
+        remarks.append(f"calibrating on {window['corpus']}")
+    return make_plan(content | {"calibration": window}), remarks
+
+
+def _split(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+class _Teller:
+    """Prints a line whenever a cell ends."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def __call__(self, event: Event) -> None:
+        if self._quiet:
+            return
+        if event.record is None:
+            err_console.print(event.text, highlight=False)
+            return
+        colour = {"ok": "green", "refused": "yellow"}.get(event.record.status, "red")
+        line = f"[{colour}]{event.done}/{event.total}[/{colour}] {event.text}"
+        if event.record.status != "ok":
+            line += f" ({event.record.reason})"
+        err_console.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_results(records: Sequence[Record]) -> None:
+    from slmquant.cli._output import report_console
+    from slmquant.report.terminal import print_report
+
+    print_report(records, report_console())

@@ -1,0 +1,212 @@
+"""slmquant's own format: everything a `QuantizedModel` holds, exactly, in safetensors.
+
+A folder with transformers' config and tokenizer, `model.safetensors` and `slmquant.json`. A quantized weight `X`
+is stored as `X.codes` (packed, `core.pack`), `X.scale` (float16 or float32) and, where asymmetric,
+`X.zero_point` (packed); every other parameter under its own name in 16 bits (bfloat16), a tied one once.
+
+It is the format to keep and to compare; no engine but slmquant's own torch reference reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from slmquant.core.affine import QuantizedTensor
+from slmquant.core.pack import pack, unpack
+from slmquant.errors import ModelError
+from slmquant.files import atomic_dir
+from slmquant.model.quantized import ActivationQuantizer, replace_linears_, weight_at
+from slmquant.model.relations import InputGroup
+from slmquant.model.size import count_parameters, size_of
+from slmquant.quantize import QuantizedModel, cast_parameters_
+from slmquant.schemes import parse
+
+VERSION = 1
+MANIFEST = "slmquant.json"
+_WEIGHTS = "model.safetensors"
+
+
+class _Weight(BaseModel):
+    """What the tensors of one quantized weight do not say themselves."""
+
+    model_config = ConfigDict(extra="forbid")
+    bits: int
+    in_features: int
+    group_size: int
+    scale_bits: int
+
+
+class Manifest(BaseModel):
+    """`slmquant.json`: what was done, and how to read the tensors."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: Literal["slmquant"] = "slmquant"
+    version: int = VERSION
+    method: str
+    scheme: str
+    source: str
+    """The model source, as given."""
+    source_sha256: str
+    """Fingerprint of the full-precision weights."""
+    slmquant: str
+    """Version that wrote it."""
+    embeddings: tuple[str, ...]
+    """Which of `weights` are embeddings or head."""
+    groups: tuple[tuple[str, ...], ...]
+    """Linears that share the quantizer of their input."""
+    weights: dict[str, _Weight]
+    activation_scales: dict[str, float]
+
+
+def save(
+    quantized: QuantizedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    source: str,
+    source_sha256: str,
+) -> Path:
+    """Write a quantized model to `folder`, whole or not at all.
+
+    Raises:
+        SourceError: The disk is full.
+    """
+    from slmquant import __version__
+
+    manifest = Manifest(
+        method=quantized.method,
+        scheme=str(quantized.scheme),
+        source=source,
+        source_sha256=source_sha256,
+        slmquant=__version__,
+        embeddings=tuple(sorted(quantized.embeddings & set(quantized.weights))),
+        groups=tuple(group.linears for group in quantized.groups),
+        weights={
+            name: _Weight(
+                bits=weight.bits,
+                in_features=weight.codes.shape[1],
+                group_size=weight.group_size,
+                scale_bits=weight.scale_bits,
+            )
+            for name, weight in quantized.weights.items()
+        },
+        activation_scales=dict(quantized.activation_scales),
+    )
+    with atomic_dir(folder) as temporary:
+        quantized.model.config.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        save_file(encode(quantized), temporary / _WEIGHTS)
+        (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+    return folder
+
+
+def encode(quantized: QuantizedModel) -> dict[str, Tensor]:
+    """Tensors by name, as they are stored."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in quantized.weights.items():
+        tensors |= {f"{name}.{part}": value for part, value in _encode_weight(weight).items()}
+    stored = {f"{name}.weight" for name in quantized.weights}
+    for name, parameter in quantized.model.named_parameters():  # a tied parameter comes once
+        if name not in stored:
+            tensors[name] = parameter.detach().bfloat16().contiguous()
+    return tensors
+
+
+def _encode_weight(weight: QuantizedTensor) -> dict[str, Tensor]:
+    scale_dtype = torch.float16 if weight.scale_bits == 16 else torch.float32
+    parts = {"codes": pack(weight.codes, weight.bits), "scale": weight.scale.to(scale_dtype)}
+    if weight.zero_point is not None:
+        parts["zero_point"] = pack(weight.zero_point, weight.bits)
+    return {name: value.contiguous() for name, value in parts.items()}
+
+
+def _decode_weight(tensors: Mapping[str, Tensor], name: str, facts: _Weight) -> QuantizedTensor:
+    scale = tensors[f"{name}.scale"].float()
+    packed_zero = tensors.get(f"{name}.zero_point")
+    zero_point = None if packed_zero is None else unpack(packed_zero, facts.bits, scale.shape[1], signed=False)
+    codes = unpack(tensors[f"{name}.codes"], facts.bits, facts.in_features, signed=zero_point is None)
+    return QuantizedTensor(codes, scale, zero_point, facts.bits, facts.group_size, facts.scale_bits)
+
+
+def is_native(folder: Path) -> bool:
+    """Whether `folder` holds a model in this format."""
+    return (folder / MANIFEST).is_file()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model read back, with what its manifest says of where it came from."""
+
+    quantized: QuantizedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    source_sha256: str
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Opened:
+    """Read what `save` wrote.
+
+    Raises:
+        ModelError: The folder is of a newer version, truncated or damaged; the message says which.
+    """
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+        tensors = load_file(folder / _WEIGHTS)
+    except (OSError, ValidationError, SafetensorError) as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(f"{folder} is not a readable slmquant model ({first}); quantize again") from error
+    if manifest.version > VERSION:
+        raise ModelError(
+            f"{folder} is of format version {manifest.version}, this slmquant reads up to {VERSION}; update slmquant"
+        )
+    try:
+        quantized = _assemble(folder, manifest, tensors, dtype, device)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder} is damaged: {error}; quantize again") from error
+    tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
+    return Opened(quantized, tokenizer, manifest.source, manifest.source_sha256)
+
+
+def _assemble(
+    folder: Path, manifest: Manifest, tensors: dict[str, Tensor], dtype: torch.dtype, device: str
+) -> QuantizedModel:
+    config = AutoConfig.from_pretrained(folder)
+    model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    weights = {name: _decode_weight(tensors, name, facts) for name, facts in manifest.weights.items()}
+    parameters = count_parameters(model)
+    with torch.no_grad():
+        stored = {f"{name}.weight" for name in weights}
+        for name, parameter in model.named_parameters():
+            if name not in stored:
+                parameter.copy_(tensors[name])
+        for name in manifest.embeddings:
+            model.get_submodule(name).get_parameter("weight").copy_(weights[name].dequantize())
+    scheme = parse(manifest.scheme)
+    for linears in manifest.groups:
+        inputs = None
+        if scheme.activations is not None:
+            inputs = ActivationQuantizer(scheme.activations.bits, manifest.activation_scales.get(linears[0]))
+        dense = [weights[name] if name in weights else weight_at(model, name) for name in linears]
+        replace_linears_(model, linears, dense, inputs, dtype)
+    cast_parameters_(model, dtype)
+    embeddings = frozenset(manifest.embeddings)
+    return QuantizedModel(
+        model=model.eval().to(device),
+        method=manifest.method,
+        scheme=scheme,
+        weights=weights,
+        activation_scales=manifest.activation_scales,
+        groups=tuple(InputGroup(linears, None) for linears in manifest.groups),
+        embeddings=embeddings,
+        size=size_of(parameters, weights, embeddings),
+    )
