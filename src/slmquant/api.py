@@ -31,7 +31,7 @@ from slmquant.runs.plan import Dtype, make_plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.runner import run
 from slmquant.runs.work import CaptureJob, SharedStatistics, evaluation_context, run_capture
-from slmquant.schemes import parse
+from slmquant.schemes import Scheme, parse
 from slmquant.store import Record, Store, default_store_path
 from slmquant.store.record import CalibrationSpec, TaskSpec
 from slmquant.tracks.compression import Evaluation
@@ -101,7 +101,7 @@ def quantize(
     if needs:
         job = CaptureJob(source, calibration, needs, chosen, device, data_dir, cache_dir())
         captured = run_capture(job, progress)
-    loaded = load(source, dtype=torch.float32, device=device, progress=progress)
+    loaded = load(source, device=device, progress=progress)
     quantized = quantize_(
         loaded.model, method, parsed, SharedStatistics(captured), dtype=getattr(torch, chosen), progress=progress
     )
@@ -199,15 +199,11 @@ def _measure_reference(
     artifact: Artifact, specs: Sequence[TaskSpec], data_dir: Path | None, progress: Progress
 ) -> None:
     """Run the full-precision model over `specs`, which leaves its states in the cache."""
-    dtype, device = artifact.quantized.model.dtype, str(artifact.quantized.model.device)
-    reference = quantize_full_precision(artifact.source, dtype, device)
+    loaded = load(artifact.source, device=artifact.quantized.model.device)
+    reference = quantize_(
+        loaded.model, methods.REFERENCE, Scheme(), SharedStatistics(None), dtype=artifact.quantized.dtype
+    )
     context = evaluation_context(
         reference, artifact.tokenizer, artifact.source, artifact.source_sha256, cache_dir(), data_dir, progress
     )
     evaluate_tasks(context, specs)
-
-
-def quantize_full_precision(source: str, dtype: torch.dtype, device: str) -> QuantizedModel:
-    """The reference, wrapped as a quantized model."""
-    loaded = load(source, dtype=torch.float32, device=device)
-    return quantize_(loaded.model, methods.REFERENCE, parse("W16A16"), SharedStatistics(None), dtype=dtype)

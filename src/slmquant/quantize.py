@@ -14,7 +14,7 @@ from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import NumericalError, RefusedError
 from slmquant.methods._base import Rounding, grid_of, static_scale
-from slmquant.model.quantized import ActivationQuantizer, replace_linears_, weight_at
+from slmquant.model.quantized import ActivationQuantizer, LastCodes, multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup, Relations, discover
 from slmquant.model.size import ModelSize, count_parameters, size_of
 from slmquant.progress import Progress, Silent, track
@@ -29,7 +29,8 @@ class QuantizedModel:
     """A quantized model, ready to run, and the codes that it is made of.
 
     Attributes:
-        model: The transformers model, its linears replaced, in the dtype it is to be evaluated in.
+        model: The transformers model in float32, its linears replaced.
+        dtype: What its linears multiply in.
         method: Name of the method, or `a+b`.
         scheme: Which numbers it is made of.
         weights: Module name → codes; a tied embedding under the embedding's name alone.
@@ -40,6 +41,7 @@ class QuantizedModel:
     """
 
     model: PreTrainedModel
+    dtype: torch.dtype
     method: str
     scheme: Scheme
     weights: Mapping[str, QuantizedTensor]
@@ -66,7 +68,7 @@ def quantize_(
         method: Name of a method, or `a+b`.
         scheme: Which numbers.
         provide: Where calibration statistics come from.
-        dtype: What the result computes in.
+        dtype: What the linears of the result multiply in.
         progress: Who is told how far it is.
 
     Raises:
@@ -78,8 +80,8 @@ def quantize_(
     _refuse(method, recipe.refusal(scheme))
     if scheme.is_full_precision:
         size = size_of(count_parameters(model), {}, frozenset())
-        cast_parameters_(model, dtype)
-        return QuantizedModel(model, method, scheme, {}, {}, (), frozenset(), size)
+        multiply_in_(model, dtype)
+        return QuantizedModel(model, dtype, method, scheme, {}, {}, (), frozenset(), size)
     relations = discover(model)
     _refuse(method, recipe.refusal(scheme, relations))
     _refuse(method, _group_refusal(model, relations, scheme))
@@ -91,21 +93,16 @@ def quantize_(
     weights: dict[str, QuantizedTensor] = {}
     activation_scales: dict[str, float] = {}
     if recipe.rounding is not None:
+        last = LastCodes()
         for group in track(relations.groups, f"quantize with {recipe.title}", progress or Silent()):
             inputs = statistics.get(group.linears[0])
-            weights |= _quantize_group_(model, group, scheme, recipe.rounding, inputs, activation_scales, dtype)
+            weights |= _quantize_group_(model, group, scheme, recipe.rounding, inputs, activation_scales, dtype, last)
         if scheme.embeddings is not None:
             weights |= _quantize_embeddings_(model, relations, scheme.embeddings, recipe.rounding)
-    cast_parameters_(model, dtype)
+    multiply_in_(model, dtype)
     embeddings = frozenset({relations.embedding, *([relations.head] if relations.head else [])})
     size = size_of(parameters, weights, embeddings)
-    return QuantizedModel(model, method, scheme, weights, activation_scales, relations.groups, embeddings, size)
-
-
-def cast_parameters_(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast the parameters, as loading in that dtype would; buffers (rotary frequencies, scales) keep theirs."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    return QuantizedModel(model, dtype, method, scheme, weights, activation_scales, relations.groups, embeddings, size)
 
 
 def _refuse(method: str, reason: str | None) -> None:
@@ -132,12 +129,13 @@ def _quantize_group_(
     statistics: InputStatistics | None,
     activation_scales: dict[str, float],
     dtype: torch.dtype,
+    last: LastCodes,
 ) -> dict[str, QuantizedTensor]:
     """Quantize the linears that read one input, and that input; record its static scale where it has one."""
     inputs = None
     if (spec := scheme.activations) is not None:
         scale = static_scale(spec, statistics) if spec.static and statistics is not None else None
-        inputs = ActivationQuantizer(spec.bits, scale)
+        inputs = ActivationQuantizer(spec.bits, dtype, scale, last)
         if scale is not None:
             activation_scales.update(dict.fromkeys(group.linears, scale))
     dense = [weight_at(model, name).float() for name in group.linears]

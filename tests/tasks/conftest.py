@@ -83,6 +83,7 @@ def context(
     def build(seed: int = 0, is_reference: bool = False, model: Any = None) -> EvalContext:
         return EvalContext(
             model=model or tiny_model(seed),
+            dtype=torch.float32,
             tokenizer=tokenizer,
             model_sha256="0" * 64,
             cache_dir=tmp_path / "cache",

@@ -29,6 +29,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> EvalContext:
         pytest.skip(f"the model is not here: {error}")
     return EvalContext(
         model=loaded.model,
+        dtype=torch.float32,
         tokenizer=loaded.tokenizer,
         model_sha256=loaded.sha256,
         cache_dir=tmp_path_factory.mktemp("cache"),

@@ -48,16 +48,22 @@ class _Observer:
     def __init__(self, name: str, wanted: Collection[Statistic], spent: dict[Statistic, float]) -> None:
         self.name, self.wanted, self.spent = name, wanted, spent
         self.absmax: Tensor | None = None
+        self.squares: Tensor | None = None
         self.H: Tensor | None = None
+        self.first: list[Tensor] = []
         self.tokens = 0
 
     def __call__(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if args[0].ndim == 3:  # (batch, seq, in)
+            self.first.append(args[0][:, 0].detach().float().clone())
         x = args[0].detach().flatten(0, -2).float()
         self.tokens += len(x)
         started = time.perf_counter()
         largest = x.abs().amax(dim=0)
         self.absmax = largest if self.absmax is None else torch.maximum(self.absmax, largest)
-        self.spent["absmax"] += time.perf_counter() - started
+        squares = torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_()
+        self.squares = squares if self.squares is None else self.squares + squares
+        self.spent["range"] += time.perf_counter() - started
         if "hessian" in self.wanted:
             started = time.perf_counter()
             if self.H is None:
@@ -66,12 +72,13 @@ class _Observer:
             self.spent["hessian"] += time.perf_counter() - started
 
     def result(self) -> InputStatistics:
-        if self.absmax is None:
+        if self.absmax is None or self.squares is None:
             raise NumericalError(f"no calibration token reached {self.name!r}; does the model route around it?")
         if not torch.isfinite(self.absmax).all():
             raise NumericalError(f"the inputs of {self.name!r} hold NaN or infinity on the calibration tokens")
         H = None if self.H is None else hessian.finish(self.H, self.tokens)
-        return InputStatistics(self.absmax, H)
+        rms = (self.squares / self.tokens).sqrt().float()
+        return InputStatistics(self.absmax, rms, H, torch.cat(self.first) if self.first else None)
 
 
 @torch.inference_mode()
@@ -88,14 +95,14 @@ def capture(
         model: The full-precision model, in the dtype to run in; statistics are kept in float32.
         groups: Linears that share an input; see `model.relations`.
         windows: Calibration tokens.
-        wanted: Which statistics; `absmax` always comes along, being nearly free.
+        wanted: Which statistics; `range` always comes along, being nearly free.
         progress: Who is told how far it is.
 
     Raises:
         NumericalError: An input was not finite, or some linear never ran.
     """
     progress = progress or Silent()
-    spent: dict[Statistic, float] = {"absmax": 0.0, "hessian": 0.0}
+    spent: dict[Statistic, float] = {"range": 0.0, "hessian": 0.0}
     observers = {group.linears[0]: _Observer(group.linears[0], wanted, spent) for group in groups}
     hooks = [model.get_submodule(name).register_forward_pre_hook(obs) for name, obs in observers.items()]
     body = OutputHead(model)
@@ -111,7 +118,7 @@ def capture(
             hook.remove()
     forward_s = time.perf_counter() - started - sum(spent.values())
     statistics = {name: observer.result() for name, observer in observers.items()}
-    return Captured(statistics, windows.numel(), forward_s, {kind: spent[kind] for kind in {*wanted, "absmax"}})
+    return Captured(statistics, windows.numel(), forward_s, {kind: spent[kind] for kind in {*wanted, "range"}})
 
 
 CaptureFunction = Callable[[Collection[Statistic]], Captured]

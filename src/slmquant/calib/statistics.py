@@ -9,8 +9,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-Statistic = Literal["absmax", "hessian"]
-"""`absmax` feeds smoothing and static activation scales, `hessian` feeds GPTQ."""
+Statistic = Literal["range", "hessian"]
+"""`range` (largest magnitudes and root mean squares) feeds smoothing and static activation scales, `hessian` GPTQ."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,24 @@ class InputStatistics:
 
     Attributes:
         absmax: Largest magnitude of each channel.
+        rms: Root mean square of each channel.
         hessian: Mean of `x xᵀ`; None where it was not asked for.
+        first: The input at the first token of each window, where attention sinks form; None where the input has
+            no sequence of its own (routed experts).
     """
 
     absmax: Float[Tensor, " in"]
+    rms: Float[Tensor, " in"]
     hessian: Float[Tensor, "in in"] | None = None
+    first: Float[Tensor, "samples in"] | None = None
 
     def divided(self, factors: Float[Tensor, " in"]) -> InputStatistics:
         """The statistics of the same inputs divided channel by channel: what smoothing does to them."""
         hessian = self.hessian
         if hessian is not None:
             hessian = hessian / factors[:, None] / factors[None, :]
-        return replace(self, absmax=self.absmax / factors, hessian=hessian)
+        first = None if self.first is None else self.first / factors
+        return replace(self, absmax=self.absmax / factors, rms=self.rms / factors, hessian=hessian, first=first)
 
 
 Statistics = Mapping[str, InputStatistics]

@@ -185,7 +185,7 @@ def encode_activations(x: Float[Tensor, "*tokens in"], bits: int, scale: Float[T
     """
     limit = 2 ** (bits - 1) - 1
     if scale is None:
-        largest = x.abs().amax(dim=-1, keepdim=True).float()
+        largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.where(largest > 0, largest / limit, torch.ones_like(largest))
-    codes = (x.float() / scale).round_().clamp_(-limit - 1, limit)
-    return TokenCodes(codes.to(x.dtype), scale)
+        return TokenCodes((x / scale).round_().to(x.dtype), scale)  # no code lies beyond the limit
+    return TokenCodes((x / scale).round_().clamp_(-limit - 1, limit).to(x.dtype), scale)

@@ -25,10 +25,10 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.core.pack import pack, unpack
 from slmquant.errors import ModelError
 from slmquant.files import atomic_dir
-from slmquant.model.quantized import ActivationQuantizer, replace_linears_, weight_at
+from slmquant.model.quantized import ActivationQuantizer, LastCodes, multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup
 from slmquant.model.size import count_parameters, size_of
-from slmquant.quantize import QuantizedModel, cast_parameters_
+from slmquant.quantize import QuantizedModel
 from slmquant.schemes import parse
 
 VERSION = 1
@@ -192,16 +192,20 @@ def _assemble(
         for name in manifest.embeddings:
             model.get_submodule(name).get_parameter("weight").copy_(weights[name].dequantize())
     scheme = parse(manifest.scheme)
+    last = LastCodes()
     for linears in manifest.groups:
         inputs = None
         if scheme.activations is not None:
-            inputs = ActivationQuantizer(scheme.activations.bits, manifest.activation_scales.get(linears[0]))
+            inputs = ActivationQuantizer(
+                scheme.activations.bits, dtype, manifest.activation_scales.get(linears[0]), last
+            )
         dense = [weights[name] if name in weights else weight_at(model, name) for name in linears]
         replace_linears_(model, linears, dense, inputs, dtype)
-    cast_parameters_(model, dtype)
+    multiply_in_(model, dtype)
     embeddings = frozenset(manifest.embeddings)
     return QuantizedModel(
         model=model.eval().to(device),
+        dtype=dtype,
         method=manifest.method,
         scheme=scheme,
         weights=weights,

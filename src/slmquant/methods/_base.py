@@ -85,7 +85,7 @@ class Recipe:
     def needs_for(self, scheme: Scheme) -> frozenset[Statistic]:
         """Statistics that the method and the scheme need together: static activation scales are calibrated."""
         static = scheme.activations is not None and scheme.activations.static
-        return self.needs | (frozenset({"absmax"}) if static else frozenset())
+        return self.needs | (frozenset({"range"}) if static else frozenset())
 
     def refusal(self, scheme: Scheme, relations: Relations | None = None) -> str | None:
         """Why this method cannot quantize to `scheme` (a model of such `relations`); None where it can."""

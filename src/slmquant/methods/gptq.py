@@ -8,8 +8,10 @@ Deviations:
     * One pass: all Hessians come from the full-precision model. The authors quantize block after block and feed
       each from the quantized ones before it. One pass lets every cell of a run share its Hessians.
     * Hessians of linears that read the same input are one Hessian, and their rows are solved together.
-    * Columns go in their natural order by default; `act_order` sorts them by the diagonal of the Hessian and then
-      uses static groups, as compressed-tensors does, not groups of the sorted order.
+    * Columns go by decreasing diagonal of the Hessian (`act_order`, which the authors' code offers and recommends;
+      the paper itself keeps the natural order), with static groups as compressed-tensors has them, not groups of
+      the sorted order. On SmolLM2-135M-Instruct at W4A16g64 the natural order does not beat plain rounding in
+      perplexity: it spoils the keys of the attention sink, see `gptq_sink`.
     * Embeddings and head, where a scheme asks for them, are rounded to nearest.
 
 Cost: one forward pass over the calibration tokens; an `in × in` float32 Hessian for each distinct input, read from
@@ -36,10 +38,12 @@ class Gptq:
     Attributes:
         damp: Fraction of the Hessian's mean diagonal that is added to its diagonal.
         act_order: Whether columns go by decreasing diagonal of the Hessian.
+        sink_share: Share of the Hessian that comes from the first token of each window alone; see `gptq_sink`.
     """
 
     damp: float = 0.01
-    act_order: bool = False
+    act_order: bool = True
+    sink_share: float = 0.0
     needs: frozenset[Statistic] = frozenset({"hessian"})
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
@@ -48,7 +52,11 @@ class Gptq:
             return grid.quantize(weight)
         if statistics.hessian is None:
             raise ValueError("GPTQ was given statistics without a Hessian")
-        return gptq(weight, statistics.hessian, grid, damp=self.damp, act_order=self.act_order)
+        H = statistics.hessian
+        if self.sink_share and statistics.first is not None:
+            first = statistics.first
+            H = (1 - self.sink_share) * H + self.sink_share * (first.T @ first) / len(first)
+        return gptq(weight, H, grid, damp=self.damp, act_order=self.act_order)
 
 
 METHOD = Recipe(

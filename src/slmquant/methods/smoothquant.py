@@ -16,52 +16,62 @@ Cost: one forward pass over the calibration tokens, a vector for each distinct i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
-from slmquant.calib.statistics import Rescaled, Statistic, Statistics
+from slmquant.calib.statistics import InputStatistics, Rescaled, Statistic, Statistics
 from slmquant.core.smooth import smoothing_factors
 from slmquant.methods._base import Recipe
 from slmquant.methods.rtn import Nearest
 from slmquant.model.quantized import weight_at
-from slmquant.model.relations import InputGroup, Relations
-from slmquant.model.rescale import scale_group_
+from slmquant.model.relations import Relations
+from slmquant.model.rescale import scale_group_, scale_link_, shared_factors
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Divides the input of every group of linears behind a norm by its smoothing factors.
+    """Divides inputs of linears by their smoothing factors and multiplies the weights.
 
     Attributes:
         alpha: Migration strength in [0, 1].
+        measure: What stands for `max|X_j|`: the largest magnitude, as in the paper, or the root mean square.
+        through_linears: Whether inputs that follow another linear (o after v, down after up) are smoothed as well,
+            the division being absorbed by that linear's output channels.
     """
 
     alpha: float = 0.5
-    needs: frozenset[Statistic] = frozenset({"absmax"})
+    measure: Literal["absmax", "rms"] = "absmax"
+    through_linears: bool = False
+    needs: frozenset[Statistic] = frozenset({"range"})
 
     def refusal(self, relations: Relations) -> str | None:
         """A model none of whose linears lie behind a norm of their own offers nothing to smooth."""
-        if any(group.norm for group in relations.groups):
+        if any(group.norm for group in relations.groups) or (self.through_linears and relations.links):
             return None
         return "smoothing needs a norm that feeds linears and nothing else; this model has none"
 
     @torch.no_grad()
     def apply_(self, model: PreTrainedModel, relations: Relations, statistics: Statistics) -> Statistics:
-        """Smooth every group that a norm feeds exclusively."""
+        """Smooth every input that can be smoothed; links first, since they change weights that groups look at."""
         factors: dict[str, torch.Tensor] = {}
+        for link in relations.links if self.through_linears else ():
+            found = shared_factors(link, self._factors(model, (link.target,), statistics[link.target]))
+            scale_link_(model, link, found)
+            factors[link.target] = found
         for group in relations.groups:
             if group.norm is None:
                 continue
             first = group.linears[0]
-            factors[first] = smoothing_factors(statistics[first].absmax, _column_absmax(model, group), self.alpha)
+            factors[first] = self._factors(model, group.linears, statistics[first])
             scale_group_(model, relations, group, factors[first])
         return Rescaled(statistics, factors)
 
-
-def _column_absmax(model: PreTrainedModel, group: InputGroup) -> torch.Tensor:
-    weights = (weight_at(model, name) for name in group.linears)
-    return torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0).float()
+    def _factors(self, model: PreTrainedModel, linears: tuple[str, ...], inputs: InputStatistics) -> torch.Tensor:
+        activations = inputs.absmax if self.measure == "absmax" else inputs.rms
+        weights = torch.stack([weight_at(model, name).abs().amax(dim=0) for name in linears]).amax(dim=0)
+        return smoothing_factors(activations, weights.float(), self.alpha)
 
 
 METHOD = Recipe(

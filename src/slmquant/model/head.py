@@ -35,7 +35,9 @@ class OutputHead:
     """The last step of a causal language model: final hidden states to logits.
 
     What an architecture does around its head (soft caps, logit scales, biases) is kept, because the model's own
-    `forward` runs, with its body replaced by the given states.
+    `forward` runs, with its body replaced by the given states. The head itself computes in float32 whatever the
+    body computes in: a logit of 20 rounded to bfloat16 is off by up to 0.06, which would put a floor under every
+    divergence, and one product more or less in float32 costs little.
 
     Args:
         model: A transformers causal language model; it is used, not copied.
@@ -45,6 +47,7 @@ class OutputHead:
 
     def __init__(self, model: PreTrainedModel, weight: Tensor | None = None) -> None:
         self._model, self._weight = model, weight
+        self._head: nn.Linear | None = None
 
     @torch.inference_mode()
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -58,7 +61,7 @@ class OutputHead:
 
         The caller chunks: this makes a whole `tokens × vocab` block.
         """
-        with self._replayed(hidden[None]):
+        with self._replayed(hidden[None].float()):
             out = self._model(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device))
         return cast(Tensor, out.logits)[0].float()
 
@@ -66,22 +69,23 @@ class OutputHead:
     def _replayed(self, hidden: Tensor) -> Iterator[None]:
         prefix = self._model.base_model_prefix
         body, head = getattr(self._model, prefix), self._model.get_output_embeddings()
+        if self._head is None:
+            weight = head.weight if self._weight is None else self._weight
+            self._head = _linear(weight.float(), getattr(head, "bias", None))
         setattr(self._model, prefix, _Replay(hidden))
-        if self._weight is not None:
-            self._model.set_output_embeddings(_linear(self._weight, getattr(head, "bias", None)))
+        self._model.set_output_embeddings(self._head)
         try:
             yield
         finally:
             setattr(self._model, prefix, body)
-            if self._weight is not None:
-                self._model.set_output_embeddings(head)
+            self._model.set_output_embeddings(head)
 
 
-def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
-    """A linear around tensors that exist."""
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A float32 linear around a weight that exists."""
     out_features, in_features = weight.shape
     linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        linear.bias = bias
+        linear.bias = nn.Parameter(bias.detach().float(), requires_grad=False)
     return linear

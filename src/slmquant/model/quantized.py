@@ -1,4 +1,4 @@
-"""Modules that compute what an integer engine would, in the dtype that the machine is fast in."""
+"""Linears that compute what an integer engine would, with products in the dtype that the machine is fast in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.affine import QuantizedTensor, TokenCodes, encode_activations
@@ -33,47 +34,58 @@ def weight_at(model: nn.Module, name: str) -> Tensor:
     return linear.weight.T if isinstance(linear, Conv1D) else linear.weight
 
 
+class LastCodes:
+    """The last tensor that was rounded and its codes: one slot for a whole model, so that little is kept alive."""
+
+    def __init__(self) -> None:
+        self.tensor: Tensor | None = None
+        self.codes: TokenCodes | None = None
+
+
 class ActivationQuantizer(nn.Module):
     """Rounds the inputs of linears to integers, per token or with one calibrated scale.
 
-    Linears that receive the very same tensor (q, k and v; gate and up) share one quantizer, which then works once
-    for all of them: it remembers the last tensor it saw.
+    Linears that receive the very same tensor (q, k and v; gate and up) share one quantizer, and run one after the
+    other: the codes of the last tensor are remembered and found once for all of them.
 
     Args:
         bits: Bits of a code.
+        dtype: What the codes are multiplied in.
         static_scale: The calibrated scale of the whole tensor; None for one scale per token.
+        last: The slot that the quantizers of a model share.
     """
 
-    def __init__(self, bits: int, static_scale: float | None = None) -> None:
+    def __init__(
+        self, bits: int, dtype: torch.dtype, static_scale: float | None = None, last: LastCodes | None = None
+    ) -> None:
         super().__init__()
         self.bits = bits
+        self.dtype = dtype
         self.static_scale = static_scale
-        self._last: tuple[Tensor, TokenCodes] | None = None
+        self._last = last or LastCodes()
 
     def forward(self, x: Tensor) -> TokenCodes:
-        """Codes in the dtype of `x`, and their scale in float32."""
-        if self._last is None or self._last[0] is not x:
+        """Codes in the dtype of the product, and their scale in float32."""
+        if self._last.codes is None or self._last.tensor is not x:
             scale = None if self.static_scale is None else x.new_tensor(self.static_scale, dtype=torch.float32)
-            self._last = (x, encode_activations(x, self.bits, scale))
-        return self._last[1]
-
-    def forget(self) -> None:
-        """Let go of the last tensor."""
-        self._last = None
+            codes, scale = encode_activations(x, self.bits, scale)
+            self._last.tensor, self._last.codes = x, TokenCodes(codes.to(self.dtype), scale)
+        return self._last.codes
 
 
 class QuantizedLinear(nn.Module):
-    """A linear with quantized weight, and quantized inputs where a quantizer is given.
+    """A linear with quantized weight, quantized inputs where a quantizer is given, and its product in any dtype.
 
-    Codes are whole numbers, exact in bfloat16. Where a channel has one scale the product is therefore taken over
-    codes and scaled once afterwards, as an integer kernel does; only with groups are weights dequantized first,
-    and rounded to the compute dtype.
+    Only the product is taken in that dtype; what goes in and comes out stays in the model's own, float32. Codes
+    are whole numbers, exact in bfloat16: where a channel has one scale the product is therefore taken over codes
+    and scaled once afterwards, as an integer kernel does; only with groups are weights dequantized first, and
+    rounded to the dtype.
 
     Args:
-        weight: The quantized weight, `(out, in)`; a plain tensor where a scheme quantizes only the inputs.
+        weight: The quantized weight, `(out, in)`; a plain tensor where a scheme leaves it in full precision.
         bias: The bias, kept as it is.
-        inputs: Shared quantizer of the inputs; None leaves them in the compute dtype.
-        dtype: What to compute in.
+        inputs: Shared quantizer of the inputs; None where a scheme leaves them alone.
+        dtype: What to multiply in.
     """
 
     out_scale: Tensor | None
@@ -87,14 +99,16 @@ class QuantizedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.inputs = inputs
-        one_scale = isinstance(weight, QuantizedTensor) and weight.scale.shape[1] == 1
-        if isinstance(weight, QuantizedTensor):
-            dense = weight.centred() if one_scale else weight.dequantize()
-        else:
+        out_scale = None
+        if not isinstance(weight, QuantizedTensor):
             dense = weight.detach()
+        elif weight.scale.shape[1] == 1:
+            dense, out_scale = weight.centred(), weight.scale[:, 0].clone()
+        else:
+            dense = weight.dequantize()
         self.weight = nn.Parameter(dense.to(dtype), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
-        self.register_buffer("out_scale", weight.scale[:, 0].clone() if one_scale else None)  # type: ignore[union-attr]  # one_scale says which it is
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.register_buffer("out_scale", out_scale)
 
     @property
     def in_features(self) -> int:
@@ -107,30 +121,18 @@ class QuantizedLinear(nn.Module):
         return self.weight.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(..., in)` to `(..., out)`."""
-        factors = [] if self.out_scale is None else [self.out_scale]
-        codes = x
-        if self.inputs is not None:
-            codes, scale = self.inputs(x)
-            factors.append(scale)
-        if not factors:
-            return F.linear(x, self.weight, self.bias)
-        out = F.linear(codes, self.weight)
-        for factor in factors:  # in float32, whatever the product was taken in
-            out = out * factor
-        out = out.to(x.dtype)
-        return out if self.bias is None else out + self.bias
+        """`(..., in)` to `(..., out)`, in the dtype of `x`."""
+        codes, token_scale = (x, None) if self.inputs is None else self.inputs(x)
+        out = F.linear(codes.to(self.weight.dtype), self.weight).to(x.dtype)
+        if token_scale is not None:
+            out.mul_(token_scale)
+        if self.out_scale is not None:
+            out.mul_(self.out_scale)
+        return out if self.bias is None else out.add_(self.bias)
 
     def extra_repr(self) -> str:
         """Shape, as torch prints a module."""
         return f"in={self.in_features}, out={self.out_features}, scaled_once={self.out_scale is not None}"
-
-
-def forget_activations(model: nn.Module) -> None:
-    """Let every activation quantizer go of the last tensor it saw."""
-    for module in model.modules():
-        if isinstance(module, ActivationQuantizer):
-            module.forget()
 
 
 def replace_linears_(
@@ -144,3 +146,18 @@ def replace_linears_(
     for name, weight in zip(names, weights, strict=True):
         bias = linear_at(model, name).bias
         model.set_submodule(name, QuantizedLinear(weight, bias, inputs, dtype))
+
+
+def multiply_in_(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Let every linear that is still a plain one take its product in `dtype`; all else stays in float32.
+
+    Norms, residual stream, attention and head (see `model.head`) keep float32: on a machine with fast bfloat16
+    products that is as fast as a model cast to bfloat16 and about ten times closer to float32
+    (`benchmarks/precision.py` prints both).
+    """
+    if dtype == torch.float32:
+        return
+    head = model.get_output_embeddings()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Linear) and module is not head:
+            replace_linears_(model, [name], [weight_at(model, name)], None, dtype)

@@ -1,8 +1,9 @@
-"""Which dtype to evaluate in: bfloat16 where it is faster and as good, decided by a measurement on the model.
+"""Which dtype linears multiply in: bfloat16 where it is faster and as good, decided by a measurement on the model.
 
-Both dtypes run over the same windows of text. bfloat16 is chosen where it is at least `MIN_SPEEDUP` times as fast
-and moves the perplexity by at most `MAX_SHIFT`. The decision is kept in the cache for this model, machine and
-torch, so that a repeated run computes in the same dtype whatever the machine's load.
+All else stays in float32 (`model.quantized.multiply_in_`). Both dtypes run over the same windows of text;
+bfloat16 is chosen where it is at least `MIN_SPEEDUP` times as fast and moves the perplexity by at most `MAX_SHIFT`.
+The decision is kept in the cache for this model, machine and torch, so that a repeated run computes in the same dtype
+whatever the machine's load.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from slmquant.calib.windows import calibration_windows
 from slmquant.files import atomic_file
 from slmquant.model.head import OutputHead
 from slmquant.model.loading import load
+from slmquant.model.quantized import multiply_in_
 from slmquant.progress import Progress
 from slmquant.runs.environment import environment, usable_cores
 from slmquant.store.record import Metric
@@ -34,7 +36,7 @@ MAX_SHIFT = 0.001
 """Largest relative change of perplexity that is accepted: 0.1 %."""
 
 _WINDOWS, _WINDOW_TOKENS = 8, 1024
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,12 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
     corpus = load_corpus(job.corpus, job.data_dir, progress)
     seconds: dict[str, float] = {}
     loss: dict[str, float] = {}
-    tokens = 0
     progress.start("choose the compute dtype", 2 * _WINDOWS)
+    loaded = load(job.model, device=job.device)
+    length = min(_WINDOW_TOKENS, loaded.model.config.max_position_embeddings)
+    windows = calibration_windows(loaded.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
     for dtype in ("float32", "bfloat16"):
-        loaded = load(job.model, dtype=getattr(torch, dtype), device=job.device)
-        length = min(_WINDOW_TOKENS, loaded.model.config.max_position_embeddings)
-        windows = calibration_windows(loaded.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
-        tokens = windows.numel()
+        multiply_in_(loaded.model, getattr(torch, dtype))
         head = OutputHead(loaded.model)
         _mean_loss(head, windows[0])  # the first run pays for setting things up
         started = time.perf_counter()
@@ -106,7 +107,7 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
             progress.advance()
         seconds[dtype] = time.perf_counter() - started
         loss[dtype] = math.fsum(losses) / len(losses)
-    decision = _decide(seconds, loss, tokens)
+    decision = _decide(seconds, loss, windows.numel())
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(asdict(decision)))
     return decision

@@ -65,7 +65,7 @@ def run_isolated(
     """
     context = _context()
     ours, theirs = context.Pipe()
-    child = context.Process(target=_child, args=(theirs, function, argument), daemon=True)  # type: ignore[attr-defined]  # every context has one
+    child = context.Process(target=_child, args=(theirs, dict(os.environ), function, argument), daemon=True)  # type: ignore[attr-defined]  # every context has one
     child.start()
     theirs.close()
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -118,7 +118,9 @@ def _context() -> BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def _child(pipe: Connection, function: Callable[[A, Progress], T], argument: A) -> None:
+def _child(pipe: Connection, surroundings: dict[str, str], function: Callable[[A, Progress], T], argument: A) -> None:
+    os.environ.clear()  # the server was started once; its children see the parent's environment as it is now
+    os.environ.update(surroundings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
     threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
     answer: T | Failure

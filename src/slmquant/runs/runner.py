@@ -156,7 +156,7 @@ class _Bench:
 
     def _capture(self, cells: list[CellSpec], dtype: str) -> CapturedFile | Failure:
         """Statistics for every cell of the model, captured once."""
-        wanted: frozenset[Statistic] = frozenset({"absmax"})
+        wanted: frozenset[Statistic] = frozenset({"range"})
         for spec in cells:
             wanted |= methods.load(spec.method).needs_for(parse(spec.scheme))
         job = CaptureJob(

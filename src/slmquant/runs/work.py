@@ -20,6 +20,7 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.calib.windows import calibration_windows
 from slmquant.model.loading import load
+from slmquant.model.quantized import multiply_in_
 from slmquant.model.relations import Relations, discover
 from slmquant.progress import Progress
 from slmquant.quantize import QuantizedModel, quantize_
@@ -84,7 +85,7 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
     """
     torch.set_num_threads(usable_cores())
     corpus = load_corpus(job.calibration.corpus, job.data_dir, progress)
-    loaded = load(job.model, dtype=getattr(torch, job.dtype), device=job.device)
+    loaded = load(job.model, device=job.device)
     key = cache.CaptureKey(loaded.sha256, corpus.card.sha256, job.calibration, job.dtype, job.wanted)
     path = key.path(job.cache_dir)
     if not path.exists():
@@ -92,7 +93,9 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
         windows = calibration_windows(
             loaded.tokenizer, corpus, calibration.num_samples, calibration.seq_len, calibration.seed
         )
-        cache.save(capture(loaded.model, discover(loaded.model).groups, windows, job.wanted, progress), path)
+        groups = discover(loaded.model).groups
+        multiply_in_(loaded.model, getattr(torch, job.dtype))
+        cache.save(capture(loaded.model, groups, windows, job.wanted, progress), path)
     return CapturedFile(path, corpus.card, peak_rss_bytes())
 
 
@@ -107,7 +110,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     meter = Meter()
     dtype: torch.dtype = getattr(torch, job.spec.compute_dtype)
     with meter.phase("load"):
-        loaded = load(job.spec.model, dtype=torch.float32, device=job.spec.device)
+        loaded = load(job.spec.model, device=job.spec.device)
     provider = SharedStatistics(job.captured)
     with meter.phase("quantize"):
         quantized = quantize_(
@@ -133,9 +136,10 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
 
 def has_reference_states(job: CellJob, progress: Progress) -> bool:
     """Whether all states are cached that the divergence of `job`'s tasks compares with."""
-    loaded = load(job.spec.model, dtype=getattr(torch, job.spec.compute_dtype), device=job.spec.device)
+    loaded = load(job.spec.model, device=job.spec.device)
     context = EvalContext(
         model=loaded.model,
+        dtype=getattr(torch, job.spec.compute_dtype),
         tokenizer=loaded.tokenizer,
         model_sha256=job.spec.model_sha256,
         cache_dir=job.cache_dir,
@@ -177,6 +181,7 @@ def evaluation_context(
     """What tasks are given to measure `quantized` against the full-precision model of `source`."""
     return EvalContext(
         model=quantized.model.eval(),
+        dtype=quantized.dtype,
         tokenizer=tokenizer,
         model_sha256=source_sha256,
         cache_dir=cache_dir,
@@ -191,7 +196,7 @@ def _reference_head(quantized: QuantizedModel, source: str) -> torch.Tensor | No
     """The full-precision head where the scheme quantized it, else None: the model's own still is that one."""
     if quantized.scheme.embeddings is None:
         return None
-    fresh = load(source, dtype=quantized.model.dtype, device=quantized.model.device).model
+    fresh = load(source, device=quantized.model.device).model
     head: torch.Tensor = fresh.get_output_embeddings().weight
     return head.detach().clone()
 

@@ -19,7 +19,8 @@ class EvalContext:
     """A model ready to be asked, and where its task may read and write.
 
     Attributes:
-        model: A causal language model in evaluation mode, already in the dtype it is evaluated in.
+        model: A causal language model in evaluation mode.
+        dtype: What its linears multiply in; the name of cached states carries it.
         tokenizer: Its tokenizer.
         model_sha256: Fingerprint of the *full-precision* weights; names the reference's cached states.
         data_dir: A local folder of data (`--data`, `SLMQUANT_DATA`), tried first; None to go without.
@@ -32,6 +33,7 @@ class EvalContext:
     """
 
     model: PreTrainedModel
+    dtype: torch.dtype
     tokenizer: PreTrainedTokenizerBase
     model_sha256: str
     cache_dir: Path
@@ -39,11 +41,6 @@ class EvalContext:
     is_reference: bool = False
     reference_head: Tensor | None = None
     progress: Progress = field(default_factory=Silent)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the evaluation."""
-        return self.model.dtype
 
     @property
     def device(self) -> torch.device:

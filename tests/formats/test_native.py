@@ -1,0 +1,74 @@
+"""slmquant's own format gives back exactly what was written, or says what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from slmquant.errors import ModelError
+from slmquant.formats import native
+from tests.methods.test_methods import quantized, windows
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3"])
+@pytest.mark.parametrize(
+    "scheme", ["W4A16g16", "W3A16g7-asym", "W8A8", "W8A8-static", "W4A16g16E8", "W16A8", "W8A16-tensor"]
+)
+def test_reading_gives_back_what_was_written(tmp_path: Path, architecture: str, scheme: str) -> None:
+    written = quantized("rtn", scheme, architecture)
+    native.save(written, tokenizer(), tmp_path / "model", source="tiny", source_sha256="0" * 64)
+
+    read = native.load(tmp_path / "model").quantized
+
+    assert read.scheme == written.scheme
+    assert read.size == written.size
+    for name, weight in written.weights.items():
+        assert torch.equal(read.weights[name].codes, weight.codes)
+        assert torch.equal(read.weights[name].dequantize(), weight.dequantize())
+    with torch.no_grad():  # what is not quantized was rounded to bfloat16
+        before, after = (q.model(windows(2)).logits.log_softmax(-1) for q in (written, read))
+    assert float((before.exp() * (before - after)).sum(-1).mean()) < 5e-3
+
+
+def test_the_file_is_as_large_as_the_accounting_says(tmp_path: Path) -> None:
+    for scheme in ("W4A16g16", "W3A16g7-asym", "W4A16g16E8"):
+        written = quantized("rtn", scheme)
+        tensors = native.encode(written)
+
+        assert sum(t.numel() * t.element_size() for t in tensors.values()) == written.size.stored_bytes
+
+
+def test_a_newer_version_is_named(tmp_path: Path) -> None:
+    folder = native.save(quantized("rtn", "W8A8"), tokenizer(), tmp_path / "m", source="tiny", source_sha256="0")
+    manifest = json.loads((folder / native.MANIFEST).read_text())
+    (folder / native.MANIFEST).write_text(json.dumps(manifest | {"version": 99}))
+
+    with pytest.raises(ModelError, match="format version 99, this slmquant reads up to 1"):
+        native.load(folder)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing tensor", "no manifest"])
+def test_damage_is_named(tmp_path: Path, damage: str) -> None:
+    folder = native.save(quantized("rtn", "W8A8"), tokenizer(), tmp_path / "m", source="tiny", source_sha256="0")
+    weights = folder / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "no manifest":
+        (folder / native.MANIFEST).unlink()
+    else:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(weights)
+        del tensors[min(name for name in tensors if name.endswith(".codes"))]
+        save_file(tensors, weights)
+
+    with pytest.raises(ModelError, match="quantize again"):
+        native.load(folder)

@@ -1,0 +1,212 @@
+"""A run ends every cell as a row, resumes, isolates failures, and repeats itself bit for bit."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from slmquant.errors import NumericalError, RefusedError, SchemeError, UnknownNameError
+from slmquant.progress import Progress, Silent
+from slmquant.runs.plan import Plan, PlanError, make_plan, read_plan_fields
+from slmquant.runs.process import Failure, run_isolated
+from slmquant.runs.runner import Event, run
+from slmquant.store import Store
+
+FIELDS = {"models": ["tiny"], "methods": ["rtn"], "schemes": ["W8A8"], "tasks": ["wikitext2:2"]}
+
+
+def answer(value: object, progress: Progress) -> object:
+    progress.start("work", 2)
+    progress.advance(2)
+    return value
+
+
+def refuse(value: object, progress: Progress) -> object:
+    raise RefusedError("not with this model")
+
+
+def diverge(value: object, progress: Progress) -> object:
+    raise NumericalError("the loss of window 3 is nan")
+
+
+def exhaust(value: object, progress: Progress) -> object:
+    raise MemoryError("cannot allocate memory for 10 GB")
+
+
+def crash(value: object, progress: Progress) -> object:
+    raise ZeroDivisionError("a bug")
+
+
+def die(value: int, progress: Progress) -> object:
+    os.kill(os.getpid(), value)
+    return time.sleep(30)
+
+
+def hang(value: object, progress: Progress) -> object:
+    return time.sleep(60)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.phases: list[tuple[str, int | None]] = []
+        self.steps = 0
+
+    def start(self, phase: str, total: int | None) -> None:
+        self.phases.append((phase, total))
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps += steps
+
+
+class TestIsolation:
+    def test_values_and_progress_cross(self) -> None:
+        recorder = Recorder()
+
+        assert run_isolated(answer, {"a": 1}, recorder) == {"a": 1}
+        assert recorder.phases == [("work", 2)]
+        assert recorder.steps == 2
+
+    @pytest.mark.parametrize(
+        ("work", "status", "reason"),
+        [
+            (refuse, "refused", "not with this model"),
+            (diverge, "failed", "window 3 is nan"),
+            (exhaust, "out_of_memory", "cannot allocate memory"),
+            (crash, "failed", "ZeroDivisionError at test_runner.py"),
+        ],
+    )
+    def test_what_is_raised_becomes_a_status(self, work: object, status: str, reason: str) -> None:
+        failure = run_isolated(work, None, Silent())
+
+        assert isinstance(failure, Failure)
+        assert failure.status == status
+        assert reason in failure.reason
+
+    @pytest.mark.parametrize(
+        ("number", "status", "reason"),
+        [(signal.SIGKILL, "out_of_memory", "killed by the system"), (signal.SIGSEGV, "failed", "SIGSEGV")],
+    )
+    def test_a_process_that_dies_leaves_a_failure(self, number: int, status: str, reason: str) -> None:
+        failure = run_isolated(die, int(number), Silent())
+
+        assert isinstance(failure, Failure)
+        assert failure.status == status
+        assert reason in failure.reason
+
+    def test_a_process_that_hangs_is_stopped(self) -> None:
+        started = time.monotonic()
+        failure = run_isolated(hang, None, Silent(), timeout_s=0.5)
+
+        assert isinstance(failure, Failure)
+        assert failure.status == "timeout"
+        assert time.monotonic() - started < 20
+
+
+class TestPlan:
+    def test_the_reference_comes_first_and_once(self) -> None:
+        plan = make_plan(FIELDS | {"methods": ["none", "rtn"], "schemes": ["W16A16", "W8A8"]})
+        cells = plan.cells("tiny", "0" * 64, "float32")
+
+        labels = [(cell.method, cell.scheme) for cell in cells]
+        assert labels == [("none", "W16A16"), ("rtn", "W16A16"), ("none", "W8A8"), ("rtn", "W8A8")]
+        assert len({cell.cell_id for cell in cells}) == len(cells)
+
+    def test_only_methods_that_look_at_data_depend_on_it(self) -> None:
+        plan = make_plan(FIELDS | {"methods": ["rtn", "gptq"]})
+        other = make_plan(FIELDS | {"methods": ["rtn", "gptq"], "calibration": {"num_samples": 7}})
+
+        def ids(plan: Plan) -> dict[str, str]:
+            return {cell.method: cell.cell_id for cell in plan.cells("tiny", "0" * 64, "float32")}
+
+        assert ids(plan)["rtn"] == ids(other)["rtn"]
+        assert ids(plan)["gptq"] != ids(other)["gptq"]
+
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            ({"methods": ["gtpq"]}, UnknownNameError, "Did you mean 'gptq'"),
+            ({"schemes": ["4bit"]}, SchemeError, "expected e.g."),
+            ({"tasks": ["wikitex2"]}, UnknownNameError, "wikitext2"),
+            ({"models": []}, PlanError, "'models'"),
+            ({"model": "x"}, PlanError, "'model'"),
+            ({"dtype": "float16"}, PlanError, "'dtype'"),
+            ({"timeout_s": -1}, PlanError, "'timeout_s'"),
+        ],
+    )
+    def test_what_is_wrong_is_named_before_anything_runs(
+        self, change: dict[str, object], error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            make_plan(FIELDS | change)
+
+    def test_an_unreadable_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(PlanError, match="cannot read plan"):
+            read_plan_fields(tmp_path / "absent.yaml")
+        (tmp_path / "list.yaml").write_text("- a\n- b\n")
+        with pytest.raises(PlanError, match="holds a list"):
+            read_plan_fields(tmp_path / "list.yaml")
+
+
+@pytest.mark.real_model
+class TestStories260k:
+    """The whole journey on a true float32 model of a megabyte."""
+
+    @pytest.fixture(autouse=True)
+    def _plan(self, monkeypatch: pytest.MonkeyPatch, stories260k: str, data_dir: Path) -> None:
+        monkeypatch.setenv("SLMQUANT_DATA", str(data_dir))
+        self.plan = make_plan(
+            {
+                "models": [stories260k],
+                "methods": ["rtn", "gptq", "smoothquant"],
+                "schemes": ["W8A8", "W4A16g16", "NVFP4"],
+                "tasks": ["tinystories:3"],
+                "calibration": {"corpus": "tinystories", "num_samples": 8, "seq_len": 64},
+                "dtype": "float32",
+            }
+        )
+
+    def values(self, path: Path) -> dict[tuple[str, str | None], float]:
+        with Store(path) as store:
+            records = run(self.plan, store).records
+        measured = ("perplexity", "kl_mean", "kl_p99", "top1_agreement", "stored_bytes")
+        return {
+            (record.spec.label, metric.name): metric.value
+            for record in records
+            for metric in record.metrics
+            if metric.name in measured
+        }
+
+    def test_every_cell_is_a_row_and_a_second_run_does_nothing(self, tmp_path: Path) -> None:
+        events: list[Event] = []
+        with Store(tmp_path / "results.sqlite") as store:
+            first = run(self.plan, store, tell=events.append)
+            again = run(self.plan, store)
+
+        assert [record.status for record in first.records] == ["ok"] * 7 + ["refused"] * 3
+        assert first.skipped == 0
+        assert again.skipped == 10
+        assert again.records == first.records
+        assert sum(event.record is not None for event in events) == 10
+
+    def test_a_fresh_run_gives_the_same_numbers_bit_for_bit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = self.values(tmp_path / "one.sqlite")
+        monkeypatch.setattr("slmquant.runs.runner.cache_dir", lambda: tmp_path / "another cache")
+
+        assert self.values(tmp_path / "two.sqlite") == first
+        assert len(first) == 1 * 2 + 6 * 5
+
+    def test_a_cell_that_lacks_its_corpus_fails_alone(self, tmp_path: Path) -> None:
+        plan = self.plan.model_copy(
+            update={"calibration": self.plan.calibration.model_copy(update={"num_samples": 10**6})}
+        )
+        with Store(tmp_path / "results.sqlite") as store:
+            records = run(plan, store).records
+
+        by_method = {(record.spec.method, record.spec.scheme): record for record in records}
+        assert by_method["rtn", "W8A8"].status == "ok"
+        assert by_method["gptq", "W8A8"].status == "failed"
+        assert "such windows fit" in str(by_method["gptq", "W8A8"].reason)
