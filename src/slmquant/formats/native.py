@@ -186,9 +186,11 @@ def _assemble(
     parameters = count_parameters(model)
     with torch.no_grad():
         stored = {f"{name}.weight" for name in weights}
+        grouped = {f"{name}.weight": name for linears in manifest.groups for name in linears}
         for name, parameter in model.named_parameters():
-            if name not in stored:
-                parameter.copy_(tensors[name])
+            if name not in stored:  # a linear of a group lies as (out, in), whatever its module's own layout
+                target = weight_at(model, grouped[name]) if name in grouped else parameter
+                target.copy_(tensors[name])
         for name in manifest.embeddings:
             model.get_submodule(name).get_parameter("weight").copy_(weights[name].dequantize())
     scheme = parse(manifest.scheme)
