@@ -138,7 +138,7 @@ class TestHessian:
         hessian.add_outer_(H, X[:20])
         hessian.add_outer_(H, X[20:])
 
-        assert torch.allclose(hessian.finish(H, 50), X.T @ X / 50, atol=1e-5)
+        assert torch.allclose(hessian.finish_(H, 50), X.T @ X / 50, atol=1e-5)
 
     def test_the_factor_is_that_of_the_inverse(self) -> None:
         _, H = problem(1, 20, 0)

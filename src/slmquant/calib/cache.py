@@ -22,7 +22,7 @@ from slmquant.errors import SourceError
 from slmquant.files import atomic_file
 from slmquant.store.record import CalibrationSpec
 
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def save(captured: Captured, path: Path) -> None:
         "tokens": captured.tokens,
         "forward_s": captured.forward_s,
         "statistic_s": captured.statistic_s,
+        "peak_rss_bytes": captured.peak_rss_bytes,
     }
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata={"slmquant": json.dumps(facts)})
@@ -112,4 +113,5 @@ def load(path: Path, wanted: Collection[Statistic]) -> Captured:
         tokens=int(facts["tokens"]),
         forward_s=float(facts["forward_s"]),
         statistic_s=cast("dict[Statistic, float]", facts["statistic_s"]),
+        peak_rss_bytes=facts["peak_rss_bytes"],
     )

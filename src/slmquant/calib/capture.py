@@ -19,6 +19,7 @@ from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core import hessian
 from slmquant.errors import NumericalError
 from slmquant.model.head import OutputHead
+from slmquant.model.quantized import weight_at
 from slmquant.model.relations import InputGroup
 from slmquant.progress import Progress, Silent
 
@@ -34,51 +35,59 @@ class Captured:
         tokens: Calibration tokens seen.
         forward_s: Wall time of the model's own work.
         statistic_s: Wall time of each kind of statistic, so that a method can be charged for what it uses.
+        peak_rss_bytes: Highest resident memory of the process that captured them; None where nobody measured.
     """
 
     statistics: Statistics
     tokens: int
     forward_s: float
     statistic_s: dict[Statistic, float]
+    peak_rss_bytes: int | None = None
 
 
 class _Observer:
-    """Accumulates the statistics of one input group."""
+    """Accumulates the statistics of one input group.
 
-    def __init__(self, name: str, wanted: Collection[Statistic], spent: dict[Statistic, float]) -> None:
-        self.name, self.wanted, self.spent = name, wanted, spent
-        self.absmax: Tensor | None = None
-        self.squares: Tensor | None = None
-        self.H: Tensor | None = None
-        self.first: list[Tensor] = []
+    Everything that it keeps is allocated up front: small tensors that outlive a forward pass, made in its midst,
+    would pin the heap between large ones that are freed, and memory would grow with every batch.
+    """
+
+    def __init__(
+        self, name: str, like: Tensor, samples: int, with_hessian: bool, spent: dict[Statistic, float]
+    ) -> None:
+        size = like.shape[1]
+        self.name, self.spent = name, spent
+        self.absmax = torch.zeros(size, device=like.device)
+        self.squares = torch.zeros(size, dtype=torch.float64, device=like.device)
+        self.first = torch.zeros(samples, size, device=like.device)
+        self.H = torch.zeros(size, size, device=like.device) if with_hessian else None
+        self.samples = 0
         self.tokens = 0
 
     def __call__(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if args[0].ndim == 3:  # (batch, seq, in)
-            self.first.append(args[0][:, 0].detach().float().clone())
-        x = args[0].detach().flatten(0, -2).float()
+            batch = len(args[0])
+            self.first[self.samples : self.samples + batch].copy_(args[0][:, 0])
+            self.samples += batch
+        x = args[0].flatten(0, -2).float()
         self.tokens += len(x)
         started = time.perf_counter()
-        largest = x.abs().amax(dim=0)
-        self.absmax = largest if self.absmax is None else torch.maximum(self.absmax, largest)
-        squares = torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_()
-        self.squares = squares if self.squares is None else self.squares + squares
+        torch.maximum(self.absmax, torch.linalg.vector_norm(x, torch.inf, dim=0), out=self.absmax)
+        self.squares.add_(torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_())
         self.spent["range"] += time.perf_counter() - started
-        if "hessian" in self.wanted:
+        if self.H is not None:
             started = time.perf_counter()
-            if self.H is None:
-                self.H = torch.zeros(x.shape[1], x.shape[1], device=x.device)
             hessian.add_outer_(self.H, x)
             self.spent["hessian"] += time.perf_counter() - started
 
     def result(self) -> InputStatistics:
-        if self.absmax is None or self.squares is None:
+        if self.tokens == 0:
             raise NumericalError(f"no calibration token reached {self.name!r}; does the model route around it?")
-        if not torch.isfinite(self.absmax).all():
+        if not torch.isfinite(self.squares).all():
             raise NumericalError(f"the inputs of {self.name!r} hold NaN or infinity on the calibration tokens")
-        H = None if self.H is None else hessian.finish(self.H, self.tokens)
+        H = None if self.H is None else hessian.finish_(self.H, self.tokens)
         rms = (self.squares / self.tokens).sqrt().float()
-        return InputStatistics(self.absmax, rms, H, torch.cat(self.first) if self.first else None)
+        return InputStatistics(self.absmax, rms, H, self.first if self.samples else None)
 
 
 @torch.inference_mode()
@@ -103,7 +112,10 @@ def capture(
     """
     progress = progress or Silent()
     spent: dict[Statistic, float] = {"range": 0.0, "hessian": 0.0}
-    observers = {group.linears[0]: _Observer(group.linears[0], wanted, spent) for group in groups}
+    observers = {
+        name: _Observer(name, weight_at(model, name), len(windows), "hessian" in wanted, spent)
+        for name in (group.linears[0] for group in groups)
+    }
     hooks = [model.get_submodule(name).register_forward_pre_hook(obs) for name, obs in observers.items()]
     body = OutputHead(model)
     batch = max(1, _BATCH_TOKENS // windows.shape[1])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SCHEMES = ("W8A8", "W4A8", "W4A16g64")
 
+INTERRUPTED = 130
 FAILED_CELLS = 9
 """Exit code of a bench that went through but left cells neither ok nor refused."""
 
@@ -92,8 +93,11 @@ def command(
     for remark in remarks if not quiet else ():
         err_console.print(remark, highlight=False)
     with Store(store or default_store_path()) as opened, progress_bar(quiet) as progress:
-        tell = _Teller(quiet)
-        result = run(plan, opened, data_dir=data, progress=progress, tell=tell)
+        try:
+            result = run(plan, opened, data_dir=data, progress=progress, tell=_Teller(quiet))
+        except KeyboardInterrupt:
+            err_console.print("\ninterrupted; finished cells are kept, and the same command goes on from here")
+            raise typer.Exit(INTERRUPTED) from None
     written = [write(result.records, report) for write in (write_report_csv, write_report_json, write_page)]
     if json:
         print_json([record.model_dump(mode="json") for record in result.records])

@@ -20,17 +20,18 @@ def add_outer_(H: Float[Tensor, "in in"], X: Float[Tensor, "tokens in"]) -> None
     """Add `XᵀX` to the upper triangle of `H`, panel by panel.
 
     Only the panels on and above the diagonal are computed: with four, 10/16 of the multiplications. Below the
-    block diagonal `H` is left untouched; `finish` mirrors it.
+    block diagonal `H` is left untouched; `finish_` mirrors it.
     """
     step = -(-H.shape[0] // _PANELS)
     for start in range(0, H.shape[0], step):
         H[start : start + step, start:].addmm_(X[:, start : start + step].T, X[:, start:])
 
 
-def finish(H: Float[Tensor, "in in"], tokens: int) -> Float[Tensor, "in in"]:
-    """The mean over `tokens`, mirrored to a full symmetric matrix."""
-    upper = torch.triu(H) / tokens
-    return upper + torch.triu(upper, diagonal=1).T
+def finish_(H: Float[Tensor, "in in"], tokens: int) -> Float[Tensor, "in in"]:
+    """The mean over `tokens`, mirrored in place to a full symmetric matrix; returns `H`."""
+    H.div_(tokens).triu_()
+    H.add_(torch.triu(H, diagonal=1).T)
+    return H
 
 
 def inverse_cholesky(H: Float[Tensor, "in in"], damp: float) -> Float[Tensor, "in in"]:

@@ -30,6 +30,9 @@ def linear_at(model: nn.Module, name: str) -> Linear:
 
 def weight_at(model: nn.Module, name: str) -> Tensor:
     """The weight of the linear of that name as `(out, in)`, whatever the module's own layout; a view."""
+    module = model.get_submodule(name)
+    if isinstance(module, QuantizedLinear):
+        return module.weight
     linear = linear_at(model, name)
     return linear.weight.T if isinstance(linear, Conv1D) else linear.weight
 

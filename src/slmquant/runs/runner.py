@@ -10,15 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 from slmquant import methods
 from slmquant.calib.statistics import Statistic
+from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.files import cache_dir
 from slmquant.model.loading import identify
 from slmquant.progress import Progress, Silent
 from slmquant.runs.environment import environment
 from slmquant.runs.plan import Plan
-from slmquant.runs.precision import PrecisionDecision, PrecisionJob, decide_precision
+from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.process import Failure, run_isolated
 from slmquant.runs.work import (
     CapturedFile,
@@ -30,8 +32,11 @@ from slmquant.runs.work import (
     run_cell,
 )
 from slmquant.schemes import parse
-from slmquant.store.record import CellSpec, Record
+from slmquant.store.record import CellSpec, Metric, Record
 from slmquant.store.sqlite import Store
+
+NO_MODEL = "unavailable"
+"""Fingerprint in the rows of a model that could not be had or is damaged."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def run(
         tell: Called with every `Event`.
 
     Raises:
-        SlmquantError: A model source cannot be resolved at all; nothing of that model could have a row.
+        UnknownNameError: A model source names nothing.
     """
     bench = _Bench(plan, store, data_dir, progress or Silent(), tell or _ignore)
     for model in plan.models:
@@ -93,6 +98,15 @@ def run(
 def _ignore(event: Event) -> None:
     """Tell nobody."""
     del event
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What to compute in, the measurement that says so, and a remark where it could not be made."""
+
+    dtype: Literal["float32", "bfloat16"]
+    metrics: tuple[Metric, ...] = ()
+    remark: str | None = None
 
 
 class _Bench:
@@ -106,13 +120,8 @@ class _Bench:
         progress: Progress,
         tell: Callable[[Event], None],
     ) -> None:
-        self.plan, self.store, self.data_dir, self.progress, self._tell = (
-            plan,
-            store,
-            data_dir,
-            progress,
-            tell,
-        )
+        self.plan, self.store, self.data_dir = plan, store, data_dir
+        self.progress, self._tell = progress, tell
         self.cache_dir = cache_dir()
         self.records: list[Record] = []
         self.skipped = 0
@@ -120,10 +129,15 @@ class _Bench:
 
     def run_model(self, model: str) -> None:
         """Run all cells of one model."""
-        sha256 = identify(model).sha256
+        try:
+            sha256 = identify(model).sha256
+        except UnknownNameError:
+            raise
+        except SlmquantError as error:
+            self._fail_all(model, error)
+            return
         decision = self._decide(model, sha256)
-        dtype = decision.dtype if isinstance(decision, PrecisionDecision) else "float32"
-        cells = self.plan.cells(model, sha256, dtype)
+        cells = self.plan.cells(model, sha256, decision.dtype)
         pending = [spec for spec in cells if not self.store.finished(spec.cell_id)]
         if pending and cells[0] not in pending and not self._has_reference_states(cells[0]):
             self._say("the reference's states are no longer cached: measuring it again")
@@ -134,25 +148,30 @@ class _Bench:
                 self._skip(spec)
                 continue
             if spec.calibration is not None and captured is None:
-                captured = self._capture(cells, dtype)
+                captured = self._capture(cells, decision.dtype)
             needed = captured if spec.calibration is not None else None
             self._finish(spec, needed, decision)
 
-    def _decide(self, model: str, sha256: str) -> PrecisionDecision | str:
-        """The measured decision, or why there is none."""
+    def _fail_all(self, model: str, error: SlmquantError) -> None:
+        """Every cell of a model that cannot be had ends as a row that says why."""
+        for spec in self.plan.cells(model, NO_MODEL, "float32"):
+            self._store(spec, Failure("failed", str(error)), _Decision("float32"), datetime.now(timezone.utc))
+
+    def _decide(self, model: str, sha256: str) -> _Decision:
+        """What to compute in: what the plan says, else what a measurement shows."""
         if self.plan.dtype != "auto":
-            return PrecisionDecision(self.plan.dtype, float("nan"), float("nan"), 0)
+            return _Decision(self.plan.dtype)
         job = PrecisionJob(model, sha256, self.plan.calibration.corpus, self.plan.device, self.data_dir, self.cache_dir)
-        decision = run_isolated(decide_precision, job, self.progress)
-        if isinstance(decision, Failure):
-            reason = f"computed in float32: bfloat16 could not be tried ({decision.reason})"
-            self._say(reason)
-            return reason
+        measured = run_isolated(decide_precision, job, self.progress)
+        if isinstance(measured, Failure):
+            remark = f"computed in float32: bfloat16 could not be tried ({measured.reason})"
+            self._say(remark)
+            return _Decision("float32", remark=remark)
         self._say(
-            f"computing in {decision.dtype}: bfloat16 is {decision.speedup:.1f} times as fast here and moves "
-            f"the perplexity by {decision.perplexity_shift:+.3%}"
+            f"computing in {measured.dtype}: bfloat16 is {measured.speedup:.1f} times as fast here and moves "
+            f"the perplexity by {measured.perplexity_shift:+.3%}"
         )
-        return decision
+        return _Decision(measured.dtype, tuple(measured.metrics()))
 
     def _capture(self, cells: list[CellSpec], dtype: str) -> CapturedFile | Failure:
         """Statistics for every cell of the model, captured once."""
@@ -170,17 +189,16 @@ class _Bench:
         )
         return run_isolated(run_capture, job, self.progress, self.plan.timeout_s)
 
-    def _finish(
-        self, spec: CellSpec, captured: CapturedFile | Failure | None, decision: PrecisionDecision | str
-    ) -> None:
+    def _finish(self, spec: CellSpec, captured: CapturedFile | Failure | None, decision: _Decision) -> None:
         """Run one cell and store its row."""
         started = datetime.now(timezone.utc)
-        result: CellResult | Failure
         if isinstance(captured, Failure):
-            result = replace(captured, reason=f"calibration: {captured.reason}")
-        else:
-            job = CellJob(spec, captured, self.data_dir, self.cache_dir)
-            result = run_isolated(run_cell, job, self.progress, self.plan.timeout_s)
+            self._store(spec, replace(captured, reason=f"calibration: {captured.reason}"), decision, started)
+            return
+        job = CellJob(spec, captured, self.data_dir, self.cache_dir)
+        self._store(spec, run_isolated(run_cell, job, self.progress, self.plan.timeout_s), decision, started)
+
+    def _store(self, spec: CellSpec, result: CellResult | Failure, decision: _Decision, started: datetime) -> None:
         record = _record(spec, result, decision, started)
         self.store.put(record, result.items if isinstance(result, CellResult) else ())
         self.records.append(record)
@@ -202,22 +220,23 @@ class _Bench:
         self._tell(Event(text, record, len(self.records), self._total))
 
 
-def _record(
-    spec: CellSpec, result: CellResult | Failure, decision: PrecisionDecision | str, started: datetime
-) -> Record:
+def _record(spec: CellSpec, result: CellResult | Failure, decision: _Decision, started: datetime) -> Record:
     finished = datetime.now(timezone.utc)
     machine = environment()
     if isinstance(result, Failure):
         return Record(
-            spec=spec, status=result.status, reason=result.reason, environment=machine, started_at=started,
+            spec=spec,
+            status=result.status,
+            reason=result.reason,
+            environment=machine,
+            started_at=started,
             finished_at=finished,
-        )  # fmt: skip
-    measured = decision.metrics() if isinstance(decision, PrecisionDecision) and decision.tokens else []
+        )
     return Record(
         spec=spec,
         status="ok",
-        reason=decision if isinstance(decision, str) else None,
-        metrics=(*result.metrics, *measured),
+        reason=decision.remark,
+        metrics=(*result.metrics, *decision.metrics),
         phases=result.phases,
         data=result.data,
         model=result.model,

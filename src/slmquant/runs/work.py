@@ -7,7 +7,7 @@ or in a process of its own alike.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from slmquant.calib.capture import capture
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.calib.windows import calibration_windows
-from slmquant.model.loading import load
+from slmquant.model.loading import identify, load
 from slmquant.model.quantized import multiply_in_
 from slmquant.model.relations import Relations, discover
 from slmquant.progress import Progress
@@ -52,7 +52,6 @@ class CapturedFile:
 
     path: Path
     card: DataCard
-    peak_rss_bytes: int
 
 
 @dataclass(frozen=True)
@@ -85,18 +84,20 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
     """
     torch.set_num_threads(usable_cores())
     corpus = load_corpus(job.calibration.corpus, job.data_dir, progress)
+    sha256 = identify(job.model).sha256
+    path = cache.CaptureKey(sha256, corpus.card.sha256, job.calibration, job.dtype, job.wanted).path(job.cache_dir)
+    if path.exists():
+        return CapturedFile(path, corpus.card)
     loaded = load(job.model, device=job.device)
-    key = cache.CaptureKey(loaded.sha256, corpus.card.sha256, job.calibration, job.dtype, job.wanted)
-    path = key.path(job.cache_dir)
-    if not path.exists():
-        calibration = job.calibration
-        windows = calibration_windows(
-            loaded.tokenizer, corpus, calibration.num_samples, calibration.seq_len, calibration.seed
-        )
-        groups = discover(loaded.model).groups
-        multiply_in_(loaded.model, getattr(torch, job.dtype))
-        cache.save(capture(loaded.model, groups, windows, job.wanted, progress), path)
-    return CapturedFile(path, corpus.card, peak_rss_bytes())
+    calibration = job.calibration
+    windows = calibration_windows(
+        loaded.tokenizer, corpus, calibration.num_samples, calibration.seq_len, calibration.seed
+    )
+    groups = discover(loaded.model).groups
+    multiply_in_(loaded.model, getattr(torch, job.dtype))
+    captured = capture(loaded.model, groups, windows, job.wanted, progress)
+    cache.save(replace(captured, peak_rss_bytes=peak_rss_bytes()), path)
+    return CapturedFile(path, corpus.card)
 
 
 def run_cell(job: CellJob, progress: Progress) -> CellResult:
@@ -164,7 +165,7 @@ class SharedStatistics:
             raise ValueError(f"the cell needs {sorted(wanted)} and was given no captured statistics")
         captured = cache.load(self._captured.path, wanted)
         seconds = captured.forward_s + sum(captured.statistic_s[kind] for kind in wanted)
-        self.phase = Phase(name="capture", seconds=seconds, peak_rss_bytes=self._captured.peak_rss_bytes, shared=True)
+        self.phase = Phase(name="capture", seconds=seconds, peak_rss_bytes=captured.peak_rss_bytes, shared=True)
         self.tokens = captured.tokens
         return captured.statistics
 

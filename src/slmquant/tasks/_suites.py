@@ -32,7 +32,7 @@ class Suite:
 SUITES: Mapping[str, Suite] = {
     "demo": Suite(
         "a first look: perplexity, divergence and two zero-shot tasks, about a minute per cell of a 135M model",
-        ((_TEXT, 4), ("arc_easy", 60), ("piqa", 60)),
+        ((_TEXT, 3), ("arc_easy", 60), ("piqa", 60)),
     ),
     "quick": Suite(
         "about 3 minutes per cell of a 135M model on 2 cores",
