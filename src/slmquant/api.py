@@ -21,6 +21,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from slmquant import methods, tasks
+from slmquant.errors import RefusedError
 from slmquant.files import cache_dir
 from slmquant.formats import native
 from slmquant.model.loading import identify, load
@@ -95,7 +96,10 @@ def quantize(
     """
     progress, calibration = progress or Silent(), calibration or CalibrationSpec()
     parsed = parse(scheme)
-    needs = methods.load(method).needs_for(parsed)
+    recipe = methods.load(method)
+    if (reason := recipe.refusal(parsed)) is not None:
+        raise RefusedError(f"{method}: {reason}")
+    needs = recipe.needs_for(parsed)
     chosen = _dtype(source, dtype, device, calibration, data_dir, progress)
     captured = None
     if needs:

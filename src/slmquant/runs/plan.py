@@ -81,7 +81,8 @@ class Plan(BaseModel):
     def _cell(
         self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"], method: str, scheme: str
     ) -> CellSpec:
-        looks_at_data = bool(methods.load(method).needs_for(parse(scheme)))
+        recipe, numbers = methods.load(method), parse(scheme)
+        looks_at_data = recipe.refusal(numbers) is None and bool(recipe.needs_for(numbers))
         return CellSpec(
             model=model,
             model_sha256=sha256,

@@ -35,8 +35,8 @@ MIN_SPEEDUP = 1.2
 MAX_SHIFT = 0.001
 """Largest relative change of perplexity that is accepted: 0.1 %."""
 
-_WINDOWS, _WINDOW_TOKENS = 8, 1024
-_VERSION = 2
+_WINDOWS, _WINDOW_TOKENS = 4, 1024
+_VERSION = 3
 
 
 @dataclass(frozen=True)

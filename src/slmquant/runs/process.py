@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _PRELOADED = "slmquant.runs.work"
 _POLL_S = 0.2
+_FAREWELL_S = 10.0
 
 log = logging.getLogger("slmquant")
 
@@ -71,6 +72,8 @@ def run_isolated(
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:
         answer: T | Failure = _listen(ours, child, progress, deadline, timeout_s)
+        if not (isinstance(answer, Failure) and answer.status == "timeout"):
+            child.join(_FAREWELL_S)  # it has answered: let it put its things away
         return answer
     finally:
         ours.close()

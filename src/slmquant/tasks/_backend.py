@@ -24,8 +24,8 @@ from slmquant.tasks._perplexity import logit_rows
 
 __all__ = ["ContextLM"]
 
-_BATCH_TOKENS = 4096
-"""Tokens of a forward pass, padding included: enough for full speed on a CPU, and a bound on memory."""
+_BATCH_TOKENS = 512
+"""Tokens of a forward pass, padding included: full speed on a CPU, and few enough that lengths differ little."""
 _DEFAULT_CONTEXT_TOKENS = 2048
 _UNLIMITED_TOKENS = 10**29
 """What a tokenizer without a limit says is more than this."""
