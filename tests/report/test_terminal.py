@@ -36,7 +36,7 @@ def test_footnotes_state_protocol_subset_dtype_machine_and_provenance() -> None:
     for fact in (
         invented.PROTOCOL,
         "arc_easy:100: acc_norm on 100 items",
-        "bfloat16 on cpu",
+        "products of linears in bfloat16, on cpu",
         "Invented CPU 9000",
         "dequantized from GGUF Q4_1, off-grid",
         "no rtn cell of the same model, scheme and machine",

@@ -127,7 +127,7 @@ def _plan(
 
     remarks: list[str] = []
     content: dict[str, object] = {} if path is None else read_plan_fields(path)
-    content |= {name: value for name, value in fields.items() if value}
+    content |= {name: value for name, value in fields.items() if value is not None and value != []}
     if "tasks" not in content or suite is not None:
         chosen = choose_suite(suite or "demo", data)
         content["tasks"] = chosen.tasks

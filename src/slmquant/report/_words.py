@@ -199,7 +199,8 @@ def _model_notes(section: Section) -> list[str]:
         )
     spec = section.records[0].spec
     seeds = ", ".join(_unique(str(record.spec.seed) for record in section.records))
-    said.append(f"Evaluated in {spec.compute_dtype} on {spec.device}; seed {seeds}.")
+    products = "" if spec.compute_dtype == "float32" else f", products of linears in {spec.compute_dtype}"
+    said.append(f"Evaluated in float32{products}, on {spec.device}; seed {seeds}.")
     labels = _unique(calibration_label(r.spec.calibration) or "" for r in section.records)
     calibrations = [label for label in labels if label]
     if calibrations:
