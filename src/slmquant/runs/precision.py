@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,13 +32,13 @@ from slmquant.progress import Progress
 from slmquant.runs.environment import environment, usable_cores
 from slmquant.store.record import Metric
 
-MIN_SPEEDUP = 1.2
+MIN_SPEEDUP = 1.1
 """bfloat16 has to be this much faster to be worth its rounding."""
 MAX_SHIFT = 0.001
 """Largest relative change of perplexity that is accepted: 0.1 %."""
 
 _WINDOWS, _WINDOW_TOKENS = 4, 1024
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class PrecisionDecision:
 
     Attributes:
         dtype: What to compute in.
-        speedup: Seconds in float32 over seconds in bfloat16.
+        speedup: Seconds in float32 over seconds in bfloat16, the median over windows run in turn.
         perplexity_shift: `ppl(bfloat16) / ppl(float32) − 1` over `tokens` tokens.
         tokens: Tokens that both ran over.
     """
@@ -90,32 +92,42 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
         return PrecisionDecision(**json.loads(path.read_text()))
     torch.set_num_threads(usable_cores())
     corpus = load_corpus(job.corpus, job.data_dir, progress)
-    seconds: dict[str, float] = {}
-    loss: dict[str, float] = {}
-    progress.start("choose the compute dtype", 2 * _WINDOWS)
-    loaded = load(job.model, device=job.device)
-    length = min(_WINDOW_TOKENS, loaded.model.config.max_position_embeddings)
-    windows = calibration_windows(loaded.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
-    for dtype in ("float32", "bfloat16"):
-        multiply_in_(loaded.model, getattr(torch, dtype))
-        head = OutputHead(loaded.model)
+    plain, products = load(job.model, device=job.device), load(job.model, device=job.device)
+    multiply_in_(products.model, torch.bfloat16)
+    length = min(_WINDOW_TOKENS, plain.model.config.max_position_embeddings)
+    windows = calibration_windows(plain.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
+    heads = (OutputHead(plain.model), OutputHead(products.model))
+    for head in heads:
         _mean_loss(head, windows[0])  # the first run pays for setting things up
-        started = time.perf_counter()
-        losses = []
-        for window in windows:
-            losses.append(_mean_loss(head, window))
-            progress.advance()
-        seconds[dtype] = time.perf_counter() - started
-        loss[dtype] = math.fsum(losses) / len(losses)
-    decision = _decide(seconds, loss, windows.numel())
+    progress.start("choose the compute dtype", len(windows))
+    runs = []
+    for window in windows:  # in turn, so that a machine that is busy for a while disturbs both alike
+        runs.append([_timed(head, window) for head in heads])
+        progress.advance()
+    decision = _decide(runs, windows.numel())
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(asdict(decision)))
     return decision
 
 
-def _decide(seconds: dict[str, float], loss: dict[str, float], tokens: int) -> PrecisionDecision:
-    speedup = seconds["float32"] / seconds["bfloat16"]
-    shift = math.exp(loss["bfloat16"] - loss["float32"]) - 1
+@dataclass(frozen=True)
+class _Run:
+    """One window in one dtype."""
+
+    seconds: float
+    loss: float
+
+
+def _timed(head: OutputHead, window: Tensor) -> _Run:
+    started = time.perf_counter()
+    loss = _mean_loss(head, window)
+    return _Run(time.perf_counter() - started, loss)
+
+
+def _decide(runs: Sequence[Sequence[_Run]], tokens: int) -> PrecisionDecision:
+    """From (float32, bfloat16) of every window."""
+    speedup = statistics.median(plain.seconds / products.seconds for plain, products in runs)
+    shift = math.expm1(math.fsum(products.loss - plain.loss for plain, products in runs) / len(runs))
     good = speedup >= MIN_SPEEDUP and abs(shift) <= MAX_SHIFT  # a shift that is NaN is not good
     return PrecisionDecision("bfloat16" if good else "float32", speedup, shift, tokens)
 
