@@ -10,8 +10,7 @@ Deviations:
     * Hessians of linears that read the same input are one Hessian, and their rows are solved together.
     * Columns go by decreasing diagonal of the Hessian (`act_order`, which the authors' code offers and recommends;
       the paper itself keeps the natural order), with static groups as compressed-tensors has them, not groups of
-      the sorted order. On SmolLM2-135M-Instruct at W4A16g64 the natural order does not beat plain rounding in
-      perplexity: it spoils the keys of the attention sink, see `gptq_sink`.
+      the sorted order. On a small model the natural order spoils the keys of the attention sink, see `gptq_sink`.
     * Embeddings and head, where a scheme asks for them, are rounded to nearest.
 
 Cost: one forward pass over the calibration tokens; an `in × in` float32 Hessian for each distinct input, read from
