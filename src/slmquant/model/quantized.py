@@ -155,8 +155,8 @@ def multiply_in_(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Let every linear that is still a plain one take its product in `dtype`; all else stays in float32.
 
     Norms, residual stream, attention and head (see `model.head`) keep float32: on a machine with fast bfloat16
-    products that is as fast as a model cast to bfloat16 and about ten times closer to float32
-    (`benchmarks/precision.py` prints both).
+    products that costs little against a model cast to bfloat16 and stays closer to float32; `benchmarks/precision.py`
+    prints both.
     """
     if dtype == torch.float32:
         return

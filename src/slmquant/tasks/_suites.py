@@ -31,11 +31,11 @@ class Suite:
 
 SUITES: Mapping[str, Suite] = {
     "demo": Suite(
-        "a first look: perplexity, divergence and two zero-shot tasks, about a minute per cell of a 135M model",
+        "a first look: perplexity, divergence and two zero-shot tasks",
         ((_TEXT, 3), ("arc_easy", 60), ("piqa", 60)),
     ),
     "quick": Suite(
-        "about 3 minutes per cell of a 135M model on 2 cores",
+        "a longer look: perplexity, divergence and four zero-shot tasks",
         ((_TEXT, 20), ("arc_easy", 400), ("piqa", 400), ("hellaswag", 200), ("winogrande", 200)),
     ),
     "paper": Suite(
