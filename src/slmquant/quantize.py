@@ -14,7 +14,8 @@ from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import NumericalError, RefusedError
 from slmquant.methods._base import Rounding, grid_of, static_scale
-from slmquant.model.quantized import ActivationQuantizer, LastCodes, multiply_in_, replace_linears_, weight_at
+from slmquant.model.activations import ActivationQuantizer, LastCodes
+from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup, Relations, discover
 from slmquant.model.size import ModelSize, count_parameters, size_of
 from slmquant.progress import Progress, Silent, track

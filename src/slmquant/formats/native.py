@@ -25,7 +25,8 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.core.pack import pack, unpack
 from slmquant.errors import ModelError
 from slmquant.files import atomic_dir
-from slmquant.model.quantized import ActivationQuantizer, LastCodes, multiply_in_, replace_linears_, weight_at
+from slmquant.model.activations import ActivationQuantizer, LastCodes
+from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup
 from slmquant.model.size import count_parameters, size_of
 from slmquant.quantize import QuantizedModel
