@@ -17,6 +17,7 @@ from torch import Tensor
 
 from slmquant.core import groups
 from slmquant.core.pack import packed_bytes
+from slmquant.core.side import Side
 
 _HALF_BITS = 16
 
@@ -123,6 +124,9 @@ class Grid:
 class QuantizedTensor:
     """A weight as codes, scales and zero points; `dequantize()` gives the real numbers that it stands for.
 
+    A side branch, where there is one, is part of the weight: `dequantize()`, `rows()` and `stored_bits` include it.
+    `replace(weight, side=None)` is the codes' own share.
+
     Attributes:
         codes: int8 (symmetric) or uint8 (asymmetric).
         scale: float32, exactly representable in the `scale_bits` that it is stored in.
@@ -130,6 +134,7 @@ class QuantizedTensor:
         bits: Bits of a code.
         group_size: Inputs that share a scale; `in` where a channel has one scale.
         scale_bits: Stored bits of a scale, 16 (float16) or 32.
+        side: What is kept in 16 bits beside the codes; None for most methods.
     """
 
     codes: Shaped[Tensor, "out in"]
@@ -138,6 +143,7 @@ class QuantizedTensor:
     bits: int
     group_size: int
     scale_bits: int
+    side: Side | None = None
 
     def centred(self) -> Float[Tensor, "out in"]:
         """`code − zero_point` in float32: whole numbers from −255 to 255, exact even in bfloat16."""
@@ -147,24 +153,28 @@ class QuantizedTensor:
         return codes - groups.expand(self.zero_point.float(), self.group_size, codes.shape[1])
 
     def dequantize(self) -> Float[Tensor, "out in"]:
-        """`scale · (code − zero_point)` in float32."""
-        return self.centred() * groups.expand(self.scale, self.group_size, self.codes.shape[1])
+        """`scale · (code − zero_point)`, and the side branch onto it, in float32."""
+        dense = self.centred() * groups.expand(self.scale, self.group_size, self.codes.shape[1])
+        return dense if self.side is None else self.side.onto(dense)
 
     def rows(self, start: int, stop: int) -> QuantizedTensor:
         """Output channels `start` to `stop`."""
+        side = None if self.side is None else self.side.rows(start, stop)
         if self.scale.shape[0] == 1 and self.codes.shape[0] > 1:
-            return replace(self, codes=self.codes[start:stop])
+            return replace(self, codes=self.codes[start:stop], side=side)
         zero_point = None if self.zero_point is None else self.zero_point[start:stop]
-        return replace(self, codes=self.codes[start:stop], scale=self.scale[start:stop], zero_point=zero_point)
+        scale = self.scale[start:stop]
+        return replace(self, codes=self.codes[start:stop], scale=scale, zero_point=zero_point, side=side)
 
     @property
     def stored_bits(self) -> int:
-        """Bits on disk of codes, scales and zero points; codes are packed densely, row by row."""
+        """Bits on disk of codes, scales, zero points and side branch; codes are packed densely, row by row."""
         rows, size = self.codes.shape
         zero_bits = 0
+        side_bits = 0 if self.side is None else self.side.stored_bits
         if self.zero_point is not None:
             zero_bits = self.zero_point.shape[0] * packed_bytes(self.zero_point.shape[1], self.bits) * 8
-        return rows * packed_bytes(size, self.bits) * 8 + self.scale.numel() * self.scale_bits + zero_bits
+        return rows * packed_bytes(size, self.bits) * 8 + self.scale.numel() * self.scale_bits + zero_bits + side_bits
 
 
 class TokenCodes(NamedTuple):
