@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,31 @@ def replace_linears_(
     for name, weight in zip(names, weights, strict=True):
         bias = linear_at(model, name).bias
         model.set_submodule(name, QuantizedLinear(weight, bias, inputs, dtype))
+
+
+@contextmanager
+def multiplying_in(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within this context the plain linears inside `module` take their products in `dtype`, with their hooks.
+
+    The same linears come back, whatever happened inside, so their weights must not be replaced meanwhile. Gradients
+    flow to what they receive, not to their weights. Linears that are quantized already, or whose weight has that
+    dtype, are left alone.
+    """
+    plain = {
+        name: linear
+        for name, linear in module.named_modules()
+        if isinstance(linear, Linear) and linear.weight.dtype != dtype
+    }
+    try:
+        for name, linear in plain.items():
+            replace_linears_(module, [name], [weight_at(module, name)], None, dtype)
+            substitute = module.get_submodule(name)
+            substitute._forward_hooks = linear._forward_hooks
+            substitute._forward_pre_hooks = linear._forward_pre_hooks
+        yield
+    finally:
+        for name, linear in plain.items():
+            module.set_submodule(name, linear)
 
 
 def multiply_in_(model: PreTrainedModel, dtype: torch.dtype) -> None:
