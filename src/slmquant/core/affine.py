@@ -101,6 +101,10 @@ class Grid:
         """Nearest codes, held as floats, for scales and zero points that broadcast against `W`."""
         return (W / scale + zero_point).round_().clamp_(*self.code_range)
 
+    def decode(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """What codes stand for, for scales and zero points that broadcast against `codes`."""
+        return scale * (codes - zero_point)
+
     def quantize(self, W: Float[Tensor, "out in"], affine: AffineParams | None = None) -> QuantizedTensor:
         """Round to nearest; parameters are fitted where none are given."""
         affine = affine or self.fit(W)

@@ -62,7 +62,7 @@ def gptq(
             group = int(order[column]) // group_size
             scale, zero_point = affine.scale[:, group], affine.zero_point[:, group]
             codes[column] = grid.encode(columns[column], scale, zero_point)
-            rounded = scale * (codes[column] - zero_point)
+            rounded = grid.decode(codes[column], scale, zero_point)
             errors[column - start] = (columns[column] - rounded) / U[column, column]
             columns[column + 1 : stop].addr_(U[column, column + 1 : stop], errors[column - start], alpha=-1)
         columns[stop:].addmm_(U[start:stop, stop:].T, errors, alpha=-1)
