@@ -33,3 +33,10 @@ def bounds(W: Float[Tensor, "out in"], group_size: int) -> Bounds:
 def expand(values: Shaped[Tensor, "out groups"], group_size: int, size: int) -> Shaped[Tensor, "out size"]:
     """Repeat each group's value for each of its inputs."""
     return values.repeat_interleave(group_size, dim=1)[:, :size]
+
+
+def split(W: Shaped[Tensor, "out in"], group_size: int) -> list[Shaped[Tensor, "out groups size"]]:
+    """The groups as an axis of their own: all full ones, then a shorter last one if there is one; views of `W`."""
+    whole = W.shape[1] - W.shape[1] % group_size
+    parts = [W[:, :whole], W[:, whole:]]
+    return [part.unflatten(1, (-1, min(group_size, part.shape[1]))) for part in parts if part.shape[1]]
