@@ -88,14 +88,18 @@ class Grid:
         else:
             low, high = low.clamp(max=0), high.clamp(min=0)
             span = high - low
-        scale = span / (self.code_range.high - self.code_range.low)
-        if self.scale_bits == _HALF_BITS:
-            half = torch.finfo(torch.float16)
-            scale = scale.clamp(half.smallest_normal, half.max).half().to(span.dtype)
+        scale = self.storable(span / (self.code_range.high - self.code_range.low))
         scale = torch.where(span > 0, scale, torch.ones_like(scale))
         if self.symmetric:
             return AffineParams(scale, torch.zeros_like(scale))
         return AffineParams(scale, (-low / scale).round().clamp(*self.code_range))
+
+    def storable(self, scale: Tensor) -> Tensor:
+        """Positive scales rounded to what will be stored, in the dtype that they came in."""
+        if self.scale_bits != _HALF_BITS:
+            return scale
+        half = torch.finfo(torch.float16)
+        return scale.clamp(half.smallest_normal, half.max).half().to(scale.dtype)
 
     def encode(self, W: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         """Nearest codes, held as floats, for scales and zero points that broadcast against `W`."""
