@@ -40,9 +40,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32)
     arguments = parser.parse_args()
     loaded = load(arguments.model)
-    groups = [g for g in discover(loaded.model).groups if any("k_proj" in name for name in g.linears)][::5]
+    relations = discover(loaded.model)
+    groups = [g for g in relations.groups if any("k_proj" in name for name in g.linears)][::5]
     windows = calibration_windows(loaded.tokenizer, load_corpus("wikitext2_train"), arguments.samples, 512, 0)
-    statistics = capture(loaded.model, groups, windows, {"hessian"}).statistics
+    statistics = capture(loaded.model, relations, windows, {"hessian"}).statistics
     inputs: dict[str, torch.Tensor] = {}
     for group in groups:
         module, name = loaded.model.get_submodule(group.linears[0]), group.linears[0]

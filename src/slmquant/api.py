@@ -21,9 +21,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from slmquant import methods, tasks
+from slmquant.calib.calibration import NoCalibration
 from slmquant.errors import RefusedError
 from slmquant.files import cache_dir
 from slmquant.formats import native
+from slmquant.methods._base import Budget
 from slmquant.model.loading import identify, load
 from slmquant.model.size import ModelSize
 from slmquant.progress import Progress, Silent
@@ -31,7 +33,7 @@ from slmquant.quantize import QuantizedModel, quantize_
 from slmquant.runs.plan import Dtype, make_plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.runner import run
-from slmquant.runs.work import CaptureJob, SharedStatistics, evaluation_context, run_capture
+from slmquant.runs.work import CaptureJob, CellCalibration, evaluation_context, run_capture
 from slmquant.schemes import Scheme, parse
 from slmquant.store import Record, Store, default_store_path
 from slmquant.store.record import CalibrationSpec, TaskSpec
@@ -75,6 +77,8 @@ def quantize(
     calibration: CalibrationSpec | None = None,
     dtype: Dtype = "auto",
     device: str = "cpu",
+    seed: int = 0,
+    budget: Budget = "fast",
     data_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -88,26 +92,35 @@ def quantize(
             WikiText-2's train split.
         dtype: What calibration runs and the result computes in; `auto` measures and decides.
         device: Where to work.
+        seed: Of everything that a method draws.
+        budget: What methods that learn may spend: `fast` suits two cores, `paper` is the authors' setting.
         data_dir: A local folder of data, tried before packages and the hub.
         progress: Who is told how far it is.
 
     Raises:
         SlmquantError: What cannot be done, and what to do instead; see `slmquant.errors`.
     """
-    progress, calibration = progress or Silent(), calibration or CalibrationSpec()
+    progress, spec = progress or Silent(), calibration or CalibrationSpec()
     parsed = parse(scheme)
     recipe = methods.load(method)
     if (reason := recipe.refusal(parsed)) is not None:
         raise RefusedError(f"{method}: {reason}")
     needs = recipe.needs_for(parsed)
-    chosen = _dtype(source, dtype, device, calibration, data_dir, progress)
+    chosen = _dtype(source, dtype, device, spec, data_dir, progress)
     captured = None
     if needs:
-        job = CaptureJob(source, calibration, needs, chosen, device, data_dir, cache_dir())
+        job = CaptureJob(source, spec, needs, chosen, device, data_dir, cache_dir())
         captured = run_capture(job, progress)
     loaded = load(source, device=device, progress=progress)
     quantized = quantize_(
-        loaded.model, method, parsed, SharedStatistics(captured), dtype=getattr(torch, chosen), progress=progress
+        loaded.model,
+        method,
+        parsed,
+        CellCalibration(spec, captured, loaded.tokenizer, data_dir),
+        dtype=getattr(torch, chosen),
+        seed=seed,
+        budget=budget,
+        progress=progress,
     )
     return Artifact(quantized, loaded.tokenizer, source, loaded.sha256)
 
@@ -204,9 +217,7 @@ def _measure_reference(
 ) -> None:
     """Run the full-precision model over `specs`, which leaves its states in the cache."""
     loaded = load(artifact.source, device=artifact.quantized.model.device)
-    reference = quantize_(
-        loaded.model, methods.REFERENCE, Scheme(), SharedStatistics(None), dtype=artifact.quantized.dtype
-    )
+    reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration(), dtype=artifact.quantized.dtype)
     context = evaluation_context(
         reference, artifact.tokenizer, artifact.source, artifact.source_sha256, cache_dir(), data_dir, progress
     )

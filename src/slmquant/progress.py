@@ -28,9 +28,9 @@ class Silent:
         """Ignore the steps."""
 
 
-def track(items: Iterable[T], phase: str, progress: Progress) -> Iterator[T]:
-    """Iterate over `items` as one phase, a step per item."""
-    progress.start(phase, len(items) if isinstance(items, Sized) else None)
+def track(items: Iterable[T], phase: str, progress: Progress, total: int | None = None) -> Iterator[T]:
+    """Iterate over `items` as one phase, a step per item; `total` is their number where they cannot say it."""
+    progress.start(phase, len(items) if isinstance(items, Sized) else total)
     for item in items:
         yield item
         progress.advance()

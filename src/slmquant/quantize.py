@@ -1,8 +1,8 @@
-"""The driver: model × method × scheme × statistics to a quantized model, the same way for every method."""
+"""The driver: model × method × scheme × calibration to a quantized model, the same way for every method."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,19 +10,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant import methods
-from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
+from slmquant.calib.calibration import Calibration, FreshCalibration
+from slmquant.calib.statistics import InputStatistics, Statistics
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import NumericalError, RefusedError
-from slmquant.methods._base import Rounding, grid_of, static_scale
+from slmquant.methods._base import BlockSolver, Budget, Correction, Recipe, Rounding, Work, grid_of, static_scale
 from slmquant.model.activations import ActivationQuantizer, LastCodes
+from slmquant.model.blocks import walk
 from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup, Relations, discover
 from slmquant.model.size import ModelSize, count_parameters, size_of
 from slmquant.progress import Progress, Silent, track
 from slmquant.schemes import PerGroup, PerTensor, Scheme, WeightSpec
-
-StatisticsProvider = Callable[[Relations, Collection[Statistic]], Statistics]
-"""Yields the statistics that are asked for; it is only called where a method or a scheme needs some."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class QuantizedModel:
         groups: Linears that read the same input and share its quantizer.
         embeddings: Names of the embedding and the head.
         size: What it takes to store.
+        notes: What the method has to say about this very run.
     """
 
     model: PreTrainedModel
@@ -50,6 +50,7 @@ class QuantizedModel:
     groups: tuple[InputGroup, ...]
     embeddings: frozenset[str]
     size: ModelSize
+    notes: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -57,9 +58,11 @@ def quantize_(
     model: PreTrainedModel,
     method: str,
     scheme: Scheme,
-    provide: StatisticsProvider,
+    calibration: Calibration,
     *,
     dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    budget: Budget = "fast",
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """Quantize `model` in place.
@@ -68,8 +71,10 @@ def quantize_(
         model: A full-precision model in float32; it is consumed.
         method: Name of a method, or `a+b`.
         scheme: Which numbers.
-        provide: Where calibration statistics come from.
+        calibration: What the method may look at.
         dtype: What the linears of the result multiply in.
+        seed: Of everything that a method draws.
+        budget: What learning may cost.
         progress: Who is told how far it is.
 
     Raises:
@@ -87,23 +92,106 @@ def quantize_(
     _refuse(method, recipe.refusal(scheme, relations))
     _refuse(method, _group_refusal(model, relations, scheme))
     parameters = count_parameters(model)
-    needs = recipe.needs_for(scheme)
-    statistics = provide(relations, needs) if needs else {}
-    for transform in recipe.transforms:
-        statistics = transform.apply_(model, relations, statistics)
-    weights: dict[str, QuantizedTensor] = {}
-    activation_scales: dict[str, float] = {}
-    if recipe.rounding is not None:
-        last = LastCodes()
-        for group in track(relations.groups, f"quantize with {recipe.title}", progress or Silent()):
-            inputs = statistics.get(group.linears[0])
-            weights |= _quantize_group_(model, group, scheme, recipe.rounding, inputs, activation_scales, dtype, last)
-        if scheme.embeddings is not None:
-            weights |= _quantize_embeddings_(model, relations, scheme.embeddings, recipe.rounding)
+    work = Work(model, relations, scheme, calibration, dtype, seed, budget, progress or Silent())
+    quantization = _Quantization(recipe, work)
+    quantization.transform_()
+    quantization.round_()
     multiply_in_(model, dtype)
     embeddings = frozenset({relations.embedding, *([relations.head] if relations.head else [])})
-    size = size_of(parameters, weights, embeddings)
-    return QuantizedModel(model, dtype, method, scheme, weights, activation_scales, relations.groups, embeddings, size)
+    return QuantizedModel(
+        model=model,
+        dtype=dtype,
+        method=method,
+        scheme=scheme,
+        weights=quantization.weights,
+        activation_scales=quantization.activation_scales,
+        groups=relations.groups,
+        embeddings=embeddings,
+        size=size_of(parameters, quantization.weights, embeddings),
+        notes=tuple(work.notes),
+    )
+
+
+class _Quantization:
+    """One model on its way to codes."""
+
+    def __init__(self, recipe: Recipe, work: Work) -> None:
+        self.recipe, self.work = recipe, work
+        self.weights: dict[str, QuantizedTensor] = {}
+        self.activation_scales: dict[str, float] = {}
+        self._last = LastCodes()
+        needs = recipe.needs_for(work.scheme)
+        self._statistics: Statistics = work.calibration.statistics(work.relations, needs) if needs else {}
+
+    def transform_(self) -> None:
+        """Apply the transforms in order; statistics that one of them made worthless are captured anew."""
+        work = self.work
+        for transform in self.recipe.transforms:
+            self._statistics = transform.apply_(work, self._statistics)
+            if transform.recaptures and (needs := self.recipe.needs_after(transform, work.scheme)):
+                anew = FreshCalibration(work.model, work.calibration.windows, work.dtype, work.progress)
+                self._statistics = anew.statistics(work.relations, needs)
+
+    def round_(self) -> None:
+        """Turn weights into codes: group by group, or block by block."""
+        rounding, work = self.recipe.rounding, self.work
+        if rounding is None:
+            return
+        title = f"quantize with {self.recipe.title}"
+        per_weight = rounding.embeddings if isinstance(rounding, BlockSolver) else rounding
+        if work.scheme.embeddings is not None:  # before the blocks: their inputs are then what they will be
+            self.weights |= self._quantize_embeddings_(work.scheme.embeddings, per_weight)
+        if isinstance(rounding, BlockSolver) and work.scheme.weights is not None:
+            blocks = walk(work.model, work.relations, work.calibration.windows, work.dtype, rounding.wants_exact)
+            for block in track(blocks, title, work.progress, len(work.relations.blocks)):
+                solved = rounding.solve_(block, work)
+                for group in block.groups:
+                    self._replace_(group, [solved[name] for name in group.linears])
+            return
+        for group in track(work.relations.groups, title, work.progress):
+            dense = [weight_at(work.model, name).float() for name in group.linears]
+            if work.scheme.weights is None:
+                self._replace_(group, dense)
+            else:
+                self._replace_(group, self._round(group, dense, work.scheme.weights, per_weight))
+
+    def _round(
+        self, group: InputGroup, dense: list[Tensor], spec: WeightSpec, rounding: Rounding
+    ) -> list[QuantizedTensor]:
+        inputs = self._statistics.get(group.linears[0])
+        try:
+            return _rounded(dense, spec, rounding, self.recipe.correction, inputs)
+        except NumericalError as error:
+            raise NumericalError(f"{', '.join(group.linears)}: {error}") from error
+
+    def _replace_(self, group: InputGroup, weights: list[QuantizedTensor] | list[Tensor]) -> None:
+        """Put quantized linears in place, with the quantizer of the input that they read, and remember the codes."""
+        work, inputs = self.work, None
+        if (spec := work.scheme.activations) is not None:
+            scale = static_scale(spec, self._statistics[group.linears[0]]) if spec.static else None
+            inputs = ActivationQuantizer(spec.bits, work.dtype, scale, self._last)
+            if scale is not None:
+                self.activation_scales.update(dict.fromkeys(group.linears, scale))
+        replace_linears_(work.model, group.linears, weights, inputs, work.dtype)
+        for name, weight in zip(group.linears, weights, strict=True):
+            if isinstance(weight, QuantizedTensor):
+                self.weights[name] = weight
+
+    def _quantize_embeddings_(self, spec: WeightSpec, rounding: Rounding) -> dict[str, QuantizedTensor]:
+        """Round embedding and head in place; a tied head follows its embedding.
+
+        The head is rounded under the statistics of what it reads. An embedding that is no head reads nothing: each
+        of its rows is looked up as it is, and no input makes one column matter more than another.
+        """
+        relations = self.work.relations
+        names = dict.fromkeys((relations.embedding, *([relations.head_weight] if relations.head_weight else [])))
+        rounded = {}
+        for name in names:
+            weight = self.work.model.get_submodule(name).get_parameter("weight")
+            inputs = self._statistics.get(name) if name == relations.head_weight else None
+            rounded[name] = rounding.round(weight.float(), grid_of(spec), inputs)
+            weight.copy_(rounded[name].dequantize())
+        return rounded
 
 
 def _refuse(method: str, reason: str | None) -> None:
@@ -122,57 +210,21 @@ def _group_refusal(model: PreTrainedModel, relations: Relations, scheme: Scheme)
     return None
 
 
-def _quantize_group_(
-    model: PreTrainedModel,
-    group: InputGroup,
-    scheme: Scheme,
+def _rounded(
+    dense: list[Tensor],
+    spec: WeightSpec,
     rounding: Rounding,
-    statistics: InputStatistics | None,
-    activation_scales: dict[str, float],
-    dtype: torch.dtype,
-    last: LastCodes,
-) -> dict[str, QuantizedTensor]:
-    """Quantize the linears that read one input, and that input; record its static scale where it has one."""
-    inputs = None
-    if (spec := scheme.activations) is not None:
-        scale = static_scale(spec, statistics) if spec.static and statistics is not None else None
-        inputs = ActivationQuantizer(spec.bits, dtype, scale, last)
-        if scale is not None:
-            activation_scales.update(dict.fromkeys(group.linears, scale))
-    dense = [weight_at(model, name).float() for name in group.linears]
-    if scheme.weights is None:
-        replace_linears_(model, group.linears, dense, inputs, dtype)
-        return {}
-    try:
-        rounded = _round(dense, scheme.weights, rounding, statistics)
-    except NumericalError as error:
-        raise NumericalError(f"{', '.join(group.linears)}: {error}") from error
-    replace_linears_(model, group.linears, rounded, inputs, dtype)
-    return dict(zip(group.linears, rounded, strict=True))
-
-
-def _round(
-    dense: list[Tensor], spec: WeightSpec, rounding: Rounding, statistics: InputStatistics | None
+    correction: Correction | None,
+    inputs: InputStatistics | None,
 ) -> list[QuantizedTensor]:
     """Round weights that share an input: stacked, since rows are independent, unless a tensor has one scale."""
     grid = grid_of(spec)
     if isinstance(spec.granularity, PerTensor):
-        return [rounding.round(weight, grid, statistics) for weight in dense]
-    stacked = rounding.round(torch.cat(dense), grid, statistics)
-    stops = torch.tensor([len(weight) for weight in dense]).cumsum(0).tolist()
-    return [stacked.rows(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
-
-
-def _quantize_embeddings_(
-    model: PreTrainedModel, relations: Relations, spec: WeightSpec, rounding: Rounding
-) -> dict[str, QuantizedTensor]:
-    """Round embedding and head in place; a tied head follows its embedding."""
-    names = [relations.embedding]
-    if relations.head is not None and not relations.tied:
-        names.append(relations.head)
-    rounded = {}
-    for name in names:
-        weight = model.get_submodule(name).get_parameter("weight")
-        rounded[name] = rounding.round(weight.float(), grid_of(spec), None)
-        weight.copy_(rounded[name].dequantize())
-    return rounded
+        rounded = [rounding.round(weight, grid, inputs) for weight in dense]
+    else:
+        stacked = rounding.round(torch.cat(dense), grid, inputs)
+        stops = torch.tensor([len(weight) for weight in dense]).cumsum(0).tolist()
+        rounded = [stacked.rows(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+    if correction is None:
+        return rounded
+    return [correction.correct(weight, codes, inputs) for weight, codes in zip(dense, rounded, strict=True)]

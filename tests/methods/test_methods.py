@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from slmquant import methods
+from slmquant.calib.calibration import FreshCalibration, NoCalibration
 from slmquant.calib.capture import capture
 from slmquant.calib.statistics import Rescaled
 from slmquant.errors import RefusedError, UnknownNameError
-from slmquant.model.relations import Relations, discover
+from slmquant.methods._base import Work
+from slmquant.model.relations import discover
+from slmquant.progress import Silent
 from slmquant.quantize import QuantizedModel, quantize_
 from slmquant.schemes import parse
 from slmquant.testing.tiny import VOCABULARY, tiny
@@ -23,10 +26,7 @@ def windows(samples: int = 6, length: int = 24) -> torch.Tensor:
 def quantized(name: str, scheme: str, architecture: str = "llama") -> QuantizedModel:
     model = tiny(architecture)
 
-    def provide(relations: Relations, wanted: object) -> object:
-        return capture(model, relations.groups, windows(), wanted).statistics
-
-    return quantize_(model, name, parse(scheme), provide)
+    return quantize_(model, name, parse(scheme), FreshCalibration(model, windows(), torch.float32, Silent()))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -122,10 +122,10 @@ class TestStatistics:
         """Captured after dividing the inputs, or divided after capturing: the same."""
         model = tiny("llama")
         relations = discover(model)
-        before = capture(model, relations.groups, windows(), {"hessian"}).statistics
+        before = capture(model, relations, windows(), {"hessian"}).statistics
         recipe = methods.load(name)
-        transformed = recipe.transforms[0].apply_(model, relations, before)
-        after = capture(model, relations.groups, windows(), {"hessian"}).statistics
+        transformed = recipe.transforms[0].apply_(Work(model, relations, parse("W8A8"), NoCalibration()), before)
+        after = capture(model, relations, windows(), {"hessian"}).statistics
 
         assert isinstance(transformed, Rescaled)
         for group in relations.groups:
@@ -145,7 +145,7 @@ class TestStatistics:
         hook.remove()
         x = seen[0].flatten(0, 1)
 
-        found = capture(model, relations.groups, windows(), {"hessian"}).statistics[name]
+        found = capture(model, relations, windows(), {"hessian"}).statistics[name]
 
         assert torch.allclose(found.hessian, x.T @ x / len(x), atol=1e-5)
         assert torch.equal(found.absmax, x.abs().amax(0))

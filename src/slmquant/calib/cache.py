@@ -22,7 +22,7 @@ from slmquant.errors import SourceError
 from slmquant.files import atomic_file
 from slmquant.store.record import CalibrationSpec
 
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class _StoredStatistics(Mapping[str, InputStatistics]):
         with safe_open(self._path, "pt") as file:
             H = file.get_tensor(f"{name}.hessian") if self._with_hessian else None
             first = file.get_tensor(f"{name}.first") if f"{name}.first" in file.keys() else None  # noqa: SIM118  # no mapping
-            return InputStatistics(file.get_tensor(f"{name}.absmax"), file.get_tensor(f"{name}.rms"), H, first)
+            absmax, absmean, rms = (file.get_tensor(f"{name}.{kind}") for kind in ("absmax", "absmean", "rms"))
+            return InputStatistics(absmax, absmean, rms, H, first)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -79,6 +80,7 @@ def save(captured: Captured, path: Path) -> None:
     tensors = {}
     for name, statistics in captured.statistics.items():
         tensors[f"{name}.absmax"] = statistics.absmax.cpu().contiguous()
+        tensors[f"{name}.absmean"] = statistics.absmean.cpu().contiguous()
         tensors[f"{name}.rms"] = statistics.rms.cpu().contiguous()
         if statistics.hessian is not None:
             tensors[f"{name}.hessian"] = statistics.hessian.cpu().contiguous()

@@ -7,7 +7,7 @@ what was asked for. Nothing is kept of the activations themselves, so memory doe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from slmquant.core import hessian
 from slmquant.errors import NumericalError
 from slmquant.model.head import OutputHead
 from slmquant.model.quantized import weight_at
-from slmquant.model.relations import InputGroup
+from slmquant.model.relations import Relations
 from slmquant.progress import Progress, Silent
 
 _BATCH_TOKENS = 2048
@@ -31,7 +31,7 @@ class Captured:
     """Statistics and what each kind of them cost.
 
     Attributes:
-        statistics: By first linear of the group.
+        statistics: By first linear of the group; those of the head's input under the name of its weight.
         tokens: Calibration tokens seen.
         forward_s: Wall time of the model's own work.
         statistic_s: Wall time of each kind of statistic, so that a method can be charged for what it uses.
@@ -58,6 +58,7 @@ class _Observer:
         size = like.shape[1]
         self.name, self.spent = name, spent
         self.absmax = torch.zeros(size, device=like.device)
+        self.magnitudes = torch.zeros(size, dtype=torch.float64, device=like.device)
         self.squares = torch.zeros(size, dtype=torch.float64, device=like.device)
         self.first = torch.zeros(samples, size, device=like.device)
         self.H = torch.zeros(size, size, device=like.device) if with_hessian else None
@@ -65,14 +66,19 @@ class _Observer:
         self.tokens = 0
 
     def __call__(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if args[0].ndim == 3:  # (batch, seq, in)
-            batch = len(args[0])
-            self.first[self.samples : self.samples + batch].copy_(args[0][:, 0])
+        self.observe(args[0])
+
+    def observe(self, inputs: Tensor) -> None:
+        """Take in what a linear was given, `(batch, seq, in)` or `(tokens, in)`."""
+        if inputs.ndim == 3:
+            batch = len(inputs)
+            self.first[self.samples : self.samples + batch].copy_(inputs[:, 0])
             self.samples += batch
-        x = args[0].flatten(0, -2).float()
+        x = inputs.flatten(0, -2).float()
         self.tokens += len(x)
         started = time.perf_counter()
         torch.maximum(self.absmax, torch.linalg.vector_norm(x, torch.inf, dim=0), out=self.absmax)
+        self.magnitudes.add_(torch.linalg.vector_norm(x, 1, dim=0, dtype=torch.float64))
         self.squares.add_(torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_())
         self.spent["range"] += time.perf_counter() - started
         if self.H is not None:
@@ -87,13 +93,14 @@ class _Observer:
             raise NumericalError(f"the inputs of {self.name!r} hold NaN or infinity on the calibration tokens")
         H = None if self.H is None else hessian.finish_(self.H, self.tokens)
         rms = (self.squares / self.tokens).sqrt().float()
-        return InputStatistics(self.absmax, rms, H, self.first if self.samples else None)
+        absmean = (self.magnitudes / self.tokens).float()
+        return InputStatistics(self.absmax, absmean, rms, H, self.first if self.samples else None)
 
 
 @torch.inference_mode()
 def capture(
     model: PreTrainedModel,
-    groups: Sequence[InputGroup],
+    relations: Relations,
     windows: Int[Tensor, "samples seq"],
     wanted: Collection[Statistic],
     progress: Progress | None = None,
@@ -102,7 +109,7 @@ def capture(
 
     Args:
         model: The full-precision model, in the dtype to run in; statistics are kept in float32.
-        groups: Linears that share an input; see `model.relations`.
+        relations: Which linears share an input, and which module makes logits.
         windows: Calibration tokens.
         wanted: Which statistics; `range` always comes along, being nearly free.
         progress: Who is told how far it is.
@@ -114,24 +121,34 @@ def capture(
     spent: dict[Statistic, float] = {"range": 0.0, "hessian": 0.0}
     observers = {
         name: _Observer(name, weight_at(model, name), len(windows), "hessian" in wanted, spent)
-        for name in (group.linears[0] for group in groups)
+        for name in (group.linears[0] for group in relations.groups)
     }
     hooks = [model.get_submodule(name).register_forward_pre_hook(obs) for name, obs in observers.items()]
+    head = _head_observer(model, relations, len(windows), "hessian" in wanted, spent)
     body = OutputHead(model)
     batch = max(1, _BATCH_TOKENS // windows.shape[1])
     progress.start("calibrate", len(windows))
     started = time.perf_counter()
     try:
         for part in torch.split(windows, batch):
-            body.hidden(part.to(model.device))
+            hidden = body.hidden(part.to(model.device))
+            if head is not None:
+                head.observe(hidden)
             progress.advance(len(part))
     finally:
         for hook in hooks:
             hook.remove()
     forward_s = time.perf_counter() - started - sum(spent.values())
-    statistics = {name: observer.result() for name, observer in observers.items()}
+    everyone = observers if head is None else observers | {head.name: head}
+    statistics = {name: observer.result() for name, observer in everyone.items()}
     return Captured(statistics, windows.numel(), forward_s, {kind: spent[kind] for kind in {*wanted, "range"}})
 
 
-CaptureFunction = Callable[[Collection[Statistic]], Captured]
-"""Yields statistics on demand: a method that needs none never pays for them."""
+def _head_observer(
+    model: PreTrainedModel, relations: Relations, samples: int, with_hessian: bool, spent: dict[Statistic, float]
+) -> _Observer | None:
+    """Who watches the final hidden states, which the head reads; None where there is no head."""
+    name = relations.head_weight
+    if name is None:
+        return None
+    return _Observer(name, model.get_submodule(name).get_parameter("weight"), samples, with_hessian, spent)

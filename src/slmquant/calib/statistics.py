@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 Statistic = Literal["range", "hessian"]
-"""`range` (largest magnitudes and root mean squares) feeds smoothing and static activation scales, `hessian` GPTQ."""
+"""`range` (magnitudes by channel) feeds smoothing and static activation scales, `hessian` GPTQ and its kind."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class InputStatistics:
 
     Attributes:
         absmax: Largest magnitude of each channel.
+        absmean: Mean magnitude of each channel.
         rms: Root mean square of each channel.
         hessian: Mean of `x xᵀ`; None where it was not asked for.
         first: The input at the first token of each window, where attention sinks form; None where the input has
@@ -26,6 +27,7 @@ class InputStatistics:
     """
 
     absmax: Float[Tensor, " in"]
+    absmean: Float[Tensor, " in"]
     rms: Float[Tensor, " in"]
     hessian: Float[Tensor, "in in"] | None = None
     first: Float[Tensor, "samples in"] | None = None
@@ -36,11 +38,11 @@ class InputStatistics:
         if hessian is not None:
             hessian = hessian / factors[:, None] / factors[None, :]
         first = None if self.first is None else self.first / factors
-        return replace(self, absmax=self.absmax / factors, rms=self.rms / factors, hessian=hessian, first=first)
+        return InputStatistics(self.absmax / factors, self.absmean / factors, self.rms / factors, hessian, first)
 
 
 Statistics = Mapping[str, InputStatistics]
-"""Name of the first linear of each input group → statistics of its input."""
+"""Name of the first linear of each input group → statistics of its input; the head's under its weight's name."""
 
 
 class Rescaled(Mapping[str, InputStatistics]):

@@ -1,24 +1,58 @@
-"""What a method is: transforms that leave the function alone, then a rounding.
+"""What a method is: transforms that leave the function alone, then a rounding, then perhaps a correction.
 
 A named method is a `Recipe`, assembled in one file of this package. `a+b` names the recipe that applies the
-transforms of both and rounds as the last one does (`smoothquant+gptq`).
+transforms and corrections of both and rounds as the last one does (`smoothquant+gptq`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from slmquant.calib.calibration import Calibration
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.errors import UnknownNameError
+from slmquant.model.blocks import BlockInHand
 from slmquant.model.relations import Relations
+from slmquant.progress import Progress, Silent
 from slmquant.schemes.scheme import ActivationSpec, PerGroup, PerTensor, Scheme, WeightSpec
+
+Budget = Literal["fast", "paper"]
+"""What learning may cost: `fast` suits two cores and a model of 135M, `paper` is the authors' setting, for a GPU."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every part of a method is given.
+
+    Attributes:
+        model: The model, float32; transforms and solvers change it in place.
+        relations: Its relations, as discovered before any transform.
+        scheme: Which numbers are asked for.
+        calibration: What may be looked at.
+        dtype: What linears multiply in during forward passes.
+        seed: Of everything that is drawn.
+        budget: What learning may cost.
+        progress: Who is told how far it is.
+        notes: Sentences for the row, added by whoever has something to say ("block 7: the loss was not finite").
+    """
+
+    model: PreTrainedModel
+    relations: Relations
+    scheme: Scheme
+    calibration: Calibration
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+    budget: Budget = "fast"
+    progress: Progress = field(default_factory=Silent)
+    notes: list[str] = field(default_factory=list)
 
 
 class Transform(Protocol):
@@ -29,35 +63,95 @@ class Transform(Protocol):
         """Statistics that it reads."""
         ...
 
-    def refusal(self, relations: Relations) -> str | None:
-        """Why it cannot be applied to such a model; None where it can."""
+    @property
+    def recaptures(self) -> bool:
+        """Whether the statistics from before say nothing of the rewritten model, so that they are captured anew."""
         ...
 
-    def apply_(self, model: PreTrainedModel, relations: Relations, statistics: Statistics) -> Statistics:
-        """Rewrite `model`; return the statistics as they are afterwards."""
+    @property
+    def learns(self) -> bool:
+        """Whether it learns from the calibration windows, within the budget."""
+        ...
+
+    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
+        """Why it cannot be applied to such a model for such numbers; None where it can."""
+        ...
+
+    def apply_(self, work: Work, statistics: Statistics) -> Statistics:
+        """Rewrite `work.model`; return the statistics as they are afterwards (those given, where it recaptures)."""
         ...
 
 
 class Rounding(Protocol):
-    """Weight, statistics and grid to codes."""
+    """Weight, statistics and grid to codes, one weight at a time."""
 
     @property
     def needs(self) -> frozenset[Statistic]:
         """Statistics that it reads."""
         ...
 
-    def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
-        """Codes of a weight. `statistics` is None for an embedding, and where `needs` is empty.
+    def refusal(self, spec: WeightSpec) -> str | None:
+        """Why it cannot round to such numbers; None where it can."""
+        ...
 
-        Rows are independent, except for scales that a whole tensor shares: the driver stacks the rows of linears
+    def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
+        """Codes of a weight. `statistics` is None where `needs` is empty, and for an embedding that is no head.
+
+        Rows are independent, except for parameters that span a whole tensor: the driver stacks the rows of linears
         that read the same input and rounds them in one call.
         """
         ...
 
 
+@runtime_checkable
+class BlockSolver(Protocol):
+    """Rounds the linears of a decoder block together, block after block.
+
+    Each block is met with the inputs that the quantized blocks before it give.
+    """
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learns within the budget; a solver in closed form does not."""
+        ...
+
+    @property
+    def wants_exact(self) -> bool:
+        """Whether it also reads the inputs that the full-precision model gives the block."""
+        ...
+
+    @property
+    def embeddings(self) -> Rounding:
+        """How embeddings and head are rounded, which lie in no block."""
+        ...
+
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
+        """Why it cannot quantize such a model to such numbers; None where it can, as far as can be told."""
+        ...
+
+    def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
+        """Codes of the block's linears by name; the driver puts them in place, with the quantizers of their inputs."""
+        ...
+
+
+class Correction(Protocol):
+    """Adds a branch in 16 bits to a rounded weight: low rank, outlier columns."""
+
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        """Statistics that it reads."""
+        ...
+
+    def correct(
+        self, weight: Float[Tensor, "out in"], rounded: QuantizedTensor, statistics: InputStatistics | None
+    ) -> QuantizedTensor:
+        """`rounded` with its side branch."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A method: what it does to the model, then how it rounds.
+    """A method: what it does to the model, then how it rounds, then what it adds.
 
     Attributes:
         title: Its name in the literature.
@@ -65,27 +159,71 @@ class Recipe:
         reference: Paper, venue, identifier.
         transforms: Applied in order.
         rounding: How weights become codes; None for the full-precision reference, which rounds nothing.
+        correction: What is added to the codes.
     """
 
     title: str
     summary: str
     reference: str
     transforms: tuple[Transform, ...] = ()
-    rounding: Rounding | None = None
+    rounding: Rounding | BlockSolver | None = None
+    correction: Correction | None = None
 
     @property
     def needs(self) -> frozenset[Statistic]:
         """Statistics that the method itself reads, whatever the scheme."""
-        parts: Sequence[Transform | Rounding] = [
-            *self.transforms,
-            *([self.rounding] if self.rounding else []),
-        ]
-        return frozenset().union(*(part.needs for part in parts))
+        return self._needs_from(0)
 
     def needs_for(self, scheme: Scheme) -> frozenset[Statistic]:
-        """Statistics that the method and the scheme need together: static activation scales are calibrated."""
-        static = scheme.activations is not None and scheme.activations.static
-        return self.needs | (frozenset({"range"}) if static else frozenset())
+        """Statistics of the full-precision model that the method and the scheme need together.
+
+        What comes after a transform that recaptures is not among them. Static activation scales are calibrated, a
+        solver rounds embeddings as its `embeddings` say.
+        """
+        stop = self._first_recapture
+        if stop is not None:
+            return frozenset[Statistic]().union(*(transform.needs for transform in self.transforms[: stop + 1]))
+        return self._needs_from(0) | self._scheme_needs(scheme)
+
+    def needs_after(self, transform: Transform, scheme: Scheme) -> frozenset[Statistic]:
+        """Statistics that are read after `transform`, which recaptures."""
+        return self._needs_from(self.transforms.index(transform) + 1) | self._scheme_needs(scheme)
+
+    def looks_at_data(self, scheme: Scheme) -> bool:
+        """Whether calibration text is read at all."""
+        return bool(self.needs_for(scheme)) or self.learns or self.rounds_blocks or self._first_recapture is not None
+
+    @property
+    def learns(self) -> bool:
+        """Whether any part learns, so that the budget matters."""
+        learning = [transform.learns for transform in self.transforms]
+        return any(learning) or (isinstance(self.rounding, BlockSolver) and self.rounding.learns)
+
+    @property
+    def rounds_blocks(self) -> bool:
+        """Whether whole blocks are rounded in order, rather than weight by weight."""
+        return isinstance(self.rounding, BlockSolver)
+
+    @property
+    def _first_recapture(self) -> int | None:
+        recapturing = (index for index, transform in enumerate(self.transforms) if transform.recaptures)
+        return next(recapturing, None)
+
+    def _needs_from(self, start: int) -> frozenset[Statistic]:
+        parts: list[Transform | Rounding | Correction] = list(self.transforms[start:])
+        if self.rounding is not None and not isinstance(self.rounding, BlockSolver):
+            parts.append(self.rounding)
+        if self.correction is not None:
+            parts.append(self.correction)
+        return frozenset[Statistic]().union(*(part.needs for part in parts))
+
+    def _scheme_needs(self, scheme: Scheme) -> frozenset[Statistic]:
+        needs: frozenset[Statistic] = frozenset()
+        if scheme.activations is not None and scheme.activations.static:
+            needs |= {"range"}
+        if scheme.embeddings is not None and isinstance(self.rounding, BlockSolver):
+            needs |= self.rounding.embeddings.needs
+        return needs
 
     def refusal(self, scheme: Scheme, relations: Relations | None = None) -> str | None:
         """Why this method cannot quantize to `scheme` (a model of such `relations`); None where it can."""
@@ -95,10 +233,17 @@ class Recipe:
             return None if scheme.is_full_precision else f"full precision cannot be {scheme}; choose a method"
         if scheme.is_full_precision:
             return f"{self.title} has nothing to do at {scheme}; use method 'none' for the full-precision reference"
-        if self.needs and scheme.weights is None and not self.transforms:
+        if scheme.weights is None and not self.transforms and (self.needs or self.rounds_blocks):
             return f"{self.title} rounds the weights of linears, which {scheme} leaves in 16 bits; use rtn"
+        if isinstance(self.rounding, BlockSolver):
+            if (reason := self.rounding.refusal(scheme, relations)) is not None:
+                return reason
+        else:
+            for spec in (scheme.weights, scheme.embeddings):
+                if spec is not None and (reason := self.rounding.refusal(spec)) is not None:
+                    return reason
         for transform in self.transforms:
-            if relations is not None and (reason := transform.refusal(relations)) is not None:
+            if relations is not None and (reason := transform.refusal(scheme, relations)) is not None:
                 return reason
         return None
 
@@ -112,22 +257,25 @@ def _unsupported(scheme: Scheme) -> str | None:
 
 
 def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
-    """The recipe `a+b+...`: all transforms in order, the rounding of the last.
+    """The recipe `a+b+...`: all transforms in order, the last correction, the rounding of the last.
 
     Raises:
-        UnknownNameError: A recipe before the last has no transform, so it would contribute nothing.
+        UnknownNameError: A recipe before the last has neither transform nor correction: it would contribute nothing.
     """
     if len(recipes) == 1:
         return recipes[0]
     for part, recipe in zip(name.split("+"), recipes[:-1], strict=False):
-        if not recipe.transforms:
-            raise UnknownNameError("transform", part, [f"{r.title.lower()}" for r in recipes if r.transforms])
+        if not recipe.transforms and recipe.correction is None:
+            contributing = [r.title.lower() for r in recipes if r.transforms or r.correction]
+            raise UnknownNameError("transform", part, contributing)
+    corrections = [recipe.correction for recipe in recipes if recipe.correction is not None]
     return Recipe(
         title=" + ".join(recipe.title for recipe in recipes),
         summary="; then ".join(recipe.summary for recipe in recipes),
         reference="; ".join(recipe.reference for recipe in recipes if recipe.reference),
         transforms=tuple(transform for recipe in recipes for transform in recipe.transforms),
         rounding=recipes[-1].rounding,
+        correction=corrections[-1] if corrections else None,
     )
 
 

@@ -11,7 +11,8 @@ Deviations:
     * Columns go by decreasing diagonal of the Hessian (`act_order`, which the authors' code offers and recommends;
       the paper itself keeps the natural order), with static groups as compressed-tensors has them, not groups of
       the sorted order. On a small model the natural order spoils the keys of the attention sink, see `gptq_sink`.
-    * Embeddings and head, where a scheme asks for them, are rounded to nearest.
+    * The head is rounded under the Hessian of its own inputs; an embedding that is no head reads no input and is
+      rounded to nearest.
 
 Cost: one forward pass over the calibration tokens; an `in × in` float32 Hessian for each distinct input, read from
 disk one at a time; for each a Cholesky factorisation in float64 and `O(out · in²)` work.
@@ -28,6 +29,7 @@ from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.gptq import gptq
 from slmquant.methods._base import Recipe
+from slmquant.schemes.scheme import WeightSpec
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Gptq:
     act_order: bool = True
     sink_share: float = 0.0
     needs: frozenset[Statistic] = frozenset({"hessian"})
+
+    def refusal(self, spec: WeightSpec) -> str | None:
+        """Any grid will do: columns are rounded to its nearest number."""
+        del spec
+        return None
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of `weight` under the Hessian of its inputs; nearest where there are no inputs (an embedding)."""

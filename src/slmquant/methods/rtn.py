@@ -14,6 +14,7 @@ from torch import Tensor
 from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.methods._base import Recipe
+from slmquant.schemes.scheme import WeightSpec
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Nearest:
     """Scales from the range of each group, codes by rounding to nearest (half to even)."""
 
     needs: frozenset[Statistic] = frozenset()
+
+    def refusal(self, spec: WeightSpec) -> str | None:
+        """Every grid has a nearest number."""
+        del spec
+        return None
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of `weight`; statistics are not looked at."""

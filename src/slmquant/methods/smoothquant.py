@@ -23,11 +23,12 @@ from transformers import PreTrainedModel
 
 from slmquant.calib.statistics import InputStatistics, Rescaled, Statistic, Statistics
 from slmquant.core.smooth import smoothing_factors
-from slmquant.methods._base import Recipe
+from slmquant.methods._base import Recipe, Work
 from slmquant.methods.rtn import Nearest
 from slmquant.model.quantized import weight_at
 from slmquant.model.relations import Relations
 from slmquant.model.rescale import scale_group_, scale_link_, shared_factors
+from slmquant.schemes.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,20 @@ class Smoothing:
     measure: Literal["absmax", "rms"] = "absmax"
     through_linears: bool = False
     needs: frozenset[Statistic] = frozenset({"range"})
+    recaptures: bool = False
+    learns: bool = False
 
-    def refusal(self, relations: Relations) -> str | None:
+    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
         """A model none of whose linears lie behind a norm of their own offers nothing to smooth."""
+        del scheme
         if any(group.norm for group in relations.groups) or (self.through_linears and relations.links):
             return None
         return "smoothing needs a norm that feeds linears and nothing else; this model has none"
 
     @torch.no_grad()
-    def apply_(self, model: PreTrainedModel, relations: Relations, statistics: Statistics) -> Statistics:
+    def apply_(self, work: Work, statistics: Statistics) -> Statistics:
         """Smooth every input that can be smoothed; links first, since they change weights that groups look at."""
+        model, relations = work.model, work.relations
         factors: dict[str, torch.Tensor] = {}
         for link in relations.links if self.through_linears else ():
             found = shared_factors(link, self._factors(model, (link.target,), statistics[link.target]))

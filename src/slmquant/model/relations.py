@@ -98,6 +98,11 @@ class Relations:
     head: str | None
     tied: bool
 
+    @property
+    def head_weight(self) -> str | None:
+        """The module under whose name the head's weight is kept: the embedding, where they are one."""
+        return self.embedding if self.tied else self.head
+
 
 @dataclass(frozen=True)
 class _BlockRelations:

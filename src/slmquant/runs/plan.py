@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from slmquant import methods, tasks
 from slmquant.errors import SlmquantError
+from slmquant.methods._base import Budget
 from slmquant.schemes import Scheme, parse
 from slmquant.store.record import CalibrationSpec, CellSpec, TaskSpec
 
@@ -45,6 +46,8 @@ class Plan(BaseModel):
     """What evaluation computes in; `auto` measures speed and error of bfloat16 and decides."""
     device: str = "cpu"
     seed: int = 0
+    budget: Budget = "fast"
+    """What methods that learn may spend: `fast` suits two cores, `paper` is the authors' setting."""
     timeout_s: float | None = Field(default=None, gt=0)
     """Longest a single cell may take."""
 
@@ -82,7 +85,7 @@ class Plan(BaseModel):
         self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"], method: str, scheme: str
     ) -> CellSpec:
         recipe, numbers = methods.load(method), parse(scheme)
-        looks_at_data = recipe.refusal(numbers) is None and bool(recipe.needs_for(numbers))
+        looks_at_data = recipe.refusal(numbers) is None and recipe.looks_at_data(numbers)
         return CellSpec(
             model=model,
             model_sha256=sha256,
@@ -93,6 +96,7 @@ class Plan(BaseModel):
             compute_dtype=dtype,
             device=self.device,
             seed=self.seed,
+            budget=self.budget if recipe.learns else None,
         )
 
 

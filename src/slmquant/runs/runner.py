@@ -147,10 +147,10 @@ class _Bench:
             if spec not in pending:
                 self._skip(spec)
                 continue
-            if spec.calibration is not None and captured is None:
+            shares = spec.calibration is not None and bool(_shared_needs(spec))
+            if shares and captured is None:
                 captured = self._capture(cells, decision.dtype)
-            needed = captured if spec.calibration is not None else None
-            self._finish(spec, needed, decision)
+            self._finish(spec, captured if shares else None, decision)
 
     def _fail_all(self, model: str, error: SlmquantError) -> None:
         """Every cell of a model that cannot be had ends as a row that says why."""
@@ -177,7 +177,7 @@ class _Bench:
         """Statistics for every cell of the model, captured once."""
         wanted: frozenset[Statistic] = frozenset({"range"})
         for spec in cells:
-            wanted |= methods.load(spec.method).needs_for(parse(spec.scheme))
+            wanted |= _shared_needs(spec)
         job = CaptureJob(
             model=cells[0].model,
             calibration=self.plan.calibration,
@@ -220,6 +220,11 @@ class _Bench:
         self._tell(Event(text, record, len(self.records), self._total))
 
 
+def _shared_needs(spec: CellSpec) -> frozenset[Statistic]:
+    """Statistics of the full-precision model that a cell starts from."""
+    return methods.load(spec.method).needs_for(parse(spec.scheme))
+
+
 def _record(spec: CellSpec, result: CellResult | Failure, decision: _Decision, started: datetime) -> Record:
     finished = datetime.now(timezone.utc)
     machine = environment()
@@ -235,7 +240,7 @@ def _record(spec: CellSpec, result: CellResult | Failure, decision: _Decision, s
     return Record(
         spec=spec,
         status="ok",
-        reason=decision.remark,
+        reason="; ".join(filter(None, (decision.remark, *result.notes))) or None,
         metrics=(*result.metrics, *decision.metrics),
         phases=result.phases,
         data=result.data,

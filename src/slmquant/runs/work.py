@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from slmquant import methods, tasks
 from slmquant.calib import cache
 from slmquant.calib.capture import capture
-from slmquant.calib.corpora import load_corpus
+from slmquant.calib.corpora import Corpus, load_corpus
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.calib.windows import calibration_windows
+from slmquant.errors import DataError
 from slmquant.model.loading import identify, load
 from slmquant.model.quantized import multiply_in_
 from slmquant.model.relations import Relations, discover
@@ -73,6 +76,7 @@ class CellResult:
     data: tuple[DataCard, ...]
     items: tuple[ItemOutcome, ...]
     model: ModelCard
+    notes: tuple[str, ...] = ()
 
 
 def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
@@ -89,13 +93,10 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
     if path.exists():
         return CapturedFile(path, corpus.card)
     loaded = load(job.model, device=job.device)
-    calibration = job.calibration
-    windows = calibration_windows(
-        loaded.tokenizer, corpus, calibration.num_samples, calibration.seq_len, calibration.seed
-    )
-    groups = discover(loaded.model).groups
+    windows = _windows(loaded.tokenizer, corpus, job.calibration)
+    relations = discover(loaded.model)
     multiply_in_(loaded.model, getattr(torch, job.dtype))
-    captured = capture(loaded.model, groups, windows, job.wanted, progress)
+    captured = capture(loaded.model, relations, windows, job.wanted, progress)
     cache.save(replace(captured, peak_rss_bytes=peak_rss_bytes()), path)
     return CapturedFile(path, corpus.card)
 
@@ -112,26 +113,33 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     dtype: torch.dtype = getattr(torch, job.spec.compute_dtype)
     with meter.phase("load"):
         loaded = load(job.spec.model, device=job.spec.device)
-    provider = SharedStatistics(job.captured)
+    calibration = CellCalibration(job.spec.calibration, job.captured, loaded.tokenizer, job.data_dir)
     with meter.phase("quantize"):
         quantized = quantize_(
-            loaded.model, job.spec.method, parse(job.spec.scheme), provider, dtype=dtype, progress=progress
+            loaded.model,
+            job.spec.method,
+            parse(job.spec.scheme),
+            calibration,
+            dtype=dtype,
+            seed=job.spec.seed,
+            budget=job.spec.budget or "fast",
+            progress=progress,
         )
-    if provider.phase is not None:
-        meter.phases.insert(1, provider.phase)
-    consumed = [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, provider.tokens)
+    if calibration.phase is not None:
+        meter.phases.insert(1, calibration.phase)
+    consumed = [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, calibration.tokens)
     with meter.phase("evaluate"):
         context = evaluation_context(
             quantized, loaded.tokenizer, job.spec.model, loaded.sha256, job.cache_dir, job.data_dir, progress
         )
         evaluation = evaluate(context, job.spec.tasks)
-    used = job.captured is not None and provider.phase is not None
     return CellResult(
         metrics=(*evaluation.metrics, *size_metrics(quantized.size), *consumed, _evaluate_seconds(meter)),
         phases=tuple(meter.phases),
-        data=(*evaluation.data, *([job.captured.card] if used and job.captured else [])),
+        data=(*evaluation.data, *calibration.data),
         items=evaluation.items,
         model=loaded.card,
+        notes=quantized.notes,
     )
 
 
@@ -150,24 +158,52 @@ def has_reference_states(job: CellJob, progress: Progress) -> bool:
     return all(tasks.has_reference(context, spec) for spec in job.spec.tasks)
 
 
-class SharedStatistics:
-    """Hands out captured statistics and remembers what the capture cost."""
+class CellCalibration:
+    """The calibration of one cell: shared statistics where they were captured, and windows where they are read.
 
-    def __init__(self, captured: CapturedFile | None) -> None:
-        self._captured = captured
+    Args:
+        spec: Which windows of which text; None where the cell looks at no data.
+        captured: Statistics that were captured for several cells; None where this one needs none.
+        tokenizer: The model's.
+        data_dir: A local folder of data, tried first.
+    """
+
+    def __init__(
+        self,
+        spec: CalibrationSpec | None,
+        captured: CapturedFile | None,
+        tokenizer: PreTrainedTokenizerBase,
+        data_dir: Path | None,
+    ) -> None:
+        self._spec, self._captured, self._tokenizer, self._data_dir = spec, captured, tokenizer, data_dir
         self.phase: Phase | None = None
         self.tokens: int | None = None
+        self.data: tuple[DataCard, ...] = ()
 
-    def __call__(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
-        """The statistics that are `wanted`; the first call fixes what the cell is charged for."""
-        del relations  # the file was captured over the same groups
+    @cached_property
+    def windows(self) -> Tensor:
+        """Token ids, `(samples, seq)`."""
+        if self._spec is None:
+            raise DataError("the method reads calibration text, and the cell was given none; name a corpus")
+        corpus = load_corpus(self._spec.corpus, self._data_dir)
+        windows = _windows(self._tokenizer, corpus, self._spec)
+        self.tokens, self.data = windows.numel(), (corpus.card,)
+        return windows
+
+    def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
+        """The statistics that are `wanted`; asking for them fixes what the cell is charged for."""
+        del relations  # the file was captured over the same ones
         if self._captured is None:
-            raise ValueError(f"the cell needs {sorted(wanted)} and was given no captured statistics")
+            raise DataError(f"the method needs {', '.join(sorted(wanted))}, and the cell was given no statistics")
         captured = cache.load(self._captured.path, wanted)
         seconds = captured.forward_s + sum(captured.statistic_s[kind] for kind in wanted)
         self.phase = Phase(name="capture", seconds=seconds, peak_rss_bytes=captured.peak_rss_bytes, shared=True)
-        self.tokens = captured.tokens
+        self.tokens, self.data = captured.tokens, (self._captured.card,)
         return captured.statistics
+
+
+def _windows(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, spec: CalibrationSpec) -> Tensor:
+    return calibration_windows(tokenizer, corpus, spec.num_samples, spec.seq_len, spec.seed)
 
 
 def evaluation_context(
@@ -193,12 +229,12 @@ def evaluation_context(
     )
 
 
-def _reference_head(quantized: QuantizedModel, source: str) -> torch.Tensor | None:
+def _reference_head(quantized: QuantizedModel, source: str) -> Tensor | None:
     """The full-precision head where the scheme quantized it, else None: the model's own still is that one."""
     if quantized.scheme.embeddings is None:
         return None
     fresh = load(source, device=quantized.model.device).model
-    head: torch.Tensor = fresh.get_output_embeddings().weight
+    head: Tensor = fresh.get_output_embeddings().weight
     return head.detach().clone()
 
 

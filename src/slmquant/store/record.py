@@ -64,6 +64,8 @@ class CellSpec(_Frozen):
     """What evaluation computes in."""
     device: str = "cpu"
     seed: int = 0
+    budget: Literal["fast", "paper"] | None = None
+    """What learning may cost; None where the method does not learn."""
 
     @property
     def cell_id(self) -> str:
