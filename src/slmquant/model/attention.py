@@ -1,0 +1,235 @@
+"""A quantized key-value cache, in transformers models as they are.
+
+Every attention module that follows transformers' attention registry hands over its queries, keys and values after
+the rotary embedding, keys and values not yet repeated for grouped queries. There an attention function of ours rounds
+keys and values and passes on to the function that was in use before (`sdpa`, or the architecture's own `eager` with
+its soft caps and sinks).
+
+KIVI: Liu, Yuan, Jin, et al., "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache", ICML 2024, arXiv
+2402.02750. Rotated keys (R3): Ashkboos et al., "QuaRot", NeurIPS 2024, arXiv 2404.00456, section 4.2.
+
+Deviations:
+    * The cache holds full-precision numbers, which are rounded whenever they are read: what is computed is what a
+      packed cache would give, the memory is not. Rounded per token, a running cache gives what one parallel forward
+      pass gives.
+    * KIVI in a parallel forward pass: every query sees the keys of all groups that are complete at the end of the
+      sequence as rounded, its own group's too, and only the tail in full precision. While generating, a query
+      sees its own unfinished group in full precision. The paper also keeps the last 128 tokens of keys and values
+      in full precision; here that is only the unfinished group of keys.
+    * Groups of tokens count from the first that attention is given: in padded batches they count padding, and in a
+      sliding window's running cache they move on with the window.
+    * Latent attention (MLA) is rounded where attention reads it, after keys and values were expanded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask, sdpa_mask
+
+from slmquant.core.kv import bits_per_value, round_float8, round_per_channel, round_per_token
+from slmquant.errors import RefusedError
+from slmquant.model.quiet import quiet_transformers
+from slmquant.schemes.kv import KvSpec
+
+__all__ = ["CacheRounding", "HeadRotation", "Rounded", "kv_bits_per_value", "quantize_cache_", "refusal"]
+
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+"""What transformers' registry holds: `(module, query, key, value, mask, **options)` to output and weights."""
+
+_PREFIX = "slmquant_"
+_PROBE = "slmquant-probe_"
+_MASKS: dict[str, Callable[..., Tensor | None]] = {"sdpa": sdpa_mask, "eager": eager_mask}
+"""The attention functions that we can stand before, with the masks that they take."""
+
+
+class HeadRotation(Protocol):
+    """An orthogonal map of the channels of a head, the same for queries and keys: it leaves their products alone."""
+
+    def apply(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
+        """Rotate the last dimension."""
+        ...
+
+
+class Rounded(NamedTuple):
+    """What attention reads."""
+
+    query: Float[Tensor, "batch heads queries dim"]
+    key: Float[Tensor, "batch kv_heads tokens dim"]
+    value: Float[Tensor, "batch kv_heads tokens value_dim"]
+
+
+class CacheRounding(nn.Module):
+    """Rotates queries and keys where asked to, then rounds keys and values; sits in an attention module.
+
+    Args:
+        spec: How to round; None leaves the numbers as they are.
+        rotation: Applied to queries and keys after the rotary embedding; None for none.
+    """
+
+    def __init__(self, spec: KvSpec | None, rotation: HeadRotation | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.rotation = rotation
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Rounded:
+        """Queries, keys and values as attention shall read them."""
+        if self.rotation is not None:
+            query, key = self.rotation.apply(query), self.rotation.apply(key)
+        if self.spec is None:
+            return Rounded(query, key, value)
+        return Rounded(query, _round_keys(key, self.spec), _round_values(value, self.spec))
+
+    def extra_repr(self) -> str:
+        """What it does, as torch prints a module."""
+        return f"{self.spec}, rotated={self.rotation is not None}"
+
+
+def quantize_cache_(
+    model: PreTrainedModel, spec: KvSpec | None, rotate: Callable[[int], HeadRotation] | None = None
+) -> None:
+    """Let every attention of `model` read rounded keys and values; done again, it replaces what was there.
+
+    Args:
+        model: A model for which `refusal` is None; its modules are otherwise left alone.
+        spec: How to round; None leaves the numbers as they are, and only rotates.
+        rotate: The rotation (R3) of a head of that many channels; None for none.
+
+    Raises:
+        RefusedError: Attention cannot be reached in this architecture.
+    """
+    if (reason := refusal(model)) is not None:
+        raise RefusedError(reason)
+    for module, key in _attention_calls(model).calls:
+        module.cache_rounding = CacheRounding(spec, None if rotate is None else rotate(key.shape[-1]))
+    _switch_(model, _PREFIX + _implementation(model))
+
+
+def refusal(model: PreTrainedModel) -> str | None:
+    """Why the cache of `model` cannot be quantized; None where it can. One token is run through it to find out."""
+    kind = model.config.model_type
+    if (implementation := _implementation(model)) not in _MASKS:
+        return f"the key-value cache cannot be quantized under {implementation!r} attention; load the model with 'sdpa'"
+    probed = _attention_calls(model)
+    if not probed.calls and not probed.cached_keys:
+        return f"{kind} keeps a recurrent state, no keys and values; drop the KV part of the scheme"
+    reached = [any(_same(key, call.key) for call in probed.calls) for key in probed.cached_keys]
+    if not all(reached) or not probed.calls:
+        return (
+            f"{kind} computes attention outside transformers' attention registry in "
+            f"{len(reached) - sum(reached)} of {len(reached)} layers, where its keys and values cannot be reached; "
+            "drop the KV part of the scheme"
+        )
+    return None
+
+
+def kv_bits_per_value(spec: KvSpec | None, head_dim: int) -> float:
+    """Bits of a cached key or value on average, float16 scales and minima included; 16 where nothing is rounded.
+
+    Args:
+        spec: How the cache is rounded.
+        head_dim: Channels of a head. The tokens of KIVI's unfinished group, at 16 bits, are left out.
+    """
+    if spec is None:
+        return 16.0
+    groups = -(-head_dim // (spec.group_size or head_dim))
+    values = bits_per_value(spec.bits, head_dim / groups, parameters=1 if spec.floating else 2)
+    keys = values if spec.key_tokens is None else bits_per_value(spec.bits, spec.key_tokens)
+    return (keys + values) / 2
+
+
+def _round_keys(key: Tensor, spec: KvSpec) -> Tensor:
+    return _round_values(key, spec) if spec.key_tokens is None else round_per_channel(key, spec.bits, spec.key_tokens)
+
+
+def _round_values(value: Tensor, spec: KvSpec) -> Tensor:
+    if spec.floating:
+        return round_float8(value, spec.group_size)
+    return round_per_token(value, spec.bits, spec.group_size)
+
+
+class _Call(NamedTuple):
+    """An attention module and the keys that it handed over."""
+
+    module: nn.Module
+    key: Tensor
+
+
+class _Probed(NamedTuple):
+    """Who went through the registry, and which keys the model cached."""
+
+    calls: list[_Call]
+    cached_keys: list[Tensor]
+
+
+@torch.no_grad()
+def _attention_calls(model: PreTrainedModel) -> _Probed:
+    """Run one token through the model and look who hands keys to the registry."""
+    calls: list[_Call] = []
+    implementation = _implementation(model)
+    attend = _passing_on(implementation)
+
+    def record(module: nn.Module, query: Tensor, key: Tensor, *rest: object, **options: object) -> object:
+        calls.append(_Call(module, key))
+        return attend(module, query, key, *rest, **options)
+
+    before = model.config._attn_implementation
+    AttentionInterface.register(_PROBE + implementation, record)
+    AttentionMaskInterface.register(_PROBE + implementation, _MASKS[implementation])
+    _switch_(model, _PROBE + implementation)
+    try:
+        output = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True)
+    finally:
+        _switch_(model, before)
+    cache = getattr(output, "past_key_values", None)
+    keys = [getattr(layer, "keys", None) for layer in getattr(cache, "layers", ())]
+    return _Probed(calls, [key for key in keys if isinstance(key, Tensor) and key.numel()])
+
+
+def _same(cached: Tensor, seen: Tensor) -> bool:
+    return cached.shape == seen.shape and torch.equal(cached, seen)
+
+
+def _implementation(model: PreTrainedModel) -> str:
+    """The attention function of transformers that the model uses, or that ours passes on to."""
+    return cast(str, model.config._attn_implementation).removeprefix(_PREFIX)
+
+
+def _switch_(model: PreTrainedModel, name: str) -> None:
+    with quiet_transformers():  # it says of some architectures that they cannot be switched; `refusal` says it for us
+        model.set_attn_implementation(name)
+
+
+def _passing_on(implementation: str) -> AttentionFunction:
+    """The function `implementation` as the module's own architecture defines it."""
+
+    def attend(module: nn.Module, *inputs: object, **options: object) -> tuple[Tensor, Tensor | None]:
+        architecture = sys.modules[type(module).forward.__module__]
+        eager = getattr(architecture, "eager_attention_forward", None)
+        function = architecture.ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
+        return cast(AttentionFunction, function)(module, *inputs, **options)
+
+    return attend
+
+
+def _rounding_first(implementation: str) -> AttentionFunction:
+    passing_on = _passing_on(implementation)
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: object
+    ) -> tuple[Tensor, Tensor | None]:
+        rounded = cast(CacheRounding, module.cache_rounding)(query, key, value)
+        return passing_on(module, *rounded, mask, **options)
+
+    return attend
+
+
+for _name, _mask in _MASKS.items():
+    AttentionInterface.register(_PREFIX + _name, _rounding_first(_name))
+    AttentionMaskInterface.register(_PREFIX + _name, _mask)

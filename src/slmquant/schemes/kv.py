@@ -1,0 +1,44 @@
+"""How the key-value cache is stored, as frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slmquant.errors import SchemeError
+
+__all__ = ["KIVI_GROUP", "KvSpec"]
+
+KIVI_GROUP = 32
+"""Group size of KIVI's published setting, along the tokens for keys and along the head for values."""
+
+
+@dataclass(frozen=True)
+class KvSpec:
+    """How keys and values are rounded once the rotary embedding has been applied; always asymmetric integers or FP8.
+
+    Attributes:
+        bits: 2 to 8 for integers, 8 for FP8.
+        floating: FP8 E4M3 with a scale instead of integers with a scale and a minimum.
+        key_tokens: Consecutive tokens whose keys share a scale in each channel (KIVI); None rounds keys as values
+            are, token by token.
+        group_size: Consecutive channels of a head that share a scale within a token; None for the whole head.
+    """
+
+    bits: int
+    floating: bool = False
+    key_tokens: int | None = None
+    group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise SchemeError(f"a {self.bits}-bit KV cache is not supported; expected KV2 to KV8, or none for 16 bits")
+        if self.floating and (self.bits != 8 or self.key_tokens is not None):
+            raise SchemeError("a floating-point KV cache is FP8, one scale per token and head; use KVFP8")
+        for what, size in (("tokens", self.key_tokens), ("channels", self.group_size)):
+            if size is not None and size < 2:
+                raise SchemeError(f"a KV cache in groups of {size} {what} is not supported; expected at least 2")
+
+    @classmethod
+    def kivi(cls, bits: int) -> KvSpec:
+        """Keys per channel over groups of tokens, values per token, as KIVI has them."""
+        return cls(bits, key_tokens=KIVI_GROUP, group_size=KIVI_GROUP)

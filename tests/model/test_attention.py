@@ -1,0 +1,226 @@
+"""The quantized cache: on every architecture that hands over its keys, alike in parallel and token by token."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from slmquant.core.kv import round_per_token
+from slmquant.errors import RefusedError, SchemeError
+from slmquant.model.attention import CacheRounding, kv_bits_per_value, quantize_cache_, refusal
+from slmquant.schemes.kv import KvSpec
+from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
+
+OUTSIDE = {"gpt_neo", "bloom", "falcon", "falcon-alibi", "falcon-new", "mpt", "gptj", "codegen"}
+"""They compute attention themselves, outside the registry."""
+
+RECURRENT = {"mamba", "mamba2"}
+REACHED = [name for name in ARCHITECTURES if name not in OUTSIDE | RECURRENT]
+
+
+def tokens(count: int = 21, batch: int = 2) -> Tensor:
+    return torch.randint(3, VOCABULARY, (batch, count), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    return model(input_ids=ids, use_cache=False).logits
+
+
+def quantized(name: str, spec: KvSpec | None) -> PreTrainedModel:
+    model = tiny(name)
+    quantize_cache_(model, spec)
+    return model
+
+
+class Reversal:
+    """An orthogonal map that is easy to see."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.flip(-1)
+
+
+def random_rotation(size: int) -> "Turned":
+    generator = torch.Generator().manual_seed(size)
+    return Turned(torch.linalg.qr(torch.randn(size, size, dtype=torch.double, generator=generator))[0])
+
+
+class Turned:
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x @ self.matrix.to(x.dtype)
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_nothing_rounded_changes_nothing(name: str) -> None:
+    assert torch.equal(logits(quantized(name, None), tokens()), logits(tiny(name), tokens()))
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_eight_bits_hardly_change_logits_and_two_do(name: str) -> None:
+    before = logits(tiny(name), tokens())
+    specs = (KvSpec(8), KvSpec(8, floating=True), KvSpec(4), KvSpec(2))
+    changes = [float((logits(quantized(name, spec), tokens()) - before).norm() / before.norm()) for spec in specs]
+
+    assert 0 < changes[0] < 0.05  # a router may choose another expert
+    assert changes[0] < min(changes[1:])
+    assert changes[1] < changes[3]
+    assert changes[2] < changes[3]
+    assert changes[3] > 0.05
+
+
+@pytest.mark.parametrize("name", sorted(OUTSIDE | RECURRENT))
+def test_a_model_that_cannot_be_reached_is_refused_and_left_as_it_was(name: str) -> None:
+    model = tiny(name)
+    before, state = logits(model, tokens()), copy.deepcopy(model.config.to_dict())
+    reason = refusal(model)
+
+    assert reason is not None
+    assert ("recurrent state" if name in RECURRENT else "outside transformers' attention registry") in reason
+    assert "drop the KV part" in reason
+    with pytest.raises(RefusedError, match="drop the KV part"):
+        quantize_cache_(model, KvSpec(4))
+    assert torch.equal(logits(model, tokens()), before)
+    assert model.config.to_dict() == state
+
+
+@torch.no_grad()
+def one_by_one(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Logits with a running cache: a prompt, then token after token."""
+    cache = DynamicCache(config=model.config)
+    steps = [ids[:, :5], *ids[:, 5:].split(1, dim=1)]
+    return torch.cat([model(input_ids=step, past_key_values=cache, use_cache=True).logits for step in steps], dim=1)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3_text", "qwen3", "lfm2", "gpt2", "phi3", "exaone4"])
+@pytest.mark.parametrize(
+    "spec", [KvSpec(3), KvSpec(4, group_size=4), KvSpec(8, floating=True)], ids=["KV3", "KV4g4", "KVFP8"]
+)
+def test_a_running_cache_gives_what_a_parallel_pass_gives(name: str, spec: KvSpec) -> None:
+    """Sliding windows (8 tokens) slide in these 21; what float32 rounds otherwise may move a code here and there."""
+    model, ids = quantized(name, spec), tokens()
+    parallel = logits(model, ids)
+    effect = (parallel - logits(tiny(name), ids)).norm()
+
+    assert (one_by_one(model, ids) - parallel).norm() < 0.02 * effect
+
+
+def test_kivi_sees_the_unfinished_group_in_full_precision() -> None:
+    """With no complete group of 32 tokens keys stay as they are; values are rounded token by token."""
+    key, value = torch.randn(2, 1, 2, 40, 10).unbind(0)
+    rounded = CacheRounding(KvSpec.kivi(2))(key, key, value)
+
+    assert torch.equal(rounded.key[..., 32:, :], key[..., 32:, :])
+    assert not torch.isclose(rounded.key[..., :32, :], key[..., :32, :]).all()
+    assert torch.equal(rounded.value, round_per_token(value, 2, 32))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3", "gpt_neox"])
+def test_rotated_queries_and_keys_change_nothing_but_the_rounding(name: str) -> None:
+    model = tiny(name).double()
+    before = logits(model, tokens())
+    quantize_cache_(model, None, random_rotation)
+
+    assert torch.allclose(logits(model, tokens()), before, atol=1e-10)
+    quantize_cache_(model, KvSpec(4), random_rotation)
+    rotated = logits(model, tokens())
+    quantize_cache_(model, KvSpec(4))
+    assert not torch.allclose(rotated, logits(model, tokens()), atol=1e-4)
+
+
+def test_queries_and_keys_are_rotated_alike_and_values_not() -> None:
+    query, key, value = torch.randn(3, 1, 2, 6, 10).unbind(0)
+    rounded = CacheRounding(None, Reversal())(query, key, value)
+
+    assert torch.equal(rounded.query, query.flip(-1))
+    assert torch.equal(rounded.key, key.flip(-1))
+    assert torch.equal(rounded.value, value)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_attention_function_in_use_stays_in_use(implementation: str) -> None:
+    model = tiny("llama")
+    model.set_attn_implementation(implementation)
+    before = logits(model, tokens())
+    quantize_cache_(model, None)
+
+    assert model.config._attn_implementation.endswith(implementation)
+    assert torch.equal(logits(model, tokens()), before)
+
+
+def test_quantizing_again_replaces_what_was_there() -> None:
+    model = quantized("llama", KvSpec(2))
+    quantize_cache_(model, KvSpec(8))
+
+    assert torch.equal(logits(model, tokens()), logits(quantized("llama", KvSpec(8)), tokens()))
+
+
+def test_a_copy_of_a_quantized_model_rounds_too() -> None:
+    model = quantized("llama", KvSpec(2))
+
+    assert torch.equal(logits(copy.deepcopy(model), tokens()), logits(model, tokens()))
+
+
+def test_masked_tokens_are_not_attended_to() -> None:
+    """Left padding, as when prompts of several lengths are generated from together."""
+    model, ids = quantized("llama", KvSpec(4)), tokens(9, batch=1)
+    padded = torch.cat([torch.zeros(1, 4, dtype=torch.long), ids], dim=1)
+    mask = (torch.arange(13) >= 4).long()[None]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        found = model(input_ids=padded, attention_mask=mask, position_ids=positions, use_cache=False).logits[:, 4:]
+
+    assert torch.allclose(found, logits(model, ids), atol=1e-5)
+
+
+def test_no_parameter_or_buffer_is_added() -> None:
+    assert quantized("llama", KvSpec(4)).state_dict().keys() == tiny("llama").state_dict().keys()
+
+
+def test_every_attention_rounds() -> None:
+    model = quantized("gemma3_text", KvSpec(4))
+
+    assert sum(isinstance(module, CacheRounding) for module in model.modules()) == 6
+    assert not any(isinstance(module, CacheRounding) for module in tiny("gemma3_text").modules())
+
+
+def test_other_attention_is_refused_by_name() -> None:
+    model = tiny("llama")
+    model.config._attn_implementation_internal = "flex_attention"
+
+    assert refusal(model) == (
+        "the key-value cache cannot be quantized under 'flex_attention' attention; load the model with 'sdpa'"
+    )
+
+
+class TestBitsPerValue:
+    def test_none_is_sixteen(self) -> None:
+        assert kv_bits_per_value(None, 64) == 16
+
+    def test_scales_and_minima_count(self) -> None:
+        assert kv_bits_per_value(KvSpec(4), 64) == 4 + 32 / 64
+        assert kv_bits_per_value(KvSpec(4, group_size=32), 64) == 4 + 32 / 32
+        assert kv_bits_per_value(KvSpec(8, floating=True), 64) == 8 + 16 / 64
+        assert kv_bits_per_value(KvSpec.kivi(2), 64) == 3
+
+    def test_a_ragged_last_group_has_a_scale_of_its_own(self) -> None:
+        assert kv_bits_per_value(KvSpec(4, group_size=32), 80) == pytest.approx(4 + 3 * 32 / 80)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bits": 1},
+        {"bits": 9},
+        {"bits": 4, "floating": True},
+        {"bits": 8, "floating": True, "key_tokens": 32},
+        {"bits": 4, "group_size": 1},
+    ],
+)
+def test_contradictions_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(SchemeError):
+        KvSpec(**settings)
