@@ -7,7 +7,7 @@ arXiv 2210.17323), algorithm 1.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from slmquant.core import groups
@@ -16,6 +16,9 @@ from slmquant.core.hessian import inverse_cholesky
 
 _BLOCK = 128
 """Columns whose updates are gathered before the rest of the matrix is touched; it changes speed, not the result."""
+
+_PANEL = 32
+"""Columns whose updates are gathered before the rest of the block is touched; it changes speed, not the result."""
 
 
 def gptq(
@@ -31,7 +34,7 @@ def gptq(
     Args:
         W: The weight; it is not changed.
         H: Hessian of the inputs, see `core.hessian`.
-        grid: The integers to round to.
+        grid: The numbers to round to.
         damp: Fraction of the mean diagonal of `H` that is added to its diagonal.
         act_order: Round columns in the order of decreasing diagonal of `H`. Scales then come from the weight as
             it was at the start ("static groups"), so that groups stay consecutive and cost nothing at run time;
@@ -41,31 +44,79 @@ def gptq(
         NumericalError: `H` is not finite or cannot be factorised.
         ValueError: `W` and `H` do not fit.
     """
+    order = column_order(W, H, act_order)
+    U = inverse_cholesky(H[order][:, order], damp).float()
+    return round_columns(W.float().masked_fill(H.diagonal() == 0, 0), grid, order, U, act_order=act_order)
+
+
+def column_order(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], act_order: bool) -> Int[Tensor, " in"]:
+    """The order in which columns are rounded: by decreasing diagonal of `H`, or as they come.
+
+    Raises:
+        ValueError: `W` and `H` do not fit.
+    """
     size = W.shape[1]
     if H.shape != (size, size):
         raise ValueError(f"a weight with {size} inputs needs a {size} × {size} Hessian, got {tuple(H.shape)}")
-    W = W.float().masked_fill(H.diagonal() == 0, 0)  # an input that is never active needs no weight
-    order = torch.argsort(H.diagonal(), descending=True, stable=True) if act_order else torch.arange(size)
-    U = inverse_cholesky(H[order][:, order], damp).float()
+    if act_order:
+        return torch.argsort(H.diagonal(), descending=True, stable=True)
+    return torch.arange(size, device=W.device)
+
+
+def round_columns(
+    W: Float[Tensor, "out in"],
+    grid: Grid,
+    order: Int[Tensor, " in"],
+    U: Float[Tensor, "in in"],
+    P: Float[Tensor, "in in"] | None = None,
+    *,
+    act_order: bool,
+) -> QuantizedTensor:
+    """Round one column after the other; each is spread over those that follow it in `order`.
+
+    Column `q` with value `w` when its turn comes, rounded to `v`, adds `−(w − v) / U_qq · U_q + w · P_q` to the
+    columns that follow. What columns have added is gathered at three levels, by column within a panel, by panel within
+    a block, by block, so that nearly all of the work is products of matrices.
+
+    Args:
+        W: The weight; it is not changed.
+        grid: The numbers to round to.
+        order: The order of the columns.
+        U: What an error does to the columns that follow; upper triangular, rows and columns in `order`.
+        P: What a column itself does to those that follow; strictly upper triangular, in `order`; see `core.gptaq`.
+        act_order: Whether scales are fitted before the first column is rounded.
+    """
+    size = W.shape[1]
     group_size = min(grid.group_size, size)
     fitted = act_order or group_size == size
     affine = grid.fit(W) if fitted else _unfitted(W, groups.count(size, group_size))
+    scales, zero_points = affine.scale.T.contiguous(), affine.zero_point.T.contiguous()
     columns = W.T[order].contiguous()  # (in, out): the column being rounded lies contiguous in memory
     codes = torch.empty_like(columns)
+    spread = U if P is None else torch.stack((U, -P), dim=1).flatten(0, 1)  # (2 in, in): a row of each for a column
+    rows = len(spread) // size
     step = _BLOCK if fitted else group_size * max(1, _BLOCK // group_size)  # a group never straddles two blocks
+    panel = _PANEL if fitted or group_size >= step else group_size  # a group begins with a panel, or with a block
+    group_of, pivots = (order // group_size).tolist(), U.diagonal().tolist()
     for start in range(0, size, step):
         stop = min(start + step, size)
-        errors = torch.empty_like(columns[start:stop])
-        for column in range(start, stop):
-            if not fitted and column % group_size == 0:
-                _fit_group_(affine, columns[column : min(column + group_size, size)], grid, column // group_size)
-            group = int(order[column]) // group_size
-            scale, zero_point = affine.scale[:, group], affine.zero_point[:, group]
-            codes[column] = grid.encode(columns[column], scale, zero_point)
-            rounded = grid.decode(codes[column], scale, zero_point)
-            errors[column - start] = (columns[column] - rounded) / U[column, column]
-            columns[column + 1 : stop].addr_(U[column, column + 1 : stop], errors[column - start], alpha=-1)
-        columns[stop:].addmm_(U[start:stop, stop:].T, errors, alpha=-1)
+        added = torch.empty(rows * (stop - start), columns.shape[1], device=W.device)
+        for first in range(start, stop, panel):
+            end, done = min(first + panel, stop), rows * (first - start)
+            columns[first:end].addmm_(spread[rows * start : rows * first, first:end].T, added[:done], alpha=-1)
+            for column in range(first, end):
+                value, last = columns[column], rows * (column - start)
+                value.addmv_(added[done:last].T, spread[rows * first : rows * column, column], alpha=-1)
+                group = group_of[column]
+                if not fitted and column % group_size == 0:
+                    _fit_group_(scales, zero_points, columns[column : min(column + group_size, size)], grid, group)
+                codes[column] = grid.encode(value, scales[group], zero_points[group])
+                rounded = grid.decode(codes[column], scales[group], zero_points[group])
+                torch.sub(value, rounded, out=added[last]).div_(pivots[column])
+                if P is not None:
+                    added[last + 1] = value
+        columns[stop:].addmm_(spread[rows * start : rows * stop, stop:].T, added, alpha=-1)
+    affine = AffineParams(scales.T, zero_points.T)
     return grid.assemble(codes[torch.argsort(order)].T.contiguous(), affine)
 
 
@@ -74,7 +125,12 @@ def _unfitted(W: Float[Tensor, "out in"], group_count: int) -> AffineParams:
     return AffineParams(torch.ones(shape, device=W.device), torch.zeros(shape, device=W.device))
 
 
-def _fit_group_(affine: AffineParams, columns: Float[Tensor, "size out"], grid: Grid, group: int) -> None:
+def _fit_group_(
+    scales: Float[Tensor, "groups out"],
+    zero_points: Float[Tensor, "groups out"],
+    columns: Float[Tensor, "size out"],
+    grid: Grid,
+    group: int,
+) -> None:
     """Fill in the parameters of one group from its columns as they are now."""
-    fitted = grid.cover(groups.Bounds(*torch.aminmax(columns, dim=0)))
-    affine.scale[:, group], affine.zero_point[:, group] = fitted
+    scales[group], zero_points[group] = grid.cover(groups.Bounds(*torch.aminmax(columns, dim=0)))
