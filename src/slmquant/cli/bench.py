@@ -48,6 +48,9 @@ def command(
     dtype: Annotated[
         str | None, typer.Option(help="What evaluation computes in: auto, float32, bfloat16.", show_default="auto")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="What methods that learn may spend: fast or paper.", show_default="fast")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="cpu")] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Longest a single cell may take, in seconds.", show_default="none")
@@ -87,6 +90,7 @@ def command(
         "device": device,
         "timeout_s": timeout,
         "seed": seed,
+        "budget": budget,
     }
     calibration = {"corpus": corpus, "num_samples": samples, "seq_len": seq_len, "seed": seed}
     plan, remarks = _plan(plan_file, fields, calibration, suite, data)

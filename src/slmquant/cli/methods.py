@@ -2,36 +2,114 @@
 
 from __future__ import annotations
 
-from slmquant.cli._output import JsonOption, print_json, print_table
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmquant.cli._output import JsonOption, console, print_json, print_table
+
+if TYPE_CHECKING:
+    from slmquant.methods._base import Recipe
 
 
-def command(json: JsonOption = False) -> None:
-    """List the quantization methods, with what each needs and where it comes from.
+def command(
+    name: Annotated[str | None, typer.Argument(help="One method, or a combination a+b, to read about in full.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the quantization methods: what each does, what it looks at, what it supports, where it comes from.
 
     Methods combine: [bold]smoothquant+gptq[/bold] applies the transforms of both and rounds as the last one does.
 
-    Example: [dim]slmquant methods --json[/dim]
+    Examples:
+        slmquant methods
+
+        slmquant methods gptq
     """
     from slmquant import methods
 
-    recipes = {name: methods.load(name) for name in methods.names()}
-    rows = [
-        {
-            "method": name,
-            "title": recipe.title,
-            "summary": recipe.summary,
-            "transforms": [type(part).__name__ for part in recipe.transforms],
-            "rounding": type(recipe.rounding).__name__ if recipe.rounding else None,
-            "needs": sorted(recipe.needs),
-            "reference": recipe.reference or None,
-        }
-        for name, recipe in recipes.items()
-    ]
+    cards = [_card(each) for each in ([name] if name else methods.names())]
     if json:
-        print_json(rows)
-        return
-    print_table(
-        "Methods",
-        ("method", "what it does", "calibration", "source"),
-        [(name, r.summary, ", ".join(sorted(r.needs)) or "none", r.reference) for name, r in recipes.items()],
+        print_json([asdict(card) for card in cards])
+    elif name is not None:
+        _print_one(cards[0])
+    else:
+        print_table(
+            "Methods",
+            ("method", "what it does", "looks at", "schemes", "source"),
+            [
+                (
+                    card.method,
+                    card.summary,
+                    card.looks_at,
+                    f"{len(card.schemes)} of {len(card.schemes) + len(card.refused)}",
+                    card.reference,
+                )
+                for card in cards
+            ],
+        )
+        console.print("schemes: of the examples that `slmquant schemes` lists; `slmquant methods NAME` says which")
+
+
+@dataclass(frozen=True)
+class _Card:
+    """What is shown of a method.
+
+    Attributes:
+        method: Its name, or `a+b`.
+        title: Its name in the literature.
+        summary: What it does, in a sentence.
+        reference: Where it comes from; empty for the reference.
+        looks_at: What of the calibration data it reads, in a few words.
+        learns: Whether the budget matters to it.
+        schemes: Which of the example schemes it rounds to.
+        refused: Why not the others.
+    """
+
+    method: str
+    title: str
+    summary: str
+    reference: str
+    looks_at: str
+    learns: bool
+    schemes: list[str]
+    refused: dict[str, str]
+
+
+def _card(name: str) -> _Card:
+    from slmquant import methods
+    from slmquant.schemes import EXAMPLES, parse
+
+    recipe = methods.load(name)
+    refusals = {scheme: recipe.refusal(parse(scheme)) for scheme in EXAMPLES}
+    return _Card(
+        method=name,
+        title=recipe.title,
+        summary=recipe.summary,
+        reference=recipe.reference,
+        looks_at=_looks_at(recipe),
+        learns=recipe.learns,
+        schemes=[scheme for scheme, reason in refusals.items() if reason is None],
+        refused={scheme: reason for scheme, reason in refusals.items() if reason is not None},
     )
+
+
+def _looks_at(recipe: Recipe) -> str:
+    kinds = {"range": "ranges", "hessian": "Hessians"}
+    looks = [kinds[need] for need in sorted(recipe.needs, reverse=True)]
+    looks += ["outputs of blocks"] if recipe.rounds_blocks else []
+    looks += ["learns"] if recipe.learns else []
+    return ", ".join(looks) or "no data"
+
+
+def _print_one(card: _Card) -> None:
+    """The method's own documentation, and what it supports."""
+    from slmquant import methods
+
+    for part in card.method.split("+"):
+        console.print(methods.documentation(part).strip(), markup=False, highlight=False)
+        console.print()
+    console.print(f"Looks at: {card.looks_at}.", highlight=False)
+    console.print(f"Rounds to: {', '.join(card.schemes)}.", highlight=False)
+    for scheme, reason in card.refused.items():
+        console.print(f"Refuses {scheme}: {reason}.", highlight=False)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slmquant.cli._output import DataOption, JsonOption, QuietOption, console, print_json, progress_bar
+from slmquant.cli._output import DataOption, JsonOption, QuietOption, console, err_console, print_json, progress_bar
+
+
+class Budget(str, Enum):
+    """What learning may cost: two cores, or the authors' setting."""
+
+    FAST = "fast"
+    PAPER = "paper"
 
 
 def command(
@@ -20,7 +28,8 @@ def command(
     ] = None,
     samples: Annotated[int, typer.Option(help="Calibration windows.")] = 128,
     seq_len: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
-    seed: Annotated[int, typer.Option(help="Which windows are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    budget: Annotated[Budget, typer.Option(help="What methods that learn may spend.")] = Budget.FAST,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     data: DataOption = None,
     json: JsonOption = False,
@@ -41,9 +50,19 @@ def command(
     calibration = CalibrationSpec(corpus=chosen, num_samples=samples, seq_len=seq_len, seed=seed)
     with progress_bar(quiet) as progress:
         artifact = api.quantize(
-            model, method, scheme, calibration=calibration, device=device, data_dir=data, progress=progress
+            model,
+            method,
+            scheme,
+            calibration=calibration,
+            device=device,
+            seed=seed,
+            budget=budget.value,
+            data_dir=data,
+            progress=progress,
         )
         artifact.save(output)
+    for note in artifact.quantized.notes if not quiet else ():
+        err_console.print(note, highlight=False)
     facts = {
         "folder": str(output),
         "model": model,

@@ -26,6 +26,15 @@ def load(name: str) -> Recipe:
     return combine(name, [_recipe(part) for part in parts])
 
 
+def documentation(name: str) -> str:
+    """What the file of a method says about it: paper, deviations, cost.
+
+    Raises:
+        UnknownNameError: No such method.
+    """
+    return plugins.load(sys.modules[__name__], name.lower(), "method").__doc__ or ""
+
+
 def _recipe(name: str) -> Recipe:
     module = plugins.load(sys.modules[__name__], name, "method")
     recipe = module.METHOD
