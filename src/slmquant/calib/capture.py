@@ -7,7 +7,8 @@ what was asked for. Nothing is kept of the activations themselves, so memory doe
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,10 @@ from transformers import PreTrainedModel
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core import hessian
 from slmquant.errors import NumericalError
+from slmquant.model.blocks import BlockInHand
 from slmquant.model.head import OutputHead
-from slmquant.model.quantized import weight_at
-from slmquant.model.relations import Relations
+from slmquant.model.quantized import multiplying_in, weight_at
+from slmquant.model.relations import InputGroup, Relations
 from slmquant.progress import Progress, Silent
 
 _BATCH_TOKENS = 2048
@@ -142,6 +144,33 @@ def capture(
     everyone = observers if head is None else observers | {head.name: head}
     statistics = {name: observer.result() for name, observer in everyone.items()}
     return Captured(statistics, windows.numel(), forward_s, {kind: spent[kind] for kind in {*wanted, "range"}})
+
+
+@torch.no_grad()
+def capture_block(
+    block: BlockInHand, groups: Sequence[InputGroup], wanted: Collection[Statistic], dtype: torch.dtype
+) -> Statistics:
+    """Statistics of the inputs of some groups of a block, as the quantized blocks before it make them.
+
+    Args:
+        block: The block; its plain linears hold whatever weights they hold now.
+        groups: Some of its groups.
+        wanted: Which statistics; `range` always comes along.
+        dtype: What plain linears multiply in.
+
+    Raises:
+        NumericalError: An input was not finite, or some linear never ran.
+    """
+    spent: dict[Statistic, float] = {"range": 0.0, "hessian": 0.0}
+    observers = {}
+    with ExitStack() as hooks:
+        for name in (group.linears[0] for group in groups):
+            observers[name] = _Observer(name, block.weight(name), len(block.inputs), "hessian" in wanted, spent)
+            hooks.callback(block.linear(name).register_forward_pre_hook(observers[name]).remove)
+        hooks.enter_context(multiplying_in(block.module, dtype))
+        for part in block.batches():
+            block.run(block.inputs[part])
+    return {name: observer.result() for name, observer in observers.items()}
 
 
 def _head_observer(

@@ -86,9 +86,9 @@ def round_columns(
         P: What a column itself does to those that follow; strictly upper triangular, in `order`; see `core.gptaq`.
         act_order: Whether scales are fitted before the first column is rounded.
     """
-    size = W.shape[1]
+    W, size = W.detach(), W.shape[1]
     group_size = min(grid.group_size, size)
-    fitted = act_order or group_size == size
+    fitted = act_order or grid.spans_groups or group_size == size
     affine = grid.fit(W) if fitted else _unfitted(W, groups.count(size, group_size))
     scales, zero_points = affine.scale.T.contiguous(), affine.zero_point.T.contiguous()
     columns = W.T[order].contiguous()  # (in, out): the column being rounded lies contiguous in memory

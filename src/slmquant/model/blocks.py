@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
 from slmquant.model._probe import BlockCall, record_block_calls
-from slmquant.model.quantized import multiplying_in
+from slmquant.model.quantized import Linear, linear_at, multiplying_in, weight_at
 from slmquant.model.relations import InputGroup, Relations
 
 _BATCH_TOKENS = 2048
@@ -66,9 +66,24 @@ class BlockInHand:
             raise ValueError(f"windows of {hidden.shape[1]} tokens, but {self.name} walks {self.inputs.shape[1]}")
         return self.arguments.call(self.module, hidden)
 
+    def linear(self, name: str) -> Linear:
+        """The linear of this block that has that full module name.
+
+        Raises:
+            TypeError: What bears the name is no linear, or not a plain one any more.
+        """
+        return linear_at(self.module, self._inside(name))
+
+    def weight(self, name: str) -> Float[Tensor, "out in"]:
+        """The weight of the linear of that full module name, whatever the module's own layout; a view."""
+        return weight_at(self.module, self._inside(name))
+
     def batches(self) -> list[slice]:
         """The samples in parts that are run together, of about 2048 tokens each."""
         return _batches(self.inputs)
+
+    def _inside(self, name: str) -> str:
+        return name.removeprefix(f"{self.name}.")
 
 
 def walk(

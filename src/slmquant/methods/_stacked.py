@@ -1,0 +1,25 @@
+"""Rounding linears that read the same input in one call: rows are independent, so their weights are stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.core.affine import QuantizedTensor
+from slmquant.schemes.scheme import PerTensor, WeightSpec
+
+
+def round_stacked(
+    weights: Sequence[Float[Tensor, "out in"]],
+    spec: WeightSpec,
+    round_rows: Callable[[Float[Tensor, "rows in"]], QuantizedTensor],
+) -> list[QuantizedTensor]:
+    """Codes of each weight, rounded together; one by one where a whole tensor shares one scale."""
+    if isinstance(spec.granularity, PerTensor):
+        return [round_rows(weight) for weight in weights]
+    stacked = round_rows(torch.cat(list(weights)))
+    stops = torch.tensor([len(weight) for weight in weights]).cumsum(0).tolist()
+    return [stacked.rows(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]

@@ -1,0 +1,149 @@
+"""GPTAQ: GPTQ that also makes up for what the blocks before have got wrong.
+
+Li, Yin, Lee, Xiao, Panda, "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", ICML 2025,
+arXiv 2504.02692. Minimises `‖Ŵ X − W X̃‖²` column by column, `X` being the inputs behind quantized blocks and `X̃` those
+of the full-precision model. `core.gptaq` derives the update of the paper's algorithm 1,
+
+    ΔW_F = −(w − v) / U_qq · U_qF + w P_qF,   P = striu(ΔX Xᵀ Uᵀ) U,   ΔX = X̃ − X,   (X Xᵀ)⁻¹ = UᵀU
+
+Deviations:
+    * Inputs of all groups of a block are captured at once; the authors capture again after each group.
+    * `strength`, the factor of `P`, is 0.25 as in the authors' code; the paper has none, which is 1.
+    * Whatever `gptq_sequential` says of inputs that a scheme rounds, of column order, groups and the head.
+
+Cost: three forward passes over the calibration tokens, three tensors of hidden states for all tokens, and for each
+input of a block two `in × in` matrices instead of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slmquant.core import hessian
+from slmquant.core.affine import Grid, QuantizedTensor
+from slmquant.core.gptaq import gptaq
+from slmquant.errors import NumericalError
+from slmquant.methods._base import Recipe, Work, grid_of
+from slmquant.methods._stacked import round_stacked
+from slmquant.methods.gptq import Gptq
+from slmquant.model.blocks import BlockInHand
+from slmquant.model.quantized import multiplying_in
+from slmquant.model.relations import Relations
+from slmquant.schemes.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Gptaq:
+    """Column by column, with feedback of the errors made here and of those made before.
+
+    Attributes:
+        damp: Fraction of the Hessian's mean diagonal that is added to its diagonal.
+        act_order: Whether columns go by decreasing diagonal of the Hessian.
+        strength: How much of the errors made before is made up for, in [0, 1]; 0 is sequential GPTQ.
+        embeddings: The rounding of embedding and head.
+    """
+
+    damp: float = 0.01
+    act_order: bool = True
+    strength: float = 0.25
+    embeddings: Gptq = field(default_factory=Gptq)
+    learns: bool = False
+    wants_exact: bool = True
+
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
+        """Any grid and any model will do."""
+        del scheme, relations
+        return None
+
+    @torch.no_grad()
+    def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
+        """Codes of the block's linears."""
+        spec = work.scheme.weights
+        if spec is None:
+            raise ValueError(f"{work.scheme} leaves the weights of linears alone: there is nothing to round")
+        grid = grid_of(spec)
+        observers = _observe(block, work.dtype)
+        solved: dict[str, QuantizedTensor] = {}
+        for group in block.groups:
+            round_rows = partial(self._round, inputs=observers[group.linears[0]].finished(), grid=grid)
+            weights = [block.weight(name).float() for name in group.linears]
+            try:
+                rounded = round_stacked(weights, spec, round_rows)
+            except NumericalError as error:
+                raise NumericalError(f"{', '.join(group.linears)}: {error}") from error
+            solved |= zip(group.linears, rounded, strict=True)
+        return solved
+
+    def _round(self, rows: Float[Tensor, "rows in"], inputs: _Moments, grid: Grid) -> QuantizedTensor:
+        return gptaq(
+            rows, inputs.H, inputs.cross, grid, damp=self.damp, act_order=self.act_order, strength=self.strength
+        )
+
+
+class _Moments(NamedTuple):
+    """`E[x xᵀ]` and `E[(x̃ − x) xᵀ]` of one input."""
+
+    H: Float[Tensor, "in in"]
+    cross: Float[Tensor, "in in"]
+
+
+class _Observer:
+    """Gathers the moments of one input, batch by batch: of each it is shown `x̃` first, then `x`."""
+
+    def __init__(self, name: str, size: int, device: torch.device) -> None:
+        self.name = name
+        self._hessian = torch.zeros(size, size, device=device)
+        self._cross = torch.zeros(size, size, device=device)
+        self._exact: Tensor | None = None
+        self._tokens = 0
+
+    def __call__(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].flatten(0, -2).float()
+        if self._exact is None:
+            self._exact = x
+            return
+        if self._exact.shape != x.shape:
+            raise NumericalError(f"{self.name!r} does not see the same tokens in both models; does it route them?")
+        hessian.add_outer_(self._hessian, x)
+        self._cross.addmm_((self._exact - x).T, x)
+        self._tokens += len(x)
+        self._exact = None
+
+    def finished(self) -> _Moments:
+        """The means; to be asked for once, when all batches were shown."""
+        if self._tokens == 0:
+            raise NumericalError(f"no calibration token reached {self.name!r}; does the model route around it?")
+        return _Moments(hessian.finish_(self._hessian, self._tokens), self._cross.div_(self._tokens))
+
+
+def _observe(block: BlockInHand, dtype: torch.dtype) -> Mapping[str, _Observer]:
+    """What was seen of the input of every group, by its first linear."""
+    exact = block.exact_inputs
+    if exact is None:
+        raise ValueError(f"GPTAQ was given {block.name} without the inputs of the full-precision model")
+    observers: dict[str, _Observer] = {}
+    with ExitStack() as hooks:
+        for name in (group.linears[0] for group in block.groups):
+            observers[name] = _Observer(name, block.weight(name).shape[1], exact.device)
+            hooks.callback(block.linear(name).register_forward_pre_hook(observers[name]).remove)
+        hooks.enter_context(multiplying_in(block.module, dtype))
+        for part in block.batches():
+            block.run(exact[part])
+            block.run(block.inputs[part])
+    return observers
+
+
+METHOD = Recipe(
+    title="GPTAQ",
+    summary="GPTQ block after block that aims at the full-precision model's outputs, not at its own inputs'.",
+    reference="Li et al., ICML 2025, arXiv 2504.02692",
+    rounding=Gptaq(),
+)
