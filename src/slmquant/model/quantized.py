@@ -108,10 +108,21 @@ def replace_linears_(
     inputs: ActivationQuantizer | None,
     dtype: torch.dtype,
 ) -> None:
-    """Put `QuantizedLinear`s that share one input quantizer where the named linears were."""
+    """Put `QuantizedLinear`s that share one input quantizer where the named linears were, with their hooks."""
     for name, weight in zip(names, weights, strict=True):
-        bias = linear_at(model, name).bias
-        model.set_submodule(name, QuantizedLinear(weight, bias, inputs, dtype))
+        linear = linear_at(model, name)
+        quantized = QuantizedLinear(weight, linear.bias, inputs, dtype)
+        _hand_hooks_on_(linear, quantized)
+        model.set_submodule(name, quantized)
+
+
+def _hand_hooks_on_(linear: nn.Module, substitute: nn.Module) -> None:
+    """Let what was installed on a linear, an online rotation for instance, go on in its place."""
+    substitute._forward_pre_hooks = linear._forward_pre_hooks
+    substitute._forward_pre_hooks_with_kwargs = linear._forward_pre_hooks_with_kwargs
+    substitute._forward_hooks = linear._forward_hooks
+    substitute._forward_hooks_with_kwargs = linear._forward_hooks_with_kwargs
+    substitute._forward_hooks_always_called = linear._forward_hooks_always_called
 
 
 @contextmanager
@@ -130,9 +141,6 @@ def multiplying_in(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     try:
         for name, linear in plain.items():
             replace_linears_(module, [name], [weight_at(module, name)], None, dtype)
-            substitute = module.get_submodule(name)
-            substitute._forward_hooks = linear._forward_hooks
-            substitute._forward_pre_hooks = linear._forward_pre_hooks
         yield
     finally:
         for name, linear in plain.items():
