@@ -20,6 +20,7 @@ from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.errors import UnknownNameError
 from slmquant.model.blocks import BlockInHand
+from slmquant.model.online import Online
 from slmquant.model.relations import Relations
 from slmquant.progress import Progress, Silent
 from slmquant.schemes.scheme import ActivationSpec, PerGroup, PerTensor, Scheme, WeightSpec
@@ -42,6 +43,7 @@ class Work:
         budget: What learning may cost.
         progress: Who is told how far it is.
         notes: Sentences for the row, added by whoever has something to say ("block 7: the loss was not finite").
+        online: What transforms leave to be done at run time; they have attached it to the model already.
     """
 
     model: PreTrainedModel
@@ -53,6 +55,7 @@ class Work:
     budget: Budget = "fast"
     progress: Progress = field(default_factory=Silent)
     notes: list[str] = field(default_factory=list)
+    online: list[Online] = field(default_factory=list)
 
 
 class Transform(Protocol):

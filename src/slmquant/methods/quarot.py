@@ -1,0 +1,137 @@
+"""QuaRot: turns the channels of the whole model by random Hadamard matrices, then rounds with GPTQ.
+
+Ashkboos, Mohtashami, Croci, Li, Cameron, Jaggi, Alistarh, Hoefler, Hensman, "QuaRot: Outlier-Free 4-Bit Inference in
+Rotated LLMs", NeurIPS 2024, arXiv 2404.00456. An orthogonal matrix between two linears changes nothing,
+`(x Q)(Qᵀ Wᵀ) = x Wᵀ`, and a randomized Hadamard matrix `Q = diag(s) H` spreads an outlier of one channel over all of
+them. In the words of SpinQuant: R1 turns the residual stream, with the gains of its norms folded into the linears
+behind them; R2 the heads between values and output projection; R4, online, the input of the down projection; R3,
+online, queries and keys after the rotary embedding, where the cache is rounded.
+
+Deviations:
+    * R1 is applied around the blocks instead of being merged into embedding and head: see `model.rotate`. Nothing
+      needs untying; run time pays two fast products per token.
+    * Models with LayerNorm are turned by rotations that keep the mean, so the norms stay as they are. The authors fold
+      the mean subtraction into the linears and put RMSNorm in its place.
+    * R2 stays within heads, as in SpinQuant. The authors also mix the heads before the output projection, online.
+      Where heads are not found, the input of the output projection is turned online, whole (R4).
+    * R2 of a width without a Hadamard matrix is a random orthogonal matrix; it costs nothing at run time.
+    * Activations are rounded symmetrically, without the clipping ratio of 0.9 of the authors; whatever the scheme says.
+    * Statistics are captured anew from the turned model, in one pass.
+
+Cost: one product of every weight with a fast Hadamard transform, one more pass over the calibration tokens; at run time
+`Σ factors` multiplications per channel and token, twice for the model and once for each down projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from transformers import PreTrainedModel
+
+from slmquant.calib.statistics import Statistic, Statistics
+from slmquant.core.hadamard import hadamard
+from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, random_orthogonal
+from slmquant.errors import RefusedError
+from slmquant.methods._base import Recipe, Work
+from slmquant.methods.gptq import Gptq
+from slmquant.model.online import RotatedKeys, attach_
+from slmquant.model.relations import Relations
+from slmquant.model.residual import discover_stream
+from slmquant.model.rotate import ResidualStream, rotate_model_
+from slmquant.schemes.scheme import Scheme
+
+_MOST_CHANGE = 0.01
+_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Rotations:
+    """The rotations of a model that are chosen; the others follow from its shapes.
+
+    Attributes:
+        residual: R1.
+        heads: R2, by the linear that reads the heads.
+    """
+
+    residual: Rotation
+    heads: Mapping[str, Rotation]
+
+
+@dataclass(frozen=True)
+class HadamardRotation:
+    """Turns a model by random Hadamard matrices."""
+
+    needs: frozenset[Statistic] = frozenset()
+    recaptures: bool = True
+    learns: bool = False
+
+    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
+        """Any numbers will do; whether the model can be turned is seen when its blocks are probed."""
+        del scheme, relations
+        return None
+
+    def apply_(self, work: Work, statistics: Statistics) -> Statistics:
+        """Turn `work.model`.
+
+        Raises:
+            RefusedError: No rotation passes through its residual stream; the message says why.
+        """
+        stream = discover_stream(work.model, work.relations)
+        install_(work, stream, random_rotations(stream, work.seed))
+        return statistics
+
+
+def random_rotations(stream: ResidualStream, seed: int) -> Rotations:
+    """Random rotations for a model: Hadamard matrices wherever there are any."""
+    generator = torch.Generator().manual_seed(seed)
+    residual = random_hadamard(stream.width, generator, stream.subtracts_mean)
+    heads = {found.target: _head_rotation(found.size, generator) for block in stream.blocks for found in block.heads}
+    return Rotations(residual, heads)
+
+
+def _head_rotation(size: int, generator: Generator) -> Rotation:
+    if hadamard(size).blocks == 1:
+        return random_hadamard(size, generator)
+    return DenseRotation(random_orthogonal(size, generator))
+
+
+def install_(work: Work, stream: ResidualStream, rotations: Rotations) -> None:
+    """Turn the model by given rotations and attach what remains to be done at run time.
+
+    Raises:
+        RefusedError: The logits are not what they were: something outside the blocks reads the stream.
+    """
+    if (blocks := hadamard(stream.width).blocks) > 1:
+        work.notes.append(f"no Hadamard matrix of order {stream.width} is known here: {blocks} blocks are used")
+    before = _some_logits(work.model)
+    online = rotate_model_(work.model, work.relations, stream, rotations.residual, rotations.heads)
+    attach_(work.model, online)
+    work.online.extend(online)
+    if work.scheme.kv_bits is not None:
+        work.online.append(RotatedKeys())
+    change = float((_some_logits(work.model) - before).abs().max() / before.abs().max())
+    if not change < _MOST_CHANGE:
+        raise RefusedError(
+            f"turning this model changed its logits by {change:.1%}: something outside its blocks reads the residual "
+            "stream; use a method without rotation, such as smoothquant or gptq"
+        )
+
+
+@torch.no_grad()
+def _some_logits(model: PreTrainedModel) -> Tensor:
+    vocabulary = model.get_input_embeddings().get_parameter("weight").shape[0]
+    tokens = torch.randint(vocabulary, (1, _TOKENS), generator=torch.Generator().manual_seed(0))
+    logits: Tensor = model(input_ids=tokens.to(model.device), use_cache=False).logits
+    return logits.float()
+
+
+METHOD = Recipe(
+    title="QuaRot",
+    summary="Spreads outliers over all channels by random Hadamard rotations of the whole model, then GPTQ.",
+    reference="Ashkboos et al., NeurIPS 2024, arXiv 2404.00456",
+    transforms=(HadamardRotation(),),
+    rounding=Gptq(),
+)

@@ -1,0 +1,210 @@
+"""Rotations that stay at run time: what hooks do to the inputs and outputs of modules, and how they are stored.
+
+Most of a rotation is merged into weights. What cannot be merged is done while the model runs: the residual stream is
+turned where it enters the first block and turned back where it leaves the last (R1), the input of a linear behind a
+non-linearity is turned before it (R4), queries and keys after the rotary embedding (R3, by `model.attention`).
+
+A rotation belongs to a place in the model, not to the module that happens to stand there: `attach_` may be called
+again at any time, and whoever replaces a linear hands its hooks on (`model.quantized.replace_linears_`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from slmquant.core.hadamard import Hadamard, hadamard
+from slmquant.core.rotation import DenseRotation, Rotation, SignedHadamard
+
+
+@dataclass(frozen=True)
+class OnlineRotation:
+    """A rotation of what a module receives or returns.
+
+    Attributes:
+        module: Its name in the model.
+        site: Which of the two.
+        rotation: The rotation of the last dimension.
+        undo: Whether it is turned back instead.
+    """
+
+    module: str
+    site: Literal["input", "output"]
+    rotation: Rotation
+    undo: bool = False
+
+
+@dataclass(frozen=True)
+class RotatedKeys:
+    """Queries and keys are turned by the Hadamard matrix of their head's width, after the rotary embedding (R3)."""
+
+
+Online = OnlineRotation | RotatedKeys
+"""Everything that a rotation leaves to be done at run time."""
+
+
+def key_rotation(online: Iterable[Online]) -> Callable[[int], Hadamard] | None:
+    """What `model.attention.quantize_cache_` takes for `rotate`: None where keys are not rotated."""
+    return hadamard if any(isinstance(entry, RotatedKeys) for entry in online) else None
+
+
+def attach_(model: nn.Module, online: Iterable[Online]) -> None:
+    """Install the rotations as hooks; where one is installed already it is replaced.
+
+    The hook comes before those that are registered later, so statistics are those of the rotated input. Keys are not
+    rotated here but by `model.attention.quantize_cache_`: see `key_rotation`.
+    """
+    for entry in online:
+        if isinstance(entry, RotatedKeys):
+            continue
+        module = model.get_submodule(entry.module)
+        detach_(module, entry.site)
+        if entry.site == "input":
+            module.register_forward_pre_hook(_TurnInput(entry.rotation, entry.undo), with_kwargs=True)
+        else:
+            module.register_forward_hook(_TurnOutput(entry.rotation, entry.undo))
+
+
+def detach_(module: nn.Module, site: Literal["input", "output"]) -> None:
+    """Remove what `attach_` installed on one side of a module."""
+    hooks = module._forward_pre_hooks if site == "input" else module._forward_hooks
+    with_kwargs = module._forward_pre_hooks_with_kwargs if site == "input" else module._forward_hooks_with_kwargs
+    for key in [key for key, hook in hooks.items() if isinstance(hook, _TurnInput | _TurnOutput)]:
+        del hooks[key]
+        with_kwargs.pop(key, None)
+
+
+def turns_input(module: nn.Module) -> bool:
+    """Whether what a module receives is rotated at run time."""
+    return any(isinstance(hook, _TurnInput) for hook in module._forward_pre_hooks.values())
+
+
+@dataclass(frozen=True)
+class _TurnInput:
+    """A forward pre-hook: turns the first argument, or the one called `hidden_states`."""
+
+    rotation: Rotation
+    undo: bool
+
+    def __call__(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        turn = self.rotation.undo if self.undo else self.rotation.apply
+        if args:
+            return (turn(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": turn(kwargs["hidden_states"])}
+
+
+@dataclass(frozen=True)
+class _TurnOutput:
+    """A forward hook: turns the output, or its first part."""
+
+    rotation: Rotation
+    undo: bool
+
+    def __call__(self, _module: nn.Module, _args: Any, output: Any) -> Any:
+        turn = self.rotation.undo if self.undo else self.rotation.apply
+        return turn(output) if isinstance(output, Tensor) else (turn(output[0]), *output[1:])
+
+
+def stored_bits(online: Iterable[Online]) -> int:
+    """What the rotations take to store: nothing for a Hadamard matrix, its signs, 16 bits for an entry of a dense one.
+
+    A rotation that is used in several places counts once.
+    """
+    return sum(tensor.numel() * tensor.element_size() * 8 for tensor in encode(list(online)).tensors.values())
+
+
+class OnlineFact(BaseModel):
+    """What the tensors do not say of one rotation."""
+
+    model_config = ConfigDict(extra="forbid")
+    module: str
+    """Empty for rotated keys, which are those of all attention modules."""
+    site: Literal["input", "output", "keys"]
+    kind: Literal["hadamard", "signed", "signed-keeps-mean", "dense"]
+    order: int
+    """Rows of the matrix; 0 for rotated keys, where the head decides."""
+    tensor: str | None = None
+    """Name of the signs or of the matrix; places that share a rotation share it."""
+    undo: bool = False
+
+
+class Encoded(NamedTuple):
+    """Online rotations as they are stored."""
+
+    tensors: dict[str, Tensor]
+    facts: tuple[OnlineFact, ...]
+
+
+def encode(online: Sequence[Online]) -> Encoded:
+    """Tensors and facts from which `decode` makes the same rotations again."""
+    tensors: dict[str, Tensor] = {}
+    names: dict[int, str | None] = {}
+    facts = []
+    for entry in online:
+        if isinstance(entry, RotatedKeys):
+            facts.append(OnlineFact(module="", site="keys", kind="hadamard", order=0))
+            continue
+        rotation = entry.rotation
+        if id(rotation) not in names:
+            tensor = _tensor_of(rotation)
+            names[id(rotation)] = None if tensor is None else f"online.{len(tensors)}"
+            if tensor is not None:
+                tensors[f"online.{len(tensors)}"] = tensor
+        facts.append(
+            OnlineFact(
+                module=entry.module,
+                site=entry.site,
+                kind=_kind(rotation),
+                order=rotation.order,
+                tensor=names[id(rotation)],
+                undo=entry.undo,
+            )
+        )
+    return Encoded(tensors, tuple(facts))
+
+
+def decode(tensors: Mapping[str, Tensor], facts: Iterable[OnlineFact]) -> list[Online]:
+    """What `encode` was given; dense matrices as they were stored.
+
+    Raises:
+        KeyError: A tensor is missing.
+    """
+    rotations: dict[tuple[str, int, str | None], Rotation] = {}
+    online: list[Online] = []
+    for fact in facts:
+        if fact.site == "keys":
+            online.append(RotatedKeys())
+            continue
+        key = fact.kind, fact.order, fact.tensor
+        if key not in rotations:
+            rotations[key] = _rotation(fact, tensors)
+        online.append(OnlineRotation(fact.module, fact.site, rotations[key], fact.undo))
+    return online
+
+
+def _kind(rotation: Rotation) -> Literal["hadamard", "signed", "signed-keeps-mean", "dense"]:
+    if isinstance(rotation, SignedHadamard):
+        return "signed-keeps-mean" if rotation.keeps_mean else "signed"
+    return "hadamard" if isinstance(rotation, Hadamard) else "dense"
+
+
+def _tensor_of(rotation: Rotation) -> Tensor | None:
+    if isinstance(rotation, SignedHadamard):
+        return rotation.signs.to(torch.int8)
+    return rotation.values.half().contiguous() if isinstance(rotation, DenseRotation) else None
+
+
+def _rotation(fact: OnlineFact, tensors: Mapping[str, Tensor]) -> Rotation:
+    if fact.tensor is None:
+        return hadamard(fact.order)
+    tensor = tensors[fact.tensor]
+    if fact.kind == "dense":
+        return DenseRotation(tensor)
+    return SignedHadamard(hadamard(fact.order), tensor.float(), fact.kind == "signed-keeps-mean")

@@ -1,0 +1,258 @@
+"""Who reads and who writes the residual stream: discovered by replaying blocks, proved by turning them.
+
+A block `x + f(x)` can be turned if all that `f` reads of `x` passes a norm that commutes with rotations into linears,
+and all that it adds comes from linears. Both are seen from outside:
+
+- a linear whose output is replaced by noise, while all others that could write are silent, writes the stream if the
+  block's output differs from its input by that noise times a constant. A norm behind the linear (Gemma 2, OLMo 2)
+  shows as a difference that is no such multiple;
+- with all writers silent the stream stays what came in, so a module that received it and whose output linears
+  receive is a norm of the stream. Copies of it without gain and bias tell whether it commutes with any rotation
+  (RMSNorm), with those that keep the mean (LayerNorm), or with none.
+
+Whether that was everything is not argued but tried: the block, turned by a random rotation, must give in float64 what
+it gave before. A router that reads a norm, fused experts that write: they fail there.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, random_orthogonal
+from slmquant.errors import RefusedError
+from slmquant.model._exact import computing_in_float64
+from slmquant.model._probe import (
+    LINEAR_TYPES,
+    BlockCall,
+    BlockReplay,
+    gain_offset,
+    out_features,
+    record_block_calls,
+    tensor_key,
+)
+from slmquant.model.online import attach_
+from slmquant.model.relations import ChannelLink, Relations
+from slmquant.model.rotate import (
+    BlockStream,
+    Heads,
+    ResidualStream,
+    StreamNorm,
+    fold_norms_,
+    rotate_heads_,
+    rotate_stream_,
+    stream_boundaries,
+)
+
+_TOLERANCE = 1e-8
+_TOKENS = 6
+_SEED = 20251122
+
+
+@torch.no_grad()
+def discover_stream(model: PreTrainedModel, relations: Relations) -> ResidualStream:
+    """Find out who reads and writes the residual stream; the model is left as it was found.
+
+    Args:
+        model: The model.
+        relations: Its relations.
+
+    Raises:
+        RefusedError: The stream cannot be turned; the message names the block and says why.
+    """
+    linears = {name: model.get_submodule(name) for name in relations.linears}
+    batch = 1 + max(sum(name.startswith(f"{block}.") for name in linears) for block in relations.blocks)
+    vocabulary = model.get_input_embeddings().get_parameter("weight").shape[0]
+    tokens = torch.randint(vocabulary, (_TOKENS,), generator=torch.Generator().manual_seed(_SEED))
+    blocks = {name: model.get_submodule(name) for name in relations.blocks}
+    calls = record_block_calls(model, blocks, tokens.expand(batch, -1).to(model.device))
+
+    found: list[BlockStream] = []
+    subtracts_mean = False
+    for name, block in blocks.items():
+        probe = _BlockProbe(name, block, calls[name], batch, relations)
+        stream, keeps_mean = probe.stream()
+        found.append(stream)
+        subtracts_mean |= keeps_mean
+    return ResidualStream(probe.width, subtracts_mean, tuple(found))
+
+
+class _BlockProbe:
+    """One block in float64, asked who reads and writes its stream. Inside, names are relative to the block."""
+
+    def __init__(self, name: str, block: nn.Module, call: BlockCall, batch: int, relations: Relations) -> None:
+        self.name = name
+        self.replay = BlockReplay(block, call, batch)
+        entering: Tensor = call.args[0] if call.args else call.kwargs["hidden_states"]
+        self.entering = entering.double()
+        self.width = entering.shape[-1]
+        self.generator = torch.Generator().manual_seed(_SEED)
+        inside = f"{name}."
+        self.groups = [
+            tuple(linear.removeprefix(inside) for linear in group.linears)
+            for group in relations.groups
+            if group.linears[0].startswith(inside)
+        ]
+        self.links = [
+            ChannelLink(link.source.removeprefix(inside), link.target.removeprefix(inside), link.source_rows)
+            for link in relations.links
+            if link.source.startswith(inside)
+        ]
+
+    def stream(self) -> tuple[BlockStream, bool]:
+        """Readers and writers, in full names, and whether some norm subtracts the mean."""
+        writers = self._writers()
+        norms = self._norms(writers)
+        subtracts_mean = any(tuple(self._subtracts_mean(norm.name) for norm in norms))
+        heads = tuple(found for link in self.links if (found := self._heads(link)) is not None)
+        self._prove_(BlockStream("", norms, writers, ()), subtracts_mean)
+        full = BlockStream(
+            self.name,
+            tuple(StreamNorm(self._full(n.name), tuple(map(self._full, n.readers))) for n in norms),
+            tuple(map(self._full, writers)),
+            tuple(Heads(self._full(h.source), self._full(h.target), h.size, h.starts) for h in heads),
+        )
+        return full, subtracts_mean
+
+    def _full(self, name: str) -> str:
+        return f"{self.name}.{name}"
+
+    def _writers(self) -> tuple[str, ...]:
+        """The linears whose output, times a constant, is added to the stream."""
+        candidates = self._candidates()
+        shape = (self.replay.batch, _TOKENS, self.width)
+        noise = torch.randn(shape[1:], generator=self.generator, dtype=torch.float64).to(self.replay.device)
+        outputs = {name: noise.new_zeros(shape) for name in candidates}
+        for sequence, name in enumerate(candidates):
+            outputs[name][sequence] = noise
+        added = self.replay.run(replace_outputs=outputs).output - self.entering
+        if not _close(added[-1] + self.entering[-1], self.entering[-1]):
+            raise RefusedError(
+                f"no rotation passes through {self.name}: not only linears write its residual stream (fused experts, "
+                "for instance); use a method without rotation, such as smoothquant or gptq"
+            )
+        writers = []
+        for sequence, name in enumerate(candidates):
+            difference = added[sequence] - added[-1]
+            if float(difference.abs().max()) < _TOLERANCE:
+                continue
+            constant = (difference * noise).sum() / noise.square().sum()
+            if not _close(difference, constant * noise):
+                raise RefusedError(
+                    f"no rotation passes through {self._full(name)}: something, a norm perhaps, stands between its "
+                    "output and the residual stream; use a method without rotation, such as smoothquant or gptq"
+                )
+            writers.append(name)
+        return tuple(writers)
+
+    def _candidates(self) -> tuple[str, ...]:
+        """Linears as wide as the stream that see every token."""
+        linears = [name for group in self.groups for name in group]
+        run = self.replay.run(tuple(linears))
+        tokens = self.replay.batch * _TOKENS
+        return tuple(
+            name
+            for name in linears
+            if out_features(self.replay.block.get_submodule(name)) == self.width
+            and run.outputs[name].numel() == tokens * self.width
+        )
+
+    def _norms(self, writers: tuple[str, ...]) -> tuple[StreamNorm, ...]:
+        """Modules that receive the stream, and the linears that receive what they return."""
+        modules = [
+            name
+            for name, module in self.replay.block.named_modules()
+            if name and not isinstance(module, LINEAR_TYPES) and not any(module.children())
+        ]
+        silent = {name: self.entering.new_zeros(self.entering.shape) for name in writers}
+        run = self.replay.run((*modules, *(name for group in self.groups for name in group)), replace_outputs=silent)
+        made_by: dict[object, str] = {}
+        for name in modules:
+            if name in run.inputs and name in run.outputs:
+                made_by.setdefault(tensor_key(run.outputs[name]), name)
+        norms = []
+        for readers in self.groups:
+            maker = made_by.get(tensor_key(run.inputs[readers[0]]))
+            if maker is not None and self._is_stream(run.inputs[maker]):
+                norms.append(StreamNorm(maker, readers))
+        return tuple(norms)
+
+    def _is_stream(self, received: Tensor) -> bool:
+        """Whether a tensor holds what entered the block; batch and sequence may be folded into one (OPT)."""
+        same_size = received.shape[-1] == self.width and received.numel() == self.entering.numel()
+        return same_size and _close(received.reshape(self.entering.shape), self.entering)
+
+    def _subtracts_mean(self, norm: str) -> bool:
+        """False where the norm commutes with every rotation, True where with those that keep the mean."""
+        bare = copy.deepcopy(self.replay.block.get_submodule(norm))
+        own = dict(bare.named_parameters(recurse=False))
+        if "weight" in own and (offset := gain_offset(bare)) is not None:
+            own["weight"].fill_(1.0 - offset)
+        if "bias" in own:
+            own["bias"].zero_()
+        x = torch.randn(1, 4, self.width, generator=self.generator, dtype=torch.float64) + 0.5
+        x = x.to(self.replay.device)
+        for keeps_mean in (False, True):
+            rotation = self._random_rotation(keeps_mean)
+            with computing_in_float64():
+                if _close(bare(rotation.apply(x)), rotation.apply(bare(x))):
+                    return keeps_mean
+        raise RefusedError(
+            f"no rotation passes through {self._full(norm)}: a {type(bare).__name__} commutes with none; use a method "
+            "without rotation, such as smoothquant or gptq"
+        )
+
+    def _random_rotation(self, keeps_mean: bool) -> Rotation:
+        if keeps_mean:
+            return random_hadamard(self.width, self.generator, keeps_mean=True)
+        return DenseRotation(random_orthogonal(self.width, self.generator))
+
+    def _heads(self, link: ChannelLink) -> Heads | None:
+        """The widest heads of a link inside which channels may be mixed; None where there are none."""
+        before = self.replay.run().output
+        for size in range(len(link.source_rows), 1, -1):
+            if (starts := _starts(link.source_rows, size)) is None:
+                continue
+            heads = Heads(link.source, link.target, size, starts)
+            rotation = random_orthogonal(size, self.generator)
+            rotate_heads_(self.replay.block, heads, DenseRotation(rotation))
+            same = _close(self.replay.run().output - self.entering, before - self.entering)
+            rotate_heads_(self.replay.block, heads, DenseRotation(rotation.T))
+            if same:
+                return heads
+        return None
+
+    def _prove_(self, stream: BlockStream, subtracts_mean: bool) -> None:
+        """Turn the copy of the block; it must give what it gave before."""
+        before = self.replay.run().output
+        rotation = self._random_rotation(subtracts_mean)
+        block = self.replay.block
+        fold_norms_(block, stream)
+        rotate_stream_(block, stream, rotation)
+        attach_(block, stream_boundaries(ResidualStream(self.width, subtracts_mean, (stream,)), rotation))
+        if not _close(self.replay.run().output - self.entering, before - self.entering):
+            raise RefusedError(
+                f"no rotation passes through {self.name}: something besides linears behind a norm reads its residual "
+                "stream (a router, for instance); use a method without rotation, such as smoothquant or gptq"
+            )
+
+
+def _starts(source_rows: tuple[int, ...], size: int) -> tuple[int, ...] | None:
+    """First row of each run of `size` channels; None where channels do not come in such runs."""
+    if len(source_rows) % size:
+        return None
+    rows = torch.tensor(source_rows).view(-1, size)
+    if not torch.equal(rows, rows[:, :1] + torch.arange(size)):
+        return None
+    starts = rows[:, 0].unique().tolist()
+    apart = all(after - before >= size for before, after in itertools.pairwise(starts))
+    return tuple(rows[:, 0].tolist()) if apart else None
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are the same to eight digits of the largest number; of nothing, whether both are nothing."""
+    return float((found - expected).abs().max()) <= _TOLERANCE * float(expected.abs().max())

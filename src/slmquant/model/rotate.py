@@ -1,0 +1,204 @@
+"""Turning the channels of a model by orthogonal matrices, in place, without changing its function.
+
+The residual stream between the blocks is turned by one rotation, R1: what writes it is multiplied by R1, what reads
+it by its transpose, and the norms in between commute with it once their gains are folded into the linears that read
+them. RMSNorm commutes with every rotation; LayerNorm with those that keep the mean (`core.rotation`), so it is left
+where it is, mean subtraction and all.
+
+R1 is applied where the stream enters the first block and undone where it leaves the last. QuaRot and SpinQuant merge
+it into embedding and head instead, and must then untie them: in a small model that would store 20 to 60 % of all
+weights twice, and change what is rounded of them. Here embeddings, positions, final norm, soft caps and head stay as
+they are, for two more products with R1 per token.
+
+Heads are turned between values and output projection (R2), the inputs of other linears online (R4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from slmquant.core.hadamard import hadamard
+from slmquant.core.rotation import Rotation
+from slmquant.model._probe import gain_offset
+from slmquant.model.online import OnlineRotation
+from slmquant.model.quantized import linear_at, weight_at
+from slmquant.model.relations import Relations
+
+
+@dataclass(frozen=True)
+class StreamNorm:
+    """A norm of the residual stream and the linears that read it, and nothing else does.
+
+    Attributes:
+        name: The norm; it may have a gain and a bias, or neither.
+        readers: The linears.
+    """
+
+    name: str
+    readers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads between two linears, inside which channels may be mixed.
+
+    Attributes:
+        source: The linear that makes them.
+        target: The linear that reads them.
+        size: Channels of a head.
+        starts: For each head of the target's input, the source's first row that it is made of; heads that share
+            keys and values share it.
+    """
+
+    source: str
+    target: str
+    size: int
+    starts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BlockStream:
+    """Who reads and who writes the residual stream in one block.
+
+    Attributes:
+        block: Name of the block.
+        norms: Who reads it.
+        writers: The linears whose outputs are added to it, possibly times a constant.
+        heads: Where heads may be turned.
+    """
+
+    block: str
+    norms: tuple[StreamNorm, ...]
+    writers: tuple[str, ...]
+    heads: tuple[Heads, ...]
+
+
+@dataclass(frozen=True)
+class ResidualStream:
+    """The residual stream of a model that can be turned.
+
+    Attributes:
+        width: Its channels.
+        subtracts_mean: Whether some norm subtracts the mean, so that only rotations that keep it will do.
+        blocks: Its readers and writers, block by block.
+    """
+
+    width: int
+    subtracts_mean: bool
+    blocks: tuple[BlockStream, ...]
+
+
+def fold_norms_(model: nn.Module, block: BlockStream) -> None:
+    """Move gains and biases of a block's stream norms into the linears that read them.
+
+    Gains become one and biases zero. A linear without a bias is given one where a norm's has to go somewhere.
+    """
+    for stream_norm in block.norms:
+        norm = model.get_submodule(stream_norm.name)
+        gain, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+        if bias is not None:
+            for name in stream_norm.readers:
+                _add_bias_(linear_at(model, name), weight_at(model, name).double() @ bias.double())
+            _assign_(bias, torch.zeros_like(bias))
+        if gain is not None:
+            offset = gain_offset(norm)
+            if offset is None:
+                raise ValueError(f"the weight of {stream_norm.name} is no gain per channel; discover the stream anew")
+            for name in stream_norm.readers:
+                _assign_(weight_at(model, name), weight_at(model, name).double() * (gain.double() + offset))
+            _assign_(gain, torch.full_like(gain, 1.0 - offset))
+
+
+def rotate_stream_(model: nn.Module, block: BlockStream, rotation: Rotation) -> None:
+    """Turn the stream of one block whose norms were folded: its readers and its writers, not what comes in."""
+    for name in (reader for norm in block.norms for reader in norm.readers):
+        _turn_columns_(model, name, rotation.apply)
+    for name in block.writers:
+        weight, bias = weight_at(model, name), linear_at(model, name).bias
+        _assign_(weight, rotation.apply(weight.double().T).T)
+        if bias is not None:
+            _assign_(bias, rotation.apply(bias.double()))
+
+
+def stream_boundaries(stream: ResidualStream, rotation: Rotation) -> list[OnlineRotation]:
+    """The rotation where the stream enters the first block, and its undoing where it leaves the last."""
+    return [
+        OnlineRotation(stream.blocks[0].block, "input", rotation),
+        OnlineRotation(stream.blocks[-1].block, "output", rotation, undo=True),
+    ]
+
+
+def rotate_heads_(model: nn.Module, heads: Heads, rotation: Rotation) -> None:
+    """Turn every head by the same rotation, of the order of a head: R2."""
+    weight, bias = weight_at(model, heads.source), linear_at(model, heads.source).bias
+    for start in dict.fromkeys(heads.starts):
+        rows = slice(start, start + heads.size)
+        _assign_(weight[rows], rotation.apply(weight[rows].double().T).T)
+        if bias is not None:
+            _assign_(bias[rows], rotation.apply(bias[rows].double()))
+    _turn_columns_(model, heads.target, lambda W: rotation.apply(W.unflatten(1, (-1, heads.size))).flatten(1))
+
+
+def rotate_input_(model: nn.Module, name: str, rotation: Rotation) -> OnlineRotation:
+    """Merge into a linear the inverse of a rotation that its input will have at run time: R4.
+
+    Returns:
+        That rotation; the model is not what it was before it is attached.
+    """
+    _turn_columns_(model, name, rotation.apply)
+    return OnlineRotation(name, "input", rotation)
+
+
+def rotate_model_(
+    model: nn.Module, relations: Relations, stream: ResidualStream, residual: Rotation, heads: Mapping[str, Rotation]
+) -> list[OnlineRotation]:
+    """Turn everything: stream, heads, and by a Hadamard matrix the inputs of linears that read neither.
+
+    Args:
+        model: The model; its function is what it was once the result is attached to it.
+        relations: Its relations.
+        stream: Its residual stream.
+        residual: R1. Where the stream's norms subtract the mean, one that keeps it.
+        heads: R2 by the linear that reads the heads; heads that are not named are treated as other inputs.
+
+    Returns:
+        What remains to be done at run time: R1 around the blocks, R4 before the other linears.
+    """
+    turned = set(heads)
+    for block in stream.blocks:
+        fold_norms_(model, block)
+        rotate_stream_(model, block, residual)
+        turned |= {reader for norm in block.norms for reader in norm.readers}
+        for found in block.heads:
+            if found.target in heads:
+                rotate_heads_(model, found, heads[found.target])
+    online = stream_boundaries(stream, residual)
+    for name in relations.linears:
+        transform = hadamard(weight_at(model, name).shape[1])
+        if name not in turned and transform.block > 1:
+            online.append(rotate_input_(model, name, transform))
+    return online
+
+
+def _turn_columns_(model: nn.Module, name: str, turn: Callable[[Tensor], Tensor]) -> None:
+    weight = weight_at(model, name)
+    _assign_(weight, turn(weight.double()))
+
+
+def _add_bias_(linear: nn.Linear | Conv1D, addend: Tensor) -> None:
+    bias: Tensor | None = linear.bias
+    if bias is None:
+        linear.bias = nn.Parameter(addend.to(linear.weight.dtype), requires_grad=linear.weight.requires_grad)
+    else:
+        _assign_(bias, bias.double() + addend)
+
+
+def _assign_(parameter: Tensor, value: Tensor) -> None:
+    """Round once, from float64 to whatever the parameter is kept in."""
+    with torch.no_grad():
+        parameter.copy_(value)
