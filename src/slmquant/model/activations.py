@@ -38,10 +38,16 @@ class ActivationQuantizer(nn.Module):
         self.static_scale = static_scale
         self._last = last or LastCodes()
 
-    def forward(self, x: Tensor) -> TokenCodes:
-        """Codes in the dtype of the product, and their scale in float32."""
+    def forward(self, x: Tensor, left_out: Tensor | None = None) -> TokenCodes:
+        """Codes in the dtype of the product, and their scale in float32.
+
+        Args:
+            x: What the linears receive.
+            left_out: Channels that count as 0, because a side branch takes them; the same for all who share `x`.
+        """
         if self._last.codes is None or self._last.tensor is not x:
+            rest = x if left_out is None else x.index_fill(-1, left_out, 0)
             scale = None if self.static_scale is None else x.new_tensor(self.static_scale, dtype=torch.float32)
-            codes, scale = encode_activations(x, self.bits, scale)
+            codes, scale = encode_activations(rest, self.bits, scale)
             self._last.tensor, self._last.codes = x, TokenCodes(codes.to(self.dtype), scale)
         return self._last.codes

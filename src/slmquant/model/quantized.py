@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.affine import QuantizedTensor
 from slmquant.model.activations import ActivationQuantizer
+from slmquant.model.branches import Branch, branch_of
 
 Linear = nn.Linear | Conv1D
 """What counts as a linear: torch's, and GPT-2's with its transposed weight."""
@@ -47,6 +49,9 @@ class QuantizedLinear(nn.Module):
     and scaled once afterwards, as an integer kernel does; only with groups are weights dequantized first, and
     rounded to the dtype.
 
+    Where a weight has a side branch, the branch reads the inputs as they are, in the same dtype. Outlier columns are
+    0 for the codes: they neither enter the product nor set the scale of a token.
+
     Args:
         weight: The quantized weight, `(out, in)`; a plain tensor where a scheme leaves it in full precision.
         bias: The bias, kept as it is.
@@ -65,6 +70,10 @@ class QuantizedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.inputs = inputs
+        self.side: Branch | None = None
+        if isinstance(weight, QuantizedTensor) and weight.side is not None:
+            self.side = branch_of(weight.side, dtype)
+            weight = replace(weight, side=None)
         out_scale = None
         if not isinstance(weight, QuantizedTensor):
             dense = weight.detach()
@@ -72,6 +81,8 @@ class QuantizedLinear(nn.Module):
             dense, out_scale = weight.centred(), weight.scale[:, 0].clone()
         else:
             dense = weight.dequantize()
+        if self.side is not None and self.side.left_out is not None:
+            dense = dense.index_fill(1, self.side.left_out, 0)
         self.weight = nn.Parameter(dense.to(dtype), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.register_buffer("out_scale", out_scale)
@@ -88,12 +99,15 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` to `(..., out)`, in the dtype of `x`."""
-        codes, token_scale = (x, None) if self.inputs is None else self.inputs(x)
+        left_out = None if self.side is None else self.side.left_out
+        codes, token_scale = (x, None) if self.inputs is None else self.inputs(x, left_out)
         out = F.linear(codes.to(self.weight.dtype), self.weight).to(x.dtype)
         if token_scale is not None:
             out.mul_(token_scale)
         if self.out_scale is not None:
             out.mul_(self.out_scale)
+        if self.side is not None:
+            out.add_(self.side(x))
         return out if self.bias is None else out.add_(self.bias)
 
     def extra_repr(self) -> str:
@@ -139,7 +153,7 @@ def multiplying_in(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         if isinstance(linear, Linear) and linear.weight.dtype != dtype
     }
     try:
-        for name, linear in plain.items():
+        for name in plain:
             replace_linears_(module, [name], [weight_at(module, name)], None, dtype)
         yield
     finally:

@@ -1,0 +1,85 @@
+"""HQQ: scales and zero points that keep most weights close and let a few be far, without looking at data.
+
+Badri, Shaji, "Half-Quadratic Quantization of Large Machine Learning Models" (Mobius Labs, 2023),
+https://mobiusml.github.io/hqq_blog/: `min ‖W − Ŵ‖ₚᵖ` with `p < 1`, split into two steps by a matrix `E` of errors
+that are given up: `min ‖E‖ₚᵖ + β/2 ‖E − (W − Ŵ)‖²`.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.core import groups
+from slmquant.core.affine import AffineParams, Grid
+
+
+def hqq(
+    W: Float[Tensor, "out in"],
+    grid: Grid,
+    *,
+    p: float = 0.7,
+    beta: float = 10.0,
+    growth: float = 1.01,
+    iterations: int = 20,
+) -> AffineParams:
+    """Parameters of every group of `W` that keep `Σ|W − Ŵ|ᵖ` small; never worse than `grid.fit(W)` by that measure.
+
+    Two steps alternate: the errors are shrunk towards 0 (`shrink`), which leaves those of outliers; then the weights
+    without them are fitted in closed form. On a grid with real zero points the zero point is fitted, as the authors
+    do; on any other the scale is.
+
+    Args:
+        W: The weight.
+        grid: The integers to round to.
+        p: Exponent of the objective, in (0, 1].
+        beta: Weight of the quadratic term at the start, with errors measured in steps of the group.
+        growth: What `beta` is multiplied by after each step.
+        iterations: How often.
+    """
+    affine = grid.fit(W)
+    parts = [W.reshape(1, 1, -1)] if grid.per_tensor else groups.split(W, min(grid.group_size, W.shape[1]))
+    solved, start = [], 0
+    for part in parts:
+        stop = start + part.shape[1]
+        fitted = AffineParams(affine.scale[:, start:stop], affine.zero_point[:, start:stop])
+        solved.append(_solve(part, fitted, grid, p, beta, growth, iterations))
+        start = stop
+    scale, zero_point = (torch.cat(values, dim=1) for values in zip(*solved, strict=True))
+    return AffineParams(scale, zero_point)
+
+
+def shrink(x: Float[Tensor, "*any"], beta: float, p: float) -> Float[Tensor, "*any"]:
+    """Generalised soft threshold `sign(x) · max(0, |x| − |x|^(p−1) / β)`, eq. 3: the proximal step for `|x|ᵖ`."""
+    magnitude = x.abs()
+    return (magnitude - magnitude.pow(p - 1) / beta).clamp_(min=0).copysign_(x)
+
+
+def _solve(
+    W: Float[Tensor, "out groups size"],
+    affine: AffineParams,
+    grid: Grid,
+    p: float,
+    beta: float,
+    growth: float,
+    iterations: int,
+) -> AffineParams:
+    """The best parameters met on the way, group by group."""
+    scale, zero_point = affine.scale[..., None], affine.zero_point[..., None]
+    best = AffineParams(scale, zero_point)
+    least = torch.full_like(scale, torch.inf)
+    for step in range(iterations + 1):
+        centred = grid.encode(W, scale, zero_point).sub_(zero_point)
+        error = W - scale * centred
+        loss = error.abs().pow_(p).sum(dim=2, keepdim=True)
+        better = loss < least
+        least = torch.where(better, loss, least)
+        best = AffineParams(torch.where(better, scale, best.scale), torch.where(better, zero_point, best.zero_point))
+        if step == iterations:
+            break
+        kept = W - scale * shrink(error / scale, beta * growth**step, p)
+        squares = centred.square().sum(dim=2, keepdim=True)
+        fitted = (kept * centred).sum(dim=2, keepdim=True) / squares
+        scale = torch.where((squares > 0) & (fitted > 0), grid.storable(fitted), scale)
+    return AffineParams(best.scale[..., 0], best.zero_point[..., 0])

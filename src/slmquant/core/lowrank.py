@@ -1,0 +1,58 @@
+"""The low-rank matrix that makes up best for what rounding lost.
+
+Zhang, Cheng, Constantinides, Zhao, "LQER: Low-Rank Quantization Error Reconstruction for LLMs" (ICML 2024, arXiv
+2402.02446), take the truncated singular value decomposition of the error, scaled by the magnitude of the inputs.
+Zhang et al., "QERA: an Analytical Framework for Quantization Error Reconstruction" (ICLR 2025, arXiv 2410.06040),
+show that the root of `H = E[x xᵀ]` is the right scaling: it minimises `E‖(E − up·down) x‖²`.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.core.side import LowRank
+
+
+def low_rank(error: Float[Tensor, "out in"], H: Float[Tensor, "in in"] | None, rank: int) -> LowRank:
+    """The branch of that rank that minimises `tr((E − up·down) H (E − up·down)ᵀ)`, rounded to float16.
+
+    With `U` the leading eigenvectors of `E H Eᵀ` it is the projection `U Uᵀ E`: no root of `H` is inverted, so `H` may
+    be singular. Where there are more outputs than inputs the same `U` comes from the smaller `RᵀEᵀE R`, `H = R Rᵀ`.
+
+    Args:
+        error: `E = W − Ŵ`.
+        H: Mean of `x xᵀ` over the inputs; None weighs all inputs alike.
+        rank: At most this many components; fewer where the matrix is smaller.
+    """
+    rank = min(rank, *error.shape)
+    up = _leading(error, H, rank)
+    down = up.T @ error
+    # float16 is finest where both factors are of one size
+    balance = (down.abs().amax(dim=1) / up.abs().amax(dim=0)).sqrt()
+    balance = torch.where(balance > 0, balance, torch.ones_like(balance))
+    return LowRank((down / balance[:, None]).half(), (up * balance).half())
+
+
+def _leading(error: Float[Tensor, "out in"], H: Float[Tensor, "in in"] | None, rank: int) -> Float[Tensor, "out rank"]:
+    """An orthonormal basis of the directions in which the output errs most."""
+    out_features, in_features = error.shape
+    if out_features <= in_features:
+        weighed = error if H is None else error @ H
+        return _eigenvectors(weighed @ error.T, rank)
+    rooted = error if H is None else error @ _root(H)
+    basis, _ = torch.linalg.qr(rooted @ _eigenvectors(rooted.T @ rooted, rank))
+    return basis
+
+
+def _eigenvectors(M: Float[Tensor, "n n"], count: int) -> Float[Tensor, "n count"]:
+    """Eigenvectors of the largest eigenvalues of a symmetric matrix."""
+    _, vectors = torch.linalg.eigh((M + M.T) / 2)
+    return vectors[:, -count:].flip(1)
+
+
+def _root(H: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
+    """`R` with `R Rᵀ = H`; eigenvalues that rounding made negative count as 0."""
+    values, vectors = torch.linalg.eigh(H)
+    return vectors * values.clamp(min=0).sqrt()

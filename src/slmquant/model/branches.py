@@ -1,0 +1,61 @@
+"""Side branches at run time: small maps in 16 bits over the inputs as they are, added to the product of the codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
+
+from slmquant.core.side import LowRank, Side
+
+
+class LowRankBranch(nn.Module):
+    """`up · (down · x)`.
+
+    Args:
+        side: The two factors.
+        dtype: What to multiply in.
+    """
+
+    left_out: Tensor | None = None
+    """Input channels that the codes must not see; here none."""
+
+    def __init__(self, side: LowRank, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.down = nn.Parameter(side.down.to(dtype), requires_grad=False)
+        self.up = nn.Parameter(side.up.to(dtype), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., in)` to `(..., out)`, in the dtype of `x`."""
+        return F.linear(F.linear(x.to(self.down.dtype), self.down), self.up).to(x.dtype)
+
+
+class ColumnsBranch(nn.Module):
+    """The product of a few input channels with their own weights.
+
+    Args:
+        columns: Which input channels.
+        weight: Their weights, `(out, columns)`.
+        dtype: What to multiply in.
+    """
+
+    left_out: Tensor
+
+    def __init__(self, columns: Tensor, weight: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("left_out", columns)
+        self.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., in)` to `(..., out)`, in the dtype of `x`."""
+        return F.linear(x.index_select(-1, self.left_out).to(self.weight.dtype), self.weight).to(x.dtype)
+
+
+Branch = LowRankBranch | ColumnsBranch
+
+
+def branch_of(side: Side, dtype: torch.dtype) -> Branch:
+    """The branch that computes `side`."""
+    if isinstance(side, LowRank):
+        return LowRankBranch(side, dtype)
+    return ColumnsBranch(side.columns, side.weight, dtype)

@@ -1,0 +1,78 @@
+"""Slow and obviously right: what HQQ, AWQ, clipping and low-rank correction are held against, at toy sizes."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.core.affine import Grid
+
+
+def least_shrinkage(x: float, beta: float, p: float) -> float:
+    """The `e` that minimises `|e|ᵖ / p + β/2 (e − x)²`, among numbers a thousandth apart near `x`."""
+    candidates = x * np.linspace(0.5, 1.0, 50001)
+    return float(candidates[np.argmin(np.abs(candidates) ** p / p + beta / 2 * (candidates - x) ** 2)])
+
+
+def scan_scales(W: Float[Tensor, "out in"], grid: Grid, p: float, steps: int = 400) -> float:
+    """The least `Σ|W − Ŵ|ᵖ` when the scale of every group is the best of `steps` shares of the range's own.
+
+    Zero points stay those of the range. One group after the other, one scale after the other, in float64.
+    """
+    affine = grid.fit(W)
+    size = min(grid.group_size, W.shape[1])
+    low, high = grid.code_range
+    total = 0.0
+    for row, group in product(range(W.shape[0]), range(affine.scale.shape[1])):
+        w = W[row, group * size : (group + 1) * size].double().numpy()
+        scale, zero_point = float(affine.scale[row, group]), float(affine.zero_point[row, group])
+        least = np.inf
+        for share in np.linspace(0.1, 1.2, steps):
+            codes = np.clip(np.round(w / (share * scale) + zero_point), low, high)
+            least = min(least, float((np.abs(w - share * scale * (codes - zero_point)) ** p).sum()))
+        total += least
+    return total
+
+
+def mean_squared_output(error: Float[Tensor, "out in"], X: Float[Tensor, "tokens in"]) -> float:
+    """`Σ_out mean_tokens (error · x)²`, token by token."""
+    return sum(float((error.double() @ x.double()).square().sum()) for x in X) / len(X)
+
+
+def best_clip_ratios(
+    W: Float[Tensor, "out in"], X: Float[Tensor, "tokens in"], grid: Grid, ratios: tuple[float, ...]
+) -> Float[Tensor, "out groups"]:
+    """For every group of every row the ratio whose rounding errs least on the tokens, tried one by one."""
+    size = min(grid.group_size, W.shape[1])
+    starts = range(0, W.shape[1], size)
+    best = torch.ones(W.shape[0], len(starts))
+    for row, (group, start) in product(range(W.shape[0]), enumerate(starts)):
+        w, x = W[row : row + 1, start : start + size], X[:, start : start + size]
+        alone = Grid(grid.bits, grid.symmetric, w.shape[1], grid.scale_bits)
+        losses = []
+        for ratio in ratios:
+            # a weight that spans the narrower range gives the parameters; the full one is rounded with them
+            rounded = alone.quantize(w, alone.fit(w * ratio)).dequantize()
+            losses.append(mean_squared_output(w - rounded, x))
+        best[row, group] = ratios[int(np.argmin(losses))]
+    return best
+
+
+def best_low_rank(
+    error: Float[Tensor, "out in"], X: Float[Tensor, "tokens in"], rank: int
+) -> tuple[Float[Tensor, "out in"], float]:
+    """The matrix of that rank that minimises `‖(E − M) X‖² / tokens`, and the minimum (Eckart, Young, 1936).
+
+    With `X = U S Vᵀ`, `‖(E − M) Xᵀ‖ = ‖(E − M) V S‖`; the best approximation of `E V S` is its truncated singular
+    value decomposition, and `V S` is undone.
+    """
+    E, x = error.double().numpy(), X.double().numpy() / len(X) ** 0.5
+    _, s, vt = np.linalg.svd(x, full_matrices=False)
+    root = vt.T * s
+    u, sigma, wt = np.linalg.svd(E @ root, full_matrices=False)
+    cut = (u[:, :rank] * sigma[:rank]) @ wt[:rank]
+    return torch.from_numpy(cut @ np.linalg.pinv(root)), float((sigma[rank:] ** 2).sum())
