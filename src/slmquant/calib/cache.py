@@ -1,6 +1,7 @@
 """Captured statistics on disk, so that every cell of a run, each in its own process, starts from the same ones.
 
-Tensors are read through a memory map when a method asks for them, one group at a time.
+A folder with one file for each input, so that neither writing nor reading holds more than one input's Hessian beside
+what is in memory already.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import cast
 
@@ -19,10 +20,11 @@ from safetensors.torch import save_file
 from slmquant.calib.capture import Captured
 from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.errors import SourceError
-from slmquant.files import atomic_file
+from slmquant.files import atomic_dir
 from slmquant.store.record import CalibrationSpec
 
-_VERSION = 5
+_VERSION = 6
+_FACTS = "captured.json"
 
 
 @dataclass(frozen=True)
@@ -44,74 +46,73 @@ class CaptureKey:
     wanted: frozenset[Statistic]
 
     def path(self, cache_dir: Path) -> Path:
-        """Where statistics of this key are kept."""
+        """The folder where statistics of this key are kept."""
         parts = [
             _VERSION, self.model_sha256, self.corpus_sha256, self.calibration.model_dump(mode="json"), self.dtype,
             sorted(self.wanted), torch.__version__,
         ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-        return cache_dir / "statistics" / f"{digest}.safetensors"
+        return cache_dir / "statistics" / digest
 
 
 class _StoredStatistics(Mapping[str, InputStatistics]):
-    """Reads a group's statistics from the file whenever they are asked for."""
+    """Reads an input's statistics from its file whenever they are asked for."""
 
-    def __init__(self, path: Path, names: Collection[str], with_hessian: bool) -> None:
-        self._path, self._names, self._with_hessian = path, list(names), with_hessian
+    def __init__(self, files: Mapping[str, Path], with_hessian: bool) -> None:
+        self._files, self._with_hessian = files, with_hessian
 
     def __getitem__(self, name: str) -> InputStatistics:
-        if name not in self._names:
-            raise KeyError(name)
-        with safe_open(self._path, "pt") as file:
-            H = file.get_tensor(f"{name}.hessian") if self._with_hessian else None
-            first = file.get_tensor(f"{name}.first") if f"{name}.first" in file.keys() else None  # noqa: SIM118  # no mapping
-            absmax, absmean, rms = (file.get_tensor(f"{name}.{kind}") for kind in ("absmax", "absmean", "rms"))
-            return InputStatistics(absmax, absmean, rms, H, first)
+        with safe_open(self._files[name], "pt") as file:
+            stored = set(file.keys())
+            wanted = {"absmax", "absmean", "rms", "first"} | ({"hessian"} if self._with_hessian else set())
+            return InputStatistics(**{kind: file.get_tensor(kind) for kind in wanted & stored})
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._files)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._files)
 
 
-def save(captured: Captured, path: Path) -> None:
-    """Write statistics and their costs, atomically."""
-    tensors = {}
-    for name, statistics in captured.statistics.items():
-        tensors[f"{name}.absmax"] = statistics.absmax.cpu().contiguous()
-        tensors[f"{name}.absmean"] = statistics.absmean.cpu().contiguous()
-        tensors[f"{name}.rms"] = statistics.rms.cpu().contiguous()
-        if statistics.hessian is not None:
-            tensors[f"{name}.hessian"] = statistics.hessian.cpu().contiguous()
-        if statistics.first is not None:
-            tensors[f"{name}.first"] = statistics.first.cpu().contiguous()
-    facts = {
-        "names": list(captured.statistics),
-        "tokens": captured.tokens,
-        "forward_s": captured.forward_s,
-        "statistic_s": captured.statistic_s,
-        "peak_rss_bytes": captured.peak_rss_bytes,
-    }
-    with atomic_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"slmquant": json.dumps(facts)})
+def save(captured: Captured, folder: Path) -> None:
+    """Write statistics and their costs, whole or not at all."""
+    with atomic_dir(folder) as temporary:
+        for index, statistics in enumerate(captured.statistics.values()):
+            tensors = {field.name: getattr(statistics, field.name) for field in fields(statistics)}
+            present = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+            save_file(present, temporary / _file_name(index))
+        facts = {
+            "names": list(captured.statistics),
+            "tokens": captured.tokens,
+            "forward_s": captured.forward_s,
+            "statistic_s": captured.statistic_s,
+            "peak_rss_bytes": captured.peak_rss_bytes,
+        }
+        (temporary / _FACTS).write_text(json.dumps(facts))
 
 
-def load(path: Path, wanted: Collection[Statistic]) -> Captured:
+def _file_name(index: int) -> str:
+    return f"{index:04}.safetensors"
+
+
+def load(folder: Path, wanted: Collection[Statistic]) -> Captured:
     """Read what `save` wrote, as far as it is `wanted`; tensors stay on disk until they are asked for.
 
     Raises:
-        SourceError: The file is damaged; it is safe to delete.
+        SourceError: The folder is damaged; it is safe to delete.
     """
     try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["slmquant"])
-    except (SafetensorError, KeyError, ValueError) as error:
+        facts = json.loads((folder / _FACTS).read_text())
+        files = {name: folder / _file_name(index) for index, name in enumerate(facts["names"])}
+        for path in files.values():
+            with safe_open(path, "pt"):
+                pass
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise SourceError(
-            f"captured statistics in {path} cannot be read ({error}); delete the file, it is a cache"
+            f"captured statistics in {folder} cannot be read ({error}); delete the folder, it is a cache"
         ) from error
     return Captured(
-        statistics=_StoredStatistics(path, facts["names"], "hessian" in wanted),
+        statistics=_StoredStatistics(files, "hessian" in wanted),
         tokens=int(facts["tokens"]),
         forward_s=float(facts["forward_s"]),
         statistic_s=cast("dict[Statistic, float]", facts["statistic_s"]),
