@@ -1,0 +1,141 @@
+"""What every method promises on every architecture: it quantizes, or it says why not. Shipped, for plug-ins too."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from slmquant import methods
+from slmquant.calib.calibration import FreshCalibration
+from slmquant.core.affine import QuantizedTensor
+from slmquant.errors import RefusedError
+from slmquant.model.relations import discover
+from slmquant.progress import Silent
+from slmquant.quantize import QuantizedModel, quantize_
+from slmquant.schemes import Scheme, parse
+from slmquant.testing.tiny import VOCABULARY, tiny
+
+_SAMPLES, _LENGTH = 6, 24
+_FAITHFUL_BITS = 8
+_FAITHFUL_KL = 0.02
+
+
+class ContractError(AssertionError):
+    """A method broke its promise."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one method on one architecture at one scheme.
+
+    Attributes:
+        refusal: The reason that was given; None where it quantized.
+        notes: What the method had to say.
+    """
+
+    refusal: str | None
+    notes: tuple[str, ...] = ()
+
+
+def calibration_tokens(samples: int = _SAMPLES, length: int = _LENGTH) -> Int[Tensor, "samples seq"]:
+    """Random tokens of the tiny vocabulary; always the same."""
+    return torch.randint(0, VOCABULARY, (samples, length), generator=torch.Generator().manual_seed(1))
+
+
+def quantized(method: str, scheme: str, architecture: str = "llama", seed: int = 0) -> QuantizedModel:
+    """A tiny model of that architecture, quantized.
+
+    Raises:
+        RefusedError: The method cannot, and says why.
+    """
+    model = tiny(architecture)
+    calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent())
+    return quantize_(model, method, parse(scheme), calibration, seed=seed)
+
+
+def check_method(method: str, architecture: str, scheme: str) -> Outcome:
+    """Hold a method to its contract.
+
+    It refuses in a sentence, or: every linear of the blocks has codes, all within range, with positive scales; the
+    model runs and its logits are finite; and where nothing has fewer than eight bits they are nearly what they were,
+    or at least not much farther from that than rounding to nearest takes them.
+
+    Raises:
+        ContractError: It does not.
+    """
+    try:
+        result = quantized(method, scheme, architecture)
+    except RefusedError as refusal:
+        _demand(len(str(refusal)) > len(method) + 20, f"a refusal says why: {refusal}")
+        return Outcome(str(refusal))
+    numbers = parse(scheme)
+    if numbers.weights is not None:
+        missing = set(_linears(architecture)) - set(result.weights)
+        _demand(not missing, f"every linear has codes; missing {sorted(missing)}")
+    for name, weight in result.weights.items():
+        _check_codes(name, weight)
+    divergence = _divergence(architecture, result.model)
+    _demand(math.isfinite(divergence), "logits are finite")
+    if _is_faithful(numbers):
+        bound = max(_FAITHFUL_KL, 2 * _divergence_of_nearest(architecture, scheme))
+        _demand(divergence < bound, f"{scheme} moves the logits by less than {bound:.3f} nats; moved {divergence:.3f}")
+    return Outcome(None, result.notes)
+
+
+def _check_codes(name: str, weight: QuantizedTensor) -> None:
+    low, high = int(weight.codes.min()), int(weight.codes.max())
+    limit = 2 ** (weight.bits - 1)
+    first, last = (-limit, limit - 1) if weight.codes.dtype == torch.int8 else (0, 2 * limit - 1)
+    _demand(first <= low and high <= last, f"codes of {name} lie in [{first}, {last}]; got [{low}, {high}]")
+    _demand(bool((weight.scale > 0).all()), f"scales of {name} are positive")
+    _demand(bool(torch.isfinite(weight.dequantize()).all()), f"{name} is finite")
+
+
+def _is_faithful(scheme: Scheme) -> bool:
+    parts = (scheme.weights, scheme.embeddings)
+    weight_bits = [part.format.bits for part in parts if part is not None]
+    act_bits = [] if scheme.activations is None else [scheme.activations.bits]
+    return scheme.special is None and min(weight_bits + act_bits, default=_FAITHFUL_BITS) >= _FAITHFUL_BITS
+
+
+def _demand(kept: bool, promise: str) -> None:
+    if not kept:
+        raise ContractError(promise)
+
+
+@functools.cache
+def _linears(architecture: str) -> tuple[str, ...]:
+    return discover(tiny(architecture)).linears
+
+
+@torch.no_grad()
+def _divergence(architecture: str, model: PreTrainedModel) -> float:
+    """Mean KL divergence of a quantized model from the tiny model that it was, in nats."""
+    before, after = _reference_logits(architecture), model(calibration_tokens(2)).logits
+    log_p, log_q = before.log_softmax(-1), after.log_softmax(-1)
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+
+
+@functools.cache
+def _divergence_of_nearest(architecture: str, scheme: str) -> float:
+    return _divergence(architecture, quantized("rtn", scheme, architecture).model)
+
+
+@functools.cache
+def _reference_logits(architecture: str) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = tiny(architecture)(calibration_tokens(2)).logits
+    return logits
+
+
+def combinations() -> list[str]:
+    """Every method but the reference, and combinations that deserve to be tried as much."""
+    pairs = ["smoothquant+gptq", "smooth_rms+gptq_sink", "awq+gptq", "quarot+rtn", "quarot+hqq", "lqer+gptq"]
+    known = [name for name in methods.names() if name != methods.REFERENCE]
+    return [*known, *(pair for pair in pairs if set(pair.split("+")) <= set(known))]
