@@ -1,0 +1,67 @@
+"""HQQ: fits scales or zero points to the weights alone, robustly, and rounds to nearest; looks at no data.
+
+Badri, Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", Mobius Labs, 2023,
+https://mobiusml.github.io/hqq_blog/. Minimises `‖W − Ŵ‖ₚᵖ` with `p = 0.7`, which forgives a few large errors, by
+turns: errors are shrunk towards 0, `E ← sign(x) max(0, |x| − |x|^(p−1)/β)` with `x = W − Ŵ` (eq. 3), then a parameter
+of the grid is fitted to `W − E` in closed form (eq. 4), `β` grows, and weights are rounded again.
+
+Deviations:
+    * The authors fit a real zero point for each group and leave the scale at the range. Where zero points are whole
+      numbers or absent, fitting them would do nothing, and the scale is fitted instead, `s ← ⟨W − E, q⟩ / ⟨q, q⟩`
+      with `q` the centred codes: our extension of the same scheme.
+    * `β` weighs errors in steps of the group, so that it means the same for weights of any size.
+    * Each group keeps the best parameters that it met. The authors stop when the mean error of the tensor no longer
+      falls.
+
+Cost: no data; 20 roundings of every weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.calib.statistics import InputStatistics, Statistic
+from slmquant.core.affine import Grid, QuantizedTensor
+from slmquant.core.hqq import hqq
+from slmquant.methods._base import Recipe
+from slmquant.schemes.scheme import WeightSpec
+
+
+@dataclass(frozen=True)
+class HalfQuadratic:
+    """Nearest rounding with parameters that keep most errors small.
+
+    Attributes:
+        p: Exponent of the error.
+        beta: Weight of the quadratic term at the start.
+        growth: What it is multiplied by after each step.
+        iterations: How many steps.
+    """
+
+    p: float = 0.7
+    beta: float = 10.0
+    growth: float = 1.01
+    iterations: int = 20
+    needs: frozenset[Statistic] = frozenset()
+
+    def refusal(self, spec: WeightSpec) -> str | None:
+        """None: every integer grid has a scale to fit."""
+        del spec
+        return None
+
+    def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
+        """Codes of `weight`; statistics are not looked at."""
+        del statistics
+        affine = hqq(weight, grid, p=self.p, beta=self.beta, growth=self.growth, iterations=self.iterations)
+        return grid.quantize(weight, affine)
+
+
+METHOD = Recipe(
+    title="HQQ",
+    summary="Fits scales or zero points to most of the weights, forgiving a few large errors; looks at no data.",
+    reference="Badri and Shaji, Mobius Labs, 2023",
+    rounding=HalfQuadratic(),
+)
