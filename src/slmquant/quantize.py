@@ -21,7 +21,7 @@ from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup, Relations, discover
 from slmquant.model.size import ModelSize, count_parameters, size_of
 from slmquant.progress import Progress, Silent, track
-from slmquant.schemes import PerGroup, PerTensor, Scheme, WeightSpec
+from slmquant.schemes import PerGroup, Scheme, WeightSpec
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Quantization:
         work, inputs = self.work, None
         if (spec := work.scheme.activations) is not None:
             scale = static_scale(spec, self._statistics[group.linears[0]]) if spec.static else None
-            inputs = ActivationQuantizer(spec.bits, work.dtype, scale, self._last)
+            inputs = ActivationQuantizer(spec, work.dtype, scale, self._last)
             if scale is not None:
                 self.activation_scales.update(dict.fromkeys(group.linears, scale))
         replace_linears_(work.model, group.linears, weights, inputs, work.dtype)
@@ -217,9 +217,9 @@ def _rounded(
     correction: Correction | None,
     inputs: InputStatistics | None,
 ) -> list[QuantizedTensor]:
-    """Round weights that share an input: stacked, since rows are independent, unless a tensor has one scale."""
+    """Round weights that share an input: stacked, since rows are independent, unless scales span a whole weight."""
     grid = grid_of(spec)
-    if isinstance(spec.granularity, PerTensor):
+    if grid.spans_rows:
         rounded = [rounding.round(weight, grid, inputs) for weight in dense]
     else:
         stacked = rounding.round(torch.cat(dense), grid, inputs)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from slmquant.core import groups
-from slmquant.core.affine import Grid, encode_activations
+from slmquant.core.affine import Grid
+from slmquant.core.elements import Integers
+from slmquant.core.tokens import token_codes
 
 GRIDS = [
     Grid(bits, symmetric, group, scale_bits)
@@ -116,22 +118,25 @@ def test_stored_bits_count_codes_scales_and_zero_points() -> None:
     assert Grid(8, True).quantize(weight(10, 128)).stored_bits == 10 * (128 * 8 + 32)
 
 
+INT8 = Integers.of(8, symmetric=True)
+
+
 class TestActivations:
     def test_each_token_has_its_own_scale(self) -> None:
         x = torch.randn(4, 32) * torch.tensor([[1.0], [10.0], [0.0], [1e-3]])
-        codes, scale = encode_activations(x, 8)
+        codes, scale = token_codes(x, INT8)
 
         assert codes.abs().amax(dim=1).tolist() == [127, 127, 0, 127]
         assert torch.allclose(codes * scale, x, atol=float(x.abs().max()) / 254 + 1e-6)
 
     def test_a_static_scale_clips_what_lies_beyond(self) -> None:
-        codes, scale = encode_activations(torch.tensor([[0.5, 100.0, -100.0]]), 8, torch.tensor(0.1))
+        codes, scale = token_codes(torch.tensor([[0.5, 100.0, -100.0]]), INT8, torch.tensor(0.1))
 
         assert codes.tolist() == [[5, 127, -128]]
         assert scale == pytest.approx(0.1)
 
     def test_codes_are_exact_in_bfloat16(self) -> None:
         x = torch.randn(64, 64)
-        exact = encode_activations(x.bfloat16().float(), 8).codes
+        exact = token_codes(x.bfloat16().float(), INT8).codes
 
-        assert torch.equal(encode_activations(x.bfloat16(), 8).codes.float(), exact)
+        assert torch.equal(token_codes(x.bfloat16(), INT8).codes.float(), exact)

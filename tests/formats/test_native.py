@@ -51,7 +51,7 @@ def test_a_newer_version_is_named(tmp_path: Path) -> None:
     manifest = json.loads((folder / native.MANIFEST).read_text())
     (folder / native.MANIFEST).write_text(json.dumps(manifest | {"version": 99}))
 
-    with pytest.raises(ModelError, match="format version 99, this slmquant reads up to 1"):
+    with pytest.raises(ModelError, match="format version 99, this slmquant reads up to 2"):
         native.load(folder)
 
 

@@ -1,25 +1,31 @@
-"""Integer quantization: the map `w ≈ scale · (code − zero_point)` and its parameters.
+"""Quantized weights: the map `w ≈ scale · (element(code) − zero_point)` and its parameters.
 
-Symmetric codes lie in `[−2^(b−1), 2^(b−1) − 1]` with no zero point; asymmetric ones in `[0, 2^b − 1]`.
-The convention is that of Jacob et al., "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference" (CVPR 2018), eq. 1.
+A grid is three choices: which numbers (`core.elements`), how a scale is found for a range of weights, and how scales
+are stored (`core.scales`). For integers the convention is that of Jacob et al., "Quantization and Training of Neural
+Networks for Efficient Integer-Arithmetic-Only Inference" (CVPR 2018), eq. 1: symmetric codes lie in
+`[−2^(b−1), 2^(b−1) − 1]` with no zero point, asymmetric ones in `[0, 2^b − 1]`.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from slmquant.core import groups
+from slmquant.core.elements import Elements, Integers
+from slmquant.core.minifloat import power_below
 from slmquant.core.pack import packed_bytes
+from slmquant.core.scales import Packing, Parts, Plain, ScaleStorage
 from slmquant.core.side import Side
 
-_HALF_BITS = 16
+Rule = Literal["span", "extreme", "power", "least squares"]
+"""How a symmetric grid finds a scale, see `Grid.cover`."""
 
 
 class CodeRange(NamedTuple):
@@ -29,28 +35,41 @@ class CodeRange(NamedTuple):
     high: int
 
 
-class AffineParams(NamedTuple):
+@dataclass(frozen=True)
+class AffineParams:
     """Scale and zero point of each group; `rows` is `out`, or 1 where the whole tensor shares one scale.
 
+    It unpacks as the two of them.
+
     Attributes:
-        scale: Positive.
-        zero_point: Whole numbers held as floats; all 0 where symmetric.
+        scale: Never 0; positive but for GGUF's types, which put the weight of largest magnitude on the lowest code.
+        zero_point: In units of codes, held as floats; all 0 where symmetric.
+        parts: How they are stored, where they came from a grid. Whoever changes the numbers need not care: a grid
+            that is given parts that do not say the same makes new ones.
     """
 
     scale: Float[Tensor, "rows groups"]
     zero_point: Float[Tensor, "rows groups"]
+    parts: Parts | None = None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.scale, self.zero_point))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers that a weight is rounded to.
+    """The numbers that a weight is rounded to.
 
     Attributes:
-        bits: Bits of a code, 2 to 8.
-        symmetric: Whether codes are centred on 0.
+        bits: Bits of a code, 1 to 8.
+        symmetric: Whether there are no zero points.
         group_size: Inputs of a channel that share a scale; at least `in` for one scale per channel.
-        scale_bits: Stored bits of a scale, 16 (float16) or 32.
+        scale_bits: Stored bits of a scale, 16 (float16) or 32, where `storage` says nothing else.
         per_tensor: One scale for the whole weight.
+        real_zero_point: Zero points are stored as float16, not rounded to a code.
+        numbers: What codes stand for; None for the integers that `bits` and `symmetric` name.
+        rule: How a scale is found, where symmetric.
+        layout: How scales are stored; None for each by itself in `scale_bits`.
     """
 
     bits: int
@@ -58,73 +77,170 @@ class Grid:
     group_size: int = sys.maxsize
     scale_bits: int = 32
     per_tensor: bool = False
+    real_zero_point: bool = False
+    numbers: Elements | None = None
+    rule: Rule = "span"
+    layout: ScaleStorage | None = None
+
+    def __post_init__(self) -> None:
+        if self.numbers is not None and self.numbers.bits != self.bits:
+            raise ValueError(f"{self.numbers.name} has codes of {self.numbers.bits} bits, the grid says {self.bits}")
+        if not self.symmetric and not self.uniform:
+            raise ValueError(f"{self.elements.name} takes no zero point; only integers do")
+
+    @property
+    def elements(self) -> Elements:
+        """What codes stand for."""
+        return self.numbers or Integers.of(self.bits, self.symmetric)
+
+    @property
+    def storage(self) -> ScaleStorage:
+        """How scales are stored."""
+        return self.layout or Plain(self.scale_bits)
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        """Parts that are stored packed; all others are stored in their own dtype."""
+        if self.symmetric or self.real_zero_point or self.storage.holds_shift:
+            return self.storage.packings
+        return {**self.storage.packings, "zero_point": Packing(self.bits)}
 
     @property
     def code_range(self) -> CodeRange:
-        """The codes that `bits` bits can hold."""
-        if self.symmetric:
-            return CodeRange(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        """The smallest and the largest code."""
+        elements = self.elements
+        if isinstance(elements, Integers):
+            return CodeRange(elements.low, elements.high)
         return CodeRange(0, 2**self.bits - 1)
 
+    @property
+    def uniform(self) -> bool:
+        """Whether codes are the numbers themselves, so that `w = scale · (code − zero_point)` and steps are equal."""
+        return isinstance(self.elements, Integers)
+
+    @property
+    def spans_rows(self) -> bool:
+        """Whether parameters of one row depend on others: weights are then rounded one by one, not stacked."""
+        return self.per_tensor or self.storage.spans_rows
+
+    @property
+    def spans_groups(self) -> bool:
+        """Whether parameters of one group depend on others, or on more than its range: all are fitted up front."""
+        return self.spans_rows or self.storage.spans_groups or self.rule == "least squares"
+
     def fit(self, W: Float[Tensor, "out in"]) -> AffineParams:
-        """Parameters that cover the range of each group of `W`, or of all of it."""
+        """Parameters for each group of `W`, or for all of it: they cover its range, or minimise its squared error."""
         if self.per_tensor:
-            return self.cover(groups.Bounds(*(bound.reshape(1, 1) for bound in torch.aminmax(W))))
+            W = W.reshape(1, -1)
+        if self.rule == "least squares":
+            parts = groups.split(W, min(self.group_size, W.shape[1]))
+            scale = torch.cat([_best_ternary_scale(part) for part in parts], dim=1)
+            return self._store(scale, torch.zeros_like(scale))
         return self.cover(groups.bounds(W, min(self.group_size, W.shape[1])))
 
     def cover(self, bounds: groups.Bounds) -> AffineParams:
-        """Parameters that cover given ranges.
+        """Parameters that cover given ranges; a scale is rounded to what will be stored before it is used.
 
-        Symmetric: `scale = max|w| / ((2^b − 1) / 2)`, so that both sides of the code range are used and only the
-        extreme positive value is clipped, by half a step; this is the convention of GPTQ's code and of
-        compressed-tensors. Asymmetric: the range is widened to hold 0, so that 0 is exact. A group of zeros gets
-        scale 1 and codes that stand for 0.
+        Symmetric, by `rule`:
 
-        A scale is rounded to what will be stored before any code is computed with it.
+        * `span`: `scale = max|w| / ((high − low) / 2)`, so that both sides of the elements are used and of integers
+          only the extreme positive value is clipped, by half a step; this is the convention of GPTQ's code and of
+          compressed-tensors. Elements that reach as far down as up have `max|w|` on the largest of them.
+        * `extreme`: the weight of largest magnitude falls on the lowest code, whatever its sign, as in ggml.
+        * `power`: `2^(floor(log2 max|w|) − floor(log2 high))`, the rule of the OCP microscaling formats; what lies
+          above `high` is clipped.
+        * `least squares`, of ternary weights: half of `max|w|`, near the best for a group of 64 normal weights.
+          `fit`, which sees the weights, finds the best.
+
+        Asymmetric: the range is widened to hold 0, so that 0 is exact where zero points are whole. A group of zeros
+        gets codes that stand for 0.
         """
         low, high = bounds
-        if self.symmetric:
-            span = 2 * torch.maximum(low.abs(), high.abs())
-        else:
+        elements = self.elements
+        if not self.symmetric:
             low, high = low.clamp(max=0), high.clamp(min=0)
-            span = high - low
-        scale = self.storable(span / (self.code_range.high - self.code_range.low))
-        scale = torch.where(span > 0, scale, torch.ones_like(scale))
-        if self.symmetric:
-            return AffineParams(scale, torch.zeros_like(scale))
-        return AffineParams(scale, (-low / scale).round().clamp(*self.code_range))
+            return self._store((high - low) / (elements.high - elements.low), -low)
+        largest = torch.maximum(low.abs(), high.abs())
+        if self.rule == "extreme":
+            scale = torch.where(-low >= high, low, high) / elements.low
+        elif self.rule == "power":
+            scale = torch.where(largest > 0, power_below(largest), largest)
+            scale = scale / float(power_below(torch.tensor(elements.high)))
+        elif self.rule == "least squares":
+            scale = largest / 2
+        else:
+            scale = 2 * largest / (elements.high - elements.low)
+        return self._store(scale, torch.zeros_like(scale))
 
-    def storable(self, scale: Tensor) -> Tensor:
-        """Positive scales rounded to what will be stored, in the dtype that they came in."""
-        if self.scale_bits != _HALF_BITS:
+    def storable(self, scale: Float[Tensor, "*scales"]) -> Float[Tensor, "*scales"]:
+        """The nearest scales that can be stored, where each is stored by itself.
+
+        Where the grid spans groups nothing is known of one scale alone, and it is returned as it is; `stored` rounds
+        all of them together.
+        """
+        if self.spans_groups:
             return scale
-        half = torch.finfo(torch.float16)
-        return scale.clamp(half.smallest_normal, half.max).half().to(scale.dtype)
+        return self.storage.decode(self.storage.encode(scale, torch.zeros_like(scale))).scale.to(scale.dtype)
+
+    def stored(self, affine: AffineParams) -> AffineParams:
+        """The nearest parameters that can be stored, with the parts that store them; those already stored are kept."""
+        if affine.parts is not None:
+            held = self.read(affine.parts)
+            if all(torch.equal(said, given.float()) for said, given in zip(held, affine, strict=True)):
+                return affine
+        return self._store(affine.scale, affine.scale * affine.zero_point)
+
+    def read(self, parts: Parts) -> AffineParams:
+        """What stored parts say, in float32."""
+        scale, shift = self.storage.decode(parts)
+        if self.symmetric:
+            return AffineParams(scale, torch.zeros_like(scale), parts)
+        return AffineParams(scale, parts["zero_point"].float() if shift is None else shift / scale, parts)
+
+    def _store(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> AffineParams:
+        """Parameters as they are read back, in the dtype of `scale`; `shift` is what code 0 stands for, negated."""
+        parts = dict(self.storage.encode(scale, shift))
+        if not self.symmetric and not self.storage.holds_shift:
+            zero_point = shift / self.storage.decode(parts).scale
+            if self.real_zero_point:
+                limit = torch.finfo(torch.float16).max
+                parts["zero_point"] = zero_point.clamp(-limit, limit).half()
+            else:
+                parts["zero_point"] = zero_point.round().clamp(*self.code_range).to(torch.uint8)
+        held = self.read(parts)
+        return AffineParams(held.scale.to(scale.dtype), held.zero_point.to(scale.dtype), parts)
 
     def encode(self, W: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         """Nearest codes, held as floats, for scales and zero points that broadcast against `W`."""
-        return (W / scale + zero_point).round_().clamp_(*self.code_range)
+        return self.elements.nearest(W / scale if self.symmetric else W / scale + zero_point)
 
     def decode(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        """What codes stand for, for scales and zero points that broadcast against `codes`."""
-        return scale * (codes - zero_point)
+        """What codes, held as floats, stand for, for scales and zero points that broadcast against them."""
+        values = self.elements.values(codes)
+        return scale * (values if self.symmetric else values - zero_point)
 
     def quantize(self, W: Float[Tensor, "out in"], affine: AffineParams | None = None) -> QuantizedTensor:
-        """Round to nearest; parameters are fitted where none are given."""
-        affine = affine or self.fit(W)
+        """Round to nearest; parameters are fitted where none are given, and made storable where they are."""
+        affine = self.fit(W) if affine is None else self.stored(affine)
         size = W.shape[1]
         scale, zero_point = (groups.expand(values, min(self.group_size, size), size) for values in affine)
         return self.assemble(self.encode(W, scale, zero_point), affine)
 
     def assemble(self, codes: Float[Tensor, "out in"], affine: AffineParams) -> QuantizedTensor:
         """Codes held as floats, with their parameters, as a `QuantizedTensor`."""
+        return self.restore(codes, self.stored(affine).parts or {})
+
+    def restore(self, codes: Shaped[Tensor, "out in"], parts: Parts) -> QuantizedTensor:
+        """Codes and stored parts as a `QuantizedTensor`."""
+        affine = self.read(parts)
+        exact = self.real_zero_point or self.storage.holds_shift
+        zero_point = affine.zero_point if exact else affine.zero_point.to(torch.uint8)
         return QuantizedTensor(
-            codes=codes.to(torch.int8 if self.symmetric else torch.uint8),
-            scale=affine.scale.float().contiguous(),
-            zero_point=None if self.symmetric else affine.zero_point.to(torch.uint8).contiguous(),
-            bits=self.bits,
-            group_size=min(self.group_size, codes.shape[1]),
-            scale_bits=self.scale_bits,
+            codes=codes.to(torch.int8 if self.elements.signed else torch.uint8),
+            scale=affine.scale.contiguous(),
+            zero_point=None if self.symmetric else zero_point.contiguous(),
+            grid=self,
+            parts=parts,
         )
 
 
@@ -136,74 +252,91 @@ class QuantizedTensor:
     `replace(weight, side=None)` is the codes' own share.
 
     Attributes:
-        codes: int8 (symmetric) or uint8 (asymmetric).
-        scale: float32, exactly representable in the `scale_bits` that it is stored in.
-        zero_point: uint8; None where symmetric.
-        bits: Bits of a code.
-        group_size: Inputs that share a scale; `in` where a channel has one scale.
-        scale_bits: Stored bits of a scale, 16 (float16) or 32.
+        codes: int8 or uint8.
+        scale: float32, exactly what `parts` say.
+        zero_point: uint8, or float32 where the grid has real ones; None where symmetric.
+        grid: What codes and parts mean.
+        parts: Scales and zero points as they are stored.
         side: What is kept in 16 bits beside the codes; None for most methods.
     """
 
     codes: Shaped[Tensor, "out in"]
     scale: Float[Tensor, "rows groups"]
     zero_point: Shaped[Tensor, "rows groups"] | None
-    bits: int
-    group_size: int
-    scale_bits: int
+    grid: Grid
+    parts: Parts
     side: Side | None = None
 
+    @property
+    def bits(self) -> int:
+        """Bits of a code that stands alone."""
+        return self.grid.bits
+
+    @property
+    def group_size(self) -> int:
+        """Inputs that share a scale; `in` where a channel has one scale."""
+        return min(self.grid.group_size, self.codes.shape[1])
+
+    @property
+    def exact_in_bfloat16(self) -> bool:
+        """Whether `centred()` survives bfloat16: whole numbers up to 255 and small floats do, NF4 does not."""
+        values = self.centred()
+        return torch.equal(values.bfloat16().float(), values)
+
     def centred(self) -> Float[Tensor, "out in"]:
-        """`code − zero_point` in float32: whole numbers from −255 to 255, exact even in bfloat16."""
-        codes = self.codes.float()
+        """`element(code) − zero_point` in float32; for integers without real zero points, whole numbers."""
+        values = self.grid.elements.values(self.codes.float())
         if self.zero_point is None:
-            return codes
-        return codes - groups.expand(self.zero_point.float(), self.group_size, codes.shape[1])
+            return values
+        return values - groups.expand(self.zero_point.float(), self.group_size, values.shape[1])
 
     def dequantize(self) -> Float[Tensor, "out in"]:
-        """`scale · (code − zero_point)`, and the side branch onto it, in float32."""
+        """`scale · (element(code) − zero_point)`, and the side branch onto it, in float32."""
         dense = self.centred() * groups.expand(self.scale, self.group_size, self.codes.shape[1])
         return dense if self.side is None else self.side.onto(dense)
 
     def rows(self, start: int, stop: int) -> QuantizedTensor:
-        """Output channels `start` to `stop`."""
+        """Output channels `start` to `stop`.
+
+        Raises:
+            ValueError: Its scales are stored relative to those of other rows.
+        """
+        if self.grid.storage.spans_rows:
+            raise ValueError(f"scales stored as {self.grid.storage.name!r} belong to a whole weight, not to its rows")
         side = None if self.side is None else self.side.rows(start, stop)
         if self.scale.shape[0] == 1 and self.codes.shape[0] > 1:
             return replace(self, codes=self.codes[start:stop], side=side)
-        zero_point = None if self.zero_point is None else self.zero_point[start:stop]
-        scale = self.scale[start:stop]
-        return replace(self, codes=self.codes[start:stop], scale=scale, zero_point=zero_point, side=side)
+        return replace(
+            self,
+            codes=self.codes[start:stop],
+            scale=self.scale[start:stop],
+            zero_point=None if self.zero_point is None else self.zero_point[start:stop],
+            parts={name: part[start:stop] for name, part in self.parts.items()},
+            side=side,
+        )
 
     @property
     def stored_bits(self) -> int:
         """Bits on disk of codes, scales, zero points and side branch; codes are packed densely, row by row."""
         rows, size = self.codes.shape
-        zero_bits = 0
-        side_bits = 0 if self.side is None else self.side.stored_bits
-        if self.zero_point is not None:
-            zero_bits = self.zero_point.shape[0] * packed_bytes(self.zero_point.shape[1], self.bits) * 8
-        return rows * packed_bytes(size, self.bits) * 8 + self.scale.numel() * self.scale_bits + zero_bits + side_bits
+        octets = rows * self.grid.elements.row_bytes(size) + sum(map(self._part_bytes, self.parts))
+        return 8 * octets + (0 if self.side is None else self.side.stored_bits)
+
+    def _part_bytes(self, name: str) -> int:
+        part = self.parts[name]
+        packing = self.grid.packings.get(name)
+        if packing is None:
+            return part.numel() * part.element_size()
+        return part.shape[0] * packed_bytes(part.shape[1], packing.bits)
 
 
-class TokenCodes(NamedTuple):
-    """Activations as whole numbers and one scale for each token (or one for all)."""
+def _best_ternary_scale(W: Float[Tensor, "out groups size"]) -> Float[Tensor, "out groups"]:
+    """The scale `s` that minimises `Σ (w − s·t)²` over `t` in {−1, 0, 1}, exactly.
 
-    codes: Float[Tensor, "*tokens in"]
-    scale: Float[Tensor, "*#tokens 1"]
-
-
-def encode_activations(x: Float[Tensor, "*tokens in"], bits: int, scale: Float[Tensor, ""] | None = None) -> TokenCodes:
-    """Symmetric integer codes of activations, in the dtype of `x` (whole numbers, exact in bfloat16).
-
-    Args:
-        x: Activations.
-        bits: Bits of a code, at most 8.
-        scale: A calibrated scale for the whole tensor; None finds one for each token from its largest value,
-            `max|x| / (2^(b−1) − 1)`. A token of zeros gets scale 1.
+    With the `k` largest magnitudes kept, the best `s` is their mean and the error falls by `(Σ|w|)² / k`; the `k` for
+    which that is most is found by looking at all of them.
     """
-    limit = 2 ** (bits - 1) - 1
-    if scale is None:
-        largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.where(largest > 0, largest / limit, torch.ones_like(largest))
-        return TokenCodes((x / scale).round_().to(x.dtype), scale)  # no code lies beyond the limit
-    return TokenCodes((x / scale).round_().clamp_(-limit - 1, limit).to(x.dtype), scale)
+    sums = W.abs().sort(dim=2, descending=True).values.cumsum(dim=2)
+    kept = torch.arange(1, W.shape[2] + 1, device=W.device)
+    best = (sums.square() / kept).argmax(dim=2, keepdim=True)
+    return (sums.gather(2, best) / (best + 1))[..., 0]

@@ -11,6 +11,7 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 _CODES_PER_WORD = 8
+_TRITS_PER_BYTE = 5
 
 
 def pack(codes: Shaped[Tensor, "rows size"], bits: int) -> UInt8[Tensor, "rows bytes"]:
@@ -51,6 +52,37 @@ def unpack(packed: UInt8[Tensor, "rows bytes"], bits: int, size: int, signed: bo
     sign = 2 ** (bits - 1)
     signed_codes: Tensor = (codes ^ sign) - sign
     return signed_codes.to(torch.int8)
+
+
+def pack_ternary(codes: Shaped[Tensor, "rows size"]) -> UInt8[Tensor, "rows bytes"]:
+    """Pack −1, 0 and 1 five to a byte, as digits of base 3; the first of the five is the lowest digit."""
+    rows, size = codes.shape
+    digits = torch.zeros(rows, ternary_bytes(size) * _TRITS_PER_BYTE, dtype=torch.int64, device=codes.device)
+    digits[:, :size] = codes.to(torch.int64) + 1
+    return (digits.view(rows, -1, _TRITS_PER_BYTE) * _powers_of_3(codes.device)).sum(dim=2).to(torch.uint8)
+
+
+def unpack_ternary(packed: UInt8[Tensor, "rows bytes"], size: int) -> Shaped[Tensor, "rows size"]:
+    """Undo `pack_ternary`: int8 codes.
+
+    Raises:
+        ValueError: The rows do not have the bytes that `size` codes need.
+    """
+    if packed.shape[1] != ternary_bytes(size):
+        raise ValueError(
+            f"{packed.shape[1]} bytes a row cannot hold {size} ternary codes; expected {ternary_bytes(size)}"
+        )
+    digits = (packed.to(torch.int64)[:, :, None] // _powers_of_3(packed.device)) % 3
+    return (digits.flatten(1)[:, :size] - 1).to(torch.int8)
+
+
+def ternary_bytes(size: int) -> int:
+    """Bytes of a packed row of ternary codes: `ceil(size / 5)`."""
+    return -(-size // _TRITS_PER_BYTE)
+
+
+def _powers_of_3(device: torch.device) -> Tensor:
+    return torch.tensor([1, 3, 9, 27, 81], device=device)
 
 
 def packed_bytes(size: int, bits: int) -> int:

@@ -1,15 +1,14 @@
 """slmquant's own format: everything a `QuantizedModel` holds, exactly, in safetensors.
 
-A folder with transformers' config and tokenizer, `model.safetensors` and `slmquant.json`. A quantized weight `X`
-is stored as `X.codes` (packed, `core.pack`), `X.scale` (float16 or float32) and, where asymmetric,
-`X.zero_point` (packed); every other parameter under its own name in 16 bits (bfloat16), a tied one once.
+A folder with transformers' config and tokenizer, `model.safetensors` and `slmquant.json`. How a quantized weight is
+stored is told in `formats._weights`; every other parameter lies under its own name in 16 bits (bfloat16), a tied one
+once.
 
 It is the format to keep and to compare; no engine but slmquant's own torch reference reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -21,10 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from slmquant.core.affine import QuantizedTensor
-from slmquant.core.pack import pack, unpack
 from slmquant.errors import ModelError
 from slmquant.files import atomic_dir
+from slmquant.formats._weights import WeightFacts, WeightFacts1, decode_weight, encode_weight, facts_of
 from slmquant.model.activations import ActivationQuantizer, LastCodes
 from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup
@@ -32,19 +30,10 @@ from slmquant.model.size import count_parameters, size_of
 from slmquant.quantize import QuantizedModel
 from slmquant.schemes import parse
 
-VERSION = 1
+VERSION = 2
+"""2: every number format and side branches; 1 knew integers alone and is still read."""
 MANIFEST = "slmquant.json"
 _WEIGHTS = "model.safetensors"
-
-
-class _Weight(BaseModel):
-    """What the tensors of one quantized weight do not say themselves."""
-
-    model_config = ConfigDict(extra="forbid")
-    bits: int
-    in_features: int
-    group_size: int
-    scale_bits: int
 
 
 class Manifest(BaseModel):
@@ -65,7 +54,7 @@ class Manifest(BaseModel):
     """Which of `weights` are embeddings or head."""
     groups: tuple[tuple[str, ...], ...]
     """Linears that share the quantizer of their input."""
-    weights: dict[str, _Weight]
+    weights: dict[str, WeightFacts | WeightFacts1]
     activation_scales: dict[str, float]
 
 
@@ -92,15 +81,7 @@ def save(
         slmquant=__version__,
         embeddings=tuple(sorted(quantized.embeddings & set(quantized.weights))),
         groups=tuple(group.linears for group in quantized.groups),
-        weights={
-            name: _Weight(
-                bits=weight.bits,
-                in_features=weight.codes.shape[1],
-                group_size=weight.group_size,
-                scale_bits=weight.scale_bits,
-            )
-            for name, weight in quantized.weights.items()
-        },
+        weights={name: facts_of(weight) for name, weight in quantized.weights.items()},
         activation_scales=dict(quantized.activation_scales),
     )
     with atomic_dir(folder) as temporary:
@@ -115,28 +96,12 @@ def encode(quantized: QuantizedModel) -> dict[str, Tensor]:
     """Tensors by name, as they are stored."""
     tensors: dict[str, Tensor] = {}
     for name, weight in quantized.weights.items():
-        tensors |= {f"{name}.{part}": value for part, value in _encode_weight(weight).items()}
+        tensors |= {f"{name}.{part}": value for part, value in encode_weight(weight).items()}
     stored = {f"{name}.weight" for name in quantized.weights}
     for name, parameter in quantized.model.named_parameters():  # a tied parameter comes once
         if name not in stored:
             tensors[name] = parameter.detach().bfloat16().contiguous()
     return tensors
-
-
-def _encode_weight(weight: QuantizedTensor) -> dict[str, Tensor]:
-    scale_dtype = torch.float16 if weight.scale_bits == 16 else torch.float32
-    parts = {"codes": pack(weight.codes, weight.bits), "scale": weight.scale.to(scale_dtype)}
-    if weight.zero_point is not None:
-        parts["zero_point"] = pack(weight.zero_point, weight.bits)
-    return {name: value.contiguous() for name, value in parts.items()}
-
-
-def _decode_weight(tensors: Mapping[str, Tensor], name: str, facts: _Weight) -> QuantizedTensor:
-    scale = tensors[f"{name}.scale"].float()
-    packed_zero = tensors.get(f"{name}.zero_point")
-    zero_point = None if packed_zero is None else unpack(packed_zero, facts.bits, scale.shape[1], signed=False)
-    codes = unpack(tensors[f"{name}.codes"], facts.bits, facts.in_features, signed=zero_point is None)
-    return QuantizedTensor(codes, scale, zero_point, facts.bits, facts.group_size, facts.scale_bits)
 
 
 def is_native(folder: Path) -> bool:
@@ -183,7 +148,7 @@ def _assemble(
 ) -> QuantizedModel:
     config = AutoConfig.from_pretrained(folder)
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
-    weights = {name: _decode_weight(tensors, name, facts) for name, facts in manifest.weights.items()}
+    weights = {name: decode_weight(tensors, name, facts) for name, facts in manifest.weights.items()}
     parameters = count_parameters(model)
     with torch.no_grad():
         stored = {f"{name}.weight" for name in weights}
@@ -199,9 +164,7 @@ def _assemble(
     for linears in manifest.groups:
         inputs = None
         if scheme.activations is not None:
-            inputs = ActivationQuantizer(
-                scheme.activations.bits, dtype, manifest.activation_scales.get(linears[0]), last
-            )
+            inputs = ActivationQuantizer(scheme.activations, dtype, manifest.activation_scales.get(linears[0]), last)
         dense = [weights[name] if name in weights else weight_at(model, name) for name in linears]
         replace_linears_(model, linears, dense, inputs, dtype)
     multiply_in_(model, dtype)

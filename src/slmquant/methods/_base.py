@@ -19,11 +19,14 @@ from slmquant.calib.calibration import Calibration
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.errors import UnknownNameError
+from slmquant.methods._grids import grid_of as grid_of
+from slmquant.methods._grids import unsupported
+from slmquant.model import activations
 from slmquant.model.blocks import BlockInHand
 from slmquant.model.online import Online
 from slmquant.model.relations import Relations
 from slmquant.progress import Progress, Silent
-from slmquant.schemes.scheme import ActivationSpec, PerGroup, PerTensor, Scheme, WeightSpec
+from slmquant.schemes.scheme import ActivationSpec, Scheme, WeightSpec
 
 Budget = Literal["fast", "paper"]
 """What learning may cost: `fast` suits two cores and a model of 135M, `paper` is the authors' setting, for a GPU."""
@@ -252,8 +255,8 @@ class Recipe:
 
 
 def _unsupported(scheme: Scheme) -> str | None:
-    if scheme.special is not None:
-        return f"{scheme} is read but no method rounds to it yet; integer schemes such as W4A16g64 work"
+    if (reason := unsupported(scheme)) is not None:
+        return reason
     if scheme.kv_bits is not None:
         return f"{scheme}: the key-value cache cannot be quantized yet; drop the KV part"
     return None
@@ -282,15 +285,6 @@ def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
     )
 
 
-def grid_of(spec: WeightSpec) -> Grid:
-    """The integers that a part of a scheme asks for."""
-    bits, symmetric, granularity = spec.format.bits, spec.format.symmetric, spec.granularity
-    if isinstance(granularity, PerGroup):
-        return Grid(bits, symmetric, granularity.size, spec.scale_bits)
-    return Grid(bits, symmetric, scale_bits=spec.scale_bits, per_tensor=isinstance(granularity, PerTensor))
-
-
 def static_scale(spec: ActivationSpec, statistics: InputStatistics) -> float:
-    """Scale of a whole activation tensor, `max|x| / (2^(b−1) − 1)` over the calibration tokens."""
-    largest = float(statistics.absmax.max())
-    return largest / (2 ** (spec.bits - 1) - 1) if largest > 0 else 1.0
+    """Scale of a whole activation tensor: its largest magnitude over the calibration tokens becomes the last number."""
+    return activations.static_scale(spec, float(statistics.absmax.max()))

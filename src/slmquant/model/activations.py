@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from slmquant.core.affine import TokenCodes, encode_activations
+from slmquant.core.elements import TABLES, Elements, Integers
+from slmquant.core.tokens import TokenCodes, block_codes, token_codes
+from slmquant.schemes import ActivationSpec
 
 
 class LastCodes:
@@ -13,41 +15,64 @@ class LastCodes:
 
     def __init__(self) -> None:
         self.tensor: Tensor | None = None
+        self.left_out: Tensor | None = None
         self.codes: TokenCodes | None = None
 
 
 class ActivationQuantizer(nn.Module):
-    """Rounds the inputs of linears to integers, per token or with one calibrated scale.
+    """Rounds the inputs of linears, per token, with one calibrated scale, or in blocks of channels.
 
     Linears that receive the very same tensor (q, k and v; gate and up) share one quantizer, and run one after the
     other: the codes of the last tensor are remembered and found once for all of them.
 
     Args:
-        bits: Bits of a code.
+        spec: What to round to.
         dtype: What the codes are multiplied in.
-        static_scale: The calibrated scale of the whole tensor; None for one scale per token.
+        static_scale: The calibrated scale of the whole tensor; None finds scales while running.
         last: The slot that the quantizers of a model share.
     """
 
     def __init__(
-        self, bits: int, dtype: torch.dtype, static_scale: float | None = None, last: LastCodes | None = None
+        self,
+        spec: ActivationSpec,
+        dtype: torch.dtype,
+        static_scale: float | None = None,
+        last: LastCodes | None = None,
     ) -> None:
         super().__init__()
-        self.bits = bits
+        self.spec = spec
         self.dtype = dtype
         self.static_scale = static_scale
+        self._elements = activation_elements(spec)
         self._last = last or LastCodes()
 
     def forward(self, x: Tensor, left_out: Tensor | None = None) -> TokenCodes:
         """Codes in the dtype of the product, and their scale in float32.
 
         Args:
-            x: What the linears receive.
-            left_out: Channels that count as 0, because a side branch takes them; the same for all who share `x`.
+            x: `(..., in)`.
+            left_out: Channels that get the code of 0 and set no scale, because a side branch reads them.
         """
-        if self._last.codes is None or self._last.tensor is not x:
-            rest = x if left_out is None else x.index_fill(-1, left_out, 0)
-            scale = None if self.static_scale is None else x.new_tensor(self.static_scale, dtype=torch.float32)
-            codes, scale = encode_activations(rest, self.bits, scale)
-            self._last.tensor, self._last.codes = x, TokenCodes(codes.to(self.dtype), scale)
-        return self._last.codes
+        last = self._last
+        if last.codes is None or last.tensor is not x or last.left_out is not left_out:
+            codes, scale = self._round(x if left_out is None else x.index_fill(-1, left_out, 0))
+            last.tensor, last.left_out, last.codes = x, left_out, TokenCodes(codes.to(self.dtype), scale)
+        return last.codes
+
+    def _round(self, x: Tensor) -> TokenCodes:
+        if (block := self.spec.block_size) is not None:
+            return block_codes(x, self._elements, block, two_level=self.spec.format == "NVFP4")
+        scale = None if self.static_scale is None else x.new_tensor(self.static_scale, dtype=torch.float32)
+        return token_codes(x, self._elements, scale)
+
+
+def activation_elements(spec: ActivationSpec) -> Elements:
+    """The numbers that activations are rounded to."""
+    if spec.element is None:
+        return Integers.of(spec.bits, symmetric=True)
+    return TABLES[spec.element]
+
+
+def static_scale(spec: ActivationSpec, largest: float) -> float:
+    """Scale of a whole activation tensor from its largest magnitude over the calibration tokens."""
+    return largest / activation_elements(spec).high if largest > 0 else 1.0

@@ -77,7 +77,7 @@ class QuantizedLinear(nn.Module):
         out_scale = None
         if not isinstance(weight, QuantizedTensor):
             dense = weight.detach()
-        elif weight.scale.shape[1] == 1:
+        elif weight.scale.shape[1] == 1 and weight.exact_in_bfloat16:
             dense, out_scale = weight.centred(), weight.scale[:, 0].clone()
         else:
             dense = weight.dequantize()
@@ -126,11 +126,11 @@ def replace_linears_(
     for name, weight in zip(names, weights, strict=True):
         linear = linear_at(model, name)
         quantized = QuantizedLinear(weight, linear.bias, inputs, dtype)
-        _hand_hooks_on_(linear, quantized)
+        hand_hooks_on_(linear, quantized)
         model.set_submodule(name, quantized)
 
 
-def _hand_hooks_on_(linear: nn.Module, substitute: nn.Module) -> None:
+def hand_hooks_on_(linear: nn.Module, substitute: nn.Module) -> None:
     """Let what was installed on a linear, an online rotation for instance, go on in its place."""
     substitute._forward_pre_hooks = linear._forward_pre_hooks
     substitute._forward_pre_hooks_with_kwargs = linear._forward_pre_hooks_with_kwargs

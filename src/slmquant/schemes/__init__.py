@@ -1,8 +1,8 @@
 """Which numbers a quantized model is made of: data and a grammar, no tensors."""
 
 from slmquant.schemes.grammar import EXAMPLES, parse
-from slmquant.schemes.scheme import (
-    ActivationSpec,
+from slmquant.schemes.kv import KvSpec
+from slmquant.schemes.numbers import (
     GgufType,
     Granularity,
     IntegerFormat,
@@ -10,9 +10,10 @@ from slmquant.schemes.scheme import (
     PerChannel,
     PerGroup,
     PerTensor,
-    Scheme,
-    WeightSpec,
+    TernaryFormat,
+    WeightFormat,
 )
+from slmquant.schemes.scheme import ActivationSpec, Scheme, WeightSpec
 
 __all__ = [
     "EXAMPLES",
@@ -20,11 +21,14 @@ __all__ = [
     "GgufType",
     "Granularity",
     "IntegerFormat",
+    "KvSpec",
     "NumberFormat",
     "PerChannel",
     "PerGroup",
     "PerTensor",
     "Scheme",
+    "TernaryFormat",
+    "WeightFormat",
     "WeightSpec",
     "parse",
 ]

@@ -2,18 +2,26 @@
 
 ::
 
-    W<bits>A<bits>[KV<bits>][g<size>][E<bits>][-tensor][-sym|-asym][-static]
+    <weights>[A<activations>][KV<cache>][g<size>][E<bits>][-tensor][-sym|-asym][-dq][-static]
 
     W4A16g64        4-bit weights in groups of 64 inputs, activations in 16 bits
     W8A8            8-bit weights per output channel, 8-bit activations per token
     W8A8-static     the same, with one calibrated activation scale per tensor
-    W4A4KV4g128     and a 4-bit key-value cache
+    W4AFP8g64       activations in FP8 per token
+    W1.58A16g64     ternary weights
+    W4A4KV4g128     and a 4-bit key-value cache, one scale per token and head
+    W4A4KV4cg128    keys per channel in groups of tokens, values per token (KIVI); KVFP8: FP8 per token
     W4A16g64E8      and embeddings and head in 8 bits, grouped as the linears are
-    FP8  MXFP4  NVFP4  NF4g64  Q4_K_M  ...
+    FP8  FP8A16     FP8 weights per channel and activations per token; weights alone. FP8E5M2, FP8-static, FP8-tensor
+    MXFP4  MXFP4A16 microscaling: weights and activations; weights alone. MXFP6, MXFP6E2M3, MXFP8, MXINT8, NVFP4
+    NF4g64  FP4g64  weights alone, in groups; FP6g64, FP6E2M3g64. NF4g64-dq: scales in 8 bits as well
+    Q4_K  Q8_0 ...  GGUF's types, weights alone; Q4_KE6: and embeddings in Q6_K
+    Q4_K_M  ...     GGUF's mixtures: read, not yet made
 
-Defaults are omitted: weights are symmetric and per output channel, activations symmetric and per token,
-embeddings and head stay in 16 bits. Other spellings of the same scheme (`w4a16G64`, `W4A16g64-sym`) are read
-and printed in the canonical form.
+Weights named by a number of bits need an A part; a format's name without one means what is usual for it. Defaults are
+omitted: weights are symmetric and per output channel, activations symmetric and per token, embeddings and head stay
+in 16 bits. Other spellings of the same scheme (`w4a16G64`, `W4A16g64-sym`, `NF4A16g64`) are read and printed in the
+canonical form.
 """
 
 from __future__ import annotations
@@ -22,10 +30,10 @@ import re
 from typing import cast, get_args
 
 from slmquant.errors import SchemeError
-from slmquant.schemes.scheme import (
-    FULL_PRECISION_BITS,
-    ActivationSpec,
+from slmquant.schemes.kv import KvSpec
+from slmquant.schemes.numbers import (
     FloatName,
+    GgufName,
     GgufType,
     Granularity,
     IntegerFormat,
@@ -33,35 +41,61 @@ from slmquant.schemes.scheme import (
     PerChannel,
     PerGroup,
     PerTensor,
+    TernaryFormat,
+    WeightFormat,
+)
+from slmquant.schemes.scheme import (
+    FULL_PRECISION_BITS,
+    ActivationFormat,
+    ActivationSpec,
     Scheme,
     WeightSpec,
+    activations_with,
+    embeddings_like,
 )
 
 EXAMPLES: dict[str, str] = {
     "W8A8": "8-bit weights per channel, 8-bit activations per token",
     "W8A8-static": "the same, one calibrated activation scale per tensor",
     "W4A8": "4-bit weights per channel, 8-bit activations per token",
+    "W4AFP8g64": "4-bit weights in groups of 64, FP8 activations per token",
     "W4A16": "4-bit weights per channel",
     "W4A16g64": "4-bit weights in groups of 64",
     "W4A16g64-asym": "the same with zero points",
     "W4A16g64E8": "the same as W4A16g64, embeddings and head in 8 bits",
     "W3A16g64": "3-bit weights in groups of 64",
+    "W1.58A16g64": "ternary weights in groups of 64",
     "W4A4KV4": "4-bit weights, activations and key-value cache",
-    "FP8": "8-bit floating point E4M3",
-    "MXFP4": "4-bit microscaling floating point",
-    "NVFP4": "4-bit floating point with two-level scales",
-    "NF4g64": "4-bit normal-float in groups of 64",
+    "W4A16KV2c": "4-bit weights; keys in 2 bits per channel, values per token (KIVI)",
+    "FP8": "8-bit floating point E4M3, weights per channel and activations per token",
+    "FP8A16": "the same, weights alone",
+    "FP6g64": "6-bit floating point E3M2, weights in groups of 64",
+    "MXFP4": "4-bit microscaling floating point, weights and activations in blocks of 32",
+    "MXFP4A16": "the same, weights alone",
+    "NVFP4": "4-bit floating point with two-level scales, weights and activations in blocks of 16",
+    "NF4g64": "4-bit normal-float, weights in groups of 64",
+    "NF4g64-dq": "the same, its scales in 8 bits",
+    "Q4_K": "GGUF's 4-bit K-quants",
     "Q4_K_M": "a GGUF mixture",
 }
 """Typical names with a half-line each; any name of the grammar works."""
 
-_INTEGER = re.compile(
-    r"W(?P<w>\d+)A(?P<a>\d+)(KV(?P<kv>\d+))?(g(?P<g>\d+))?(E(?P<e>\d+))?"
-    r"(?P<tensor>-tensor)?(?P<sym>-a?sym)?(?P<static>-static)?",
+
+def _alternatives(names: tuple[str, ...]) -> str:
+    return "|".join(sorted(names, key=len, reverse=True))
+
+
+_FORMATS = tuple(str(name) for argument in get_args(FloatName) for name in get_args(argument) or (argument,))
+_ACTIVATIONS = tuple(str(name) for argument in get_args(ActivationFormat) for name in get_args(argument) or (argument,))
+_PART = re.compile(
+    rf"(?P<weights>W\d+(\.\d+)?(?=A)|{_alternatives(_FORMATS)}|{_alternatives(get_args(GgufName))})"
+    rf"(A(?P<a>\d+|{_alternatives(_ACTIVATIONS)}))?"
+    r"(KV(?P<kv>\d+c?|FP8))?(g(?P<g>\d+))?(E(?P<e>\d+))?"
+    r"(?P<tensor>-tensor)?(?P<sym>-a?sym)?(?P<dq>-dq)?(?P<static>-static)?",
     re.IGNORECASE,
 )
-_FLOAT = re.compile(rf"(?P<name>{'|'.join(get_args(FloatName))})(g(?P<g>\d+))?", re.IGNORECASE)
-_GGUF = re.compile(r"(Q[2-8]_[01]|Q[2-6]_K(_[SML])?|IQ[1-4]_(XXS|XS|S|M|NL)|F16|BF16)", re.IGNORECASE)
+_MIXTURE = re.compile(r"(Q[2-6]_K_[SML]|IQ[1-4]_(XXS|XS|S|M|NL)|F16|BF16)", re.IGNORECASE)
+_SYNONYMS = {"FP8E4M3": "FP8", "FP6E3M2": "FP6", "FP4E2M1": "FP4"}
 
 
 def parse(name: str) -> Scheme:
@@ -72,48 +106,87 @@ def parse(name: str) -> Scheme:
             gives an example or the remedy.
     """
     text = name.strip()
-    if match := _INTEGER.fullmatch(text):
-        return _integer_scheme(name, match)
-    if match := _FLOAT.fullmatch(text):
-        return _float_scheme(match)
-    if _GGUF.fullmatch(text):
+    for synonym, usual in _SYNONYMS.items():
+        text = re.sub(synonym, usual, text, flags=re.IGNORECASE)
+    if _MIXTURE.fullmatch(text):
         return Scheme(special=GgufType(text.upper()))
+    if match := _PART.fullmatch(text):
+        return _scheme(name, match)
     raise SchemeError(
         f"cannot read scheme {name!r}; expected e.g. 'W4A16g64', 'W8A8' or 'W4A4KV4g64-asym' "
         "(`slmquant schemes` shows the grammar)"
     )
 
 
-def _integer_scheme(name: str, match: re.Match[str]) -> Scheme:
-    weight_bits, act_bits, kv_bits, emb_bits = (_bits(match[part]) for part in ("w", "a", "kv", "e"))
-    granularity: Granularity = PerChannel()
-    if match["g"]:
-        granularity = PerGroup(int(match["g"]))
-    if match["tensor"]:
-        if match["g"]:
-            raise SchemeError(f"{name!r} asks for groups and for one scale per tensor; drop one of the two")
-        granularity = PerTensor()
+def _scheme(name: str, match: re.Match[str]) -> Scheme:
     symmetric = (match["sym"] or "-sym").lower() == "-sym"
-    if weight_bits is None and emb_bits is None and (match["g"] or match["tensor"] or match["sym"]):
+    numbers = _weight_format(match["weights"].upper(), symmetric)
+    emb_bits = _bits(match["e"])
+    if numbers is None and emb_bits is None and (match["g"] or match["tensor"] or match["sym"] or match["dq"]):
         raise SchemeError(f"{name!r} says how weights are grouped but leaves them in 16 bits; give W or E fewer bits")
-    if match["static"] and act_bits is None:
+    if not symmetric and numbers is not None and not isinstance(numbers, IntegerFormat):
+        raise SchemeError(f"{name!r} asks for zero points, which only integers have; drop -asym")
+    granularity = _granularity(name, match, numbers)
+    weights = None if numbers is None else WeightSpec(numbers, granularity, bool(match["dq"]))
+    embeddings = None
+    if emb_bits is not None:
+        like = weights or WeightSpec(IntegerFormat(emb_bits, symmetric), granularity)
+        embeddings = embeddings_like(like, emb_bits)
+    return Scheme(weights, _activations(name, match, numbers), _kv(match["kv"]), embeddings)
+
+
+def _weight_format(text: str, symmetric: bool) -> WeightFormat | None:
+    if text in get_args(GgufName):
+        return GgufType(text)
+    if text in _FORMATS:
+        return NumberFormat(cast(FloatName, text))
+    if text == TernaryFormat.name:
+        return TernaryFormat()
+    if "." in text:
+        raise SchemeError(f"{text[1:]}-bit weights are not supported; expected whole bits, or W1.58 for ternary")
+    bits = _bits(text[1:])
+    return None if bits is None else IntegerFormat(bits, symmetric)
+
+
+def _granularity(name: str, match: re.Match[str], numbers: WeightFormat | None) -> Granularity:
+    if match["g"] and match["tensor"]:
+        raise SchemeError(f"{name!r} asks for groups and for one scale per tensor; drop one of the two")
+    block = numbers.block_size if isinstance(numbers, NumberFormat | GgufType) else None
+    if block is not None and numbers is not None and (match["g"] or match["tensor"]):
+        raise SchemeError(f"{numbers.name} has a fixed group size; write {numbers.name!r} alone")
+    if match["tensor"]:
+        return PerTensor()
+    size = int(match["g"]) if match["g"] else block
+    return PerChannel() if size is None else PerGroup(size)
+
+
+def _activations(name: str, match: re.Match[str], numbers: WeightFormat | None) -> ActivationSpec | None:
+    static = bool(match["static"])
+    text = (match["a"] or "").upper()
+    if not text:
+        usual = activations_with(numbers)
+        spec = None if usual is None else ActivationSpec(usual.bits, static, usual.format)
+    elif text.isdigit():
+        bits = _bits(text)
+        spec = None if bits is None else ActivationSpec(bits, static)
+    elif text == "INT":
+        raise SchemeError(f"{name!r} does not say how many bits activations have; write e.g. 'W8A8'")
+    else:
+        spec = ActivationSpec.of(cast(ActivationFormat, text), static)
+    if static and spec is None:
         raise SchemeError(f"{name!r} asks for static activations but leaves them in 16 bits; write e.g. 'W8A8-static'")
-    return Scheme(
-        weights=WeightSpec(IntegerFormat(weight_bits, symmetric), granularity) if weight_bits else None,
-        activations=ActivationSpec(act_bits, static=bool(match["static"])) if act_bits else None,
-        kv_bits=kv_bits,
-        embeddings=WeightSpec(IntegerFormat(emb_bits, symmetric), granularity) if emb_bits else None,
-    )
+    return spec
 
 
-def _float_scheme(match: re.Match[str]) -> Scheme:
-    format_name = cast(FloatName, match["name"].upper())
-    group = int(match["g"]) if match["g"] else None
-    if group is not None and format_name != "NF4":
-        raise SchemeError(f"{format_name} has a fixed group size; write {format_name!r} alone")
-    if group is not None:
-        PerGroup(group)
-    return Scheme(special=NumberFormat(format_name), special_group=group)
+def _kv(text: str | None) -> KvSpec | None:
+    if text is None:
+        return None
+    if text.upper() == "FP8":
+        return KvSpec(8, floating=True)
+    bits = int(text.rstrip("cC"))
+    if bits == FULL_PRECISION_BITS:
+        return None
+    return KvSpec.kivi(bits) if text[-1] in "cC" else KvSpec(bits)
 
 
 def _bits(digits: str | None) -> int | None:

@@ -2,101 +2,100 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from slmquant.errors import SchemeError
+from slmquant.schemes.kv import KvSpec
+from slmquant.schemes.numbers import (
+    BlockName,
+    ElementName,
+    GgufType,
+    Granularity,
+    IntegerFormat,
+    NumberFormat,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    TernaryFormat,
+    WeightFormat,
+)
 
 FULL_PRECISION_BITS = 16
 """Bits of everything a scheme leaves alone (norms, biases, and embeddings without an `E` part)."""
 
-FloatName = Literal["FP8", "MXFP4", "NVFP4", "NF4"]
-
-
-@dataclass(frozen=True)
-class PerTensor:
-    """One scale for the whole weight: `(out, in)` → scales `(1, 1)`."""
-
-
-@dataclass(frozen=True)
-class PerChannel:
-    """One scale for each output channel: `(out, in)` → scales `(out, 1)`."""
-
-
-@dataclass(frozen=True)
-class PerGroup:
-    """One scale for `size` consecutive inputs of a channel: `(out, in)` → scales `(out, ceil(in / size))`.
-
-    Where `size` does not divide `in`, the last group is shorter.
-    """
-
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.size < 2:
-            raise SchemeError(f"group size {self.size} is too small; expected at least 2, e.g. 32, 64 or 128")
-
-
-Granularity = PerTensor | PerChannel | PerGroup
-
-
-@dataclass(frozen=True)
-class IntegerFormat:
-    """Integer codes: `w ≈ scale · (code − zero_point)`.
-
-    Symmetric codes lie in `[−2^(b−1), 2^(b−1) − 1]` with zero point 0, asymmetric ones in `[0, 2^b − 1]`.
-    """
-
-    bits: int
-    symmetric: bool = True
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise SchemeError(f"{self.bits}-bit integers are not supported; expected 2 to 8 bits, or 16 for none")
-
-
-@dataclass(frozen=True)
-class NumberFormat:
-    """A floating-point or table format, by its name in the literature."""
-
-    name: FloatName
-
-
-@dataclass(frozen=True)
-class GgufType:
-    """A quantization type of GGUF, by its own name (`Q4_K_M`, `Q8_0`)."""
-
-    name: str
+ActivationFormat = Literal["INT", "FP8", "FP8E5M2", BlockName]
 
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """How one kind of weight is stored: linears, or embeddings and head."""
+    """How one kind of weight is stored: linears, or embeddings and head.
 
-    format: IntegerFormat
+    Attributes:
+        format: Its numbers.
+        granularity: How many of them share a scale; a format with blocks of its own has `PerGroup(block)`.
+        double_quantized: Whether scales are quantized as well (QLoRA).
+    """
+
+    format: WeightFormat
     granularity: Granularity
+    double_quantized: bool = False
+
+    def __post_init__(self) -> None:
+        block = getattr(self.format, "block_size", None)
+        if block is not None and self.granularity != PerGroup(block):
+            raise SchemeError(f"{self.format.name} has a fixed group size; write {self.format.name!r} alone")
+        if self.double_quantized and (
+            self.format.name not in ("NF4", "FP4") or not isinstance(self.granularity, PerGroup)
+        ):
+            raise SchemeError("-dq quantizes the scales of NF4 or FP4 groups; write e.g. 'NF4g64-dq'")
 
     @property
     def scale_bits(self) -> int:
-        """Stored bits of one scale: float16 for groups, float32 where there is only one for a channel or more."""
+        """Stored bits of one plain scale: float16 for groups, float32 where there is only one for a channel or more."""
         return 16 if isinstance(self.granularity, PerGroup) else 32
 
 
 @dataclass(frozen=True)
 class ActivationSpec:
-    """How the inputs of linears are rounded: always symmetric integers.
+    """How the inputs of linears are rounded, always symmetrically.
 
     Attributes:
-        bits: 2 to 8.
-        static: False, one scale per token found while running; True, one scale per tensor, calibrated.
+        bits: Of an element; 2 to 8 for integers.
+        static: False, scales are found while running, one per token or block; True, one per tensor, calibrated.
+        format: Integers, FP8, or a format with blocks of channels.
     """
 
     bits: int
     static: bool = False
+    format: ActivationFormat = "INT"
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
+        if self.format == "INT" and not 2 <= self.bits <= 8:
             raise SchemeError(f"{self.bits}-bit activations are not supported; expected 2 to 8, or A16 for none")
+        if self.static and self.block_size is not None:
+            raise SchemeError(f"{self.format} finds the scales of its blocks while running; drop -static")
+
+    @classmethod
+    def of(cls, format: ActivationFormat, static: bool = False) -> ActivationSpec:
+        """The spec of a format that is not plain integers."""
+        assert format != "INT"  # noqa: S101  # for the type checker
+        return cls(NumberFormat(format).bits, static, format)
+
+    @property
+    def element(self) -> ElementName | None:
+        """Its elements; None for integers."""
+        return None if self.format == "INT" else NumberFormat(self.format).element
+
+    @property
+    def block_size(self) -> int | None:
+        """Channels that share a scale; None where tokens have one."""
+        return None if self.format == "INT" else NumberFormat(self.format).block_size
+
+    @property
+    def name(self) -> str:
+        """What follows the A in a scheme's name."""
+        return str(self.bits) if self.format == "INT" else self.format
 
 
 @dataclass(frozen=True)
@@ -106,50 +105,101 @@ class Scheme:
     Attributes:
         weights: Linears of the blocks; None leaves them in 16 bits.
         activations: Inputs of those linears; None leaves them alone.
-        kv_bits: Bits of the key-value cache; None leaves it alone.
+        kv: The key-value cache; None leaves it alone.
         embeddings: Input embeddings and output head, tied or not; None leaves them in 16 bits.
-        special: A named format that replaces all of the above (FP8, MXFP4, NVFP4, NF4, a GGUF type).
-        special_group: Group size of a special format that has a free one (NF4).
+        special: A mixture of GGUF types (Q4_K_M), in place of all of the above.
     """
 
     weights: WeightSpec | None = None
     activations: ActivationSpec | None = None
-    kv_bits: int | None = None
+    kv: KvSpec | None = None
     embeddings: WeightSpec | None = None
-    special: NumberFormat | GgufType | None = None
-    special_group: int | None = None
+    special: GgufType | None = None
 
     def __post_init__(self) -> None:
-        parts = (self.weights, self.activations, self.kv_bits, self.embeddings)
+        parts = (self.weights, self.activations, self.kv, self.embeddings)
         if self.special is not None and any(part is not None for part in parts):
             raise SchemeError(f"{self.special.name} is a scheme of its own; it takes no W, A, KV or E part")
-        if self.kv_bits is not None and not 2 <= self.kv_bits <= 8:
-            raise SchemeError(f"a {self.kv_bits}-bit KV cache is not supported; expected KV2 to KV8")
-        if self.embeddings and self.weights and self.embeddings.granularity != self.weights.granularity:
-            raise SchemeError("embeddings are grouped as the linears are; the grammar has no other way to say it")
+        if self.embeddings is None or self.weights is None:
+            return
+        if self.embeddings != embeddings_like(self.weights, self.embeddings.format.bits):
+            raise SchemeError(
+                "embeddings are integers grouped as the linears are, or a GGUF type beside a GGUF type; "
+                "the grammar has no other way to say it"
+            )
 
     @property
     def is_full_precision(self) -> bool:
         """True for W16A16: nothing is quantized."""
         return self == Scheme()
 
+    @property
+    def kv_bits(self) -> int | None:
+        """Bits of a number in the key-value cache; None where it is left alone."""
+        return None if self.kv is None else self.kv.bits
+
     def __str__(self) -> str:
         """The scheme's name; `parse(str(scheme)) == scheme`."""
         if self.special is not None:
-            return self.special.name + (f"g{self.special_group}" if self.special_group else "")
+            return self.special.name
         spec = self.weights or self.embeddings
-        name = f"W{self.weights.format.bits if self.weights else FULL_PRECISION_BITS}"
-        name += f"A{self.activations.bits if self.activations else FULL_PRECISION_BITS}"
-        if self.kv_bits is not None:
-            name += f"KV{self.kv_bits}"
-        if spec and isinstance(spec.granularity, PerGroup):
+        name = self.weights.format.name if self.weights else f"W{FULL_PRECISION_BITS}"
+        dynamic = replace(self.activations, static=False) if self.activations else None
+        if name.startswith("W") or dynamic != activations_with(self.weights.format if self.weights else None):
+            name += f"A{dynamic.name if dynamic else FULL_PRECISION_BITS}"
+        if self.kv is not None:
+            name += "KVFP8" if self.kv.floating else f"KV{self.kv.bits}{'c' if self.kv.key_tokens else ''}"
+        if spec and isinstance(spec.granularity, PerGroup) and getattr(spec.format, "block_size", None) is None:
             name += f"g{spec.granularity.size}"
         if self.embeddings:
             name += f"E{self.embeddings.format.bits}"
         if spec and isinstance(spec.granularity, PerTensor):
             name += "-tensor"
-        if spec and not spec.format.symmetric:
+        if spec and isinstance(spec.format, IntegerFormat) and not spec.format.symmetric:
             name += "-asym"
+        if spec and spec.double_quantized:
+            name += "-dq"
         if self.activations and self.activations.static:
             name += "-static"
         return name
+
+
+def activations_with(weights: WeightFormat | None) -> ActivationSpec | None:
+    """Activations that the name of a format means where it has no A part: its own for FP8, MX and NVFP4."""
+    if not isinstance(weights, NumberFormat):
+        return None
+    name = weights.name
+    if name == "FP6" or name == "FP6E2M3" or name == "FP4" or name == "NF4":  # mypy narrows by ==
+        return None
+    return ActivationSpec.of(name)
+
+
+def embeddings_like(weights: WeightSpec, bits: int) -> WeightSpec:
+    """What `E<bits>` means beside such weights: integers with their groups; beside a GGUF type, one of GGUF's."""
+    if isinstance(weights.format, GgufType):
+        name = "Q8_0" if bits == 8 else f"Q{bits}_K"
+        if bits not in (2, 3, 4, 5, 6, 8):
+            raise SchemeError(f"GGUF has no {bits}-bit type for embeddings; expected E2 to E6 or E8")
+        return WeightSpec(GgufType(name), PerGroup(GgufType(name).block_size))
+    symmetric = not isinstance(weights.format, IntegerFormat) or weights.format.symmetric
+    return WeightSpec(IntegerFormat(bits, symmetric), weights.granularity)
+
+
+__all__ = [
+    "FULL_PRECISION_BITS",
+    "ActivationFormat",
+    "ActivationSpec",
+    "GgufType",
+    "Granularity",
+    "IntegerFormat",
+    "KvSpec",
+    "NumberFormat",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
+    "Scheme",
+    "TernaryFormat",
+    "WeightSpec",
+    "activations_with",
+    "embeddings_like",
+]

@@ -1,0 +1,237 @@
+"""Element sets: the numbers that a code can stand for before it is scaled.
+
+Integers are their own codes. Every other set is a table of at most 256 numbers, and a code is a place in it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Shaped, UInt8
+from torch import Tensor
+
+from slmquant.core.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2
+from slmquant.core.pack import pack, pack_ternary, packed_bytes, ternary_bytes, unpack, unpack_ternary
+
+
+class Elements(Protocol):
+    """What a grid needs to know of its numbers."""
+
+    @property
+    def name(self) -> str:
+        """`by_name(name)` is the same set."""
+        ...
+
+    @property
+    def bits(self) -> int:
+        """Bits of one code that stands alone."""
+        ...
+
+    @property
+    def signed(self) -> bool:
+        """Whether codes can be negative."""
+        ...
+
+    @property
+    def low(self) -> float:
+        """The smallest number."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """The largest number."""
+        ...
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The code of the nearest number, held as a float; what lies beyond the set gets its end."""
+        ...
+
+    def values(self, codes: Tensor) -> Tensor:
+        """What codes, held as floats, stand for."""
+        ...
+
+    def pack(self, codes: Shaped[Tensor, "rows size"]) -> UInt8[Tensor, "rows bytes"]:
+        """Codes as they are stored, each row from a byte of its own."""
+        ...
+
+    def unpack(self, packed: UInt8[Tensor, "rows bytes"], size: int) -> Shaped[Tensor, "rows size"]:
+        """Undo `pack`: int8 codes where signed, else uint8."""
+        ...
+
+    def row_bytes(self, size: int) -> int:
+        """Bytes that `size` codes are packed into."""
+        ...
+
+
+@dataclass(frozen=True)
+class Integers:
+    """All whole numbers from `low` to `high`, each its own code.
+
+    Three of them (ternary weights) are packed five to a byte, `3⁵ = 243`: 1.6 bits each.
+    """
+
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, bits: int, symmetric: bool) -> Integers:
+        """What `bits` bits can hold: centred on 0, or counted from 0."""
+        return cls(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else cls(0, 2**bits - 1)
+
+    @property
+    def name(self) -> str:
+        """`integers -8..7`."""
+        return f"integers {self.low}..{self.high}"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one code that stands alone, in two's complement where signed."""
+        return max(self.high.bit_length(), (-self.low - 1).bit_length() if self.signed else 0) + self.signed
+
+    @property
+    def signed(self) -> bool:
+        """Whether codes can be negative."""
+        return self.low < 0
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Rounded half to even, and clamped."""
+        return x.round().clamp_(self.low, self.high)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """The codes themselves."""
+        return codes
+
+    def pack(self, codes: Shaped[Tensor, "rows size"]) -> UInt8[Tensor, "rows bytes"]:
+        """Codes as they are stored."""
+        return pack_ternary(codes) if self._ternary else pack(codes, self.bits)
+
+    def unpack(self, packed: UInt8[Tensor, "rows bytes"], size: int) -> Shaped[Tensor, "rows size"]:
+        """Undo `pack`."""
+        return unpack_ternary(packed, size) if self._ternary else unpack(packed, self.bits, size, self.signed)
+
+    def row_bytes(self, size: int) -> int:
+        """Bytes that `size` codes are packed into."""
+        return ternary_bytes(size) if self._ternary else packed_bytes(size, self.bits)
+
+    @property
+    def _ternary(self) -> bool:
+        return (self.low, self.high) == (-1, 1)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers by code: bit patterns of a small float, places in a quantile table.
+
+    Attributes:
+        name: A name of `TABLES`.
+        points: The number of each code; NaN where a code stands for none. A power of two of them.
+        native: A dtype of torch of 8 bits whose bit patterns are the codes; None where there is none.
+    """
+
+    name: str
+    points: tuple[float, ...]
+    native: torch.dtype | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return (len(self.points) - 1).bit_length()
+
+    @property
+    def signed(self) -> bool:
+        """Codes are places, from 0."""
+        return False
+
+    @functools.cached_property
+    def low(self) -> float:
+        """The smallest number."""
+        return min(point for point in self.points if point == point)
+
+    @functools.cached_property
+    def high(self) -> float:
+        """The largest number."""
+        return max(point for point in self.points if point == point)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The code of the nearest number; of two equally near ones, the even code, as IEEE 754 rounds."""
+        if self.native is not None:
+            return x.clamp(self.low, self.high).to(self.native).view(torch.uint8).to(x.dtype)
+        x = x if x.dtype == torch.float64 else x.float()
+        thresholds, codes, _ = _lookup(self, x.dtype, x.device)
+        return codes[torch.bucketize(x.contiguous(), thresholds)]
+
+    def values(self, codes: Tensor) -> Tensor:
+        """What codes stand for."""
+        _, _, points = _lookup(self, codes.dtype if codes.is_floating_point() else torch.float32, codes.device)
+        return points[codes.long()]
+
+    def pack(self, codes: Shaped[Tensor, "rows size"]) -> UInt8[Tensor, "rows bytes"]:
+        """Codes as they are stored."""
+        return pack(codes, self.bits)
+
+    def unpack(self, packed: UInt8[Tensor, "rows bytes"], size: int) -> Shaped[Tensor, "rows size"]:
+        """Undo `pack`."""
+        return unpack(packed, self.bits, size, signed=False)
+
+    def row_bytes(self, size: int) -> int:
+        """Bytes that `size` codes are packed into."""
+        return packed_bytes(size, self.bits)
+
+
+@functools.lru_cache(maxsize=64)
+def _lookup(table: Table, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Thresholds between neighbours, the codes in ascending order of their numbers, the numbers in order of code."""
+    ascending: list[tuple[float, int]] = []
+    for point, code in sorted((point, code) for code, point in enumerate(table.points) if point == point):
+        if not ascending or ascending[-1][0] != point:  # of +0 and −0, the first is kept
+            ascending.append((point, code))
+    middles = [(low[0] + high[0]) / 2 for low, high in itertools.pairwise(ascending)]
+    thresholds = torch.tensor(middles, dtype=dtype)
+    upward = torch.tensor([code % 2 == 0 for _, code in ascending[1:]])
+    below = torch.nextafter(thresholds, torch.full_like(thresholds, -torch.inf))
+    thresholds = torch.where(upward, below, thresholds)  # `bucketize` sends what equals a threshold down
+    codes = torch.tensor([code for _, code in ascending], dtype=dtype)
+    points = torch.tensor(table.points, dtype=dtype)
+    return thresholds.to(device), codes.to(device), points.to(device)
+
+
+def normal_quantiles() -> tuple[float, ...]:
+    """The 16 numbers of NF4: each stands for an equal share of a normal distribution, 0 and ±1 are among them.
+
+    Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs" (NeurIPS 2023, arXiv 2305.14314), section 3 and
+    appendix E. Eight quantiles from the middle upwards and seven from it downwards are taken at even distances of
+    probability and divided by the largest. The outermost lies at `1 − (1/32 + 1/30)/2`, halfway between the two
+    offsets that 16 and 15 levels would have, so that it is not infinite.
+    """
+    outermost = 1 - (1 / 32 + 1 / 30) / 2
+    normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    above = normal.icdf(torch.linspace(0.5, outermost, 9, dtype=torch.float64)[1:])
+    below = -normal.icdf(torch.linspace(0.5, outermost, 8, dtype=torch.float64)[1:]).flip(0)
+    levels = torch.cat([below, torch.zeros(1, dtype=torch.float64), above]) / above[-1]
+    return tuple(levels.float().tolist())
+
+
+TERNARY = Integers(-1, 1)
+NF4 = Table("NF4", normal_quantiles())
+TABLES = {"NF4": NF4} | {
+    small.name: Table(small.name, small.values(), small.native) for small in (E4M3, E5M2, E3M2, E2M3, E2M1)
+}
+"""Every table by name; those of small floats are in the order of their bit patterns."""
+
+
+def by_name(name: str) -> Elements:
+    """The set whose `name` it is.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if match := re.fullmatch(r"integers (-?\d+)\.\.(\d+)", name):
+        return Integers(int(match[1]), int(match[2]))
+    if name in TABLES:
+        return TABLES[name]
+    raise ValueError(f"no element set is called {name!r}; expected 'integers -8..7' or one of {', '.join(TABLES)}")

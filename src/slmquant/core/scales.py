@@ -1,0 +1,203 @@
+"""How scales are stored: in 16 or 32 bits, as powers of two, or in two levels that share a scale of their own.
+
+A storage turns scales into parts, the tensors that lie on disk, and parts back into scales. A grid rounds scales to
+what parts can hold before it computes codes with them, so that nothing is lost when a weight is written and read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from slmquant.core.elements import TABLES
+from slmquant.core.minifloat import E4M3
+
+Parts = Mapping[str, Shaped[Tensor, "rows columns"]]
+"""What is stored, by name; the first dimension is that of the scales where a part has rows at all, else 1."""
+
+
+class Packing(NamedTuple):
+    """How a part of whole numbers is packed, row by row."""
+
+    bits: int
+    signed: bool = False
+
+
+class Stored(NamedTuple):
+    """Scales as they are read back, and what lies below the codes where that is stored with them.
+
+    Attributes:
+        scale: Never 0.
+        shift: What code 0 stands for, negated (`w = scale · code − shift`); None where zero points are kept apart.
+    """
+
+    scale: Float[Tensor, "rows groups"]
+    shift: Float[Tensor, "rows groups"] | None = None
+
+
+class ScaleStorage(Protocol):
+    """What a grid needs to know of how its scales are stored."""
+
+    @property
+    def name(self) -> str:
+        """`core.grids.storage_by_name(name)` is the same storage."""
+        ...
+
+    @property
+    def holds_shift(self) -> bool:
+        """Whether what lies below the codes is stored with the scales; otherwise zero points are kept apart."""
+        ...
+
+    @property
+    def spans_groups(self) -> bool:
+        """Whether how one scale is stored depends on other scales of its row."""
+        ...
+
+    @property
+    def spans_rows(self) -> bool:
+        """Whether it depends on scales of other rows."""
+        ...
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        """Parts that are packed; all others are stored in their own dtype."""
+        ...
+
+    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+        """The parts of the nearest scales that can be stored. A scale of 0, of a group of zeros, becomes another."""
+        ...
+
+    def decode(self, parts: Parts) -> Stored:
+        """What was stored, in float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Each scale by itself, as a float16 or float32.
+
+    Attributes:
+        bits: 16 or 32.
+        holds_shift: Whether a shift is stored as well, in as many bits (GGUF's Q4_1 and Q5_1).
+    """
+
+    bits: int
+    holds_shift: bool = False
+    spans_groups = False
+    spans_rows = False
+    packings: ClassVar[Mapping[str, Packing]] = {}
+
+    @property
+    def name(self) -> str:
+        """`float16`, `float32` or `float16 with shift`."""
+        return f"float{self.bits}" + (" with shift" if self.holds_shift else "")
+
+    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+        """Rounded to the dtype; a scale is at least the smallest normal float16, and 1 where it was 0."""
+        dtype = torch.float16 if self.bits == 16 else torch.float32
+        if dtype == torch.float16:
+            limits = torch.finfo(dtype)
+            held = scale.abs().clamp(limits.smallest_normal, limits.max).copysign(scale)
+        else:
+            held = scale
+        parts = {"scale": torch.where(scale == 0, torch.ones_like(held), held).to(dtype)}
+        return parts | {"shift": shift.to(dtype)} if self.holds_shift else parts
+
+    def decode(self, parts: Parts) -> Stored:
+        """What was stored."""
+        return Stored(parts["scale"].float(), parts["shift"].float() if self.holds_shift else None)
+
+
+@dataclass(frozen=True)
+class PowerOfTwo:
+    """E8M0: the exponent of a power of two in 8 bits, the scale of the OCP microscaling formats."""
+
+    name = "E8M0"
+    holds_shift = False
+    spans_groups = False
+    spans_rows = False
+    packings: ClassVar[Mapping[str, Packing]] = {}
+
+    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+        """The nearest exponent, with the bias 127; 0 becomes 1."""
+        del shift
+        exponent = torch.where(scale == 0, torch.zeros_like(scale), scale.log2().round())
+        return {"scale": (exponent.clamp(-126, 127) + _E8M0_BIAS).to(torch.uint8)}
+
+    def decode(self, parts: Parts) -> Stored:
+        """`2^(code − 127)`."""
+        exponent = parts["scale"].to(torch.int32) - _E8M0_BIAS
+        return Stored(torch.ldexp(torch.ones(exponent.shape, device=exponent.device), exponent))
+
+
+@dataclass(frozen=True)
+class TensorScaled:
+    """NVFP4's two levels: each scale as an FP8 E4M3, times one float32 for the whole tensor.
+
+    The tensor's scale puts the largest of the scales on 448, the largest number of E4M3.
+    """
+
+    name = "E4M3 of tensor"
+    holds_shift = False
+    spans_groups = True
+    spans_rows = True
+    packings: ClassVar[Mapping[str, Packing]] = {}
+
+    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+        """Nearest codes; a scale that would become 0 becomes the smallest number above it."""
+        del shift
+        top = scale.amax().reshape(1, 1).float() / E4M3.largest
+        top = torch.where(top > 0, top, torch.ones_like(top))
+        codes = _FP8.nearest((scale / top).clamp(min=E4M3.smallest))
+        return {"scale": codes.to(torch.uint8), "tensor_scale": top}
+
+    def decode(self, parts: Parts) -> Stored:
+        """The product of both levels."""
+        return Stored(_FP8.values(parts["scale"].float()) * parts["tensor_scale"])
+
+
+@dataclass(frozen=True)
+class DoubleQuantized:
+    """QLoRA's double quantization: scales less their mean as 8-bit floats, in blocks of 256 with a float32 each.
+
+    Dettmers et al., "QLoRA" (NeurIPS 2023, arXiv 2305.14314), section 3. Blocks run through the rows. The 8-bit float
+    is E4M3; bitsandbytes has one of its own, with an exponent of varying length.
+    """
+
+    block: int = 256
+    name = "double"
+    holds_shift = False
+    spans_groups = True
+    spans_rows = True
+    packings: ClassVar[Mapping[str, Packing]] = {}
+
+    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+        """Nearest codes; where the nearest would make a scale 0 or less, the next above."""
+        del shift
+        mean = scale.mean().reshape(1, 1).float()
+        mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+        rest = scale - mean
+        flat = torch.nn.functional.pad(rest.flatten(), (0, -rest.numel() % self.block)).view(-1, self.block)
+        largest = flat.abs().amax(dim=1).reshape(1, -1).float()
+        block_scale = torch.where(largest > 0, largest / E4M3.largest, torch.ones_like(largest))
+        codes = _FP8.nearest(rest / self._per_scale(block_scale, scale)).to(torch.uint8)
+        parts = {"scale": codes, "block_scale": block_scale, "mean": mean}
+        sunk = self.decode(parts).scale <= 0  # their rests are negative: the pattern before stands nearer to 0
+        return parts | {"scale": torch.where(sunk, codes - 1, codes)}
+
+    def decode(self, parts: Parts) -> Stored:
+        """`mean + block_scale · code`."""
+        values = _FP8.values(parts["scale"].float())
+        return Stored(values * self._per_scale(parts["block_scale"], values) + parts["mean"])
+
+    def _per_scale(self, block_scale: Tensor, scale: Tensor) -> Tensor:
+        return block_scale.flatten().repeat_interleave(self.block)[: scale.numel()].view_as(scale)
+
+
+_E8M0_BIAS = 127
+_FP8 = TABLES["E4M3"]

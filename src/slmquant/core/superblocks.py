@@ -1,0 +1,93 @@
+"""GGUF's super-blocks: the scales of 256 inputs in a few bits each, relative to one float16.
+
+The layout is that of ggml's K-quants (`ggml-common.h` of llama.cpp): a super-block of 256 weights is cut into groups
+of 16 or 32; a group's scale is `d · code`, and where the type has minima, `w = d · code · q − dmin · code'`.
+ggml takes only rows whose length is a multiple of 256. Here the last super-block of a row may be shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from slmquant.core.scales import Packing, Parts, Stored
+
+SUPER_BLOCK = 256
+"""Inputs that share `d` (and `dmin`)."""
+
+
+@dataclass(frozen=True)
+class SuperBlocks:
+    """Two levels of scales, and of minima where `holds_shift`.
+
+    Attributes:
+        groups: Groups in a super-block, 8 of 32 inputs or 16 of 16.
+        bits: Bits of a group's scale and of its minimum.
+        holds_shift: With minima, codes are unsigned; without, a group's scale may be negative.
+    """
+
+    groups: int
+    bits: int
+    holds_shift: bool
+    spans_groups = True
+    spans_rows = False
+
+    @property
+    def name(self) -> str:
+        """`super-blocks of 8 × 6 bits with shift`."""
+        return f"super-blocks of {self.groups} × {self.bits} bits" + (" with shift" if self.holds_shift else "")
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        """Groups' scales and minima are packed."""
+        if self.holds_shift:
+            return {"scale": Packing(self.bits), "shift": Packing(self.bits)}
+        return {"scale": Packing(self.bits, signed=True)}
+
+    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+        """Nearest codes relative to the largest of each super-block; a scale's code is never 0.
+
+        A scale of 0 can only say that all weights of its group are equal, and so can any other, by equal codes.
+        """
+        d, codes = self._level(scale, keep_nonzero=True)
+        parts = {"d": d, "scale": codes}
+        if self.holds_shift:
+            dmin, minima = self._level(shift.clamp(min=0), keep_nonzero=False)
+            parts |= {"dmin": dmin, "shift": minima}
+        return parts
+
+    def decode(self, parts: Parts) -> Stored:
+        """`d · code`, and `dmin · code'`."""
+        scale = self._expand(parts["d"], parts["scale"]) * parts["scale"].float()
+        shift = None
+        if self.holds_shift:
+            shift = self._expand(parts["dmin"], parts["shift"]) * parts["shift"].float()
+        return Stored(scale, shift)
+
+    def _level(
+        self, values: Float[Tensor, "rows groups"], keep_nonzero: bool
+    ) -> tuple[Float[Tensor, "rows supers"], Int[Tensor, "rows groups"]]:
+        """A float16 for each super-block, and codes relative to it."""
+        rows, count = values.shape
+        padded = torch.nn.functional.pad(values.float(), (0, -count % self.groups)).view(rows, -1, self.groups)
+        extreme = padded.gather(2, padded.abs().argmax(dim=2, keepdim=True))
+        # signed codes reach one further down than up, and the extreme of either sign is put there
+        low, high = (0, 2**self.bits - 1) if self.holds_shift else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        d = extreme / (high if self.holds_shift else low)
+        d = torch.where(d == 0, torch.ones_like(d), d.abs().clamp(_SMALLEST_HALF, _LARGEST_HALF).copysign(d)).half()
+        codes = (padded / d.float()).round().clamp(low, high)
+        if keep_nonzero:
+            codes = torch.where(codes == 0, torch.ones_like(codes), codes)
+        dtype = torch.uint8 if self.holds_shift else torch.int8
+        return d[:, :, 0], codes.flatten(1)[:, :count].to(dtype)
+
+    def _expand(self, d: Float[Tensor, "rows supers"], codes: Tensor) -> Float[Tensor, "rows groups"]:
+        return d.float().repeat_interleave(self.groups, dim=1)[:, : codes.shape[1]]
+
+
+_SMALLEST_HALF = 2.0**-24
+_LARGEST_HALF = torch.finfo(torch.float16).max

@@ -1,0 +1,66 @@
+"""Activations as codes: one scale for each token, or one for all, or scales for blocks of channels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.core import groups
+from slmquant.core.elements import Elements
+from slmquant.core.minifloat import E4M3, power_below
+
+
+class TokenCodes(NamedTuple):
+    """Activations before they are scaled, and the scale of each token (or one for all).
+
+    The numbers are whole, small floats, or small floats times those of their block; always exact in bfloat16, so that
+    a product over them is what an engine computes over codes.
+    """
+
+    codes: Float[Tensor, "*tokens in"]
+    scale: Float[Tensor, "*#tokens 1"]
+
+
+def token_codes(
+    x: Float[Tensor, "*tokens in"], elements: Elements, scale: Float[Tensor, ""] | None = None
+) -> TokenCodes:
+    """The nearest elements of activations, in the dtype of `x`.
+
+    Args:
+        x: Activations.
+        elements: Symmetric integers, or a small float.
+        scale: A calibrated scale for the whole tensor; None finds one for each token from its largest value,
+            `max|x| / high`. A token of zeros gets scale 1.
+    """
+    if scale is None:
+        largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.where(largest > 0, largest / elements.high, torch.ones_like(largest))
+    return TokenCodes(elements.values(elements.nearest(x / scale)).to(x.dtype), scale)
+
+
+def block_codes(x: Float[Tensor, "*tokens in"], elements: Elements, size: int, *, two_level: bool) -> TokenCodes:
+    """The nearest elements of activations, times the scale of their block of channels, in the dtype of `x`.
+
+    Args:
+        x: Activations.
+        elements: Those of a microscaling format, or of NVFP4.
+        size: Channels in a block; the last may be shorter.
+        two_level: False, a block's scale is the power of two of the OCP microscaling formats. True, it is an E4M3
+            relative to a float32 for each token, as NVFP4 has it; engines calibrate that float32 once for the whole
+            tensor, which changes which small scales underflow and nothing else.
+    """
+    low, high = groups.bounds(x.flatten(0, -2).float(), min(size, x.shape[-1]))
+    largest = torch.maximum(low.abs(), high.abs()).unflatten(0, x.shape[:-1])
+    if two_level:
+        token = largest.amax(dim=-1, keepdim=True) / (elements.high * E4M3.largest)
+        token = torch.where(token > 0, token, torch.ones_like(token))
+        scale = E4M3.round(largest / elements.high / token).clamp_(min=E4M3.smallest)
+    else:
+        token = torch.ones_like(largest[..., :1])
+        scale = power_below(largest) / float(power_below(torch.tensor(elements.high)))
+        scale = torch.where(largest > 0, scale, torch.ones_like(scale))
+    scale = scale.repeat_interleave(size, dim=-1)[..., : x.shape[-1]]
+    return TokenCodes((elements.values(elements.nearest(x / token / scale)) * scale).to(x.dtype), token)

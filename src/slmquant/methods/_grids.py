@@ -1,0 +1,83 @@
+"""From the name of a number format to the grid that holds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from slmquant.core.affine import Grid
+from slmquant.core.elements import TABLES, TERNARY, Integers
+from slmquant.core.scales import DoubleQuantized, Plain, PowerOfTwo, TensorScaled
+from slmquant.core.superblocks import SUPER_BLOCK, SuperBlocks
+from slmquant.schemes import (
+    GgufType,
+    IntegerFormat,
+    PerGroup,
+    PerTensor,
+    Scheme,
+    TernaryFormat,
+    WeightSpec,
+)
+
+
+def grid_of(spec: WeightSpec) -> Grid:
+    """The grid that a part of a scheme asks for.
+
+    Raises:
+        ValueError: It is one of GGUF's mixtures, of which `unsupported` says why.
+    """
+    numbers = spec.format
+    if isinstance(numbers, GgufType):
+        return _gguf(numbers)
+    grouped = isinstance(spec.granularity, PerGroup)
+    grid = Grid(
+        bits=numbers.bits,
+        symmetric=numbers.symmetric,
+        scale_bits=spec.scale_bits,
+        per_tensor=isinstance(spec.granularity, PerTensor),
+    )
+    if isinstance(spec.granularity, PerGroup):
+        grid = replace(grid, group_size=spec.granularity.size)
+    if isinstance(numbers, IntegerFormat):
+        return grid
+    if isinstance(numbers, TernaryFormat):
+        return replace(grid, numbers=TERNARY, rule="least squares")
+    if numbers.element is not None:
+        grid = replace(grid, numbers=TABLES[numbers.element])
+    if spec.double_quantized and grouped:
+        return replace(grid, layout=DoubleQuantized(), scale_bits=32)
+    if numbers.name == "NVFP4":
+        return replace(grid, layout=TensorScaled(), scale_bits=32)
+    if numbers.block_size is not None:
+        return replace(grid, layout=PowerOfTwo(), scale_bits=32, rule="power")
+    return grid
+
+
+def _gguf(numbers: GgufType) -> Grid:
+    """Ggml's blocks: of 32 with one float16 or two, or super-blocks of 256."""
+    bits, size, symmetric = numbers.bits, numbers.block_size, numbers.symmetric
+    match numbers.name:
+        case "Q4_0" | "Q5_0":
+            return Grid(bits, True, size, 16, rule="extreme")
+        case "Q8_0":
+            return Grid(bits, True, size, 16, numbers=Integers(-127, 127))
+        case "Q4_1" | "Q5_1":
+            return Grid(bits, False, size, layout=Plain(16, holds_shift=True))
+        case "Q2_K" | "Q3_K" | "Q4_K" | "Q5_K" | "Q6_K":
+            scale_bits = {"Q2_K": 4, "Q6_K": 8}.get(numbers.name, 6)
+            layout = SuperBlocks(SUPER_BLOCK // size, scale_bits, holds_shift=not symmetric)
+            return Grid(bits, symmetric, size, rule="extreme" if symmetric else "span", layout=layout)
+        case name:
+            raise ValueError(f"{name} is no GGUF type of one tensor")
+
+
+def unsupported(scheme: Scheme) -> str | None:
+    """Why no method can make such numbers; None where `grid_of` can."""
+    if scheme.special is None:
+        return None
+    name = scheme.special.name
+    if name in ("F16", "BF16"):
+        return f"{name} quantizes nothing; use W16A16 and method 'none'"
+    if name.startswith("IQ"):
+        return f"{name} has codebooks that need ggml's own tables; use one of Q2_K to Q6_K"
+    pure = name.rpartition("_")[0]
+    return f"{name} is a mixture of types; use the pure type {pure}, or wait for GGUF export"
