@@ -165,7 +165,7 @@ class Grid:
             scale = torch.where(-low >= high, low, high) / elements.low
         elif self.rule == "power":
             scale = torch.where(largest > 0, power_below(largest), largest)
-            scale = scale / float(power_below(torch.tensor(elements.high)))
+            scale = scale / float(power_below(torch.tensor(float(elements.high))))
         elif self.rule == "least squares":
             scale = largest / 2
         else:

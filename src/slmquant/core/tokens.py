@@ -60,7 +60,7 @@ def block_codes(x: Float[Tensor, "*tokens in"], elements: Elements, size: int, *
         scale = E4M3.round(largest / elements.high / token).clamp_(min=E4M3.smallest)
     else:
         token = torch.ones_like(largest[..., :1])
-        scale = power_below(largest) / float(power_below(torch.tensor(elements.high)))
+        scale = power_below(largest) / float(power_below(torch.tensor(float(elements.high))))
         scale = torch.where(largest > 0, scale, torch.ones_like(scale))
     scale = scale.repeat_interleave(size, dim=-1)[..., : x.shape[-1]]
     return TokenCodes((elements.values(elements.nearest(x / token / scale)) * scale).to(x.dtype), token)
