@@ -140,6 +140,23 @@ class TestHessian:
 
         assert torch.allclose(hessian.finish_(H, 50), X.T @ X / 50, atol=1e-5)
 
+    def test_bfloat16_inputs_give_nearly_the_same(self) -> None:
+        """The solver's loss under the exact Hessian is what matters."""
+        losses = []
+        for seed in range(3):
+            W, _ = problem(8, 48, seed)
+            X = (torch.randn(640, 48) @ torch.randn(48, 48) * torch.logspace(-1, 1, 48)).bfloat16()
+            exact = X.float().T @ X.float() / len(X)
+            H = torch.zeros(48, 48)
+            for part in X.split(32):
+                hessian.add_outer_(H, part)
+            coarse = gptq(W, hessian.finish_(H, len(X)), Grid(4, True, 16, 16), act_order=True)
+            fine = gptq(W, exact, Grid(4, True, 16, 16), act_order=True)
+            losses.append(loss(W, coarse.dequantize(), exact) / loss(W, fine.dequantize(), exact))
+
+            assert torch.allclose(H, exact, rtol=0.01, atol=1e-3 * float(exact.abs().max()))
+        assert sum(losses) / len(losses) < 1.02
+
     def test_the_factor_is_that_of_the_inverse(self) -> None:
         _, H = problem(1, 20, 0)
         U = hessian.inverse_cholesky(H, 0.01)

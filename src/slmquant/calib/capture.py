@@ -67,11 +67,11 @@ class _Observer:
         self.samples = 0
         self.tokens = 0
 
-    def __call__(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self.observe(args[0])
+    def __call__(self, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.observe(args[0], linear.get_parameter("weight").dtype)
 
-    def observe(self, inputs: Tensor) -> None:
-        """Take in what a linear was given, `(batch, seq, in)` or `(tokens, in)`."""
+    def observe(self, inputs: Tensor, dtype: torch.dtype) -> None:
+        """Take in what a linear that multiplies in `dtype` was given, `(batch, seq, in)` or `(tokens, in)`."""
         if inputs.ndim == 3:
             batch = len(inputs)
             self.first[self.samples : self.samples + batch].copy_(inputs[:, 0])
@@ -85,7 +85,7 @@ class _Observer:
         self.spent["range"] += time.perf_counter() - started
         if self.H is not None:
             started = time.perf_counter()
-            hessian.add_outer_(self.H, x)
+            hessian.add_outer_(self.H, hessian.multiplied(inputs, dtype))
             self.spent["hessian"] += time.perf_counter() - started
 
     def result(self) -> InputStatistics:
@@ -135,7 +135,7 @@ def capture(
         for part in torch.split(windows, batch):
             hidden = body.hidden(part.to(model.device))
             if head is not None:
-                head.observe(hidden)
+                head.observe(hidden, torch.float32)
             progress.advance(len(part))
     finally:
         for hook in hooks:

@@ -105,15 +105,15 @@ class _Observer:
         self._exact: Tensor | None = None
         self._tokens = 0
 
-    def __call__(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = args[0].flatten(0, -2).float()
+    def __call__(self, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = hessian.multiplied(args[0], linear.get_parameter("weight").dtype)
         if self._exact is None:
             self._exact = x
             return
         if self._exact.shape != x.shape:
             raise NumericalError(f"{self.name!r} does not see the same tokens in both models; does it route them?")
         hessian.add_outer_(self._hessian, x)
-        self._cross.addmm_((self._exact - x).T, x)
+        hessian.add_product_(self._cross, self._exact - x, x)
         self._tokens += len(x)
         self._exact = None
 
