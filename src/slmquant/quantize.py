@@ -154,6 +154,8 @@ class _Quantization:
                 self._replace_(group, dense)
             else:
                 self._replace_(group, self._round(group, dense, work.scheme.weights, per_weight))
+        if self.recipe.correction is not None and all(weight.side is None for weight in self.weights.values()):
+            work.notes.append(f"{self.recipe.title}: no weight was given a branch in 16 bits")
 
     def _round(
         self, group: InputGroup, dense: list[Tensor], spec: WeightSpec, rounding: Rounding
@@ -168,7 +170,7 @@ class _Quantization:
         """Put quantized linears in place, with the quantizer of the input that they read, and remember the codes."""
         work, inputs = self.work, None
         if (spec := work.scheme.activations) is not None:
-            scale = static_scale(spec, self._statistics[group.linears[0]]) if spec.static else None
+            scale = static_scale(spec, self._remaining(group)) if spec.static else None
             inputs = ActivationQuantizer(spec, work.dtype, scale, self._last)
             if scale is not None:
                 self.activation_scales.update(dict.fromkeys(group.linears, scale))
@@ -176,6 +178,11 @@ class _Quantization:
         for name, weight in zip(group.linears, weights, strict=True):
             if isinstance(weight, QuantizedTensor):
                 self.weights[name] = weight
+
+    def _remaining(self, group: InputGroup) -> InputStatistics:
+        """What the codes of a group receive: its input, without the channels that a correction takes."""
+        inputs, correction = self._statistics[group.linears[0]], self.recipe.correction
+        return inputs if correction is None or self.recipe.rounds_blocks else correction.remaining(inputs)
 
     def _quantize_embeddings_(self, spec: WeightSpec, rounding: Rounding) -> dict[str, QuantizedTensor]:
         """Round embedding and head in place; a tied head follows its embedding.
@@ -219,10 +226,11 @@ def _rounded(
 ) -> list[QuantizedTensor]:
     """Round weights that share an input: stacked, since rows are independent, unless scales span a whole weight."""
     grid = grid_of(spec)
+    left = inputs if correction is None or inputs is None else correction.remaining(inputs)
     if grid.spans_rows:
-        rounded = [rounding.round(weight, grid, inputs) for weight in dense]
+        rounded = [rounding.round(weight, grid, left) for weight in dense]
     else:
-        stacked = rounding.round(torch.cat(dense), grid, inputs)
+        stacked = rounding.round(torch.cat(dense), grid, left)
         stops = torch.tensor([len(weight) for weight in dense]).cumsum(0).tolist()
         rounded = [stacked.rows(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
     if correction is None:

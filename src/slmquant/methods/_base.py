@@ -148,6 +148,10 @@ class Correction(Protocol):
         """Statistics that it reads."""
         ...
 
+    def remaining(self, inputs: InputStatistics) -> InputStatistics:
+        """What is left for the codes: the inputs without the channels that the branch takes."""
+        ...
+
     def correct(
         self, weight: Float[Tensor, "out in"], rounded: QuantizedTensor, statistics: InputStatistics | None
     ) -> QuantizedTensor:

@@ -8,8 +8,8 @@ weights covers the share of its range, one of ten, that minimises the error whic
 Deviations:
     * Losses are `tr(ΔW H ΔWᵀ)` with the Hessian `H = E[x xᵀ]`: the same squared errors over all calibration tokens,
       without forward passes. The clip search is thereby exact, where the authors sample tokens.
-    * The loss is that of the linears which read the input, each as a share of its own output. The authors compare
-      the outputs of the whole attention or feed-forward block for q, k, v and for gate, up.
+    * The loss is that of the linears which read the input, their outputs side by side. The authors compare the
+      outputs of the whole attention or feed-forward block for q, k, v and for gate, up.
     * Which passages a scale can take is discovered; with grouped-query attention v → o too, where the authors' first
       code has none. A link is only scaled if source and target together lose less.
     * The ranges of queries and keys are clipped as well, which the authors leave out.
@@ -92,13 +92,12 @@ class _Search:
         """The best factors for linears that read one input."""
         weights = [self._weight(name) for name in linears]
         inputs, H = self._inputs(linears[0])
-        shares = [W / _energy(W, H) ** 0.5 for W in weights]
         rows = [len(W) for W in weights]
 
         def rounded(W: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
             return torch.cat([self._rounded(part) for part in W.split(rows)])
 
-        return best_factors(torch.cat(shares), H, inputs.absmean, rounded)
+        return best_factors(torch.cat(weights), H, inputs.absmean, rounded)
 
     def link(self, link: ChannelLink) -> Float[Tensor, " in"] | None:
         """The best factors for the target's inputs; None where they help source and target together less than none."""

@@ -8,8 +8,8 @@ Deviations:
     * `O` is fixed by calibration, the channels whose largest magnitude over the calibration tokens exceeds the
       threshold. The authors look at each batch while running. A channel that exceeds it only later is rounded.
     * Any number of bits, not only 8.
-    * Where parameters are rounded to nearest, the weights of those channels still take part in the range of their
-      group or row.
+    * A rounding that looks at data (`llm_int8+gptq`) sees those channels as silent; one that does not lets their
+      weights take part in the range of their group or row.
     * Embeddings and head have no branch.
 
 The branch takes 16 bits for each weight of the channels that it keeps.
@@ -42,6 +42,10 @@ class OutlierSplit:
 
     threshold: float = 6.0
     needs: frozenset[Statistic] = frozenset({"range"})
+
+    def remaining(self, inputs: InputStatistics) -> InputStatistics:
+        """The inputs with their outlier channels silent."""
+        return inputs.divided(torch.where(inputs.absmax > self.threshold, torch.inf, 1.0))
 
     def correct(
         self, weight: Float[Tensor, "out in"], rounded: QuantizedTensor, statistics: InputStatistics | None

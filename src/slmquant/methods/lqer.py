@@ -43,6 +43,10 @@ class LowRankCorrection:
     rank: int = 32
     needs: frozenset[Statistic] = frozenset({"hessian"})
 
+    def remaining(self, inputs: InputStatistics) -> InputStatistics:
+        """All of them: the product makes up for errors, it takes no channel."""
+        return inputs
+
     def correct(
         self, weight: Float[Tensor, "out in"], rounded: QuantizedTensor, statistics: InputStatistics | None
     ) -> QuantizedTensor:
