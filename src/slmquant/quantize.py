@@ -15,13 +15,16 @@ from slmquant.calib.statistics import InputStatistics, Statistics
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import NumericalError, RefusedError
 from slmquant.methods._base import BlockSolver, Budget, Correction, Recipe, Rounding, Work, grid_of, static_scale
+from slmquant.model import attention
 from slmquant.model.activations import ActivationQuantizer, LastCodes
 from slmquant.model.blocks import walk
+from slmquant.model.online import Online, key_rotation, stored_bits
 from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup, Relations, discover
 from slmquant.model.size import ModelSize, count_parameters, size_of
 from slmquant.progress import Progress, Silent, track
 from slmquant.schemes import PerGroup, Scheme, WeightSpec
+from slmquant.schemes.scheme import FULL_PRECISION_BITS
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class QuantizedModel:
         groups: Linears that read the same input and share its quantizer.
         embeddings: Names of the embedding and the head.
         size: What it takes to store.
+        online: Rotations that are done while the model runs.
         notes: What the method has to say about this very run.
     """
 
@@ -50,6 +54,7 @@ class QuantizedModel:
     groups: tuple[InputGroup, ...]
     embeddings: frozenset[str]
     size: ModelSize
+    online: tuple[Online, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -91,12 +96,17 @@ def quantize_(
     relations = discover(model)
     _refuse(method, recipe.refusal(scheme, relations))
     _refuse(method, _group_refusal(model, relations, scheme))
+    if scheme.kv is not None:
+        _refuse(method, attention.refusal(model))
     parameters = count_parameters(model)
     work = Work(model, relations, scheme, calibration, dtype, seed, budget, progress or Silent())
     quantization = _Quantization(recipe, work)
     quantization.transform_()
+    added_bits = stored_bits(work.online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
     quantization.round_()
     multiply_in_(model, dtype)
+    if scheme.kv is not None:
+        attention.quantize_cache_(model, scheme.kv, key_rotation(work.online))
     embeddings = frozenset({relations.embedding, *([relations.head] if relations.head else [])})
     return QuantizedModel(
         model=model,
@@ -107,7 +117,8 @@ def quantize_(
         activation_scales=quantization.activation_scales,
         groups=relations.groups,
         embeddings=embeddings,
-        size=size_of(parameters, quantization.weights, embeddings),
+        size=size_of(parameters, quantization.weights, embeddings, added_bits),
+        online=tuple(work.online),
         notes=tuple(work.notes),
     )
 

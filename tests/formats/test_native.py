@@ -46,6 +46,23 @@ def test_the_file_is_as_large_as_the_accounting_says(tmp_path: Path) -> None:
         assert sum(t.numel() * t.element_size() for t in tensors.values()) == written.size.stored_bytes
 
 
+@pytest.mark.parametrize("architecture", ["llama", "opt", "gpt2", "phi"])
+@pytest.mark.parametrize("method", ["quarot+rtn", "lqer", "llm_int8"])
+def test_what_is_done_at_run_time_comes_back(tmp_path: Path, method: str, architecture: str) -> None:
+    """Rotations, rounded caches, biases that folding made, branches in 16 bits."""
+    written = quantized(method, "W8A8KV8", architecture)
+    native.save(written, tokenizer(), tmp_path / "model", source="tiny", source_sha256="0" * 64)
+
+    read = native.load(tmp_path / "model").quantized
+
+    assert read.size == written.size
+    assert sum(t.numel() * t.element_size() for t in native.encode(written).values()) == written.size.stored_bytes
+    assert [type(entry) for entry in read.online] == [type(entry) for entry in written.online]
+    with torch.no_grad():
+        before, after = (q.model(windows(2)).logits.log_softmax(-1) for q in (written, read))
+    assert float((before.exp() * (before - after)).sum(-1).mean()) < 5e-3
+
+
 def test_a_newer_version_is_named(tmp_path: Path) -> None:
     folder = native.save(quantized("rtn", "W8A8"), tokenizer(), tmp_path / "m", source="tiny", source_sha256="0")
     manifest = json.loads((folder / native.MANIFEST).read_text())

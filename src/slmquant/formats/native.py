@@ -24,11 +24,16 @@ from slmquant.errors import ModelError
 from slmquant.files import atomic_dir
 from slmquant.formats._weights import WeightFacts, WeightFacts1, decode_weight, encode_weight, facts_of
 from slmquant.model.activations import ActivationQuantizer, LastCodes
-from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
+from slmquant.model.attention import quantize_cache_
+from slmquant.model.online import OnlineFact, attach_, key_rotation, stored_bits
+from slmquant.model.online import decode as decode_online
+from slmquant.model.online import encode as encode_online
+from slmquant.model.quantized import linear_at, multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup
 from slmquant.model.size import count_parameters, size_of
 from slmquant.quantize import QuantizedModel
 from slmquant.schemes import parse
+from slmquant.schemes.scheme import FULL_PRECISION_BITS
 
 VERSION = 2
 """2: every number format and side branches; 1 knew integers alone and is still read."""
@@ -56,6 +61,8 @@ class Manifest(BaseModel):
     """Linears that share the quantizer of their input."""
     weights: dict[str, WeightFacts | WeightFacts1]
     activation_scales: dict[str, float]
+    online: tuple[OnlineFact, ...] = ()
+    """Rotations that are done while the model runs."""
 
 
 def save(
@@ -83,6 +90,7 @@ def save(
         groups=tuple(group.linears for group in quantized.groups),
         weights={name: facts_of(weight) for name, weight in quantized.weights.items()},
         activation_scales=dict(quantized.activation_scales),
+        online=encode_online(quantized.online).facts,
     )
     with atomic_dir(folder) as temporary:
         quantized.model.config.save_pretrained(temporary)
@@ -101,7 +109,7 @@ def encode(quantized: QuantizedModel) -> dict[str, Tensor]:
     for name, parameter in quantized.model.named_parameters():  # a tied parameter comes once
         if name not in stored:
             tensors[name] = parameter.detach().bfloat16().contiguous()
-    return tensors
+    return tensors | encode_online(quantized.online).tensors
 
 
 def is_native(folder: Path) -> bool:
@@ -150,6 +158,9 @@ def _assemble(
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     weights = {name: decode_weight(tensors, name, facts) for name, facts in manifest.weights.items()}
     parameters = count_parameters(model)
+    _add_biases_(model, manifest, tensors)
+    online = decode_online(tensors, manifest.online)
+    added_bits = stored_bits(online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
     with torch.no_grad():
         stored = {f"{name}.weight" for name in weights}
         grouped = {f"{name}.weight": name for linears in manifest.groups for name in linears}
@@ -168,6 +179,9 @@ def _assemble(
         dense = [weights[name] if name in weights else weight_at(model, name) for name in linears]
         replace_linears_(model, linears, dense, inputs, dtype)
     multiply_in_(model, dtype)
+    attach_(model, online)
+    if scheme.kv is not None:
+        quantize_cache_(model, scheme.kv, key_rotation(online))
     embeddings = frozenset(manifest.embeddings)
     return QuantizedModel(
         model=model.eval().to(device),
@@ -178,5 +192,14 @@ def _assemble(
         activation_scales=manifest.activation_scales,
         groups=tuple(InputGroup(linears, None) for linears in manifest.groups),
         embeddings=embeddings,
-        size=size_of(parameters, weights, embeddings),
+        size=size_of(parameters, weights, embeddings, added_bits),
+        online=tuple(online),
     )
+
+
+def _add_biases_(model: PreTrainedModel, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+    """Give linears the biases that a method made for them, which a model of that configuration does not have."""
+    for name in (name for linears in manifest.groups for name in linears):
+        linear, bias = linear_at(model, name), tensors.get(f"{name}.bias")
+        if bias is not None and getattr(linear, "bias", None) is None:
+            linear.register_parameter("bias", torch.nn.Parameter(torch.empty_like(bias, dtype=torch.float32)))

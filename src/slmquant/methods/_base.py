@@ -237,7 +237,7 @@ class Recipe:
 
     def refusal(self, scheme: Scheme, relations: Relations | None = None) -> str | None:
         """Why this method cannot quantize to `scheme` (a model of such `relations`); None where it can."""
-        if (reason := _unsupported(scheme)) is not None:
+        if (reason := unsupported(scheme)) is not None:
             return reason
         if self.rounding is None:
             return None if scheme.is_full_precision else f"full precision cannot be {scheme}; choose a method"
@@ -256,14 +256,6 @@ class Recipe:
             if relations is not None and (reason := transform.refusal(scheme, relations)) is not None:
                 return reason
         return None
-
-
-def _unsupported(scheme: Scheme) -> str | None:
-    if (reason := unsupported(scheme)) is not None:
-        return reason
-    if scheme.kv_bits is not None:
-        return f"{scheme}: the key-value cache cannot be quantized yet; drop the KV part"
-    return None
 
 
 def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:

@@ -19,11 +19,13 @@ class LowRankBranch(nn.Module):
 
     left_out: Tensor | None = None
     """Input channels that the codes must not see; here none."""
+    down: Tensor
+    up: Tensor
 
     def __init__(self, side: LowRank, dtype: torch.dtype) -> None:
         super().__init__()
-        self.down = nn.Parameter(side.down.to(dtype), requires_grad=False)
-        self.up = nn.Parameter(side.up.to(dtype), requires_grad=False)
+        self.register_buffer("down", side.down.to(dtype))
+        self.register_buffer("up", side.up.to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` to `(..., out)`, in the dtype of `x`."""
@@ -40,11 +42,12 @@ class ColumnsBranch(nn.Module):
     """
 
     left_out: Tensor
+    weight: Tensor
 
     def __init__(self, columns: Tensor, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         self.register_buffer("left_out", columns)
-        self.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        self.register_buffer("weight", weight.to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` to `(..., out)`, in the dtype of `x`."""

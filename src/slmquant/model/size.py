@@ -1,8 +1,9 @@
 """Stored size: one definition, for every method and format of comparison.
 
 `stored_bytes` counts the weights of the WHOLE model: packed codes, scales and zero points of what is quantized,
-16 bits for each element of what is not (norms, biases, embeddings and head without an `E` part). A tied weight
-counts once. Buffers that a config implies (rotary frequencies, masks) and the tokenizer do not count.
+16 bits for each element of what is not (norms, biases, embeddings and head without an `E` part), and what a method
+adds (low-rank branches, online rotations). A tied weight counts once. Buffers that a config implies (rotary
+frequencies, masks) and the tokenizer do not count.
 
 `bpw` is that, in bits, over the number of parameters. `bpw_linears` counts the quantized linears of the blocks
 alone and says nothing of a deployed file; it is there to be compared with papers.
@@ -30,17 +31,20 @@ class ModelSize:
     """None where no linear is quantized."""
 
 
-def size_of(parameters: int, quantized: Mapping[str, QuantizedTensor], embeddings: frozenset[str]) -> ModelSize:
+def size_of(
+    parameters: int, quantized: Mapping[str, QuantizedTensor], embeddings: frozenset[str], added_bits: int = 0
+) -> ModelSize:
     """Size of a model of `parameters` elements (tied ones counted once).
 
     Args:
         parameters: Elements of all weights of the full-precision model.
         quantized: Module name → its quantized weight; a tied weight once.
         embeddings: Which of those names are embeddings or head.
+        added_bits: What a method stores beyond the weights of the model: online rotations, biases that it made.
     """
     elements = sum(weight.codes.numel() for weight in quantized.values())
     bits = sum(weight.stored_bits for weight in quantized.values())
-    bits += (parameters - elements) * FULL_PRECISION_BITS
+    bits += (parameters - elements) * FULL_PRECISION_BITS + added_bits
     linears = [weight for name, weight in quantized.items() if name not in embeddings]
     linear_elements = sum(weight.codes.numel() for weight in linears)
     return ModelSize(
