@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, random_orthogonal
+from slmquant.core.rotation import DenseRotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
 from slmquant.model._exact import computing_in_float64
 from slmquant.model._probe import (
@@ -72,9 +73,10 @@ def discover_stream(model: PreTrainedModel, relations: Relations) -> ResidualStr
     calls = record_block_calls(model, blocks, tokens.expand(batch, -1).to(model.device))
 
     found: list[BlockStream] = []
+    head_sizes: dict[ChannelLink, int] = {}
     subtracts_mean = False
     for name, block in blocks.items():
-        probe = _BlockProbe(name, block, calls[name], batch, relations)
+        probe = _BlockProbe(name, block, calls[name], batch, relations, head_sizes)
         stream, keeps_mean = probe.stream()
         found.append(stream)
         subtracts_mean |= keeps_mean
@@ -82,13 +84,32 @@ def discover_stream(model: PreTrainedModel, relations: Relations) -> ResidualStr
 
 
 class _BlockProbe:
-    """One block in float64, asked who reads and writes its stream. Inside, names are relative to the block."""
+    """One block in float64, asked who reads and writes its stream. Inside, names are relative to the block.
 
-    def __init__(self, name: str, block: nn.Module, call: BlockCall, batch: int, relations: Relations) -> None:
+    Args:
+        name: The block's name.
+        block: The block; it is copied.
+        call: What it was called with, recorded with `batch` equal sequences.
+        batch: Number of sequences: more than the block has linears.
+        relations: The model's relations.
+        head_sizes: Sizes of heads found in other blocks (1: none), tried first; what is found is added.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        block: nn.Module,
+        call: BlockCall,
+        batch: int,
+        relations: Relations,
+        head_sizes: dict[ChannelLink, int],
+    ) -> None:
         self.name = name
+        self.head_sizes = head_sizes
         self.replay = BlockReplay(block, call, batch)
         entering: Tensor = call.args[0] if call.args else call.kwargs["hidden_states"]
         self.entering = entering.double()
+        self.before = self.replay.run().output
         self.width = entering.shape[-1]
         self.generator = torch.Generator().manual_seed(_SEED)
         inside = f"{name}."
@@ -197,7 +218,7 @@ class _BlockProbe:
         x = torch.randn(1, 4, self.width, generator=self.generator, dtype=torch.float64) + 0.5
         x = x.to(self.replay.device)
         for keeps_mean in (False, True):
-            rotation = self._random_rotation(keeps_mean)
+            rotation = random_hadamard(self.width, self.generator, keeps_mean)
             with computing_in_float64():
                 if _close(bare(rotation.apply(x)), rotation.apply(bare(x))):
                     return keeps_mean
@@ -206,39 +227,56 @@ class _BlockProbe:
             "without rotation, such as smoothquant or gptq"
         )
 
-    def _random_rotation(self, keeps_mean: bool) -> Rotation:
-        if keeps_mean:
-            return random_hadamard(self.width, self.generator, keeps_mean=True)
-        return DenseRotation(random_orthogonal(self.width, self.generator))
-
     def _heads(self, link: ChannelLink) -> Heads | None:
         """The widest heads of a link inside which channels may be mixed; None where there are none."""
-        before = self.replay.run().output
-        for size in range(len(link.source_rows), 1, -1):
-            if (starts := _starts(link.source_rows, size)) is None:
-                continue
-            heads = Heads(link.source, link.target, size, starts)
-            rotation = random_orthogonal(size, self.generator)
-            rotate_heads_(self.replay.block, heads, DenseRotation(rotation))
-            same = _close(self.replay.run().output - self.entering, before - self.entering)
-            rotate_heads_(self.replay.block, heads, DenseRotation(rotation.T))
-            if same:
-                return heads
-        return None
+        size = self.head_sizes.get(link, 0)
+        if not size or (size > 1 and not self._mixes(link, size)):
+            size = self.head_sizes[link] = self._head_size(link)
+        starts = _starts(link.source_rows, size)
+        return None if size == 1 or starts is None else Heads(link.source, link.target, size, starts)
+
+    def _head_size(self, link: ChannelLink) -> int:
+        """What may be mixed in runs of some size may be in runs of any divisor, so the size grows prime by prime."""
+        size = 1
+        for prime, power in Counter(_prime_factors(len(link.source_rows))).items():
+            for _ in range(power):
+                if not self._mixes(link, size * prime):
+                    break
+                size *= prime
+        return size
+
+    def _mixes(self, link: ChannelLink, size: int) -> bool:
+        """Whether channels of a link may be mixed in runs of `size`."""
+        if (starts := _starts(link.source_rows, size)) is None:
+            return False
+        heads = Heads(link.source, link.target, size, starts)
+        rotation = random_orthogonal(size, self.generator)
+        rotate_heads_(self.replay.block, heads, DenseRotation(rotation))
+        output = self.replay.run().output
+        rotate_heads_(self.replay.block, heads, DenseRotation(rotation.T))
+        return _close(output - self.entering, self.before - self.entering)
 
     def _prove_(self, stream: BlockStream, subtracts_mean: bool) -> None:
         """Turn the copy of the block; it must give what it gave before."""
-        before = self.replay.run().output
-        rotation = self._random_rotation(subtracts_mean)
+        rotation = random_hadamard(self.width, self.generator, subtracts_mean)
         block = self.replay.block
         fold_norms_(block, stream)
         rotate_stream_(block, stream, rotation)
         attach_(block, stream_boundaries(ResidualStream(self.width, subtracts_mean, (stream,)), rotation))
-        if not _close(self.replay.run().output - self.entering, before - self.entering):
+        if not _close(self.replay.run().output - self.entering, self.before - self.entering):
             raise RefusedError(
                 f"no rotation passes through {self.name}: something besides linears behind a norm reads its residual "
                 "stream (a router, for instance); use a method without rotation, such as smoothquant or gptq"
             )
+
+
+def _prime_factors(number: int) -> list[int]:
+    factors = []
+    for prime in range(2, number + 1):
+        while number % prime == 0:
+            factors.append(prime)
+            number //= prime
+    return factors
 
 
 def _starts(source_rows: tuple[int, ...], size: int) -> tuple[int, ...] | None:

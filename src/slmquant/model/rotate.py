@@ -136,11 +136,15 @@ def stream_boundaries(stream: ResidualStream, rotation: Rotation) -> list[Online
 def rotate_heads_(model: nn.Module, heads: Heads, rotation: Rotation) -> None:
     """Turn every head by the same rotation, of the order of a head: R2."""
     weight, bias = weight_at(model, heads.source), linear_at(model, heads.source).bias
-    for start in dict.fromkeys(heads.starts):
-        rows = slice(start, start + heads.size)
-        _assign_(weight[rows], rotation.apply(weight[rows].double().T).T)
-        if bias is not None:
-            _assign_(bias[rows], rotation.apply(bias[rows].double()))
+    starts = torch.tensor(sorted(set(heads.starts)), device=weight.device)
+    rows = (starts[:, None] + torch.arange(heads.size, device=weight.device)).flatten()
+
+    def turned(values: Tensor) -> Tensor:
+        return rotation.apply(values.double().unflatten(-1, (-1, heads.size))).flatten(-2)
+
+    _assign_(weight, weight.double().index_copy(0, rows, turned(weight[rows].T).T))
+    if bias is not None:
+        _assign_(bias, bias.double().index_copy(0, rows, turned(bias[rows])))
     _turn_columns_(model, heads.target, lambda W: rotation.apply(W.unflatten(1, (-1, heads.size))).flatten(1))
 
 
