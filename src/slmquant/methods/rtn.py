@@ -1,7 +1,12 @@
 """Round to nearest: each weight to the closest number of its grid.
 
-No data, one pass over the weights, no memory beyond the weight in hand. The baseline that every other method has
-to beat, and the default reference for the cost of quantizing.
+Every number format has a grid, and every grid says how it covers a range (`core.affine.Grid.cover`), so this serves
+them all. No data, one pass over the weights, no memory beyond the weight in hand. The baseline that every other
+method has to beat, and the default reference for the cost of quantizing.
+
+Deviations: ternary weights (W1.58) do not cover a range; their scale is the one of least squared error.
+
+Cost: one pass over the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from slmquant.schemes.scheme import WeightSpec
 
 @dataclass(frozen=True)
 class Nearest:
-    """Scales from the range of each group, codes by rounding to nearest (half to even)."""
+    """Scales from the range of each group, codes by rounding to nearest."""
 
     needs: frozenset[Statistic] = frozenset()
 

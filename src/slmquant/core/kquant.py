@@ -1,0 +1,87 @@
+"""The search for scales and minima that ggml's quantizers do: `min Σ importance · (w − ŵ)²`, group by group.
+
+After `make_qkx2_quants` and `make_qx_quants` of llama.cpp (`ggml-quants.c`), which have no paper. For a fixed choice
+of codes the best scale and shift are a weighted least-squares line through the points (code, weight). The search tries
+a few scales around the one that covers the range, takes the codes that each of them gives, fits the line, and keeps
+the best line of all.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.core import groups
+from slmquant.core.affine import AffineParams, Grid
+
+_REACH = 1.0
+_STEPS = 21
+
+
+def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], grid: Grid) -> AffineParams:
+    """Storable parameters of every group of `W` that keep `Σ importance · (w − ŵ)²` small.
+
+    Each group's error is at most that of the range's own scale, before scales are rounded to what the grid stores.
+
+    Args:
+        W: The weight.
+        importance: What a squared error counts for; not negative.
+        grid: A grid of integers with groups.
+    """
+    size = min(grid.group_size, W.shape[1])
+    levels = float(max(-grid.code_range.low, grid.code_range.high))
+    solved = []
+    for part, weight in zip(groups.split(W, size), groups.split(importance.expand_as(W), size), strict=True):
+        flat = part.flatten(0, 1)
+        found = _search_group(flat, weight.flatten(0, 1), grid, levels)
+        solved.append([values.view(part.shape[:2]) for values in found])
+    scale, shift = (torch.cat(values, dim=1) for values in zip(*solved, strict=True))
+    return grid.stored(AffineParams(scale, shift / scale))
+
+
+def _search_group(
+    W: Float[Tensor, "rows size"], importance: Float[Tensor, "rows size"], grid: Grid, levels: float
+) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
+    """Scale and shift of groups that are rows: `w ≈ scale · code − shift`."""
+    low, high = W.aminmax(dim=1, keepdim=True)
+    if grid.symmetric:
+        shift = torch.zeros_like(low)
+        extreme = torch.where(-low >= high, low, high)
+        start = extreme / grid.code_range.low
+    else:
+        shift = -low.clamp(max=0)
+        start = (high.clamp(min=0) + shift) / levels
+    start = torch.where(start == 0, torch.ones_like(start), start)
+    best_scale, best_shift, least = start, shift, torch.full_like(start, torch.inf)
+    for delta in torch.linspace(-_REACH, _REACH, _STEPS).tolist():
+        codes = ((W + shift) / (start * levels / (levels + delta))).round_().clamp_(*grid.code_range)
+        scale, offset = _line(codes, W, importance, grid.symmetric)
+        error = (importance * (W - scale * codes + offset).square()).sum(dim=1, keepdim=True)
+        better = (error < least) & (scale * start > 0)
+        least = torch.where(better, error, least)
+        best_scale, best_shift = torch.where(better, scale, best_scale), torch.where(better, offset, best_shift)
+    return best_scale, best_shift
+
+
+def _line(
+    codes: Float[Tensor, "rows size"], W: Float[Tensor, "rows size"], importance: Float[Tensor, "rows size"], flat: bool
+) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
+    """The line `scale · code − shift` that fits best; through the origin where `flat`, or where its shift would be < 0.
+
+    A group whose codes do not differ has no line, and gets a scale of 0, which the search leaves out.
+    """
+
+    def total(values: Tensor) -> Tensor:
+        return (importance * values).sum(dim=1, keepdim=True)
+
+    code_square, code_weight = total(codes.square()), total(codes * W)
+    through_origin = torch.where(code_square > 0, code_weight / code_square, torch.zeros_like(code_square))
+    if flat:
+        return through_origin, torch.zeros_like(through_origin)
+    code, weight, count = total(codes), total(W), total(torch.ones_like(W))
+    spread = count * code_square - code.square()
+    scale = torch.where(spread > 0, (count * code_weight - code * weight) / spread, torch.zeros_like(spread))
+    shift = torch.where(spread > 0, (scale * code - weight) / count, torch.zeros_like(spread))
+    sunk = shift < 0
+    return torch.where(sunk, through_origin, scale), torch.where(sunk, torch.zeros_like(shift), shift)
