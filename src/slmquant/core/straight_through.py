@@ -1,0 +1,196 @@
+"""Rounding as learning sees it: exact forward, and backward as if rounding were the identity.
+
+Bengio, Leonard, Courville, "Estimating or Propagating Gradients Through Stochastic Neurons", arXiv 1308.3432: the
+straight-through estimate. A code `c = clamp(round(w/s + v) + z)` moves one for one with what is inside the clamp and
+not at all beyond it, so with `ŵ = s (c − z)` and `m = 1` where nothing was clamped
+
+    ∂ŵ/∂w = m      ∂ŵ/∂v = s m      ∂ŵ/∂s = (c − z) − m w/s      ∂ŵ/∂z = −s (1 − m)
+
+and scale and zero point are, in turn, functions of the range that they cover. The whole chain is one autograd
+function, written out by hand: it keeps three bytes for each weight instead of five float32 tensors, and
+goes over each of them once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
+
+from slmquant.core import groups
+from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
+from slmquant.core.elements import Elements
+from slmquant.core.tokens import TokenCodes, token_codes
+
+
+class Range(NamedTuple):
+    """What the grid of each group has to cover.
+
+    Attributes:
+        low: Smallest value; a positive one counts as 0 where the grid is asymmetric.
+        high: Largest value, likewise.
+    """
+
+    low: Float[Tensor, "rows groups"]
+    high: Float[Tensor, "rows groups"]
+
+
+def in_groups(W: Float[Tensor, "out in"], grid: Grid) -> Float[Tensor, "rows groups size"]:
+    """Groups as an axis of their own; a ragged last group is filled with zeros, which change no range.
+
+    A weight with one scale is one row with one group.
+    """
+    if grid.per_tensor:
+        return W.reshape(1, 1, -1)
+    size = min(grid.group_size, W.shape[1])
+    return F.pad(W, (0, -W.shape[1] % size)).unflatten(1, (-1, size))
+
+
+def out_of_groups(values: Float[Tensor, "rows groups size"], shape: torch.Size) -> Float[Tensor, "out in"]:
+    """Undo `in_groups`."""
+    return values.reshape(shape[0], -1)[:, : shape[1]]
+
+
+def range_of(W: Float[Tensor, "rows groups size"]) -> Range:
+    """The range of each group; differentiable."""
+    return Range(W.amin(dim=2), W.amax(dim=2))
+
+
+def fake_quantize(
+    W: Float[Tensor, "rows groups size"],
+    offset: Float[Tensor, "rows groups size"] | None,
+    covered: Range,
+    grid: Grid,
+    dtype: torch.dtype,
+) -> Float[Tensor, "rows groups size"]:
+    """What `W` becomes on a grid that covers given ranges, differentiable in all of them.
+
+    Args:
+        W: A weight in groups.
+        offset: What is added before rounding, in units of codes; None for nothing.
+        covered: The ranges; where they are those of `W` and there is no offset, the result is the nearest.
+        grid: Integers whose scale spans a range.
+        dtype: Of the result; gradients are float32.
+    """
+    result: Tensor = _FakeQuantize.apply(W, offset, covered.low, covered.high, grid, dtype)  # type: ignore[no-untyped-call]  # unannotated
+    return result
+
+
+@torch.no_grad()
+def quantize(
+    W: Float[Tensor, "rows groups size"],
+    offset: Float[Tensor, "rows groups size"] | None,
+    covered: Range,
+    grid: Grid,
+    shape: torch.Size,
+) -> QuantizedTensor:
+    """The codes of what `fake_quantize` gives; `shape` is that of the weight, `(out, in)`."""
+    affine = grid.cover(groups.Bounds(*covered))
+    codes = _codes(W, offset, affine, grid).clamp_(*_limits(grid))
+    return grid.assemble(out_of_groups(codes, shape), affine)
+
+
+def fake_quantize_tokens(
+    x: Float[Tensor, "*tokens in"], elements: Elements, scale: Float[Tensor, ""] | None = None
+) -> TokenCodes:
+    """`core.tokens.token_codes`, differentiable in `x`, through the scale as well where each token finds its own."""
+    codes, token_scale = _FakeQuantizeTokens.apply(x, elements, scale)  # type: ignore[no-untyped-call]  # unannotated
+    return TokenCodes(codes, token_scale)
+
+
+def _limits(grid: Grid) -> tuple[float, float]:
+    return grid.elements.low, grid.elements.high
+
+
+def _codes(W: Tensor, offset: Tensor | None, affine: AffineParams, grid: Grid) -> Tensor:
+    """Rounded, not yet clamped; the very sums that `Grid.encode` takes where there is no offset."""
+    scale, zero_point = (values[..., None] for values in affine)
+    codes = W / scale if offset is None else torch.addcdiv(offset, W, scale)
+    return (codes if grid.symmetric else codes.add_(zero_point)).round_()
+
+
+class _FakeQuantize(Function):
+    """`fake_quantize`, with its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, W: Tensor, offset: Tensor | None, low: Tensor, high: Tensor, grid: Grid, dtype: torch.dtype
+    ) -> Tensor:
+        affine = grid.cover(groups.Bounds(low, high))
+        scale, zero_point = (values[..., None] for values in affine)
+        unclamped = _codes(W, offset, affine, grid)
+        codes = unclamped.clamp(*_limits(grid))
+        clamped = unclamped.sub_(codes).abs_().clamp_(max=1)  # whole numbers: 0 or 1, far faster here than booleans
+        if not grid.symmetric:
+            codes.sub_(zero_point)
+        ctx.save_for_backward(W, low, high, affine.scale, codes.bfloat16(), clamped.to(torch.int8))
+        ctx.grid = grid
+        return codes.mul_(scale).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        W, low, high, scale, codes, clamped = ctx.saved_tensors
+        wants_weight, wants_offset, wants_low, wants_high = ctx.needs_input_grad[:4]
+        gradient = gradient.to(W.dtype)
+        kept = torch.addcmul(gradient, gradient, clamped.to(W.dtype), value=-1)
+        of_low = of_high = None
+        if wants_low or wants_high:
+            product = codes.to(W.dtype).mul_(gradient)
+            of_scale = product.sum(dim=2) - torch.mul(kept, W, out=product).sum(dim=2) / scale
+            if ctx.grid.symmetric:
+                of_low, of_high = _through_symmetric_range(of_scale, low, high, ctx.grid)
+            else:
+                of_zero_point = scale * (kept.sum(dim=2) - gradient.sum(dim=2))
+                of_low, of_high = _through_asymmetric_range(of_scale, of_zero_point, low, high, scale, ctx.grid)
+        of_offset = None
+        if wants_offset:
+            of_offset = kept * scale[..., None] if wants_weight else kept.mul_(scale[..., None])
+        return kept if wants_weight else None, of_offset, of_low, of_high, None, None
+
+
+def _through_symmetric_range(of_scale: Tensor, low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """`scale = 2 max(|low|, |high|) / steps`: the larger magnitude decides, equal ones share."""
+    of_span = of_scale * (2 / _steps(grid))
+    lead = low.abs() - high.abs()
+    share = (lead.sign() + 1) / 2
+    return of_span * share * low.sign(), of_span * (1 - share) * high.sign()
+
+
+def _through_asymmetric_range(
+    of_scale: Tensor, of_zero_point: Tensor, low: Tensor, high: Tensor, scale: Tensor, grid: Grid
+) -> tuple[Tensor, Tensor]:
+    """`scale = (high − low) / steps`, `zero_point = −low / scale`, of a range that was widened to hold 0."""
+    of_scale = of_scale + of_zero_point * low.clamp(max=0) / scale.square()
+    of_low = -of_zero_point / scale - of_scale / _steps(grid)
+    return of_low * (low < 0), of_scale / _steps(grid) * (high > 0)
+
+
+def _steps(grid: Grid) -> float:
+    return grid.elements.high - grid.elements.low
+
+
+class _FakeQuantizeTokens(Function):
+    """`fake_quantize_tokens`, with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, elements: Elements, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        codes, found = token_codes(x, elements, scale)
+        ctx.save_for_backward(x, found)
+        ctx.elements, ctx.dynamic = elements, scale is None
+        return codes, found
+
+    @staticmethod
+    def backward(ctx: Any, of_codes: Tensor, of_scale: Tensor) -> tuple[Tensor, None, None]:
+        x, scale = ctx.saved_tensors
+        of_x = of_codes / scale
+        if not ctx.dynamic:
+            steps = x / scale
+            return of_x * ((steps > ctx.elements.low - 0.5) & (steps < ctx.elements.high + 0.5)), None, None
+        largest = x.abs().argmax(dim=-1, keepdim=True)
+        through = of_scale - torch.linalg.vecdot(of_x, x)[..., None] / scale
+        of_largest = through * x.gather(-1, largest).sign() / ctx.elements.high
+        return of_x.scatter_add(-1, largest, of_largest.to(of_x.dtype)), None, None
