@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slmquant.core.affine import QuantizedTensor
-from slmquant.schemes.scheme import PerTensor, WeightSpec
+from slmquant.methods._grids import grid_of
+from slmquant.schemes.scheme import WeightSpec
 
 
 def round_stacked(
@@ -17,8 +18,8 @@ def round_stacked(
     spec: WeightSpec,
     round_rows: Callable[[Float[Tensor, "rows in"]], QuantizedTensor],
 ) -> list[QuantizedTensor]:
-    """Codes of each weight, rounded together; one by one where a whole tensor shares one scale."""
-    if isinstance(spec.granularity, PerTensor):
+    """Codes of each weight, rounded together; one by one where scales span a whole weight."""
+    if grid_of(spec).spans_rows:
         return [round_rows(weight) for weight in weights]
     stacked = round_rows(torch.cat(list(weights)))
     stops = torch.tensor([len(weight) for weight in weights]).cumsum(0).tolist()
