@@ -1,0 +1,145 @@
+"""What the two sides hand each other: a folder. Runs in every environment, so it needs torch and safetensors alone.
+
+::
+
+    FOLDER/model/                 the full-precision model in transformers' form, one truth for everybody
+    FOLDER/calibration.npy        token ids, (samples, seq), int64
+    FOLDER/results/NAME/weights.safetensors    every parameter of the quantized model, dequantized
+    FOLDER/results/NAME/run.json  what was done, with what, in how many seconds and bytes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every side is asked for.
+
+    Attributes:
+        folder: The exchange folder.
+        name: Of the result.
+        bits: Bits of a weight.
+        group_size: Inputs that share a scale; None for one scale per output channel.
+        symmetric: Whether codes are centred on 0.
+        dtype: What the model computes in while it is calibrated.
+        settings: What only one peer understands, as `key=value`.
+    """
+
+    folder: Path
+    name: str
+    bits: int
+    group_size: int | None
+    symmetric: bool
+    dtype: torch.dtype
+    settings: dict[str, str]
+
+    @property
+    def model(self) -> str:
+        """Where the full-precision model is."""
+        return str(self.folder / "model")
+
+    def calibration(self) -> Tensor:
+        """Token ids, `(samples, seq)`; `samples=N` among the settings takes the first N."""
+        ids = torch.from_numpy(np.load(self.folder / "calibration.npy"))
+        return ids[: int(self.settings.get("samples", len(ids)))]
+
+
+def request(description: str | None) -> Request:
+    """Read the command line that all `quantize_*.py` share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--name", required=True, help="of the result")
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--group-size", type=int, help="one scale per output channel where it is absent")
+    parser.add_argument("--symmetric", action="store_true")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="settings of this peer alone")
+    given = parser.parse_args()
+    settings = dict(setting.split("=", 1) for setting in given.set)
+    dtype = getattr(torch, given.dtype)
+    return Request(given.folder, given.name, given.bits, given.group_size, given.symmetric, dtype, settings)
+
+
+class Stopwatch:
+    """Wall time from a loaded model and token ids in memory to quantized weights in memory."""
+
+    def __enter__(self) -> Stopwatch:
+        self.load_before = os.getloadavg()[0]
+        self.started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+
+@dataclass(frozen=True)
+class Run:
+    """One quantization, as `run.json` keeps it.
+
+    Attributes:
+        name: Of the result.
+        library: Distribution and version that made it.
+        bits, group_size, symmetric, dtype, settings: What was asked for.
+        quantize_s: Wall seconds.
+        peak_rss_bytes: Highest resident memory of the whole process, imports and the loaded model included.
+        threads: torch's.
+        load_before: The machine's load average over a minute when it began: above 1, times say little.
+        torch: Version.
+        processor: What the operating system calls it.
+    """
+
+    name: str
+    library: str
+    bits: int
+    group_size: int | None
+    symmetric: bool
+    dtype: str
+    settings: dict[str, str]
+    quantize_s: float
+    peak_rss_bytes: int
+    threads: int
+    load_before: float
+    torch: str
+    processor: str
+
+
+def deliver(asked: Request, distribution: str, watch: Stopwatch, weights: dict[str, Tensor]) -> None:
+    """Write weights and `run.json`; `weights` hold every parameter under its name in a plain transformers model."""
+    peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    folder = asked.folder / "results" / asked.name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: weight.detach().contiguous().clone() for name, weight in weights.items()}, folder / "weights.safetensors"
+    )
+    run = Run(
+        name=asked.name,
+        library=f"{distribution} {version(distribution)}",
+        bits=asked.bits,
+        group_size=asked.group_size,
+        symmetric=asked.symmetric,
+        dtype=str(asked.dtype).removeprefix("torch."),
+        settings=asked.settings,
+        quantize_s=watch.seconds,
+        peak_rss_bytes=peak_rss_bytes,
+        threads=torch.get_num_threads(),
+        load_before=watch.load_before,
+        torch=torch.__version__,
+        processor=platform.processor() or platform.machine(),
+    )
+    (folder / "run.json").write_text(json.dumps(asdict(run), indent=2))
+    print(f"{asked.name}: {run.library}, {run.quantize_s:.1f} s, peak {run.peak_rss_bytes / 1e6:.0f} MB")
