@@ -110,7 +110,7 @@ def install_(work: Work, stream: ResidualStream, rotations: Rotations) -> None:
     online = rotate_model_(work.model, work.relations, stream, rotations.residual, rotations.heads)
     attach_(work.model, online)
     work.online.extend(online)
-    if work.scheme.kv_bits is not None:
+    if work.scheme.kv is not None:
         work.online.append(RotatedKeys())
     change = float((_some_logits(work.model) - before).abs().max() / before.abs().max())
     if not change < _MOST_CHANGE:
