@@ -14,6 +14,8 @@ from torch import Tensor
 from slmquant.core import groups
 from slmquant.core.affine import AffineParams, Grid
 
+_SMALLEST = 1e-12
+
 
 def hqq(
     W: Float[Tensor, "out in"],
@@ -53,7 +55,16 @@ def hqq(
 def shrink(x: Float[Tensor, "*any"], beta: float, p: float) -> Float[Tensor, "*any"]:
     """Generalised soft threshold `sign(x) · max(0, |x| − |x|^(p−1) / β)`, eq. 3: the proximal step for `|x|ᵖ`."""
     magnitude = x.abs()
-    return (magnitude - magnitude.pow(p - 1) / beta).clamp_(min=0).copysign_(x)
+    return _shrunk(magnitude, _slope(magnitude, p), beta).copysign_(x)
+
+
+def _slope(magnitude: Float[Tensor, "*any"], p: float) -> Float[Tensor, "*any"]:
+    """`|x|^(p−1)`, the slope of `|x|ᵖ` up to `p`; at 0 large, not infinite."""
+    return magnitude.clamp(min=_SMALLEST).pow_(p - 1)
+
+
+def _shrunk(magnitude: Float[Tensor, "*any"], slope: Float[Tensor, "*any"], beta: float) -> Float[Tensor, "*any"]:
+    return (magnitude - slope / beta).clamp_(min=0)
 
 
 def _solve(
@@ -65,21 +76,29 @@ def _solve(
     growth: float,
     iterations: int,
 ) -> AffineParams:
-    """The best parameters met on the way, group by group."""
+    """The best parameters met on the way, group by group; errors are measured in steps."""
     scale, zero_point = affine.scale[..., None], affine.zero_point[..., None]
-    best = AffineParams(scale, zero_point)
+    best_scale, best_zero_point = scale, zero_point
     least = torch.full_like(scale, torch.inf)
     for step in range(iterations + 1):
-        centred = grid.encode(W, scale, zero_point).sub_(zero_point)
-        error = W - scale * centred
-        loss = error.abs().pow_(p).sum(dim=2, keepdim=True)
+        steps = W / scale
+        centred = grid.elements.values(grid.encode(W, scale, zero_point)) - zero_point
+        error = steps - centred
+        magnitude = error.abs()
+        slope = _slope(magnitude, p)
+        loss = (magnitude * slope).sum(dim=2, keepdim=True) * scale.abs().pow(p)
         better = loss < least
         least = torch.where(better, loss, least)
-        best = AffineParams(torch.where(better, scale, best.scale), torch.where(better, zero_point, best.zero_point))
+        best_scale = torch.where(better, scale, best_scale)
+        best_zero_point = torch.where(better, zero_point, best_zero_point)
         if step == iterations:
             break
-        kept = W - scale * shrink(error / scale, beta * growth**step, p)
-        squares = centred.square().sum(dim=2, keepdim=True)
-        fitted = (kept * centred).sum(dim=2, keepdim=True) / squares
-        scale = torch.where((squares > 0) & (fitted > 0), grid.storable(fitted), scale)
-    return AffineParams(best.scale[..., 0], best.zero_point[..., 0])
+        kept = steps.sub_(_shrunk(magnitude, slope, beta * growth**step).copysign_(error))
+        if grid.real_zero_point:
+            fitted = zero_point + (centred - kept).mean(dim=2, keepdim=True)
+            zero_point = fitted.half().to(W.dtype)  # as it will be stored
+        else:
+            squares = centred.square().sum(dim=2, keepdim=True)
+            share = (kept * centred).sum(dim=2, keepdim=True) / squares
+            scale = torch.where((squares > 0) & (share > 0), grid.storable(scale * share), scale)
+    return AffineParams(best_scale[..., 0], best_zero_point[..., 0])

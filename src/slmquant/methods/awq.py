@@ -13,7 +13,8 @@ Deviations:
     * Which passages a scale can take is discovered; with grouped-query attention v → o too, where the authors' first
       code has none. A link is only scaled if source and target together lose less.
     * The ranges of queries and keys are clipped as well, which the authors leave out.
-    * Where parameters span a whole tensor nothing is clipped.
+    * Nothing is clipped where the parameters of a group depend on more than its range (one scale for a tensor, scales
+      in two levels, ternary weights).
     * The rounding of activations is no part of the loss.
 
 Cost: one forward pass over the calibration tokens, a Hessian for each distinct input; 20 and 10 roundings of every
@@ -144,8 +145,8 @@ class ClippedNearest:
         return None
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
-        """Codes of `weight`; in the whole range where there are no inputs (an embedding) or one range for a tensor."""
-        if statistics is None or grid.per_tensor:
+        """Codes of `weight`; in the whole range where there are no inputs (an embedding) or groups are not alone."""
+        if statistics is None or grid.spans_groups:
             return grid.quantize(weight)
         if statistics.hessian is None:
             raise ValueError("AWQ was given statistics without a Hessian")

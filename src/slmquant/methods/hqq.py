@@ -5,11 +5,14 @@ https://mobiusml.github.io/hqq_blog/. Minimises `‖W − Ŵ‖ₚᵖ` with `p =
 turns: errors are shrunk towards 0, `E ← sign(x) max(0, |x| − |x|^(p−1)/β)` with `x = W − Ŵ` (eq. 3), then a parameter
 of the grid is fitted to `W − E` in closed form (eq. 4), `β` grows, and weights are rounded again.
 
+Asymmetric schemes therefore get real zero points, in float16 instead of a code's bits: HQQ's own numbers, and counted
+in the size.
+
 Deviations:
-    * The authors fit a real zero point for each group and leave the scale at the range. Where zero points are whole
-      numbers or absent, fitting them would do nothing, and the scale is fitted instead, `s ← ⟨W − E, q⟩ / ⟨q, q⟩`
-      with `q` the centred codes: our extension of the same scheme.
-    * `β` weighs errors in steps of the group, so that it means the same for weights of any size.
+    * Where a scheme is symmetric there is no zero point, and the scale is fitted instead, `s ← ⟨W − E, q⟩ / ⟨q, q⟩` with
+      `q` the codes: our extension. It forgives large weights by clipping them, which the zero point does not.
+    * `β` weighs errors in steps of the group, so that it means the same for weights of any size. In the authors' units
+      the threshold `β^(−1/(2−p))` is 0.17, above the errors of most models' weights: `E` is 0 and least squares remains.
     * Each group keeps the best parameters that it met. The authors stop when the mean error of the tensor no longer
       falls.
 
@@ -18,7 +21,7 @@ Cost: no data; 20 roundings of every weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -27,7 +30,7 @@ from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.hqq import hqq
 from slmquant.methods._base import Recipe
-from slmquant.schemes.scheme import WeightSpec
+from slmquant.schemes.scheme import IntegerFormat, WeightSpec
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,16 @@ class HalfQuadratic:
     needs: frozenset[Statistic] = frozenset()
 
     def refusal(self, spec: WeightSpec) -> str | None:
-        """None: every integer grid has a scale to fit."""
-        del spec
-        return None
+        """Only integers with parameters of their own have something to fit in closed form."""
+        if isinstance(spec.format, IntegerFormat):
+            return None
+        return f"HQQ fits scales and zero points of integers, not of {spec.format.name}; use a scheme such as W4A16g64-asym"
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of `weight`; statistics are not looked at."""
         del statistics
+        if not grid.symmetric:
+            grid = replace(grid, real_zero_point=True)
         affine = hqq(weight, grid, p=self.p, beta=self.beta, growth=self.growth, iterations=self.iterations)
         return grid.quantize(weight, affine)
 

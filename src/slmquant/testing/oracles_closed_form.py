@@ -18,7 +18,7 @@ def least_shrinkage(x: float, beta: float, p: float) -> float:
     return float(candidates[np.argmin(np.abs(candidates) ** p / p + beta / 2 * (candidates - x) ** 2)])
 
 
-def scan_scales(W: Float[Tensor, "out in"], grid: Grid, p: float, steps: int = 400) -> float:
+def scan_scales(W: Float[Tensor, "out in"], grid: Grid, p: float, steps: int = 200) -> float:
     """The least `Σ|W − Ŵ|ᵖ` when the scale of every group is the best of `steps` shares of the range's own.
 
     Zero points stay those of the range. One group after the other, one scale after the other, in float64.
