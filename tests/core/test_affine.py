@@ -5,7 +5,7 @@ import torch
 
 from slmquant.core import groups
 from slmquant.core.affine import Grid
-from slmquant.core.elements import Integers
+from slmquant.core.elements import NF4, TABLES, TERNARY, Integers
 from slmquant.core.tokens import token_codes
 
 GRIDS = [
@@ -116,6 +116,41 @@ def test_stored_bits_count_codes_scales_and_zero_points() -> None:
     assert Grid(4, True, 64, 16).quantize(weight(10, 128)).stored_bits == 10 * (128 * 4 + 2 * 16)
     assert Grid(4, False, 64, 16).quantize(weight(10, 128)).stored_bits == 10 * (128 * 4 + 2 * 16 + 8)
     assert Grid(8, True).quantize(weight(10, 128)).stored_bits == 10 * (128 * 8 + 32)
+
+
+def test_ternary_scales_minimise_the_squared_error() -> None:
+    """Against 400 scales of each channel."""
+    W = weight(6, 60)
+    grid = Grid(2, numbers=TERNARY, rule="least squares")
+    error = (W - grid.quantize(W).dequantize()).square().sum(1)
+    trials = torch.linspace(0, 1, 401)[1:, None, None] * W.abs().amax(1, keepdim=True)
+    least = (W - trials * (W / trials).round().clamp(-1, 1)).square().sum(2).amin(0)
+
+    assert (error <= least).all()
+
+
+def test_a_table_takes_no_zero_point() -> None:
+    with pytest.raises(ValueError, match="NF4 takes no zero point; only integers do"):
+        Grid(4, symmetric=False, numbers=NF4)
+    with pytest.raises(ValueError, match="NF4 has codes of 4 bits, the grid says 8"):
+        Grid(8, numbers=NF4)
+
+
+def test_a_real_zero_point_errs_less_than_a_whole_one() -> None:
+    W = weight(64, 64) + 0.01
+    whole, real = (Grid(3, False, 16, 16, real_zero_point=real) for real in (False, True))
+
+    assert real.quantize(W).zero_point.dtype == torch.float32
+    assert (real.quantize(W).dequantize() - W).norm() < (whole.quantize(W).dequantize() - W).norm()
+
+
+def test_what_survives_bfloat16() -> None:
+    """Whole numbers and small floats do: products over their codes are exact."""
+    W = weight()
+    for grid in (*GRIDS, *(Grid(table.bits, numbers=table) for name, table in TABLES.items() if name != "NF4")):
+        assert grid.quantize(W).exact_in_bfloat16
+    assert not Grid(4, numbers=NF4).quantize(W).exact_in_bfloat16
+    assert not Grid(4, False, real_zero_point=True).quantize(W).exact_in_bfloat16
 
 
 INT8 = Integers.of(8, symmetric=True)
