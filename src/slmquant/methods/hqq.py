@@ -9,10 +9,10 @@ Asymmetric schemes therefore get real zero points, in float16 instead of a code'
 in the size.
 
 Deviations:
-    * Where a scheme is symmetric there is no zero point, and the scale is fitted instead, `s ← ⟨W − E, q⟩ / ⟨q, q⟩` with
-      `q` the codes: our extension. It forgives large weights by clipping them, which the zero point does not.
-    * `β` weighs errors in steps of the group, so that it means the same for weights of any size. In the authors' units
-      the threshold `β^(−1/(2−p))` is 0.17, above the errors of most models' weights: `E` is 0 and least squares remains.
+    * Where a scheme is symmetric there is no zero point, and the scale is fitted instead, `s ← ⟨W − E, q⟩ / ⟨q, q⟩`
+      with `q` the codes: our extension. It forgives large weights by clipping them, which the zero point does not.
+    * `β` weighs errors in steps of the group, so that it means the same for weights of any size. In the authors'
+      units errors below `β^(−1/(2−p))` = 0.17 count as 0, which is as a rule all of them: least squares remains.
     * Each group keeps the best parameters that it met. The authors stop when the mean error of the tensor no longer
       falls.
 
@@ -54,7 +54,7 @@ class HalfQuadratic:
         """Only integers with parameters of their own have something to fit in closed form."""
         if isinstance(spec.format, IntegerFormat):
             return None
-        return f"HQQ fits scales and zero points of integers, not of {spec.format.name}; use a scheme such as W4A16g64-asym"
+        return f"HQQ fits scales and zero points of integers, not of {spec.format.name}; use e.g. W4A16g64-asym"
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of `weight`; statistics are not looked at."""
