@@ -1,6 +1,7 @@
 """AutoRound through its own entry point, block by block with signed gradients, on the calibration ids given.
 
-`--set iters=200` sets its iterations (200 is its default), `--set batch_size=8` its batch.
+`--set iters=200` sets its iterations (200 is its default), `--set batch_size=8` its batch. It compiles the blocks with
+torch.compile where it thinks fit; `--set compile=no` or `compile=yes` decides for it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def main() -> None:
             nsamples=len(ids),
             batch_size=batch_size,
             device_map="cpu",
+            enable_torch_compile={"yes": True, "no": False}.get(asked.settings.get("compile", "")),
             seed=0,
         )
         quantized, _ = quantizer.quantize()

@@ -40,7 +40,7 @@ def round_per_channel(
     """Round to integers and back, each channel over groups of consecutive tokens.
 
     Tokens that do not fill a group yet, at the end, stay as they are: their group has no range before its last
-    token is there (KIVI: Liu et al., ICML 2024, arXiv 2402.02750, section 3.3).
+    token is there (KIVI: Liu et al., ICML 2024, arXiv 2402.02750).
 
     Args:
         x: Keys, from the first token of the sequence on.

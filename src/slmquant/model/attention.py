@@ -6,7 +6,7 @@ keys and values and passes on to the function that was in use before (`sdpa`, or
 its soft caps and sinks).
 
 KIVI: Liu, Yuan, Jin, et al., "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache", ICML 2024, arXiv
-2402.02750. Rotated keys (R3): Ashkboos et al., "QuaRot", NeurIPS 2024, arXiv 2404.00456, section 4.2.
+2402.02750. Rotated keys (R3): Ashkboos et al., "QuaRot", NeurIPS 2024, arXiv 2404.00456.
 
 Deviations:
     * The cache holds full-precision numbers, which are rounded whenever they are read: what is computed is what a
@@ -104,19 +104,24 @@ def quantize_cache_(
     Raises:
         RefusedError: Attention cannot be reached in this architecture.
     """
-    if (reason := refusal(model)) is not None:
+    probed = _probe(model)
+    if (reason := _refusal(model, probed)) is not None or probed is None:
         raise RefusedError(reason)
-    for module, key in _attention_calls(model).calls:
+    for module, key in probed.calls:
         module.cache_rounding = CacheRounding(spec, None if rotate is None else rotate(key.shape[-1]))
     _switch_(model, _PREFIX + _implementation(model))
 
 
 def refusal(model: PreTrainedModel) -> str | None:
     """Why the cache of `model` cannot be quantized; None where it can. One token is run through it to find out."""
+    return _refusal(model, _probe(model))
+
+
+def _refusal(model: PreTrainedModel, probed: _Probed | None) -> str | None:
     kind = model.config.model_type
-    if (implementation := _implementation(model)) not in _MASKS:
+    if probed is None:
+        implementation = _implementation(model)
         return f"the key-value cache cannot be quantized under {implementation!r} attention; load the model with 'sdpa'"
-    probed = _attention_calls(model)
     if not probed.calls and not probed.cached_keys:
         return f"{kind} keeps a recurrent state, no keys and values; drop the KV part of the scheme"
     reached = [any(_same(key, call.key) for call in probed.calls) for key in probed.cached_keys]
@@ -169,10 +174,11 @@ class _Probed(NamedTuple):
 
 
 @torch.no_grad()
-def _attention_calls(model: PreTrainedModel) -> _Probed:
-    """Run one token through the model and look who hands keys to the registry."""
+def _probe(model: PreTrainedModel) -> _Probed | None:
+    """Run one token through the model and look who hands keys to the registry; None under other attention."""
     calls: list[_Call] = []
-    implementation = _implementation(model)
+    if (implementation := _implementation(model)) not in _MASKS:
+        return None
     attend = _passing_on(implementation)
 
     def record(module: nn.Module, query: Tensor, key: Tensor, *rest: object, **options: object) -> object:
