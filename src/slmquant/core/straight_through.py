@@ -47,7 +47,8 @@ def in_groups(W: Float[Tensor, "out in"], grid: Grid) -> Float[Tensor, "rows gro
     if grid.per_tensor:
         return W.reshape(1, 1, -1)
     size = min(grid.group_size, W.shape[1])
-    return F.pad(W, (0, -W.shape[1] % size)).unflatten(1, (-1, size))
+    filled: Tensor = F.pad(W, (0, -W.shape[1] % size))
+    return filled.reshape(W.shape[0], -1, size)
 
 
 def out_of_groups(values: Float[Tensor, "rows groups size"], shape: torch.Size) -> Float[Tensor, "out in"]:
@@ -56,8 +57,10 @@ def out_of_groups(values: Float[Tensor, "rows groups size"], shape: torch.Size) 
 
 
 def range_of(W: Float[Tensor, "rows groups size"]) -> Range:
-    """The range of each group; differentiable."""
-    return Range(W.amin(dim=2), W.amax(dim=2))
+    """The range of each group; differentiable, through one weight at each end."""
+    if not W.requires_grad:
+        return Range(*torch.aminmax(W, dim=2))
+    return Range(W.min(dim=2).values, W.max(dim=2).values)
 
 
 def fake_quantize(

@@ -1,4 +1,4 @@
-"""Moving a scale per channel from activations into weights, in place, without changing the function.
+"""Moving a scale (or a shift) per channel from activations into weights, in place, without changing the function.
 
 What enters the linears is divided by the factors, and their weights' input columns are multiplied by them.
 The division is absorbed by whatever makes the activation: the gain and bias of a norm, or the rows and bias
@@ -48,6 +48,32 @@ def scale_group_(model: PreTrainedModel, relations: Relations, group: InputGroup
     _divide_bias_(norm, factors)
     for linear in linears:
         _multiply_columns_(linear, factors)
+
+
+def shift_group_(model: PreTrainedModel, relations: Relations, group: InputGroup, shift: Tensor) -> None:
+    """Subtract `shift` from what a norm gives its linears, and add what their weights make of it to their biases.
+
+    Args:
+        model: The model that `relations` describes; changed in place, and only if everything fits.
+        relations: Its relations.
+        group: One of its groups, with a norm; norm and linears have biases.
+        shift: Shape `(in,)`.
+
+    Raises:
+        ValueError: The group is not the model's, or something has no bias that could take a shift.
+    """
+    if group not in relations.groups or group.norm is None:
+        raise ValueError(f"the group of {group.linears[0]} is not among the relations given, or has no norm")
+    norm, linears = model.get_submodule(group.norm), [model.get_submodule(name) for name in group.linears]
+    for name, module in zip((group.norm, *group.linears), (norm, *linears), strict=True):
+        if getattr(module, "bias", None) is None:
+            raise ValueError(f"{name} has no bias, so it can take no shift")
+    norm_bias = norm.get_parameter("bias")
+    _assign_(norm_bias, norm_bias.double() - _like(shift, norm_bias))
+    for linear in linears:
+        weight, bias = linear.get_parameter("weight").double(), linear.get_parameter("bias")
+        rows = weight.T if isinstance(linear, Conv1D) else weight
+        _assign_(bias, bias.double() + rows @ _like(shift, bias))
 
 
 def scale_link_(model: PreTrainedModel, link: ChannelLink, factors: Tensor) -> None:

@@ -1,0 +1,295 @@
+"""Learning how a block is rounded: the loop, the linears while they learn, and what is kept of it.
+
+The loss is the mean squared difference between what the block makes of the inputs that the quantized blocks before
+it give, and what the full-precision model has there. Some windows are set aside to judge by: what is kept is the
+best of a few states on them, the start among them, so learning never ends worse than it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
+
+from slmquant.core.straight_through import fake_quantize_tokens
+from slmquant.core.tokens import TokenCodes
+from slmquant.methods._base import Work, grid_of
+from slmquant.model.activations import activation_elements, static_scale
+from slmquant.model.blocks import BlockInHand
+from slmquant.model.quantized import hand_hooks_on_, multiplying_in
+from slmquant.schemes.scheme import ActivationSpec, Scheme
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long is learned, and how often it is looked at.
+
+    Attributes:
+        iterations: Steps.
+        batch: Windows of a step.
+        checks: How many states are judged after the start, at equal distances, the last among them.
+        checked: Windows that are set aside to judge by, at most; a quarter of all where there are fewer.
+    """
+
+    iterations: int
+    batch: int
+    checks: int = 4
+    checked: int = 8
+
+
+class Learner(Protocol[T_co]):
+    """What learns: the state of all linears of a block."""
+
+    def weights(self) -> Mapping[str, Float[Tensor, "out in"]]:
+        """The weights that the block shall multiply by, by linear; differentiable."""
+        ...
+
+    def begin_(self) -> None:
+        """Go from the start, which is nearest rounding, to where learning begins, if that is elsewhere."""
+        ...
+
+    def step_(self, done: float) -> None:
+        """One step along the gradients; `done` is the fraction of all steps that lies behind."""
+        ...
+
+    def kept(self) -> T_co:
+        """What is needed of this state to come back to it."""
+        ...
+
+
+class LearnedInput:
+    """What a group of linears reads while they learn: divided, shifted and rounded once for all of them.
+
+    Args:
+        spec: What inputs are rounded to; None leaves them alone.
+        dtype: What linears multiply in.
+        static: The calibrated scale where the spec wants one.
+
+    Attributes:
+        divisor: Factors that inputs are divided by, `(in,)`; None for nothing.
+        shift: What is subtracted before, `(in,)`; None for nothing.
+    """
+
+    def __init__(self, spec: ActivationSpec | None, dtype: torch.dtype, static: Tensor | None) -> None:
+        self.divisor: Tensor | None = None
+        self.shift: Tensor | None = None
+        self._elements = None if spec is None else activation_elements(spec)
+        self._dtype, self._static = dtype, static
+        self._last: tuple[Tensor, Tensor, Tensor | None] | None = None
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Numbers to multiply, and the scale of each token where they are codes."""
+        if self._last is None or self._last[0] is not x:
+            self._last = (x, *self._read(x))
+        return self._last[1:]
+
+    def forget(self) -> None:
+        """Let go of the tensors of the last pass."""
+        self._last = None
+
+    def _read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        moved = x if self.shift is None else x - self.shift
+        scaled = moved if self.divisor is None else moved / self.divisor
+        if self._elements is None:
+            return scaled.to(self._dtype), None
+        codes: TokenCodes = fake_quantize_tokens(scaled, self._elements, self._static)
+        return codes.codes.to(self._dtype), codes.scale
+
+
+class LearnedLinear(nn.Module):
+    """A linear while it learns: its weight is set anew for every pass.
+
+    Args:
+        inputs: What it reads, shared with the other linears of its group.
+        bias: Its bias.
+    """
+
+    weight: Tensor
+
+    def __init__(self, inputs: LearnedInput, bias: Tensor | None) -> None:
+        super().__init__()
+        self.inputs, self.bias = inputs, None if bias is None else bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., in)` to `(..., out)`, in the dtype of `x`."""
+        read, token_scale = self.inputs(x)
+        out = F.linear(read, self.weight).to(x.dtype)
+        if token_scale is not None:
+            out = out * token_scale
+        return out if self.bias is None else out + self.bias
+
+
+class LearningBlock:
+    """A block whose linears learn.
+
+    Args:
+        block: The block.
+        inputs: What each group reads, by its first linear.
+        linears: Its linears, by name.
+        targets: What the block shall give for each of its inputs.
+    """
+
+    def __init__(
+        self,
+        block: BlockInHand,
+        inputs: Mapping[str, LearnedInput],
+        linears: Mapping[str, LearnedLinear],
+        targets: Float[Tensor, "samples seq hidden"],
+    ) -> None:
+        self.block, self.inputs, self.linears, self.targets = block, inputs, linears, targets
+
+    def loss(self, weights: Mapping[str, Float[Tensor, "out in"]], samples: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """Mean squared error of the block's output on some windows, with these weights."""
+        for name, weight in weights.items():
+            self.linears[name].weight = weight
+        try:
+            return F.mse_loss(self.block.run(self.block.inputs[samples]), self.targets[samples])
+        finally:
+            for inputs in self.inputs.values():
+                inputs.forget()
+
+    @torch.no_grad()
+    def judge(self, learner: Learner[T], samples: Int[Tensor, " checked"]) -> float:
+        """The loss of the learner's state over windows, a few at a time."""
+        weights = learner.weights()
+        parts = samples.split(max(1, 2048 // self.block.inputs.shape[1]))
+        return sum(float(self.loss(weights, part)) * len(part) for part in parts) / len(samples)
+
+
+@contextmanager
+def learning(block: BlockInHand, work: Work) -> Iterator[LearningBlock]:
+    """Within this context the linears of the block are ones that learn, and none of its own parameters does."""
+    if block.exact_outputs is None:
+        raise ValueError(f"{block.name} came without the outputs of the full-precision model, which learning aims at")
+    spec = work.scheme.activations
+    static: Mapping[str, Tensor] = {}
+    if spec is not None and spec.static:
+        found = input_ranges(block, len(block.inputs), work.dtype)
+        largest = {name: max(float(-low.min()), float(high.max())) for name, (low, high) in found.items()}
+        static = {name: block.inputs.new_tensor(static_scale(spec, size)) for name, size in largest.items()}
+    plain = {name: block.linear(name) for group in block.groups for name in group.linears}
+    required = [(parameter, parameter.requires_grad) for parameter in block.module.parameters()]
+    inputs = {g.linears[0]: LearnedInput(spec, work.dtype, static.get(g.linears[0])) for g in block.groups}
+    linears: dict[str, LearnedLinear] = {}
+    try:
+        for group in block.groups:
+            for name in group.linears:
+                linears[name] = LearnedLinear(inputs[group.linears[0]], plain[name].bias)
+                hand_hooks_on_(plain[name], linears[name])
+                work.model.set_submodule(name, linears[name])
+        for parameter, _ in required:
+            parameter.requires_grad_(False)
+        with torch.enable_grad():
+            yield LearningBlock(block, inputs, linears, block.exact_outputs)
+    finally:
+        for name, linear in plain.items():
+            work.model.set_submodule(name, linear)
+        for parameter, wanted in required:
+            parameter.requires_grad_(wanted)
+
+
+def learn(block: LearningBlock, learner: Learner[T], schedule: Schedule, work: Work) -> T:
+    """Learn, and return the best state on the windows that were set aside.
+
+    A loss that is not finite stops it; the start is returned then, and a note says so.
+    """
+    start = learner.kept()
+    taught, checked = _divided(len(block.block.inputs), schedule)
+    best, least = start, block.judge(learner, checked)
+    learner.begin_()
+    draws = _draws(taught, schedule.batch, torch.Generator().manual_seed(work.seed))
+    looks = {round(schedule.iterations * (look + 1) / schedule.checks) for look in range(schedule.checks)}
+    for iteration, batch in zip(range(1, schedule.iterations + 1), draws, strict=False):
+        loss = block.loss(learner.weights(), batch)
+        if not torch.isfinite(loss):
+            work.notes.append(
+                f"{block.block.name}: the loss of step {iteration} was not finite; learning stopped there, and the "
+                "block was rounded to nearest"
+            )
+            return start
+        loss.backward()
+        learner.step_((iteration - 1) / schedule.iterations)
+        if iteration in looks and (now := block.judge(learner, checked)) < least:
+            best, least = learner.kept(), now
+    return best
+
+
+def input_ranges(
+    block: BlockInHand, samples: int, dtype: torch.dtype
+) -> dict[str, tuple[Float[Tensor, " in"], Float[Tensor, " in"]]]:
+    """Smallest and largest value of each input channel in the full-precision model, by first linear of the group.
+
+    Args:
+        block: A block with its linears in place and its exact inputs.
+        samples: How many windows are looked at.
+        dtype: What linears multiply in.
+    """
+    if block.exact_inputs is None:
+        raise ValueError(f"{block.name} came without the inputs that the full-precision model gives it")
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def observe(name: str, x: Tensor) -> None:
+        low, high = torch.aminmax(x.flatten(0, -2), dim=0)
+        if name in found:
+            low, high = torch.minimum(low, found[name][0]), torch.maximum(high, found[name][1])
+        found[name] = (low, high)
+
+    firsts = [group.linears[0] for group in block.groups]
+    with torch.no_grad(), multiplying_in(block.module, dtype):
+        hooks = [
+            _module(block, name).register_forward_pre_hook(lambda _m, args, name=name: observe(name, args[0]))
+            for name in firsts
+        ]
+        try:
+            for part in block.batches():
+                if part.start < samples:
+                    block.run(block.exact_inputs[part])
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return found
+
+
+def refusal_to_learn(scheme: Scheme) -> str | None:
+    """Why rounding to such numbers cannot be learned here; None where it can."""
+    if scheme.weights is None:
+        return f"{scheme} leaves the weights of linears alone, so there is no rounding to learn; use rtn"
+    grid = grid_of(scheme.weights)
+    if not grid.uniform or grid.rule != "span":
+        return (
+            f"its offsets and clipped ranges are those of integers with equal steps, which {scheme} has not; "
+            "use an integer scheme such as W4A16g64, or gptq"
+        )
+    if scheme.activations is not None and scheme.activations.block_size is not None:
+        return f"it learns through activations with one scale for each token, not in blocks as {scheme} has them"
+    return None
+
+
+def _module(block: BlockInHand, name: str) -> nn.Module:
+    return block.module.get_submodule(name.removeprefix(f"{block.name}."))
+
+
+def _divided(samples: int, schedule: Schedule) -> tuple[Int[Tensor, " taught"], Int[Tensor, " checked"]]:
+    """Windows to learn from and windows to judge by, spread over all; a single window is both."""
+    every = torch.arange(samples)
+    count = min(schedule.checked, max(1, samples // 4))
+    checked = every[:: samples // count][:count]
+    taught = every[~torch.isin(every, checked)]
+    return (taught, checked) if len(taught) else (every, every)
+
+
+def _draws(samples: Int[Tensor, " taught"], batch: int, generator: torch.Generator) -> Iterator[Int[Tensor, " batch"]]:
+    """Batches without end: all windows in a random order, then in another."""
+    batch = min(batch, len(samples))
+    while True:
+        order = samples[torch.randperm(len(samples), generator=generator)]
+        yield from order.split(batch)[: len(samples) // batch]

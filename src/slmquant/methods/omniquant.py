@@ -1,0 +1,226 @@
+"""OmniQuant: learns how far weights are clipped, and which scales and shifts move range from activations to weights.
+
+Shao, Chen, Zhang, Xu, Zhao, Li, Zhang, Gao, Qiao, Luo, "OmniQuant: Omnidirectionally Calibrated Quantization for Large
+Language Models", ICLR 2024, arXiv 2308.13137. For each block in turn, AdamW on the mean squared difference between
+what the quantized block and the full-precision one give, over
+
+* learnable weight clipping (eq. 2): the grid of a group covers `[σ(a) min w, σ(b) max w]`;
+* learnable equivalent transformation (eq. 3): inputs become `(x − δ) / s` and weights `s · w`, with `w δ` added to
+  the bias. Norms and the linears before absorb `s` and `δ`, so nothing is left at run time.
+
+As in the authors' scripts for LLaMA, schemes that leave activations alone learn the clipping only; where activations
+are rounded both are learned, and the target is the mean of what the full-precision block makes of its own inputs and
+of those that the quantized blocks give (their `--aug_loss`). Logits start at 4, scales as SmoothQuant has them with
+`α = ½`, shifts at the middle of each channel's range.
+
+Deviations:
+    * Which norm feeds which linears, and which linears follow which, is discovered, not listed for LLaMA, OPT and
+      Falcon. Scales through links reach `down_proj` where a gated unit makes that exact; the authors leave it out.
+      Shifts are learned only where a norm and all its linears have biases.
+    * No scale between queries and keys: a row of a weight may be scaled without changing its codes, and products of
+      attention stay in 16 bits, so it would learn nothing.
+    * Scales are learned as their logarithms, which keeps them positive; the authors cut small ones off.
+    * What is kept is the best of a few states on windows that were set aside, plain nearest rounding among them.
+    * Embeddings and head are rounded to nearest; activations symmetrically, as the scheme says.
+
+Budgets: `fast` is 96 steps of 2 windows with larger steps, which fall to 0; `paper` 20 epochs of 128 windows one by
+one, with the published learning rates.
+
+Cost: two forward passes over the calibration tokens and one over a few windows; for each step a forward and a backward
+pass of the block. Three tensors of hidden states for all tokens, four with rounded activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slmquant.core.affine import Grid, QuantizedTensor
+from slmquant.core.learned_clip import ClipLogits
+from slmquant.methods._base import Budget, Recipe, Work, grid_of
+from slmquant.methods._equivalent import EquivalentScale, equivalent_scales
+from slmquant.methods._learning import LearningBlock, Schedule, learn, learning, refusal_to_learn
+from slmquant.methods.rtn import Nearest
+from slmquant.model.blocks import BlockInHand
+from slmquant.model.quantized import multiplying_in
+from slmquant.model.relations import Relations
+from slmquant.schemes.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class OmniSettings:
+    """What a budget buys.
+
+    Attributes:
+        schedule: Steps and windows.
+        clip_lr: Step size of AdamW for logits of clipping.
+        scale_lr: The same for logarithms of scales, and for shifts.
+        falls: Whether step sizes fall linearly to 0; the authors keep them.
+    """
+
+    schedule: Schedule
+    clip_lr: float = 1e-2
+    scale_lr: float = 5e-3
+    falls: bool = False
+
+
+BUDGETS: Mapping[Budget, OmniSettings] = MappingProxyType(
+    {
+        "fast": OmniSettings(Schedule(iterations=96, batch=2), clip_lr=5e-2, scale_lr=2e-2, falls=True),
+        "paper": OmniSettings(Schedule(iterations=20 * 128, batch=1, checks=20)),
+    }
+)
+
+
+@dataclass(frozen=True)
+class OmniQuant:
+    """AdamW on clipping and equivalent transformation.
+
+    Attributes:
+        budgets: What each budget buys.
+        clip_start: Logit that clipping starts from.
+        alpha: SmoothQuant's migration strength, which scales start from.
+        embeddings: How embeddings and head are rounded.
+    """
+
+    budgets: Mapping[Budget, OmniSettings] = field(default_factory=lambda: BUDGETS)
+    clip_start: float = 4.0
+    alpha: float = 0.5
+    embeddings: Nearest = field(default_factory=Nearest)
+    learns: bool = True
+    wants_exact: bool = True
+
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
+        """Integers only, found while running; with rounded activations something must be there to absorb a scale."""
+        if (reason := refusal_to_learn(scheme)) is not None:
+            return reason
+        if scheme.activations is None:
+            return None
+        if scheme.activations.static:
+            return f"its transformation changes the ranges that {scheme} would have calibrated before; drop -static"
+        if relations is not None and not relations.links and not any(group.norm for group in relations.groups):
+            return (
+                "its equivalent transformation needs a norm that feeds linears and nothing else, or a linear that "
+                "follows another; this model has none, so use autoround"
+            )
+        return None
+
+    def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
+        """Codes of the block's linears; what absorbs scales and shifts is changed, and so are the plain linears."""
+        spec, settings = work.scheme.weights, self.budgets[work.budget]
+        if spec is None:
+            raise ValueError(f"{work.scheme} leaves the weights of linears alone: there is nothing to round")
+        scales: list[EquivalentScale] = []
+        if work.scheme.activations is not None:
+            scales = equivalent_scales(block, work, self.alpha)
+            block = replace(block, exact_outputs=_augmented_outputs(block, work.dtype))
+        learner = _OmniLearner(block, scales, grid_of(spec), settings, self.clip_start, work.dtype)
+        with learning(block, work) as stage:
+            learner.stage = stage
+            learner.restore_(learn(stage, learner, settings.schedule, work))
+        for scale in scales:
+            scale.absorb_(work.model, work.relations)
+        return learner.quantized(block)
+
+
+class _OmniLearner:
+    """Clipping and scales of a block. It starts without either: weights are rounded to nearest."""
+
+    stage: LearningBlock
+
+    def __init__(
+        self,
+        block: BlockInHand,
+        scales: list[EquivalentScale],
+        grid: Grid,
+        settings: OmniSettings,
+        clip_start: float,
+        dtype: torch.dtype,
+    ) -> None:
+        self._grid, self._settings, self._clip_start, self._dtype = grid, settings, clip_start, dtype
+        self._groups = block.groups
+        self._scales = {scale.linears[0]: scale for scale in scales}
+        names = [name for group in block.groups for name in group.linears]
+        self._weights = {name: block.weight(name).detach().float() for name in names}
+        self._biases = {name: block.linear(name).bias for name in names}
+        self._clips = {name: ClipLogits.filled(weight, grid, torch.inf) for name, weight in self._weights.items()}
+        logits = [bound.requires_grad_() for clip in self._clips.values() for bound in clip]
+        moved = [parameter for scale in scales for parameter in scale.parameters]
+        self._parameters = [*logits, *moved]
+        rates = {settings.clip_lr: logits, settings.scale_lr: moved}
+        self._adam = torch.optim.AdamW(
+            [{"params": part, "lr": lr} for lr, part in rates.items() if part], weight_decay=0.0
+        )
+        self._rates = [group["lr"] for group in self._adam.param_groups]
+
+    def weights(self) -> Mapping[str, Float[Tensor, "out in"]]:
+        found: dict[str, Tensor] = {}
+        for group in self._groups:
+            scale = self._scales.get(group.linears[0])
+            factors = None if scale is None else scale.factors()
+            inputs = self.stage.inputs[group.linears[0]]
+            inputs.divisor, inputs.shift = factors, None if scale is None else scale.shift
+            for name in group.linears:
+                weight = self._weights[name]
+                if scale is not None and scale.shift is not None:
+                    self.stage.linears[name].bias = self._biases[name] + weight @ scale.shift
+                scaled = weight if factors is None else weight * factors
+                found[name] = self._clips[name].dense(scaled, self._grid, self._dtype)
+        return found
+
+    @torch.no_grad()
+    def begin_(self) -> None:
+        """Clip a little, as the authors do, and migrate as SmoothQuant does."""
+        for clip in self._clips.values():
+            for bound in clip:
+                bound.fill_(self._clip_start)
+        for scale in self._scales.values():
+            scale.begin_()
+
+    def step_(self, done: float) -> None:
+        if self._settings.falls:
+            for group, lr in zip(self._adam.param_groups, self._rates, strict=True):
+                group["lr"] = lr * (1 - done)
+        self._adam.step()
+        self._adam.zero_grad()
+
+    def kept(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def restore_(self, kept: list[Tensor]) -> None:
+        """Come back to a state."""
+        for parameter, value in zip(self._parameters, kept, strict=True):
+            parameter.copy_(value)
+
+    def quantized(self, block: BlockInHand) -> Mapping[str, QuantizedTensor]:
+        """The codes, once the block has absorbed the scales."""
+        return {name: clip.quantized(block.weight(name).float(), self._grid) for name, clip in self._clips.items()}
+
+
+@torch.no_grad()
+def _augmented_outputs(block: BlockInHand, dtype: torch.dtype) -> Float[Tensor, "samples seq hidden"]:
+    """The mean of the full-precision block's outputs on exact inputs and on those of the quantized blocks before.
+
+    Squared distances to both add up to twice the squared distance to their mean, and a constant.
+    """
+    if block.exact_outputs is None:
+        raise ValueError(f"{block.name} came without the outputs of the full-precision model, which learning aims at")
+    targets = torch.empty_like(block.exact_outputs)
+    with multiplying_in(block.module, dtype):
+        for part in block.batches():
+            torch.lerp(block.exact_outputs[part], block.run(block.inputs[part]), 0.5, out=targets[part])
+    return targets
+
+
+METHOD = Recipe(
+    title="OmniQuant",
+    summary="Learns clipping, and scales and shifts from activations to weights, block by block, by AdamW.",
+    reference="Shao et al., ICLR 2024, arXiv 2308.13137",
+    rounding=OmniQuant(),
+)
