@@ -44,7 +44,7 @@ class KQuant:
         """Only GGUF's types are searched as ggml searches them."""
         if isinstance(spec.format, GgufType):
             return None
-        return f"the K-quant search is one for GGUF's types, not for {spec.format.name}; use Q4_K, or rtn, hqq or gptq"
+        return f"the K-quant search is one for GGUF's types, not for {spec.format.name}; use Q4_K, or rtn or gptq"
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of `weight`; an embedding, which reads nothing, is searched without data."""

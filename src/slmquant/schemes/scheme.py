@@ -133,11 +133,6 @@ class Scheme:
         """True for W16A16: nothing is quantized."""
         return self == Scheme()
 
-    @property
-    def kv_bits(self) -> int | None:
-        """Bits of a number in the key-value cache; None where it is left alone."""
-        return None if self.kv is None else self.kv.bits
-
     def __str__(self) -> str:
         """The scheme's name; `parse(str(scheme)) == scheme`."""
         if self.special is not None:
