@@ -18,6 +18,7 @@ from slmquant.methods._base import Work
 from slmquant.methods.awq import ActivationAwareScaling, ClippedNearest
 from slmquant.methods.hqq import HalfQuadratic
 from slmquant.methods.lqer import LowRankCorrection
+from slmquant.methods.smoothquant_plus import SearchedSmoothing
 from slmquant.model.quantized import QuantizedLinear, weight_at
 from slmquant.model.relations import discover
 from slmquant.progress import Silent
@@ -119,6 +120,20 @@ class TestAwq:
         grid = Grid(4, per_tensor=True)
 
         assert torch.equal(ClippedNearest().round(W, grid, inputs).codes, grid.quantize(W).codes)
+
+
+class TestSmoothQuantPlus:
+    @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+    def test_scaling_leaves_the_function_alone(self, architecture: str) -> None:
+        def rewrite_(changed: PreTrainedModel) -> None:
+            SearchedSmoothing().apply_(work_on(changed, SCHEME), statistics_of(architecture))
+
+        assert logit_change(loud_model(architecture), rewrite_) < 1e-6
+
+    def test_less_is_lost_than_by_rounding_alone(self) -> None:
+        nearest, smoothed = divergence(quantized("rtn", SCHEME)), divergence(quantized("smoothquant_plus", SCHEME))
+
+        assert smoothed < nearest
 
 
 class TestLqer:
