@@ -1,0 +1,104 @@
+"""What AutoRound and OmniQuant learn of one weight, against exhaustive search and against nearest rounding."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from slmquant.core.affine import Grid
+from slmquant.core.learned_clip import ClipLogits
+from slmquant.core.signround import LearnedRounding
+
+
+def problem(seed: int, size: int = 6) -> tuple[Tensor, Tensor]:
+    """One row of weights and the Hessian of correlated inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(64, size, generator=generator) @ torch.randn(size, size, generator=generator)
+    return torch.randn(1, size, generator=generator), X.T @ X / len(X)
+
+
+def damage(found: Tensor, W: Tensor, H: Tensor) -> Tensor:
+    error = found - W
+    return (error @ H * error).sum()
+
+
+def learned(W: Tensor, H: Tensor, grid: Grid, steps: int = 200) -> tuple[float, float]:
+    """The loss of the best state of signed gradient descent, and how far its offsets went."""
+    rounding, best = LearnedRounding(W, grid), float("inf")
+    for step in range(steps):
+        loss = damage(rounding.dense(torch.float32), W, H)
+        best = min(best, loss.item())
+        loss.backward()
+        rounding.step_((1 - step / steps) / steps)
+    return best, float(rounding._offset.abs().max())
+
+
+def best_up_or_down(W: Tensor, H: Tensor, grid: Grid) -> float:
+    """The least loss over all ways to round each weight up or down, with the nearest's scales."""
+    affine = grid.fit(W)
+    position = (W / affine.scale + affine.zero_point)[0]
+    low, high = grid.code_range
+    least = float("inf")
+    for ups in itertools.product((0, 1), repeat=W.shape[1]):
+        codes = (position.floor() + torch.tensor(ups)).clamp(low, high)
+        least = min(least, float(damage(affine.scale * (codes - affine.zero_point), W, H)))
+    return least
+
+
+@pytest.mark.parametrize("grid", [Grid(3), Grid(3, False), Grid(2, False)], ids=["W3", "W3-asym", "W2-asym"])
+def test_signed_descent_comes_close_to_the_best_rounding(grid: Grid) -> None:
+    nearest, found, best = [], [], []
+    for seed in range(8):
+        W, H = problem(seed)
+        loss, reach = learned(W, H, grid)
+        nearest.append(float(damage(grid.quantize(W).dequantize(), W, H)))
+        found.append(loss)
+        best.append(best_up_or_down(W, H, grid))
+        assert loss <= nearest[-1] * (1 + 1e-5)
+        assert reach <= 0.5
+
+    assert sum(found) < sum(nearest) / 2
+    assert sum(found) < 1.3 * sum(best)  # it may even be below: ranges are learned as well
+
+
+def test_no_gradient_no_step() -> None:
+    W, _ = problem(0)
+    rounding = LearnedRounding(W, Grid(4))
+    rounding.step_(0.5)
+
+    assert torch.equal(rounding.quantized().codes, Grid(4).quantize(W).codes)
+
+
+@pytest.mark.parametrize(
+    "grid", [Grid(4), Grid(3, False, 5, 16), Grid(2, True, 4, 16), Grid(4, per_tensor=True)], ids=str
+)
+def test_without_clipping_weights_are_rounded_to_nearest(grid: Grid) -> None:
+    W = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    expected = grid.quantize(W)
+    unclipped = ClipLogits.filled(W, grid, torch.inf)
+    found = unclipped.quantized(W, grid)
+
+    assert torch.equal(found.codes, expected.codes)
+    assert torch.equal(found.scale, expected.scale)
+    assert torch.equal(unclipped.dense(W, grid, torch.float32), expected.dequantize())
+
+
+def test_clipping_halves_the_range_where_it_says_so() -> None:
+    W = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    halved = ClipLogits.filled(W, Grid(4), 0.0).quantized(W, Grid(4))
+
+    assert torch.allclose(halved.scale, Grid(4).quantize(W).scale / 2)
+
+
+def test_gradients_reach_the_weight_through_its_range() -> None:
+    """Scaling a whole group scales its grid, so codes stay and the result is proportional."""
+    W = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    factor = torch.ones((), requires_grad=True)
+    dense = ClipLogits.filled(W, Grid(3), 4.0).dense(W * factor, Grid(3), torch.float32)
+    towards = torch.randn(dense.shape, generator=torch.Generator().manual_seed(1))
+    (dense * towards).sum().backward()
+
+    assert torch.allclose(factor.grad, (dense * towards).sum(), rtol=1e-4)
