@@ -79,6 +79,24 @@ def test_hessians_are_those_behind_the_quantized_blocks(architecture: str) -> No
     assert (found == expected.codes).float().mean() > 0.99
 
 
+def test_a_share_of_the_first_token_is_given_as_in_one_pass() -> None:
+    """In the first block both see the very same inputs."""
+    model = tiny("llama")
+    group = discover(model).groups[0]
+    weight = torch.cat([weight_at(model, name) for name in group.linears]).clone()
+    x = received(model, group.linears[0], windows())
+    first = x.view(24, 24, -1)[:, 0]
+    codes = solve(model, SequentialGptq(Gptq(sink_share=0.3)))
+
+    spec = parse(SCHEME).weights
+    assert spec is not None
+    H = 0.7 * x.T @ x / len(x) + 0.3 * first.T @ first / len(first)
+    expected = methods.gptq.gptq(weight, H, grid_of(spec), act_order=True)
+
+    found = torch.cat([codes[name].codes for name in group.linears])
+    assert (found == expected.codes).float().mean() > 0.99
+
+
 def test_true_sequential_rounds_each_group_behind_the_rounded_ones() -> None:
     model = tiny("llama")
     relations = discover(model)

@@ -28,7 +28,7 @@ import torch
 from slmquant.calib.capture import capture_block
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import NumericalError
-from slmquant.methods._base import Recipe, Work, grid_of
+from slmquant.methods._base import Recipe, Rounding, Work, grid_of
 from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
 from slmquant.model.blocks import BlockInHand
@@ -41,14 +41,19 @@ class SequentialGptq:
     """GPTQ, block after block.
 
     Attributes:
-        embeddings: The rounding; of the linears of blocks, and of embedding and head.
+        rounding: What rounds each group of linears; its `sink_share` works here as well.
         true_sequential: Whether the groups of a block are captured and rounded one after the other.
     """
 
-    embeddings: Gptq = field(default_factory=Gptq)
+    rounding: Gptq = field(default_factory=Gptq)
     true_sequential: bool = False
     learns: bool = False
     wants_exact: bool = False
+
+    @property
+    def embeddings(self) -> Rounding:
+        """The same rounding."""
+        return self.rounding
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Any grid and any model will do."""
@@ -63,10 +68,10 @@ class SequentialGptq:
             raise ValueError(f"{work.scheme} leaves the weights of linears alone: there is nothing to round")
         solved: dict[str, QuantizedTensor] = {}
         for groups in [(group,) for group in block.groups] if self.true_sequential else [block.groups]:
-            statistics = capture_block(block, groups, self.embeddings.needs, work.dtype)
+            statistics = capture_block(block, groups, self.rounding.needs, work.dtype)
             for group in groups:
                 inputs = statistics[group.linears[0]]
-                round_rows = partial(self.embeddings.round, grid=grid_of(spec), statistics=inputs)
+                round_rows = partial(self.rounding.round, grid=grid_of(spec), statistics=inputs)
                 weights = [block.weight(name).float() for name in group.linears]
                 try:
                     rounded = round_stacked(weights, spec, round_rows)

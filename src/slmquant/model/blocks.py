@@ -192,20 +192,27 @@ def _entering(
     model: PreTrainedModel, first: nn.Module, windows: Int[Tensor, "samples seq"]
 ) -> Float[Tensor, "samples seq hidden"]:
     """What enters the first block, before any hook of its own; nothing behind it is computed."""
-    parts: list[Tensor] = []
+    entered: list[Tensor] = []
 
     def keep(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        parts.append(args[0] if args else kwargs["hidden_states"])
+        entered.append(args[0] if args else kwargs["hidden_states"])
         raise _Entered
 
     hook = first.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)
+    hidden: Tensor | None = None
     try:
         for part in _batches(windows):
             with suppress(_Entered):
                 model.base_model(input_ids=windows[part].to(model.device), use_cache=False)
+            states = entered.pop()
+            if hidden is None:
+                hidden = states.new_empty(*windows.shape, states.shape[-1])  # all at once: parts and whole are twice
+            hidden[part] = states
     finally:
         hook.remove()
-    return torch.cat(parts)
+    if hidden is None:
+        raise ValueError("there are no windows to walk with; expected at least one")
+    return hidden
 
 
 @torch.no_grad()
