@@ -156,6 +156,12 @@ class TestLqer:
         assert isinstance(recipe.correction, LowRankCorrection)
         assert lost(quantized("lqer+gptq", SCHEME)) < lost(quantized("gptq", SCHEME))
 
+    def test_blocks_take_no_branch(self) -> None:
+        reason = methods.load("lqer+gptq_sequential").refusal(parse(SCHEME))
+
+        assert reason is not None
+        assert "take no branch" in reason
+
 
 class TestLlmInt8:
     def test_loud_channels_are_kept_the_same_for_all_who_read_them(self) -> None:

@@ -246,6 +246,8 @@ class Recipe:
         if scheme.weights is None and not self.transforms and (self.needs or self.rounds_blocks):
             return f"{self.title} rounds the weights of linears, which {scheme} leaves in 16 bits; use rtn"
         if isinstance(self.rounding, BlockSolver):
+            if self.correction is not None:
+                return f"{self.title} rounds whole blocks, which take no branch; round weight by weight, as gptq does"
             if (reason := self.rounding.refusal(scheme, relations)) is not None:
                 return reason
         else:
