@@ -73,6 +73,7 @@ class HadamardRotation:
         del scheme, relations
         return None
 
+    @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
         """Turn `work.model`.
 

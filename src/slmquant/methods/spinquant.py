@@ -54,6 +54,9 @@ from slmquant.model.rotate import ResidualStream, fold_norms_
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 
+_TOKENS_AT_ONCE = 2048
+"""Of one forward and backward pass: the logits of more would not fit beside what the pass keeps."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -97,6 +100,7 @@ class LearnedRotation:
             )
         return None
 
+    @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
         """Learn rotations and turn `work.model` by them.
 
@@ -156,18 +160,12 @@ def _learn_(
     """Go downhill; the rotations tried on the held-out windows, by the iterations that they took."""
     generator = torch.Generator().manual_seed(work.seed)
     batch = max(1, schedule.tokens // learned_from.shape[1])
-    order = torch.cat(
-        [
-            torch.randperm(len(learned_from), generator=generator)
-            for _ in range(-(-schedule.iterations * batch // len(learned_from)))
-        ]
-    )
     every = max(1, schedule.iterations // schedule.evaluations)
     tried = {0: trial.candidate(held_out)}
     for iteration in track(range(1, schedule.iterations + 1), "learn rotations", work.progress):
-        rows = order[(iteration - 1) * batch : iteration * batch]
+        drawn = learned_from[torch.randperm(len(learned_from), generator=generator)[:batch]]
         lr = schedule.lr * (1 + math.cos(math.pi * (iteration - 1) / schedule.iterations)) / 2
-        if not trial.step_(learned_from[rows], lr):
+        if not trial.step_(drawn, lr):
             work.notes.append(f"the loss was not finite in iteration {iteration}, where learning of rotations stopped")
             break
         if iteration % every == 0 or iteration == schedule.iterations:
@@ -202,14 +200,14 @@ class _Trial:
         """The rotations as they are, with their mean loss over some windows."""
         matrices = {name: state.X.cpu() for name, state in self._states.items()}
         residual = DenseRotation(matrices.pop(_RESIDUAL).half())
-        loss = sum(float(self._loss(window[None])) for window in windows) / len(windows)
+        loss = sum(float(self._loss(part)) * len(part) for part in _parts(windows)) / len(windows)
         return _Candidate(loss, Rotations(residual, {name: DenseRotation(X) for name, X in matrices.items()}))
 
     def step_(self, windows: Int[Tensor, "samples seq"], lr: float) -> bool:
         """One step of Cayley SGD on the mean loss over some windows; False where that was not finite."""
         with torch.enable_grad():
-            for window in windows:
-                (self._loss(window[None]) / len(windows)).backward()
+            for part in _parts(windows):
+                (self._loss(part) * len(part) / len(windows)).backward()
         gradients = {name: matrix.grad for name, matrix in self._matrices.items() if matrix.grad is not None}
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values()):
             return False
@@ -220,7 +218,7 @@ class _Trial:
         return True
 
     def _read_matrices(self) -> None:
-        self._matrices = {name: state.X.float().requires_grad_() for name, state in self._states.items()}
+        self._matrices = {name: state.X.float().clone().requires_grad_() for name, state in self._states.items()}
 
     def _loss(self, input_ids: Int[Tensor, "batch seq"]) -> Tensor:
         """Mean loss of the next token."""
@@ -285,6 +283,11 @@ class _Trial:
 
 _RESIDUAL = ""
 """Name of R1 among rotations that are otherwise named by the linear that reads the heads."""
+
+
+def _parts(windows: Int[Tensor, "samples seq"]) -> tuple[Tensor, ...]:
+    """The windows that go through the model together."""
+    return torch.split(windows, max(1, _TOKENS_AT_ONCE // windows.shape[1]))
 
 
 def _by_name(rotations: Rotations) -> dict[str, Rotation]:
