@@ -42,17 +42,18 @@ def _leading(error: Float[Tensor, "out in"], H: Float[Tensor, "in in"] | None, r
         weighed = error if H is None else error @ H
         return _eigenvectors(weighed @ error.T, rank)
     rooted = error if H is None else error @ _root(H)
-    basis, _ = torch.linalg.qr(rooted @ _eigenvectors(rooted.T @ rooted, rank))
+    basis: Tensor = torch.linalg.qr(rooted @ _eigenvectors(rooted.T @ rooted, rank)).Q
     return basis
 
 
 def _eigenvectors(M: Float[Tensor, "n n"], count: int) -> Float[Tensor, "n count"]:
     """Eigenvectors of the largest eigenvalues of a symmetric matrix."""
-    _, vectors = torch.linalg.eigh((M + M.T) / 2)
+    vectors: Tensor = torch.linalg.eigh((M + M.T) / 2).eigenvectors
     return vectors[:, -count:].flip(1)
 
 
 def _root(H: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
     """`R` with `R Rᵀ = H`; eigenvalues that rounding made negative count as 0."""
-    values, vectors = torch.linalg.eigh(H)
-    return vectors * values.clamp(min=0).sqrt()
+    decomposed = torch.linalg.eigh(H)
+    root: Tensor = decomposed.eigenvectors * decomposed.eigenvalues.clamp(min=0).sqrt()
+    return root
