@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
@@ -91,6 +91,30 @@ def test_a_model_that_cannot_be_reached_is_refused_and_left_as_it_was(name: str)
         quantize_cache_(model, KvSpec(4))
     assert torch.equal(logits(model, tokens()), before)
     assert model.config.to_dict() == state
+
+
+def test_cached_latents_are_refused() -> None:
+    """DeepSeek's attention goes through the registry, but what it caches is not what it reads."""
+    config = AutoConfig.for_model(
+        "deepseek_v3",
+        vocab_size=VOCABULARY,
+        hidden_size=40,
+        intermediate_size=56,
+        num_hidden_layers=2,
+        first_k_dense_replace=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        q_lora_rank=12,
+        kv_lora_rank=12,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=12,
+        pad_token_id=0,
+    )
+    reason = refusal(AutoModelForCausalLM.from_config(config))
+
+    assert reason is not None
+    assert "latents" in reason
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ Deviations:
       in full precision; here that is only the unfinished group of keys.
     * Groups of tokens count from the first that attention is given: in padded batches they count padding, and in a
       sliding window's running cache they move on with the window.
-    * Latent attention (MLA) is rounded where attention reads it, after keys and values were expanded.
+    * Latent attention (MLA) is refused: what it caches is not what attention reads.
 """
 
 from __future__ import annotations
@@ -124,11 +124,16 @@ def _refusal(model: PreTrainedModel, probed: _Probed | None) -> str | None:
         return f"the key-value cache cannot be quantized under {implementation!r} attention; load the model with 'sdpa'"
     if not probed.calls and not probed.cached_keys:
         return f"{kind} keeps a recurrent state, no keys and values; drop the KV part of the scheme"
-    reached = [any(_same(key, call.key) for call in probed.calls) for key in probed.cached_keys]
-    if not all(reached) or not probed.calls:
+    unseen = sum(not any(_same(key, call.key) for call in probed.calls) for key in probed.cached_keys)
+    if unseen and len(probed.calls) >= len(probed.cached_keys):
         return (
-            f"{kind} computes attention outside transformers' attention registry in "
-            f"{len(reached) - sum(reached)} of {len(reached)} layers, where its keys and values cannot be reached; "
+            f"{kind} caches something else than the keys that its attention reads (latents, to be expanded), which "
+            "cannot be reached; drop the KV part of the scheme"
+        )
+    if unseen:
+        return (
+            f"{kind} computes attention outside transformers' attention registry in {unseen} of "
+            f"{len(probed.cached_keys)} layers, where its keys and values cannot be reached; "
             "drop the KV part of the scheme"
         )
     return None
