@@ -62,7 +62,7 @@ def quantized(method: str, scheme: str, architecture: str = "llama", seed: int =
 def check_method(method: str, architecture: str, scheme: str) -> Outcome:
     """Hold a method to its contract.
 
-    It refuses in a sentence, or: every linear of the blocks has codes, all within range, with positive scales; the
+    It refuses in a sentence, or: every linear of the blocks has codes, all within range, and no scale of 0; the
     model runs and its logits are finite; and where nothing has fewer than eight bits they are nearly what they were,
     or at least not much farther from that than rounding to nearest takes them.
 
@@ -93,7 +93,7 @@ def _check_codes(name: str, weight: QuantizedTensor) -> None:
     limit = 2 ** (weight.bits - 1)
     first, last = (-limit, limit - 1) if weight.codes.dtype == torch.int8 else (0, 2 * limit - 1)
     _demand(first <= low and high <= last, f"codes of {name} lie in [{first}, {last}]; got [{low}, {high}]")
-    _demand(bool((weight.scale > 0).all()), f"scales of {name} are positive")
+    _demand(bool((weight.scale != 0).all()), f"no scale of {name} is 0")
     _demand(bool(torch.isfinite(weight.dequantize()).all()), f"{name} is finite")
 
 
