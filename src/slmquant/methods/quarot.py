@@ -73,7 +73,6 @@ class HadamardRotation:
         del scheme, relations
         return None
 
-    @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
         """Turn `work.model`.
 
@@ -99,6 +98,7 @@ def _head_rotation(size: int, generator: Generator) -> Rotation:
     return DenseRotation(random_orthogonal(size, generator))
 
 
+@torch.no_grad()
 def install_(work: Work, stream: ResidualStream, rotations: Rotations) -> None:
     """Turn the model by given rotations and attach what remains to be done at run time.
 

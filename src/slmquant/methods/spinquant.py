@@ -100,7 +100,6 @@ class LearnedRotation:
             )
         return None
 
-    @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
         """Learn rotations and turn `work.model` by them.
 
@@ -114,6 +113,7 @@ class LearnedRotation:
         return statistics
 
 
+@torch.no_grad()
 def learned_rotations(work: Work, stream: ResidualStream, schedule: Schedule) -> Rotations:
     """Rotations that do better than random ones on held-out windows, or those.
 
@@ -199,7 +199,7 @@ class _Trial:
     def candidate(self, windows: Int[Tensor, "samples seq"]) -> _Candidate:
         """The rotations as they are, with their mean loss over some windows."""
         matrices = {name: state.X.cpu() for name, state in self._states.items()}
-        residual = DenseRotation(matrices.pop(_RESIDUAL).half())
+        residual = DenseRotation(matrices.pop(_RESIDUAL).half().contiguous())
         loss = sum(float(self._loss(part)) * len(part) for part in _parts(windows)) / len(windows)
         return _Candidate(loss, Rotations(residual, {name: DenseRotation(X) for name, X in matrices.items()}))
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from slmquant.errors import RefusedError
 from slmquant.model._probe import gain_offset, in_features, out_features
+from slmquant.model.online import turns_input
 from slmquant.model.relations import ChannelLink, InputGroup, Relations
 
 
@@ -88,8 +90,14 @@ def scale_link_(model: PreTrainedModel, link: ChannelLink, factors: Tensor) -> N
 
     Raises:
         ValueError: The factors do not fit, or differ between channels that follow the same row.
+        RefusedError: What lies between them is rotated at run time, so channels follow no longer.
     """
     source, target = model.get_submodule(link.source), model.get_submodule(link.target)
+    if turns_input(target):
+        raise RefusedError(
+            f"the input of {link.target} is rotated at run time and no scale passes into it; name the rotation last, "
+            "as in awq+quarot"
+        )
     _check(factors, in_features(target), f"the input channels of {link.target}")
     if not torch.equal(shared_factors(link, factors), factors):
         raise ValueError(

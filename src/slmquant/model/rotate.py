@@ -93,6 +93,7 @@ class ResidualStream:
     blocks: tuple[BlockStream, ...]
 
 
+@torch.no_grad()
 def fold_norms_(model: nn.Module, block: BlockStream) -> None:
     """Move gains and biases of a block's stream norms into the linears that read them.
 

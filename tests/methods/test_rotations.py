@@ -1,0 +1,178 @@
+"""QuaRot and SpinQuant: what they promise beyond what every method does."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from slmquant import methods
+from slmquant.calib.calibration import FreshCalibration
+from slmquant.core.rotation import matrix_of
+from slmquant.errors import RefusedError
+from slmquant.methods import quarot, spinquant
+from slmquant.methods._base import Work
+from slmquant.model.online import OnlineRotation, RotatedKeys
+from slmquant.model.relations import discover
+from slmquant.model.residual import discover_stream
+from slmquant.model.rotate import ResidualStream, fold_norms_
+from slmquant.progress import Silent
+from slmquant.quantize import quantize_
+from slmquant.schemes import parse
+from slmquant.testing.method_contract import calibration_tokens
+from slmquant.testing.tiny import tiny
+
+SHORT = spinquant.Schedule(iterations=6, tokens=48, held_out=2, evaluations=3)
+
+
+def work_on(model: PreTrainedModel, scheme: str = "W4A4", seed: int = 0) -> Work:
+    calibration = FreshCalibration(model, calibration_tokens(12), torch.float32, Silent())
+    return Work(model, discover(model), parse(scheme), calibration, seed=seed)
+
+
+def folded(architecture: str, seed: int = 0) -> tuple[Work, ResidualStream]:
+    work = work_on(tiny(architecture), seed=seed)
+    stream = discover_stream(work.model, work.relations)
+    for block in stream.blocks:
+        fold_norms_(work.model, block)
+    return work, stream
+
+
+@functools.cache
+def divergence(method: str, scheme: str, seed: int) -> float:
+    """Of a tiny model with an outlier channel in its stream, as real models have them."""
+    model = tiny("llama", seed=seed)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 3] *= 30
+        tokens = calibration_tokens(2)
+        before = model(tokens).logits.log_softmax(-1)
+        calibration = FreshCalibration(model, calibration_tokens(12), torch.float32, Silent())
+        after = quantize_(model, method, parse(scheme), calibration).model(tokens).logits.log_softmax(-1)
+    return float((before.exp() * (before - after)).sum(-1).mean())
+
+
+def test_an_outlier_channel_does_less_harm_once_it_is_spread() -> None:
+    rotated, plain = (sum(divergence(m, "W8A4", seed) for seed in range(4)) for m in ("quarot+rtn", "rtn"))
+
+    assert rotated < 0.8 * plain
+
+
+def test_another_seed_is_another_rotation() -> None:
+    stream = discover_stream(*(lambda w: (w.model, w.relations))(work_on(tiny("llama"))))
+    first, again, other = (matrix_of(quarot.random_rotations(stream, seed).residual) for seed in (0, 0, 1))
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_what_stays_at_run_time_is_listed() -> None:
+    work = work_on(tiny("llama"), "W4A4KV4")
+    quarot.HadamardRotation().apply_(work, {})
+    places = [(entry.module, entry.site) for entry in work.online if isinstance(entry, OnlineRotation)]
+
+    assert places[:2] == [("model.layers.0", "input"), ("model.layers.1", "output")]
+    assert places[2:] == [(f"model.layers.{i}.mlp.down_proj", "input") for i in range(2)]
+    assert RotatedKeys() in work.online
+
+
+def test_a_width_without_a_hadamard_matrix_is_said() -> None:
+    work = work_on(tiny("llama", hidden_size=92, num_attention_heads=4, num_key_value_heads=2, head_dim=12))
+    quarot.HadamardRotation().apply_(work, {})
+
+    assert work.notes == ["no Hadamard matrix of order 92 is known here: 23 blocks are used"]
+
+
+def test_tied_stays_tied_and_the_embedding_is_not_touched() -> None:
+    model = tiny("llama")
+    before = model.get_input_embeddings().weight.detach().clone()
+    quarot.HadamardRotation().apply_(work_on(model), {})
+
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert torch.equal(model.get_input_embeddings().weight, before)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_learned_rotations_are_no_worse_than_their_start_where_nothing_was_learned(architecture: str) -> None:
+    work, stream = folded(architecture)
+    learned = spinquant.learned_rotations(work, stream, SHORT)
+    start = quarot.random_rotations(stream, work.seed)
+
+    def loss(rotations: quarot.Rotations) -> float:
+        trial = spinquant._Trial(work, stream, rotations)
+        with torch.no_grad(), trial.installed():
+            return trial.candidate(work.calibration.windows[-SHORT.held_out :]).loss
+
+    assert loss(learned) <= loss(start) + 1e-4
+    assert "held-out loss" in work.notes[0]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_learning_goes_downhill_on_what_it_learns_from_and_stays_orthogonal(architecture: str) -> None:
+    work, stream = folded(architecture)
+    trial = spinquant._Trial(work, stream, quarot.random_rotations(stream, 0))
+    windows = work.calibration.windows[:4]
+    with torch.no_grad(), trial.installed():
+        before = trial.candidate(windows).loss
+        losses = []
+        for _ in range(25):
+            assert trial.step_(windows, lr=0.5)
+            losses.append(trial.candidate(windows).loss)
+        rotations = trial.candidate(windows).rotations
+
+    assert min(losses) < before
+    for rotation in rotations.heads.values():
+        R = matrix_of(rotation)
+        assert torch.allclose(R @ R.T, torch.eye(len(R), dtype=R.dtype), rtol=0, atol=1e-10)
+    R1 = trial._states[""].X
+    assert torch.allclose(R1 @ R1.T, torch.eye(len(R1), dtype=R1.dtype), rtol=0, atol=1e-10)
+    if stream.subtracts_mean:
+        assert torch.allclose(R1.sum(-1), torch.ones(len(R1), dtype=R1.dtype), rtol=0, atol=1e-10)
+
+
+def test_without_rounding_turned_inputs_change_nothing() -> None:
+    """What is learned on: with eight bits and no error, hooks on inputs are the identity."""
+    work, stream = folded("llama")
+    tokens = calibration_tokens(2)
+    trial = spinquant._Trial(work, stream, quarot.random_rotations(stream, 0))
+    trial._rounded = lambda x: x  # type: ignore[method-assign]
+    with torch.no_grad():
+        before = work.model(tokens).logits
+        with trial.installed():
+            during = work.model(tokens).logits
+        after = work.model(tokens).logits
+
+    assert torch.allclose(during, before, atol=1e-4)
+    assert torch.equal(after, before)
+
+
+def test_the_start_is_kept_where_the_loss_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    work, stream = folded("llama")
+    loss = spinquant._Trial._loss
+
+    def broken(self: spinquant._Trial, tokens: torch.Tensor) -> torch.Tensor:
+        value = loss(self, tokens)
+        return value * float("nan") if torch.is_grad_enabled() else value
+
+    monkeypatch.setattr(spinquant._Trial, "_loss", broken)
+    learned = spinquant.learned_rotations(work, stream, SHORT)
+
+    assert torch.equal(matrix_of(learned.residual), matrix_of(quarot.random_rotations(stream, 0).residual))
+    assert "not finite in iteration 1" in work.notes[0]
+
+
+class TestRefusals:
+    def test_nothing_to_learn_from_in_sixteen_bits(self) -> None:
+        work = work_on(tiny("llama"))
+        reason = methods.load("spinquant").refusal(parse("W4A16g8"), work.relations)
+
+        assert reason is not None
+        assert "use quarot" in reason
+
+    def test_one_window_is_too_few(self) -> None:
+        work, stream = folded("llama")
+        single = FreshCalibration(work.model, calibration_tokens(1), torch.float32, Silent())
+        with pytest.raises(RefusedError, match="was given 1"):
+            spinquant.learned_rotations(replace(work, calibration=single), stream, SHORT)
