@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.model.relations import ChannelLink, InputGroup, Relations, discover
-from slmquant.model.rescale import scale_group_, scale_link_, shared_factors
+from slmquant.model.rescale import scale_group_, scale_link_, shared_factors, shift_group_
 from slmquant.testing.tiny import tiny
 
 
@@ -110,6 +110,10 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         lambda m, r: scale_group_(m, r, stranger(r), factors(40)),
         "not among the relations given",
     ),
+    "a shift without biases": (
+        lambda m, r: shift_group_(m, r, r.groups[0], torch.ones(40)),
+        r"model.layers.0.input_layernorm has no bias, so it can take no shift",
+    ),
     "a link with a factor too many": (
         lambda m, r: scale_link_(m, r.links[0], factors(41)),
         r"shape \(41,\) do not fit the input channels of model.layers.0.self_attn.o_proj",
@@ -130,3 +134,18 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
     with pytest.raises(ValueError, match=message):
         change(model, relations)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_a_shift_is_taken_from_the_input_and_not_from_the_output(name: str) -> None:
+    model = tiny(name)
+    relations = discover(model)
+    group = relations.groups[0]
+    before, logits = received(model, group.linears[0]), model(torch.tensor([[3, 1, 4]])).logits.detach()
+    shift = torch.linspace(-1.0, 1.0, before.shape[1])
+    shift_group_(model, relations, group, shift)
+
+    assert torch.allclose(received(model, group.linears[0]), before - shift, atol=1e-5)
+    assert torch.allclose(model(torch.tensor([[3, 1, 4]])).logits, logits, atol=1e-4)
+    with pytest.raises(ValueError, match=r"shape \(3,\) does not fit"):
+        shift_group_(model, relations, group, torch.ones(3))

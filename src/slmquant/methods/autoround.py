@@ -19,8 +19,9 @@ Deviations:
 
 Budgets: `fast` is 48 steps of 4 windows, `paper` 200 steps of 8, as published (with windows of 2048 tokens).
 
-Cost: two forward passes over the calibration tokens; for each step a forward and a backward pass of the block. Three
-tensors of hidden states for all tokens, and in memory about eight times one block's float32 weights.
+Cost: two forward passes over the calibration tokens; for each step a forward and a backward pass of the block, and
+some twenty passes over its weights. Three tensors of hidden states for all tokens, and about 30 bytes for each weight
+of a block.
 """
 
 from __future__ import annotations

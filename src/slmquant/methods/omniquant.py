@@ -16,15 +16,16 @@ of those that the quantized blocks give (their `--aug_loss`). Logits start at 4,
 Deviations:
     * Which norm feeds which linears, and which linears follow which, is discovered, not listed for LLaMA, OPT and
       Falcon. Scales through links reach `down_proj` where a gated unit makes that exact; the authors leave it out.
-      Shifts are learned only where a norm and all its linears have biases.
+      Shifts are learned only where a norm and all its linears have biases, none through links. `α` is the same for
+      every model; the authors' scripts for OPT have ¾, and scales without rounded activations too.
     * No scale between queries and keys: a row of a weight may be scaled without changing its codes, and products of
       attention stay in 16 bits, so it would learn nothing.
     * Scales are learned as their logarithms, which keeps them positive; the authors cut small ones off.
     * What is kept is the best of a few states on windows that were set aside, plain nearest rounding among them.
     * Embeddings and head are rounded to nearest; activations symmetrically, as the scheme says.
 
-Budgets: `fast` is 96 steps of 2 windows with larger steps, which fall to 0; `paper` 20 epochs of 128 windows one by
-one, with the published learning rates.
+Budgets: `fast` is 64 steps of 2 windows with ten times the step sizes, which fall to 0; `paper` 20 epochs of 128
+windows one by one, with the published learning rates.
 
 Cost: two forward passes over the calibration tokens and one over a few windows; for each step a forward and a backward
 pass of the block. Three tensors of hidden states for all tokens, four with rounded activations.
@@ -71,7 +72,7 @@ class OmniSettings:
 
 BUDGETS: Mapping[Budget, OmniSettings] = MappingProxyType(
     {
-        "fast": OmniSettings(Schedule(iterations=96, batch=2), clip_lr=5e-2, scale_lr=2e-2, falls=True),
+        "fast": OmniSettings(Schedule(iterations=64, batch=2), clip_lr=1e-1, scale_lr=5e-2, falls=True),
         "paper": OmniSettings(Schedule(iterations=20 * 128, batch=1, checks=20)),
     }
 )

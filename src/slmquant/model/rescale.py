@@ -62,14 +62,20 @@ def shift_group_(model: PreTrainedModel, relations: Relations, group: InputGroup
         shift: Shape `(in,)`.
 
     Raises:
-        ValueError: The group is not the model's, or something has no bias that could take a shift.
+        ValueError: The group is not the model's, something has no bias that could take a shift, or the shift does
+            not fit.
     """
     if group not in relations.groups or group.norm is None:
         raise ValueError(f"the group of {group.linears[0]} is not among the relations given, or has no norm")
     norm, linears = model.get_submodule(group.norm), [model.get_submodule(name) for name in group.linears]
     for name, module in zip((group.norm, *group.linears), (norm, *linears), strict=True):
         if getattr(module, "bias", None) is None:
-            raise ValueError(f"{name} has no bias, so it can take no shift")
+            raise ValueError(f"{name} has no bias, so it can take no shift; expected norm and linears with biases")
+    if shift.shape != (in_features(linears[0]),):
+        raise ValueError(
+            f"a shift of shape {tuple(shift.shape)} does not fit the input channels of {group.linears[0]}; "
+            f"expected ({in_features(linears[0])},)"
+        )
     norm_bias = norm.get_parameter("bias")
     _assign_(norm_bias, norm_bias.double() - _like(shift, norm_bias))
     for linear in linears:
