@@ -171,6 +171,12 @@ class TestRefusals:
         assert reason is not None
         assert "use quarot" in reason
 
+    def test_a_model_is_rotated_once(self) -> None:
+        work = work_on(tiny("llama"))
+        quarot.HadamardRotation().apply_(work, {})
+        with pytest.raises(RefusedError, match="rotated already"):
+            spinquant.LearnedRotation().apply_(work, {})
+
     def test_one_window_is_too_few(self) -> None:
         work, stream = folded("llama")
         single = FreshCalibration(work.model, calibration_tokens(1), torch.float32, Silent())

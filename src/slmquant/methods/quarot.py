@@ -79,9 +79,20 @@ class HadamardRotation:
         Raises:
             RefusedError: No rotation passes through its residual stream; the message says why.
         """
-        stream = discover_stream(work.model, work.relations)
+        stream = unturned_stream(work)
         install_(work, stream, random_rotations(stream, work.seed))
         return statistics
+
+
+def unturned_stream(work: Work) -> ResidualStream:
+    """The residual stream of a model that nobody has turned yet.
+
+    Raises:
+        RefusedError: Somebody has, or no rotation passes through; the message says why.
+    """
+    if work.online:
+        raise RefusedError("this model is rotated already; name one method that rotates, quarot or spinquant, not two")
+    return discover_stream(work.model, work.relations)
 
 
 def random_rotations(stream: ResidualStream, seed: int) -> Rotations:

@@ -45,11 +45,10 @@ from slmquant.core.rotation import CayleyState, DenseRotation, Rotation, cayley_
 from slmquant.errors import RefusedError
 from slmquant.methods._base import Budget, Recipe, Work
 from slmquant.methods.gptq import Gptq
-from slmquant.methods.quarot import Rotations, install_, random_rotations
+from slmquant.methods.quarot import Rotations, install_, random_rotations, unturned_stream
 from slmquant.model.activations import ActivationQuantizer
 from slmquant.model.quantized import multiplying_in
 from slmquant.model.relations import Relations
-from slmquant.model.residual import discover_stream
 from slmquant.model.rotate import ResidualStream, fold_norms_
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
@@ -106,7 +105,7 @@ class LearnedRotation:
         Raises:
             RefusedError: No rotation passes through the residual stream, or there are too few windows.
         """
-        stream = discover_stream(work.model, work.relations)
+        stream = unturned_stream(work)
         for block in stream.blocks:
             fold_norms_(work.model, block)
         install_(work, stream, learned_rotations(work, stream, SCHEDULES[work.budget]))
