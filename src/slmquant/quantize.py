@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from slmquant.calib.calibration import Calibration, FreshCalibration
 from slmquant.calib.statistics import InputStatistics, Statistics
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import NumericalError, RefusedError
-from slmquant.methods._base import BlockSolver, Budget, Correction, Recipe, Rounding, Work, grid_of, static_scale
+from slmquant.methods._base import BlockSolver, Budget, Recipe, Rounding, Work, grid_of, static_scale
+from slmquant.methods._stacked import round_stacked
 from slmquant.model import attention
 from slmquant.model.activations import ActivationQuantizer, LastCodes
 from slmquant.model.blocks import walk
@@ -171,11 +173,15 @@ class _Quantization:
     def _round(
         self, group: InputGroup, dense: list[Tensor], spec: WeightSpec, rounding: Rounding
     ) -> list[QuantizedTensor]:
-        inputs = self._statistics.get(group.linears[0])
+        inputs, correction = self._statistics.get(group.linears[0]), self.recipe.correction
+        left = inputs if correction is None or inputs is None else correction.remaining(inputs)
         try:
-            return _rounded(dense, spec, rounding, self.recipe.correction, inputs)
+            rounded = round_stacked(dense, spec, partial(rounding.round, grid=grid_of(spec), statistics=left))
         except NumericalError as error:
             raise NumericalError(f"{', '.join(group.linears)}: {error}") from error
+        if correction is None:
+            return rounded
+        return [correction.correct(weight, codes, inputs) for weight, codes in zip(dense, rounded, strict=True)]
 
     def _replace_(self, group: InputGroup, weights: list[QuantizedTensor] | list[Tensor]) -> None:
         """Put quantized linears in place, with the quantizer of the input that they read, and remember the codes."""
@@ -226,24 +232,3 @@ def _group_refusal(model: PreTrainedModel, relations: Relations, scheme: Scheme)
         if size > in_features:
             return f"group size {size} is larger than the {in_features} inputs of {name!r}; use at most {in_features}"
     return None
-
-
-def _rounded(
-    dense: list[Tensor],
-    spec: WeightSpec,
-    rounding: Rounding,
-    correction: Correction | None,
-    inputs: InputStatistics | None,
-) -> list[QuantizedTensor]:
-    """Round weights that share an input: stacked, since rows are independent, unless scales span a whole weight."""
-    grid = grid_of(spec)
-    left = inputs if correction is None or inputs is None else correction.remaining(inputs)
-    if grid.spans_rows:
-        rounded = [rounding.round(weight, grid, left) for weight in dense]
-    else:
-        stacked = rounding.round(torch.cat(dense), grid, left)
-        stops = torch.tensor([len(weight) for weight in dense]).cumsum(0).tolist()
-        rounded = [stacked.rows(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
-    if correction is None:
-        return rounded
-    return [correction.correct(weight, codes, inputs) for weight, codes in zip(dense, rounded, strict=True)]

@@ -1,4 +1,4 @@
-"""HQQ: scales and zero points that keep most weights close and let a few be far, without looking at data.
+"""HQQ: zero points that keep most weights close and let a few be far, without looking at data.
 
 Badri, Shaji, "Half-Quadratic Quantization of Large Machine Learning Models" (Mobius Labs, 2023),
 https://mobiusml.github.io/hqq_blog/: `min ‖W − Ŵ‖ₚᵖ` with `p < 1`, split into two steps by a matrix `E` of errors
@@ -29,17 +29,21 @@ def hqq(
     """Parameters of every group of `W` that keep `Σ|W − Ŵ|ᵖ` small; never worse than `grid.fit(W)` by that measure.
 
     Two steps alternate: the errors are shrunk towards 0 (`shrink`), which leaves those of outliers; then the weights
-    without them are fitted in closed form. On a grid with real zero points the zero point is fitted, as the authors
-    do; on any other the scale is.
+    without them are fitted in closed form by the zero point, the scale being that of the range.
 
     Args:
         W: The weight.
-        grid: The integers to round to.
+        grid: The integers to round to, with real zero points.
         p: Exponent of the objective, in (0, 1].
         beta: Weight of the quadratic term at the start, with errors measured in steps of the group.
         growth: What `beta` is multiplied by after each step.
         iterations: How often.
+
+    Raises:
+        ValueError: The grid has no real zero points.
     """
+    if not grid.real_zero_point:
+        raise ValueError(f"HQQ fits real zero points, which {grid} has not; set real_zero_point")
     affine = grid.fit(W)
     parts = [W.reshape(1, 1, -1)] if grid.per_tensor else groups.split(W, min(grid.group_size, W.shape[1]))
     solved, start = [], 0
@@ -78,7 +82,7 @@ def _solve(
 ) -> AffineParams:
     """The best parameters met on the way, group by group; errors are measured in steps."""
     scale, zero_point = affine.scale[..., None], affine.zero_point[..., None]
-    best_scale, best_zero_point = scale, zero_point
+    best_zero_point = zero_point
     least = torch.full_like(scale, torch.inf)
     for step in range(iterations + 1):
         steps = W / scale
@@ -89,16 +93,10 @@ def _solve(
         loss = (magnitude * slope).sum(dim=2, keepdim=True) * scale.abs().pow(p)
         better = loss < least
         least = torch.where(better, loss, least)
-        best_scale = torch.where(better, scale, best_scale)
         best_zero_point = torch.where(better, zero_point, best_zero_point)
         if step == iterations:
             break
         kept = steps.sub_(_shrunk(magnitude, slope, beta * growth**step).copysign_(error))
-        if grid.real_zero_point:
-            fitted = zero_point + (centred - kept).mean(dim=2, keepdim=True)
-            zero_point = fitted.half().to(W.dtype)  # as it will be stored
-        else:
-            squares = centred.square().sum(dim=2, keepdim=True)
-            share = (kept * centred).sum(dim=2, keepdim=True) / squares
-            scale = torch.where((squares > 0) & (share > 0), grid.storable(scale * share), scale)
-    return AffineParams(best_scale[..., 0], best_zero_point[..., 0])
+        fitted = zero_point + (centred - kept).mean(dim=2, keepdim=True)
+        zero_point = fitted.half().to(W.dtype)  # as it will be stored
+    return AffineParams(affine.scale, best_zero_point[..., 0])

@@ -85,6 +85,16 @@ def load(
     return LoadedModel(model.train(False), tokenizer, identity.sha256, identity.card, folder)
 
 
+def let_go_of_file_(model: PreTrainedModel) -> None:
+    """Give every parameter memory of its own.
+
+    A loaded model lies in one mapped file, all of which counts as resident until no parameter needs it any more:
+    worth it once most of them have been replaced.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
 def identify(source: str, progress: Progress | None = None) -> Identity:
     """Fingerprint and card of the model that `source` names; no weights are loaded.
 

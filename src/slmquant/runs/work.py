@@ -22,7 +22,7 @@ from slmquant.calib.corpora import Corpus, load_corpus
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.calib.windows import calibration_windows
 from slmquant.errors import DataError
-from slmquant.model.loading import identify, load
+from slmquant.model.loading import identify, let_go_of_file_, load
 from slmquant.model.quantized import multiply_in_
 from slmquant.model.relations import Relations, discover
 from slmquant.progress import Progress
@@ -96,6 +96,7 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
     windows = _windows(loaded.tokenizer, corpus, job.calibration)
     relations = discover(loaded.model)
     multiply_in_(loaded.model, getattr(torch, job.dtype))
+    let_go_of_file_(loaded.model)
     captured = capture(loaded.model, relations, windows, job.wanted, progress)
     cache.save(replace(captured, peak_rss_bytes=peak_rss_bytes()), path)
     return CapturedFile(path, corpus.card)

@@ -18,10 +18,10 @@ def least_shrinkage(x: float, beta: float, p: float) -> float:
     return float(candidates[np.argmin(np.abs(candidates) ** p / p + beta / 2 * (candidates - x) ** 2)])
 
 
-def scan_scales(W: Float[Tensor, "out in"], grid: Grid, p: float, steps: int = 200) -> float:
-    """The least `Σ|W − Ŵ|ᵖ` when the scale of every group is the best of `steps` shares of the range's own.
+def scan_zero_points(W: Float[Tensor, "out in"], grid: Grid, p: float, steps: int = 200) -> float:
+    """The least `Σ|W − Ŵ|ᵖ` when the zero point of every group is the best of `steps` around the range's own.
 
-    Zero points stay those of the range. One group after the other, one scale after the other, in float64.
+    Scales stay those of the range. One group after the other, one zero point after the other, in float64.
     """
     affine = grid.fit(W)
     size = min(grid.group_size, W.shape[1])
@@ -29,11 +29,11 @@ def scan_scales(W: Float[Tensor, "out in"], grid: Grid, p: float, steps: int = 2
     total = 0.0
     for row, group in product(range(W.shape[0]), range(affine.scale.shape[1])):
         w = W[row, group * size : (group + 1) * size].double().numpy()
-        scale, zero_point = float(affine.scale[row, group]), float(affine.zero_point[row, group])
+        scale, start = float(affine.scale[row, group]), float(affine.zero_point[row, group])
         least = np.inf
-        for share in np.linspace(0.1, 1.2, steps):
-            codes = np.clip(np.round(w / (share * scale) + zero_point), low, high)
-            least = min(least, float((np.abs(w - share * scale * (codes - zero_point)) ** p).sum()))
+        for zero_point in np.linspace(start - 1, start + 1, steps):
+            codes = np.clip(np.round(w / scale + zero_point), low, high)
+            least = min(least, float((np.abs(w - scale * (codes - zero_point)) ** p).sum()))
         total += least
     return total
 
