@@ -22,8 +22,8 @@ Deviations:
     * The linear system of the Cayley transform is solved; the authors iterate, and re-orthogonalize at random.
     * R1 is kept in float16 and applied around the blocks, see `model.rotate`; QuaRot's deviations hold as well.
 
-Cost: forward and backward pass of each token of each iteration, a third more for turning and rounding; `d²` stored
-numbers in 16 bits and `2 d²` multiplications per token at run time. Then QuaRot's.
+Cost: a forward and a backward pass for each token of each iteration, with `4 d²` multiplications more per token and
+block for turning; `d²` stored numbers in 16 bits and `2 d²` multiplications per token at run time. Then QuaRot's.
 """
 
 from __future__ import annotations
