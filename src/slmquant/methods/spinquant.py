@@ -77,7 +77,7 @@ class Schedule:
 
 
 SCHEDULES: dict[Budget, Schedule] = {
-    "fast": Schedule(iterations=30, tokens=512, held_out=4, evaluations=3),
+    "fast": Schedule(iterations=30, tokens=512, held_out=4, evaluations=6),
     "paper": Schedule(iterations=100, tokens=8 * 2048, held_out=16, evaluations=10),
 }
 
