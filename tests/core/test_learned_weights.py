@@ -33,7 +33,7 @@ def learned(W: Tensor, H: Tensor, grid: Grid, steps: int = 200) -> tuple[float, 
         best = min(best, loss.item())
         loss.backward()
         rounding.step_((1 - step / steps) / steps)
-    return best, float(rounding._offset.abs().max())
+    return best, float(rounding._offset.detach().abs().max())
 
 
 def best_up_or_down(W: Tensor, H: Tensor, grid: Grid) -> float:
