@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterator
 
 from slmquant import methods
+from slmquant.model import attention
 from slmquant.schemes import EXAMPLES, parse
 from slmquant.testing.method_contract import check_method, combinations
-from slmquant.testing.tiny import ARCHITECTURES
+from slmquant.testing.tiny import ARCHITECTURES, tiny
 
-SCHEMES_TRIED = ("W4A16g16", "W8A8", "W4A4KV4")
-"""Schemes that every method is tried at on every architecture: weights alone, activations too, and all."""
+SCHEMES_TRIED = ("W4A16g16-asym", "W8A8")
+"""Schemes that every method is tried at on every architecture: weights alone, and activations too."""
 
 
 def pages() -> Iterator[str]:
@@ -34,6 +35,8 @@ def pages() -> Iterator[str]:
         for scheme in SCHEMES_TRIED:
             if recipe.refusal(parse(scheme)) is None:
                 yield from _by_reason(method, scheme)
+    yield from ("", "## The key-value cache", "", "Whatever the method:", "", "| architectures | reason |", "|---|---|")
+    yield from _cache_rows()
     yield from ("", "## By scheme", "", "| method | schemes | reason |", "|---|---|---|")
     for method in combinations():
         yield from _scheme_rows(method)
@@ -46,6 +49,15 @@ def _by_reason(method: str, scheme: str) -> Iterator[str]:
             reasons.setdefault(refusal.removeprefix(f"{method}: "), []).append(architecture)
     for reason, architectures in reasons.items():
         yield f"| {method} | {scheme} | {', '.join(architectures)} | {reason} |"
+
+
+def _cache_rows() -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for architecture in ARCHITECTURES:
+        if (reason := attention.refusal(tiny(architecture))) is not None:
+            reasons.setdefault(reason, []).append(architecture)
+    for reason, architectures in reasons.items():
+        yield f"| {', '.join(architectures)} | {reason} |"
 
 
 def _scheme_rows(method: str) -> Iterator[str]:

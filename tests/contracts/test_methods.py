@@ -1,0 +1,45 @@
+"""Every method on every architecture: it quantizes as promised, or is refused, with the reason that the docs give."""
+
+from pathlib import Path
+
+import pytest
+
+from slmquant.testing.method_contract import check_method, combinations
+from slmquant.testing.refusals import SCHEMES_TRIED
+from slmquant.testing.tiny import ARCHITECTURES
+
+TYPICAL = ("llama", "qwen3", "gemma3_text", "phi3", "gpt2", "opt", "gpt_neox", "olmo2", "lfm2", "qwen2_moe", "mamba")
+"""One architecture of each build; the slow tier tries all of them."""
+
+DOCUMENTED = (Path(__file__).parents[2] / "docs/refusals.md").read_text().splitlines()
+
+
+def is_documented(method: str, scheme: str, architecture: str) -> bool:
+    rows = [line for line in DOCUMENTED if line.startswith(f"| {method} | {scheme} |")]
+    return any(architecture in row.split("|")[3].replace(" ", "").split(",") for row in rows)
+
+
+def is_refused_everywhere(method: str, scheme: str) -> bool:
+    rows = [line.split("|") for line in DOCUMENTED if line.startswith(f"| {method} |")]
+    return any(len(row) == 5 and scheme in row[2].replace(" ", "").split(",") for row in rows)
+
+
+def check(method: str, scheme: str, architecture: str) -> None:
+    refused = check_method(method, architecture, scheme).refusal is not None
+    documented = is_documented(method, scheme, architecture) or is_refused_everywhere(method, scheme)
+
+    assert refused == documented, "docs/refusals.md is out of date: python -m slmquant.testing.refusals"
+
+
+@pytest.mark.parametrize("architecture", TYPICAL)
+@pytest.mark.parametrize("method", combinations())
+def test_every_method_keeps_its_contract(method: str, architecture: str) -> None:
+    check(method, "W8A8", architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES_TRIED)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", combinations())
+def test_every_method_keeps_its_contract_on_every_architecture(method: str, architecture: str, scheme: str) -> None:
+    check(method, scheme, architecture)

@@ -1,0 +1,49 @@
+"""Every transform of every method leaves the function of every architecture alone, in float64, or is refused."""
+
+import copy
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from slmquant import methods
+from slmquant.calib.calibration import FreshCalibration
+from slmquant.errors import RefusedError
+from slmquant.methods._base import Work
+from slmquant.model._exact import computing_in_float64
+from slmquant.model.relations import discover
+from slmquant.progress import Silent
+from slmquant.schemes import parse
+from slmquant.testing.method_contract import calibration_tokens
+from slmquant.testing.preservation import logit_change
+from slmquant.testing.tiny import ARCHITECTURES, tiny
+
+TRANSFORMING = [name for name in methods.names() if methods.load(name).transforms]
+SCHEME = "W4A8g8"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRANSFORMING)
+def test_transforms_preserve_the_function(name: str, architecture: str) -> None:
+    model = tiny(architecture)
+    relations, scheme = discover(model), parse(SCHEME)
+    calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent())
+    before = copy.deepcopy(model)
+
+    def transform_(exact: PreTrainedModel) -> None:
+        for transform in methods.load(name).transforms:
+            if (reason := transform.refusal(scheme, relations)) is not None:
+                raise RefusedError(reason)
+            statistics = calibration.statistics(relations, transform.needs) if transform.needs else {}
+            with computing_in_float64():
+                transform.apply_(Work(exact, relations, scheme, calibration), statistics)
+
+    try:
+        change = logit_change(model, transform_)
+    except RefusedError as refusal:
+        assert len(str(refusal)) > 30, "a refusal says why"
+        return
+
+    assert change < 1e-10
+    for parameter, original in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.equal(parameter, original), "the copy was transformed, not the model"
