@@ -34,7 +34,7 @@ check: $(READY) ## lint, format, types, import directions, file sizes
 	$(BIN)/python benchmarks/file_sizes.py
 
 test: $(READY) ## unit and contract tests
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
 test-real: $(READY) ## tests on real trained models (they are pulled where they are missing)
 	$(SLMQUANT) pull smollm2-135m-instruct stories15m

@@ -43,7 +43,7 @@ class Halving:
     recaptures: bool = True
     learns: bool = False
 
-    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         return None
 
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from slmquant.errors import ModelError
 from slmquant.formats import native
-from tests.methods.test_methods import quantized, windows
+from slmquant.testing.method_contract import calibration_tokens, quantized
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -34,7 +34,7 @@ def test_reading_gives_back_what_was_written(tmp_path: Path, architecture: str, 
         assert torch.equal(read.weights[name].codes, weight.codes)
         assert torch.equal(read.weights[name].dequantize(), weight.dequantize())
     with torch.no_grad():  # what is not quantized was rounded to bfloat16
-        before, after = (q.model(windows(2)).logits.log_softmax(-1) for q in (written, read))
+        before, after = (q.model(calibration_tokens(2)).logits.log_softmax(-1) for q in (written, read))
     assert float((before.exp() * (before - after)).sum(-1).mean()) < 5e-3
 
 
@@ -59,7 +59,7 @@ def test_what_is_done_at_run_time_comes_back(tmp_path: Path, method: str, archit
     assert sum(t.numel() * t.element_size() for t in native.encode(written).values()) == written.size.stored_bytes
     assert [type(entry) for entry in read.online] == [type(entry) for entry in written.online]
     with torch.no_grad():
-        before, after = (q.model(windows(2)).logits.log_softmax(-1) for q in (written, read))
+        before, after = (q.model(calibration_tokens(2)).logits.log_softmax(-1) for q in (written, read))
     assert float((before.exp() * (before - after)).sum(-1).mean()) < 5e-3
 
 

@@ -79,8 +79,8 @@ class Transform(Protocol):
         """Whether it learns from the calibration windows, within the budget."""
         ...
 
-    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
-        """Why it cannot be applied to such a model for such numbers; None where it can."""
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
+        """Why it cannot be applied to such a model for such numbers; None where it can, as far as can be told."""
         ...
 
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
@@ -255,7 +255,7 @@ class Recipe:
                 if spec is not None and (reason := self.rounding.refusal(spec)) is not None:
                     return reason
         for transform in self.transforms:
-            if relations is not None and (reason := transform.refusal(scheme, relations)) is not None:
+            if (reason := transform.refusal(scheme, relations)) is not None:
                 return reason
         return None
 

@@ -49,11 +49,11 @@ class ActivationAwareScaling:
     recaptures: bool = False
     learns: bool = False
 
-    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Without weights to round there is no loss to search by; without passages there is nothing to scale."""
         if scheme.weights is None:
             return f"AWQ scales inputs by the rounding errors of weights, which {scheme} leaves in 16 bits"
-        if any(group.norm for group in relations.groups) or relations.links:
+        if relations is None or any(group.norm for group in relations.groups) or relations.links:
             return None
         return "AWQ needs a norm or a linear that can absorb a scale; this model has none"
 

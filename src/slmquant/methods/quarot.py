@@ -68,7 +68,7 @@ class HadamardRotation:
     recaptures: bool = True
     learns: bool = False
 
-    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Any numbers will do; whether the model can be turned is seen when its blocks are probed."""
         del scheme, relations
         return None

@@ -49,10 +49,14 @@ class Smoothing:
     recaptures: bool = False
     learns: bool = False
 
-    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """A model none of whose linears lie behind a norm of their own offers nothing to smooth."""
         del scheme
-        if any(group.norm for group in relations.groups) or (self.through_linears and relations.links):
+        if (
+            relations is None
+            or any(group.norm for group in relations.groups)
+            or (self.through_linears and relations.links)
+        ):
             return None
         return "smoothing needs a norm that feeds linears and nothing else; this model has none"
 

@@ -45,11 +45,11 @@ class SearchedSmoothing:
     recaptures: bool = False
     learns: bool = False
 
-    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Without weights to round there is no loss to search by; without norms there is nothing to smooth."""
         if scheme.weights is None:
             return f"SmoothQuant+ searches by the rounding errors of weights, which {scheme} leaves in 16 bits"
-        if any(group.norm for group in relations.groups):
+        if relations is None or any(group.norm for group in relations.groups):
             return None
         return "smoothing needs a norm that feeds linears and nothing else; this model has none"
 

@@ -90,7 +90,7 @@ class LearnedRotation:
     recaptures: bool = True
     learns: bool = True
 
-    def refusal(self, scheme: Scheme, relations: Relations) -> str | None:
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Rotations are learned from the error of rounded activations, so there must be some."""
         del relations
         if scheme.activations is None:
