@@ -79,9 +79,10 @@ class _Observer:
         x = inputs.flatten(0, -2).float()
         self.tokens += len(x)
         started = time.perf_counter()
-        torch.maximum(self.absmax, torch.linalg.vector_norm(x, torch.inf, dim=0), out=self.absmax)
-        self.magnitudes.add_(torch.linalg.vector_norm(x, 1, dim=0, dtype=torch.float64))
-        self.squares.add_(torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_())
+        magnitude = x.abs()  # reduced along tokens by plain sums: torch's vector norms take ten times as long there
+        torch.maximum(self.absmax, magnitude.amax(dim=0), out=self.absmax)
+        self.magnitudes.add_(magnitude.sum(dim=0))
+        self.squares.add_(magnitude.square_().sum(dim=0))
         self.spent["range"] += time.perf_counter() - started
         if self.H is not None:
             started = time.perf_counter()
