@@ -156,7 +156,6 @@ def _weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             loaded = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
-                attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
