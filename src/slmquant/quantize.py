@@ -44,6 +44,7 @@ class QuantizedModel:
         embeddings: Names of the embedding and the head.
         size: What it takes to store.
         online: Rotations that are done while the model runs.
+        kv_bits: Bits of a cached key or value, scales included; None where the cache is left alone.
         notes: What the method has to say about this very run.
     """
 
@@ -57,6 +58,7 @@ class QuantizedModel:
     embeddings: frozenset[str]
     size: ModelSize
     online: tuple[Online, ...] = ()
+    kv_bits: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -107,8 +109,9 @@ def quantize_(
     added_bits = stored_bits(work.online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
     quantization.round_()
     multiply_in_(model, dtype)
+    kv_bits = None
     if scheme.kv is not None:
-        attention.quantize_cache_(model, scheme.kv, key_rotation(work.online))
+        kv_bits = attention.quantize_cache_(model, scheme.kv, key_rotation(work.online))
     embeddings = frozenset({relations.embedding, *([relations.head] if relations.head else [])})
     return QuantizedModel(
         model=model,
@@ -121,6 +124,7 @@ def quantize_(
         embeddings=embeddings,
         size=size_of(parameters, quantization.weights, embeddings, added_bits),
         online=tuple(work.online),
+        kv_bits=kv_bits,
         notes=tuple(work.notes),
     )
 

@@ -56,6 +56,7 @@ def test_what_is_done_at_run_time_comes_back(tmp_path: Path, method: str, archit
     read = native.load(tmp_path / "model").quantized
 
     assert read.size == written.size
+    assert read.kv_bits == written.kv_bits is not None
     assert sum(t.numel() * t.element_size() for t in native.encode(written).values()) == written.size.stored_bytes
     assert [type(entry) for entry in read.online] == [type(entry) for entry in written.online]
     with torch.no_grad():

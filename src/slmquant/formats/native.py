@@ -180,8 +180,9 @@ def _assemble(
         replace_linears_(model, linears, dense, inputs, dtype)
     multiply_in_(model, dtype)
     attach_(model, online)
+    kv_bits = None
     if scheme.kv is not None:
-        quantize_cache_(model, scheme.kv, key_rotation(online))
+        kv_bits = quantize_cache_(model, scheme.kv, key_rotation(online))
     embeddings = frozenset(manifest.embeddings)
     return QuantizedModel(
         model=model.eval().to(device),
@@ -194,6 +195,7 @@ def _assemble(
         embeddings=embeddings,
         size=size_of(parameters, weights, embeddings, added_bits),
         online=tuple(online),
+        kv_bits=kv_bits,
     )
 
 

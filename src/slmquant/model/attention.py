@@ -93,13 +93,16 @@ class CacheRounding(nn.Module):
 
 def quantize_cache_(
     model: PreTrainedModel, spec: KvSpec | None, rotate: Callable[[int], HeadRotation] | None = None
-) -> None:
+) -> float:
     """Let every attention of `model` read rounded keys and values; done again, it replaces what was there.
 
     Args:
         model: A model for which `refusal` is None; its modules are otherwise left alone.
         spec: How to round; None leaves the numbers as they are, and only rotates.
         rotate: The rotation (R3) of a head of that many channels; None for none.
+
+    Returns:
+        Bits of a cached number on average over the layers, as `kv_bits_per_value` counts them.
 
     Raises:
         RefusedError: Attention cannot be reached in this architecture.
@@ -110,6 +113,8 @@ def quantize_cache_(
     for module, key in probed.calls:
         module.cache_rounding = CacheRounding(spec, None if rotate is None else rotate(key.shape[-1]))
     _switch_(model, _PREFIX + _implementation(model))
+    bits = [kv_bits_per_value(spec, key.shape[-1]) for _, key in probed.calls]
+    return sum(bits) / len(bits)
 
 
 def refusal(model: PreTrainedModel) -> str | None:

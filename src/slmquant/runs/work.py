@@ -135,7 +135,12 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         )
         evaluation = evaluate(context, job.spec.tasks)
     return CellResult(
-        metrics=(*evaluation.metrics, *size_metrics(quantized.size), *consumed, _evaluate_seconds(meter)),
+        metrics=(
+            *evaluation.metrics,
+            *size_metrics(quantized.size, quantized.kv_bits),
+            *consumed,
+            _evaluate_seconds(meter),
+        ),
         phases=tuple(meter.phases),
         data=(*evaluation.data, *calibration.data),
         items=evaluation.items,

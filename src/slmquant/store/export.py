@@ -17,6 +17,7 @@ METRIC_ORDER = (
     "bpw",
     "bpw_linears",
     "stored_bytes",
+    "kv_bits",
     "perplexity",
     "kl_mean",
     "kl_median",

@@ -9,8 +9,8 @@ VERSION = 1
 """1: the definition in `model.size`."""
 
 
-def size_metrics(size: ModelSize) -> list[Metric]:
-    """Stored bytes and bits per weight of the whole model, and of its quantized linears where there are any."""
+def size_metrics(size: ModelSize, kv_bits: float | None = None) -> list[Metric]:
+    """Stored bytes and bits per weight of the whole model, of its quantized linears, and of a rounded cache."""
     metrics = [
         Metric(name="stored_bytes", value=size.stored_bytes, unit="bytes", higher_is_better=False, version=VERSION),
         Metric(
@@ -23,6 +23,13 @@ def size_metrics(size: ModelSize) -> list[Metric]:
             Metric(
                 name="bpw_linears", value=size.bpw_linears, unit="bits", higher_is_better=False, version=VERSION,
                 protocol="quantized linears of the blocks only",
+            )
+        )  # fmt: skip
+    if kv_bits is not None:
+        metrics.append(
+            Metric(
+                name="kv_bits", value=kv_bits, unit="bits", higher_is_better=False, version=VERSION,
+                protocol="a cached key or value on average, scales and minima included",
             )
         )  # fmt: skip
     return metrics
