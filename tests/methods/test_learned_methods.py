@@ -45,7 +45,7 @@ def first_block(name: str, scheme: str, seed: int = 0) -> tuple[BlockInHand, Wor
     model = tiny(name)
     relations = discover(model)
     work = Work(model, relations, parse(scheme), NoCalibration(), seed=seed)
-    block = next(walk(model, relations, windows(), torch.float32, wants_exact=True))
+    block = next(walk(model, relations, windows(), torch.float32, wants_exact="outputs"))
     noise = torch.randn(block.inputs.shape, generator=torch.Generator().manual_seed(2))
     return replace(block, inputs=block.inputs + 0.05 * noise), work
 
@@ -147,7 +147,7 @@ def test_what_omniquant_moves_leaves_the_function_alone(name: str) -> None:
         work = Work(model, relations, parse("W4A4"), NoCalibration(), dtype=torch.float64)
         generator = torch.Generator().manual_seed(0)
         with computing_in_float64():
-            for block in walk(model, relations, windows(), torch.float64, wants_exact=True):
+            for block in walk(model, relations, windows(), torch.float64, wants_exact="outputs"):
                 for scale in equivalent_scales(block, work, alpha=0.5):
                     with torch.no_grad():
                         for parameter in scale.parameters:

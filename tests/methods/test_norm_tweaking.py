@@ -30,7 +30,7 @@ def windows() -> Tensor:
 def first_block(model: PreTrainedModel) -> tuple[BlockInHand, Work]:
     relations = discover(model)
     work = Work(model, relations, parse("W2A16g16"), FreshCalibration(model, windows(), torch.float32, Silent()))
-    return next(walk(model, relations, windows(), torch.float32, wants_exact=True)), work
+    return next(walk(model, relations, windows(), torch.float32, wants_exact="outputs")), work
 
 
 def difference(block: BlockInHand) -> float:

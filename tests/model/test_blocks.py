@@ -86,7 +86,7 @@ def test_inputs_follow_the_quantized_blocks_and_exact_inputs_do_not(name: str) -
     relations = discover(model)
     exact = streams(model, relations, windows())
     inputs: list[Tensor] = []
-    for index, block in enumerate(walk(model, relations, windows(), torch.float32, wants_exact=True)):
+    for index, block in enumerate(walk(model, relations, windows(), torch.float32, wants_exact="outputs")):
         assert torch.allclose(block.exact_inputs, exact[index], atol=1e-4)
         assert torch.allclose(block.exact_outputs, exact[index + 1], atol=1e-4)
         inputs.append(block.inputs.clone())
@@ -96,6 +96,25 @@ def test_inputs_follow_the_quantized_blocks_and_exact_inputs_do_not(name: str) -
     for ours, theirs in zip(inputs, quantized[:-1], strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
     assert not torch.allclose(inputs[-1], exact[-2], atol=1e-2)
+
+
+def test_whoever_wants_exact_inputs_alone_moves_them_on() -> None:
+    model = tiny("llama")
+    relations = discover(model)
+    exact = streams(model, relations, windows())
+    for index, block in enumerate(walk(model, relations, windows(), torch.float32, wants_exact="inputs")):
+        assert torch.allclose(block.exact_inputs, exact[index], atol=1e-4)
+        for part in block.batches():
+            block.step_exact_(part)
+        put_in_place_(model, block, Grid(4))
+
+
+def test_exact_inputs_that_the_walk_moves_on_are_left_alone() -> None:
+    model = tiny("llama")
+    block = next(walk(model, discover(model), windows(), torch.float32, wants_exact="outputs"))
+
+    with pytest.raises(ValueError, match="did not leave the exact inputs"):
+        block.step_exact_(slice(0, 1))
 
 
 def test_every_linear_is_in_hand_once_and_in_order() -> None:

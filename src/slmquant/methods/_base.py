@@ -22,7 +22,7 @@ from slmquant.errors import UnknownNameError
 from slmquant.methods._grids import grid_of as grid_of
 from slmquant.methods._grids import unsupported
 from slmquant.model import activations
-from slmquant.model.blocks import BlockInHand
+from slmquant.model.blocks import BlockInHand, Exact
 from slmquant.model.online import Online
 from slmquant.model.relations import Relations
 from slmquant.progress import Progress, Silent
@@ -122,8 +122,8 @@ class BlockSolver(Protocol):
         ...
 
     @property
-    def wants_exact(self) -> bool:
-        """Whether it also reads the inputs that the full-precision model gives the block."""
+    def wants_exact(self) -> Exact:
+        """What it also reads of the full-precision model."""
         ...
 
     @property

@@ -39,7 +39,7 @@ from slmquant.core.signround import LearnedRounding
 from slmquant.methods._base import Budget, Recipe, Work, grid_of
 from slmquant.methods._learning import Schedule, learn, learning, refusal_to_learn
 from slmquant.methods.rtn import Nearest
-from slmquant.model.blocks import BlockInHand
+from slmquant.model.blocks import BlockInHand, Exact
 from slmquant.model.relations import Relations
 from slmquant.schemes.scheme import Scheme
 
@@ -77,7 +77,7 @@ class AutoRound:
     budgets: Mapping[Budget, SignedGradient] = field(default_factory=lambda: BUDGETS)
     embeddings: Nearest = field(default_factory=Nearest)
     learns: bool = True
-    wants_exact: bool = True
+    wants_exact: Exact = "outputs"
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Integers only; any model that can be walked."""

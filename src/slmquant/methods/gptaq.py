@@ -11,7 +11,7 @@ Deviations:
     * `strength`, the factor of `P`, is 0.25 as in the authors' code; the paper has none, which is 1.
     * Whatever `gptq_sequential` says of inputs that a scheme rounds, of column order, groups and the head.
 
-Cost: three forward passes over the calibration tokens, three tensors of hidden states for all tokens, and for each
+Cost: three forward passes over the calibration tokens, two tensors of hidden states for all tokens, and for each
 input of a block two `in × in` matrices instead of one.
 """
 
@@ -34,7 +34,7 @@ from slmquant.errors import NumericalError
 from slmquant.methods._base import Recipe, Work, grid_of
 from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
-from slmquant.model.blocks import BlockInHand
+from slmquant.model.blocks import BlockInHand, Exact
 from slmquant.model.quantized import multiplying_in
 from slmquant.model.relations import Relations
 from slmquant.schemes.scheme import Scheme
@@ -56,7 +56,7 @@ class Gptaq:
     strength: float = 0.25
     embeddings: Gptq = field(default_factory=Gptq)
     learns: bool = False
-    wants_exact: bool = True
+    wants_exact: Exact = "inputs"
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Any grid and any model will do."""
@@ -136,7 +136,7 @@ def _observe(block: BlockInHand, dtype: torch.dtype) -> Mapping[str, _Observer]:
             hooks.callback(block.linear(name).register_forward_pre_hook(observers[name]).remove)
         hooks.enter_context(multiplying_in(block.module, dtype))
         for part in block.batches():
-            block.run(exact[part])
+            block.step_exact_(part)
             block.run(block.inputs[part])
     return observers
 

@@ -31,7 +31,7 @@ from slmquant.errors import NumericalError
 from slmquant.methods._base import Recipe, Rounding, Work, grid_of
 from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
-from slmquant.model.blocks import BlockInHand
+from slmquant.model.blocks import BlockInHand, Exact
 from slmquant.model.relations import Relations
 from slmquant.schemes.scheme import Scheme
 
@@ -48,7 +48,7 @@ class SequentialGptq:
     rounding: Gptq = field(default_factory=Gptq)
     true_sequential: bool = False
     learns: bool = False
-    wants_exact: bool = False
+    wants_exact: Exact = "nothing"
 
     @property
     def embeddings(self) -> Rounding:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from slmquant.core.affine import QuantizedTensor
 from slmquant.methods._base import Recipe, Rounding, Work
 from slmquant.methods.gptq_sequential import SequentialGptq
-from slmquant.model.blocks import BlockInHand
+from slmquant.model.blocks import BlockInHand, Exact
 from slmquant.model.quantized import Linear, multiplying_in
 from slmquant.model.relations import Relations
 from slmquant.schemes.scheme import Scheme
@@ -55,7 +55,7 @@ class NormTweaking:
     growth: float = 1.0
     passes: int = 1
     learns: bool = True
-    wants_exact: bool = True
+    wants_exact: Exact = "outputs"
 
     @property
     def embeddings(self) -> Rounding:

@@ -47,7 +47,7 @@ from slmquant.methods._base import Budget, Recipe, Work, grid_of
 from slmquant.methods._equivalent import EquivalentScale, equivalent_scales
 from slmquant.methods._learning import LearningBlock, Schedule, learn, learning, refusal_to_learn
 from slmquant.methods.rtn import Nearest
-from slmquant.model.blocks import BlockInHand
+from slmquant.model.blocks import BlockInHand, Exact
 from slmquant.model.quantized import multiplying_in
 from slmquant.model.relations import Relations
 from slmquant.schemes.scheme import Scheme
@@ -94,7 +94,7 @@ class OmniQuant:
     alpha: float = 0.5
     embeddings: Nearest = field(default_factory=Nearest)
     learns: bool = True
-    wants_exact: bool = True
+    wants_exact: Exact = "outputs"
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Integers only, found while running; with rounded activations something must be there to absorb a scale."""

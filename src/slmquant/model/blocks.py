@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +31,12 @@ _BATCH_TOKENS = 2048
 """Tokens of a forward pass: enough for fast products, and the attention scores of one batch stay small."""
 
 
+Exact = Literal["nothing", "inputs", "outputs"]
+"""What a walk keeps of the full-precision model: nothing; what it gives each block, which whoever has the block in hand
+replaces by the outputs (`BlockInHand.step_exact_`), for one more tensor of `(samples, seq, hidden)`; or inputs and
+outputs, for two more and one more forward pass."""
+
+
 @dataclass(frozen=True)
 class BlockInHand:
     """One decoder block, and what it receives.
@@ -41,7 +47,7 @@ class BlockInHand:
         groups: Linears of this block that share an input, in execution order; full module names.
         inputs: Hidden states as the quantized blocks before give them. They are overwritten when the walk goes on.
         exact_inputs: Hidden states as the full-precision model gives them; None where the walk was not asked for them.
-        exact_outputs: What the full-precision block makes of `exact_inputs`; None where those are.
+        exact_outputs: What the full-precision block makes of `exact_inputs`; None where the walk was not asked for it.
         arguments: What the model gives this block beside the hidden states.
     """
 
@@ -78,6 +84,16 @@ class BlockInHand:
         """The weight of the linear of that full module name, whatever the module's own layout; a view."""
         return weight_at(self.module, self._inside(name))
 
+    def step_exact_(self, part: slice) -> None:
+        """Put what the block, which must still be the full-precision one, makes of some exact inputs in their place.
+
+        Raises:
+            ValueError: The walk was not asked for exact inputs, or keeps their outputs itself.
+        """
+        if self.exact_inputs is None or self.exact_outputs is not None:
+            raise ValueError(f"the walk did not leave the exact inputs of {self.name} to be replaced by their outputs")
+        self.exact_inputs[part] = self.run(self.exact_inputs[part])
+
     def batches(self) -> list[slice]:
         """The samples in parts that are run together, of about 2048 tokens each."""
         return _batches(self.inputs)
@@ -91,7 +107,7 @@ def walk(
     relations: Relations,
     windows: Int[Tensor, "samples seq"],
     dtype: torch.dtype,
-    wants_exact: bool = False,
+    wants_exact: Exact = "nothing",
 ) -> Iterator[BlockInHand]:
     """Every decoder block in turn.
 
@@ -104,8 +120,7 @@ def walk(
         relations: Its relations.
         windows: Calibration tokens.
         dtype: What linears that are still plain ones multiply in.
-        wants_exact: Whether the hidden states of the full-precision model are kept as well: twice as many tensors
-            of `(samples, seq, hidden)`, three while a block is in hand, and a second forward pass.
+        wants_exact: What is kept of the full-precision model beside.
 
     Raises:
         ModelError: What the model gives its blocks depends on the tokens by more than the hidden states.
@@ -114,16 +129,17 @@ def walk(
     blocks = {name: model.get_submodule(name) for name in relations.blocks}
     arguments = _record(model, blocks, windows)
     inputs = _entering(model, blocks[relations.blocks[0]], windows)
-    exact_inputs = inputs.clone() if wants_exact else None
+    exact_inputs = None if wants_exact == "nothing" else inputs.clone()
     for name, block in blocks.items():
         groups = tuple(group for group in relations.groups if group.linears[0].startswith(f"{name}."))
         exact_outputs = None
-        if exact_inputs is not None:
+        if exact_inputs is not None and wants_exact == "outputs":
             exact_outputs = torch.empty_like(exact_inputs)
             _advance_(block, arguments[name], exact_inputs, exact_outputs, dtype)
         yield BlockInHand(name, block, groups, inputs, exact_inputs, exact_outputs, arguments[name])
         _advance_(block, arguments[name], inputs, inputs, dtype)
-        exact_inputs = exact_outputs
+        if exact_outputs is not None:
+            exact_inputs = exact_outputs
 
 
 @dataclass(frozen=True)

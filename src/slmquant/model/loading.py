@@ -62,6 +62,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
+    mapped: bool = True,
 ) -> LoadedModel:
     """Load the model that `source` names (see `sources.resolve`).
 
@@ -70,6 +71,9 @@ def load(
         dtype: What to load the weights in.
         device: Where to put them.
         progress: Who is told of a download or a conversion.
+        mapped: Whether weights may stay in the mapped file that they came from. That takes no memory of its own, but
+            the whole file counts as resident until the last of its weights is let go of; a model whose weights are
+            replaced one after the other needs less without.
 
     Raises:
         UnknownNameError: `source` names nothing.
@@ -80,17 +84,15 @@ def load(
     folder = identity.folder
     tokenizer = _tokenizer(folder)
     model = _weights(folder, dtype)
+    if not mapped:
+        let_go_of_file_(model)
     _check_finite(model)
     torch.nn.Module.to(model, device)  # transformers' own `to` is typed for one argument less
     return LoadedModel(model.train(False), tokenizer, identity.sha256, identity.card, folder)
 
 
 def let_go_of_file_(model: PreTrainedModel) -> None:
-    """Give every parameter memory of its own.
-
-    A loaded model lies in one mapped file, all of which counts as resident until no parameter needs it any more:
-    worth it once most of them have been replaced.
-    """
+    """Give every parameter memory of its own."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
 
