@@ -215,6 +215,11 @@ class Recipe:
         return isinstance(self.rounding, BlockSolver)
 
     @property
+    def rewrites_weights(self) -> bool:
+        """Whether all weights of the blocks are written anew before they are rounded, or block by block."""
+        return self.rounds_blocks or self._first_recapture is not None
+
+    @property
     def _first_recapture(self) -> int | None:
         recapturing = (index for index, transform in enumerate(self.transforms) if transform.recaptures)
         return next(recapturing, None)

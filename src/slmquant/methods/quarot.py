@@ -16,9 +16,8 @@ Deviations:
       Where heads are not found, the input of the output projection is turned online, whole (R4).
     * R2 of a width without a Hadamard matrix is a random orthogonal matrix; it costs nothing at run time.
     * Activations are rounded symmetrically, without the clipping ratio of 0.9 of the authors; whatever the scheme says.
-    * Statistics are captured anew from the turned model, in one pass.
 
-Cost: one product of every weight with a fast Hadamard transform, one more pass over the calibration tokens; at run time
+Cost: one product of every weight with a fast Hadamard transform, then that of sequential GPTQ; at run time
 `Σ factors` multiplications per channel and token, twice for the model and once for each down projection.
 """
 
@@ -36,7 +35,7 @@ from slmquant.core.hadamard import hadamard
 from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
 from slmquant.methods._base import Recipe, Work
-from slmquant.methods.gptq import Gptq
+from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.model.online import RotatedKeys, attach_
 from slmquant.model.relations import Relations
 from slmquant.model.residual import discover_stream
@@ -145,5 +144,5 @@ METHOD = Recipe(
     summary="Spreads outliers over all channels by random Hadamard rotations of the whole model, then GPTQ.",
     reference="Ashkboos et al., NeurIPS 2024, arXiv 2404.00456",
     transforms=(HadamardRotation(),),
-    rounding=Gptq(),
+    rounding=SequentialGptq(),
 )

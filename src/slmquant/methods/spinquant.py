@@ -44,7 +44,7 @@ from slmquant.core.hadamard import hadamard
 from slmquant.core.rotation import CayleyState, DenseRotation, Rotation, cayley_sgd_step, matrix_of
 from slmquant.errors import RefusedError
 from slmquant.methods._base import Budget, Recipe, Work
-from slmquant.methods.gptq import Gptq
+from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.methods.quarot import Rotations, install_, random_rotations, unturned_stream
 from slmquant.model.activations import ActivationQuantizer
 from slmquant.model.quantized import multiplying_in
@@ -303,5 +303,5 @@ METHOD = Recipe(
     summary="Learns the rotations of the residual stream and the heads from the loss of the rounded model, then GPTQ.",
     reference="Liu et al., ICLR 2025, arXiv 2405.16406",
     transforms=(LearnedRotation(),),
-    rounding=Gptq(),
+    rounding=SequentialGptq(),
 )

@@ -113,7 +113,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     meter = Meter()
     dtype: torch.dtype = getattr(torch, job.spec.compute_dtype)
     with meter.phase("load"):
-        loaded = load(job.spec.model, device=job.spec.device, mapped=not methods.load(job.spec.method).rounds_blocks)
+        loaded = load(job.spec.model, device=job.spec.device, mapped=not methods.load(job.spec.method).rewrites_weights)
     calibration = CellCalibration(job.spec.calibration, job.captured, loaded.tokenizer, job.data_dir)
     with meter.phase("quantize"):
         quantized = quantize_(
