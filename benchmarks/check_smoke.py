@@ -22,14 +22,15 @@ def main() -> int:
     reference = values["none", "W16A16", "perplexity"]
     checks = {
         "every cell is ok": all(record["status"] == "ok" for record in rows),
-        "five cells": len(rows) == 5,
-        "RTN W8A8 worse than full precision, by less than 8 %": 1
-        < values["rtn", "W8A8", "perplexity"] / reference
-        < 1.08,
+        "seven cells": len(rows) == 7,
+        "Smooth-RMS W8A8 within 2 % of full precision": abs(values["smooth_rms", "W8A8", "perplexity"] / reference - 1)
+        < 0.02,
+        "Smooth-RMS W8A8 better than RTN in divergence": values["smooth_rms", "W8A8", "kl_mean"]
+        < values["rtn", "W8A8", "kl_mean"],
         "RTN W4A16g64 clearly worse": values["rtn", "W4A16g64", "perplexity"] > 1.1 * reference,
-        "GPTQ W4A16g64 better than RTN in perplexity": values["gptq", "W4A16g64", "perplexity"]
+        "GPTQ-sink W4A16g64 better than RTN in perplexity": values["gptq_sink", "W4A16g64", "perplexity"]
         < values["rtn", "W4A16g64", "perplexity"],
-        "GPTQ W4A16g64 better than RTN in divergence": values["gptq", "W4A16g64", "kl_mean"]
+        "GPTQ-sink W4A16g64 better than RTN in divergence": values["gptq_sink", "W4A16g64", "kl_mean"]
         < values["rtn", "W4A16g64", "kl_mean"],
         "the page is there and self-contained": "https://" not in arguments.html.read_text().split("<body", 1)[0],
     }
