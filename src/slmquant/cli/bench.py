@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from slmquant.runs.runner import Event
     from slmquant.store import Record
 
+DEFAULT_METHODS = ("rtn", "smoothquant", "gptq", "awq", "quarot")
+"""One of each kind, none of which learns: minutes, not hours."""
 DEFAULT_SCHEMES = ("W8A8", "W4A8", "W4A16g64")
 
 INTERRUPTED = 130
@@ -30,7 +32,8 @@ def command(
         Path | None, typer.Option("--plan", help="A plan in YAML; flags given here replace its fields.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Comma-separated methods, or combinations a+b.", show_default="all")
+        str | None,
+        typer.Option(help="Comma-separated methods, combinations a+b, or all.", show_default=",".join(DEFAULT_METHODS)),
     ] = None,
     schemes: Annotated[
         str | None, typer.Option(help="Comma-separated scheme names.", show_default=",".join(DEFAULT_SCHEMES))
@@ -136,7 +139,9 @@ def _plan(
         chosen = choose_suite(suite or "demo", data)
         content["tasks"] = chosen.tasks
         remarks += [chosen.remark] if chosen.remark else []
-    content.setdefault("methods", [name for name in methods.names() if name != methods.REFERENCE])
+    content.setdefault("methods", list(DEFAULT_METHODS))
+    if content["methods"] == ["all"]:
+        content["methods"] = [name for name in methods.names() if name != methods.REFERENCE]
     content.setdefault("schemes", list(DEFAULT_SCHEMES))
     window = dict(content["calibration"]) if isinstance(content.get("calibration"), dict) else {}  # type: ignore[call-overload]  # checked to be a dict
     window |= {name: value for name, value in calibration.items() if value is not None}
