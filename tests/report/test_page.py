@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from slmquant.report._plot import method_series
 from slmquant.report._sections import sections
 from slmquant.report._words import plans
 from slmquant.report.files import write_report_csv, write_report_json
@@ -137,3 +138,16 @@ def test_files_are_written_whole_into_a_new_folder(tmp_path: Path) -> None:
         "ratios": {},
         "reason": "the cell is failed",
     }
+
+
+def test_no_two_methods_look_alike() -> None:
+    record = invented.benchmark()[1]
+    many = [
+        record.model_copy(update={"spec": record.spec.model_copy(update={"method": f"method{number:02}"})})
+        for number in range(30)
+    ]
+    (section,) = sections([*invented.benchmark(), *many])
+
+    looks = method_series(section)
+
+    assert len(set(looks.values())) == len(looks) >= 30

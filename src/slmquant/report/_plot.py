@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -71,10 +72,27 @@ class _Dot:
     loss: float
 
 
-def method_series(section: Section) -> dict[str, int]:
-    """Method → number of its colour and marker, the same in every plot of a section."""
+class Series(NamedTuple):
+    """How a method is drawn.
+
+    Attributes:
+        colour: Number of its colour.
+        marker: Number of its marker.
+    """
+
+    colour: int
+    marker: int
+
+
+def method_series(section: Section) -> dict[str, Series]:
+    """How each method is drawn, the same in every plot of a section.
+
+    Colours come again after six methods, with another marker each time: no two of 36 look alike.
+    """
     names = sorted({cell.record.spec.method for cell in section.quantized})
-    return {name: index % NUM_SERIES for index, name in enumerate(names)}
+    return {
+        name: Series(index % NUM_SERIES, (index + index // NUM_SERIES) % NUM_SERIES) for index, name in enumerate(names)
+    }
 
 
 def plot(section: Section, loss: str, title: str, task: str | None) -> Plot | None:
@@ -99,8 +117,8 @@ def plot(section: Section, loss: str, title: str, task: str | None) -> Plot | No
         _draw_reference(axes, section, reference)
         series = method_series(section)
         for dot in dots:
-            number = series[dot.cell.record.spec.method]
-            _draw_dot(axes, dot, MARKERS[number], SERIES[number])
+            look = series[dot.cell.record.spec.method]
+            _draw_dot(axes, dot, MARKERS[look.marker], SERIES[look.colour])
         axes.margins(x=0.1, y=0.12)
         figure.draw_without_rendering()
         _draw_labels(axes, dots, reference)
@@ -179,15 +197,17 @@ def _draw_dot(axes: Axes, dot: _Dot, marker: str, colour: str, size: float = 8.5
 
 
 def _draw_labels(axes: Axes, dots: Sequence[_Dot], reference: _Dot | None) -> None:
-    """Name points by their scheme, once for those that lie together.
+    """Name points by their scheme, once for those that lie together; by their method, where all have one scheme.
 
     A name that would touch anything has no room; the tip still gives it.
     """
+    one_scheme = len({dot.cell.record.spec.scheme for dot in dots}) == 1
     shown = [*dots, *([reference] if reference else [])]
     boxes = [_box_around(axes, dot) for dot in shown]
     taken, named = list(boxes), list[tuple[str, Bbox]]()
     for dot, own in zip(shown, boxes, strict=True):
-        name = "full precision" if dot is reference else dot.cell.record.spec.scheme
+        spec = dot.cell.record.spec
+        name = "full precision" if dot is reference else spec.method if one_scheme else spec.scheme
         if any(name == other and _distance(own, box) < TOGETHER_PIXELS for other, box in named):
             continue
         for dx, dy, ha, va in LABEL_PLACES:

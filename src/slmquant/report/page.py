@@ -98,7 +98,7 @@ def _block(section: Section) -> _Block:
         remarks=remarks(section),
         notes=notes(section),
         plots=_plots(section),
-        legend=[(name, place, GLYPHS[place]) for name, place in series.items()],
+        legend=[(name, look.colour, GLYPHS[look.marker]) for name, look in series.items()],
         columns=shown,
         rows=[_row(cell, shown, winners) for cell in section.cells],
         data=list(dict.fromkeys(card for record in section.records for card in record.data)),
