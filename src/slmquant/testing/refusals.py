@@ -43,6 +43,7 @@ def pages() -> Iterator[str]:
 
 
 def _by_reason(method: str, scheme: str) -> Iterator[str]:
+    sys.stderr.write(f"{method} at {scheme}\n")
     reasons: dict[str, list[str]] = {}
     for architecture in ARCHITECTURES:
         if (refusal := check_method(method, architecture, scheme).refusal) is not None:

@@ -136,7 +136,9 @@ def tiny(name: str, seed: int = 0, **settings: object) -> PreTrainedModel:
     family = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, **SETTINGS[name], **settings}
     config = AutoConfig.for_model(name.split("-")[0], **family)
     build = AutoModelForCausalLM.from_config
-    model: PreTrainedModel = build(config, dtype=torch.float32)  # type: ignore[no-untyped-call]  # unannotated
+    with torch.random.fork_rng(devices=()):  # some architectures draw biases from torch's own generator
+        torch.manual_seed(seed)
+        model: PreTrainedModel = build(config, dtype=torch.float32)  # type: ignore[no-untyped-call]  # unannotated
     _randomize_(model, torch.Generator().manual_seed(seed))
     model.train(False)
     return model
