@@ -106,8 +106,8 @@ def _check_codes(name: str, weight: QuantizedTensor) -> None:
 def _is_faithful(scheme: Scheme) -> bool:
     parts = (scheme.weights, scheme.embeddings)
     weight_bits = [part.format.bits for part in parts if part is not None]
-    act_bits = [] if scheme.activations is None else [scheme.activations.bits]
-    return scheme.special is None and min(weight_bits + act_bits, default=_FAITHFUL_BITS) >= _FAITHFUL_BITS
+    other_bits = [part.bits for part in (scheme.activations, scheme.kv) if part is not None]
+    return scheme.special is None and min(weight_bits + other_bits, default=_FAITHFUL_BITS) >= _FAITHFUL_BITS
 
 
 def _demand(kept: bool, promise: str) -> None:
