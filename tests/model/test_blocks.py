@@ -105,7 +105,7 @@ def test_whoever_wants_exact_inputs_alone_moves_them_on() -> None:
     for index, block in enumerate(walk(model, relations, windows(), torch.float32, wants_exact="inputs")):
         assert torch.allclose(block.exact_inputs, exact[index], atol=1e-4)
         for part in block.batches():
-            block.step_exact_(part)
+            block.move_on_(part, block.run(block.exact_inputs[part]))
         put_in_place_(model, block, Grid(4))
 
 
@@ -114,7 +114,7 @@ def test_exact_inputs_that_the_walk_moves_on_are_left_alone() -> None:
     block = next(walk(model, discover(model), windows(), torch.float32, wants_exact="outputs"))
 
     with pytest.raises(ValueError, match="did not leave the exact inputs"):
-        block.step_exact_(slice(0, 1))
+        block.move_on_(slice(0, 1), block.exact_inputs[:1])
 
 
 def test_every_linear_is_in_hand_once_and_in_order() -> None:

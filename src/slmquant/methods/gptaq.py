@@ -136,8 +136,9 @@ def _observe(block: BlockInHand, dtype: torch.dtype) -> Mapping[str, _Observer]:
             hooks.callback(block.linear(name).register_forward_pre_hook(observers[name]).remove)
         hooks.enter_context(multiplying_in(block.module, dtype))
         for part in block.batches():
-            block.step_exact_(part)
+            outputs = block.run(exact[part])
             block.run(block.inputs[part])
+            block.move_on_(part, outputs)  # only now: a linear may have read the exact inputs themselves
     return observers
 
 

@@ -33,7 +33,7 @@ _BATCH_TOKENS = 2048
 
 Exact = Literal["nothing", "inputs", "outputs"]
 """What a walk keeps of the full-precision model: nothing; what it gives each block, which whoever has the block in hand
-replaces by the outputs (`BlockInHand.step_exact_`), for one more tensor of `(samples, seq, hidden)`; or inputs and
+replaces by the outputs (`BlockInHand.move_on_`), for one more tensor of `(samples, seq, hidden)`; or inputs and
 outputs, for two more and one more forward pass."""
 
 
@@ -84,15 +84,17 @@ class BlockInHand:
         """The weight of the linear of that full module name, whatever the module's own layout; a view."""
         return weight_at(self.module, self._inside(name))
 
-    def step_exact_(self, part: slice) -> None:
-        """Put what the block, which must still be the full-precision one, makes of some exact inputs in their place.
+    def move_on_(self, part: slice, outputs: Float[Tensor, "batch seq hidden"]) -> None:
+        """Put what the full-precision block makes of some exact inputs in their place.
+
+        Whoever still holds those inputs, or a view of them, sees them change: it comes last.
 
         Raises:
             ValueError: The walk was not asked for exact inputs, or keeps their outputs itself.
         """
         if self.exact_inputs is None or self.exact_outputs is not None:
             raise ValueError(f"the walk did not leave the exact inputs of {self.name} to be replaced by their outputs")
-        self.exact_inputs[part] = self.run(self.exact_inputs[part])
+        self.exact_inputs[part] = outputs
 
     def batches(self) -> list[slice]:
         """The samples in parts that are run together, of about 2048 tokens each."""
