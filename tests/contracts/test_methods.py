@@ -28,7 +28,7 @@ def check(method: str, scheme: str, architecture: str) -> None:
     refused = check_method(method, architecture, scheme).refusal is not None
     documented = is_documented(method, scheme, architecture) or is_refused_everywhere(method, scheme)
 
-    assert refused == documented, "docs/refusals.md is out of date: python -m slmquant.testing.refusals"
+    assert refused == documented, "docs/refusals.md is out of date: python -m slmquant.testing.refusals docs/refusals.md"
 
 
 @pytest.mark.parametrize("architecture", TYPICAL)
