@@ -132,4 +132,4 @@ def test_codes_cover_every_linear_whoever_made_them() -> None:
 
     assert solvers, "there are methods that round whole blocks"
     for name in solvers:
-        assert set(quantized(name, "W4A16g16").weights) == names
+        assert set(quantized(name, "W4A8").weights) == names

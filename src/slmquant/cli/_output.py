@@ -25,7 +25,16 @@ from rich.table import Table
 
 from slmquant.progress import Progress, Silent
 
-console = Console()
+PIPE_WIDTH = 200
+"""Columns of a table where stdout is no terminal and COLUMNS is not set, so that none is lost."""
+
+
+def _console() -> Console:
+    piped = not Console().is_terminal and "COLUMNS" not in os.environ
+    return Console(width=PIPE_WIDTH) if piped else Console()
+
+
+console = _console()
 err_console = Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
@@ -35,14 +44,6 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="A local folder of data, tried first.", show_default="SLMQUANT_DATA"),
 ]
-PIPE_WIDTH = 200
-"""Columns of a report's table where stdout is no terminal and COLUMNS is not set."""
-
-
-def report_console() -> Console:
-    """Where a report's table goes: wide when piped, so that no column is lost."""
-    piped = not console.is_terminal and "COLUMNS" not in os.environ
-    return Console(width=PIPE_WIDTH) if piped else console
 
 
 def print_json(value: object) -> None:

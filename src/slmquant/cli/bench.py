@@ -175,7 +175,7 @@ class _Teller:
 
 
 def _print_results(records: Sequence[Record]) -> None:
-    from slmquant.cli._output import report_console
+    from slmquant.cli._output import console
     from slmquant.report.terminal import print_report
 
-    print_report(records, report_console())
+    print_report(records, console)

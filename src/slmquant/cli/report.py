@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slmquant.cli._output import QuietOption, err_console, report_console
+from slmquant.cli._output import QuietOption, console, err_console
 from slmquant.cli._results import ModelOption, StoreOption, open_store, select
 
 FORMATS = ("table", "csv", "json", "html")
@@ -47,7 +47,7 @@ def command(
     if not records:
         raise StoreError(f"{results.path} holds no cells yet; run `slmquant bench` first")
     if "table" in wanted:
-        print_report(records, report_console())
+        print_report(records, console)
     writers = {"csv": write_report_csv, "json": write_report_json, "html": write_page}
     for name, write in writers.items():
         if name in wanted:
