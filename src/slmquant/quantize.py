@@ -14,7 +14,7 @@ from slmquant import methods
 from slmquant.calib.calibration import Calibration, FreshCalibration
 from slmquant.calib.statistics import InputStatistics, Statistics
 from slmquant.core.affine import QuantizedTensor
-from slmquant.errors import NumericalError, RefusedError
+from slmquant.errors import RefusedError
 from slmquant.methods._base import BlockSolver, Budget, Recipe, Rounding, Work, grid_of, static_scale
 from slmquant.methods._stacked import round_stacked
 from slmquant.model import attention
@@ -179,10 +179,8 @@ class _Quantization:
     ) -> list[QuantizedTensor]:
         inputs, correction = self._statistics.get(group.linears[0]), self.recipe.correction
         left = inputs if correction is None or inputs is None else correction.remaining(inputs)
-        try:
-            rounded = round_stacked(dense, spec, partial(rounding.round, grid=grid_of(spec), statistics=left))
-        except NumericalError as error:
-            raise NumericalError(f"{', '.join(group.linears)}: {error}") from error
+        round_rows = partial(rounding.round, grid=grid_of(spec), statistics=left)
+        rounded = round_stacked(group.linears, dense, spec, round_rows)
         if correction is None:
             return rounded
         return [correction.correct(weight, codes, inputs) for weight, codes in zip(dense, rounded, strict=True)]

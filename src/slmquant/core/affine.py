@@ -173,16 +173,6 @@ class Grid:
             scale = 2 * largest / (elements.high - elements.low)
         return self._store(scale, torch.zeros_like(scale))
 
-    def storable(self, scale: Float[Tensor, "*scales"]) -> Float[Tensor, "*scales"]:
-        """The nearest scales that can be stored, where each is stored by itself.
-
-        Where the grid spans groups nothing is known of one scale alone, and it is returned as it is; `stored` rounds
-        all of them together.
-        """
-        if self.spans_groups:
-            return scale
-        return self.storage.decode(self.storage.encode(scale, torch.zeros_like(scale))).scale.to(scale.dtype)
-
     def stored(self, affine: AffineParams) -> AffineParams:
         """The nearest parameters that can be stored, with the parts that store them; those already stored are kept."""
         if affine.parts is not None:

@@ -75,11 +75,7 @@ class Gptaq:
         for group in block.groups:
             round_rows = partial(self._round, inputs=observers[group.linears[0]].finished(), grid=grid)
             weights = [block.weight(name).float() for name in group.linears]
-            try:
-                rounded = round_stacked(weights, spec, round_rows)
-            except NumericalError as error:
-                raise NumericalError(f"{', '.join(group.linears)}: {error}") from error
-            solved |= zip(group.linears, rounded, strict=True)
+            solved |= zip(group.linears, round_stacked(group.linears, weights, spec, round_rows), strict=True)
         return solved
 
     def _round(self, rows: Float[Tensor, "rows in"], inputs: _Moments, grid: Grid) -> QuantizedTensor:

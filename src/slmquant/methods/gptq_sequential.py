@@ -27,7 +27,6 @@ import torch
 
 from slmquant.calib.capture import capture_block
 from slmquant.core.affine import QuantizedTensor
-from slmquant.errors import NumericalError
 from slmquant.methods._base import Recipe, Rounding, Work, grid_of
 from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
@@ -73,11 +72,7 @@ class SequentialGptq:
                 inputs = statistics[group.linears[0]]
                 round_rows = partial(self.rounding.round, grid=grid_of(spec), statistics=inputs)
                 weights = [block.weight(name).float() for name in group.linears]
-                try:
-                    rounded = round_stacked(weights, spec, round_rows)
-                except NumericalError as error:
-                    raise NumericalError(f"{', '.join(group.linears)}: {error}") from error
-                solved |= zip(group.linears, rounded, strict=True)
+                solved |= zip(group.linears, round_stacked(group.linears, weights, spec, round_rows), strict=True)
             if self.true_sequential:
                 for name in groups[0].linears:
                     block.weight(name).copy_(solved[name].dequantize())
