@@ -9,7 +9,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from slmquant.errors import NumericalError, RefusedError
+from slmquant.errors import NumericalError
 from slmquant.tasks._backend import ContextLM
 from slmquant.tasks._base import EvalContext
 
@@ -80,11 +80,6 @@ def test_equal_inputs_are_run_once(context: Callable[..., EvalContext], monkeypa
     monkeypatch.setattr(backend._head, "hidden", lambda ids: run.append(len(ids)) or body(ids))
     backend.loglikelihood(_requests("loglikelihood", [("Is it?", f" {letter}") for letter in "ABCD"]))
     assert sum(run) == 1
-
-
-def test_generated_text_is_refused(context: Callable[..., EvalContext]) -> None:
-    with pytest.raises(RefusedError, match="'t' asks for generated text"):
-        ContextLM(context(), "t").generate_until([])
 
 
 def test_overflowing_weights_are_an_error(context: Callable[..., EvalContext]) -> None:

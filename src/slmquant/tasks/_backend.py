@@ -17,7 +17,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from slmquant.core.divergence import log_normalize_, next_token_nll
-from slmquant.errors import ModelError, NumericalError, RefusedError
+from slmquant.errors import ModelError, NumericalError
 from slmquant.model.head import OutputHead
 from slmquant.tasks._base import EvalContext
 from slmquant.tasks._perplexity import logit_rows
@@ -108,9 +108,11 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             totals[owner] += log_likelihood
         return totals
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:  # noqa: ARG002  # lm-eval's signature
-        """Refused: answers are scored, not generated."""
-        raise RefusedError(f"task {self._name!r} asks for generated text; only scored answers are measured so far")
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """One greedy text per (prompt, options); see `_generate.answer`."""
+        from slmquant.tasks._generate import answer
+
+        return answer(self._context, self._name, requests, self.tok_encode, self.max_length)
 
     @torch.inference_mode()
     def _loglikelihood_tokens(

@@ -1,0 +1,291 @@
+"""Greedy text: what a task asks for whose answers are written freely.
+
+transformers' own `generate` decodes. Ours is what surrounds it: prompts of similar length share a batch that is
+bounded by its tokens, what all prompts begin with (the examples shown before every question) is computed once, and
+a row ends at the first stop string or end of text that it writes.
+
+Prompts, stop strings and lengths are treated as lm-eval's own `hf` backend treats them, so the answers are the same.
+
+Deviations from that backend:
+    * A row's answer never depends on its batch: it ends where it would have ended alone. lm-eval's goes on as long
+      as any row of its batch does, which shows where a stop string is a special token and vanishes from the text.
+    * Sampled answers are refused: a difference between two models would be one between two draws.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.cache_utils import DynamicLayer
+
+from slmquant.errors import NumericalError, RefusedError
+from slmquant.model.quiet import quiet_transformers
+from slmquant.tasks._base import EvalContext
+
+__all__ = ["FiniteOnly", "answer", "continue_greedily", "end_tokens", "greedy_config"]
+
+_BATCH_TOKENS = 8192
+"""Tokens whose keys and values are held at a time, padding and what is still to be written included."""
+_DEFAULT_NEW_TOKENS = 256  # lm-eval's default
+_SHORTEST_PREFIX = 32
+"""A shorter common beginning is not worth a forward pass of its own."""
+
+Tokens = tuple[int, ...]
+
+
+def answer(
+    context: EvalContext,
+    name: str,
+    requests: Sequence[Instance],
+    encode: Callable[[str], list[int]],
+    max_length: int,
+) -> list[str]:
+    """One text per request of lm-eval's kind `generate_until`, cut before its first stop string.
+
+    Args:
+        context: The model and its tokenizer.
+        name: The task's name, for progress and errors.
+        requests: Each with `args = (prompt, options)`; of the options, `until` and the longest answer are heeded.
+        encode: Prompt to token ids.
+        max_length: The longest text the model takes, answer included; longer prompts are cut on their left.
+
+    Raises:
+        RefusedError: The task samples its answers, or asks for longer ones than the model can write.
+        NumericalError: A logit is not finite.
+    """
+    tokenizer = context.tokenizer
+    eos = None if tokenizer.eos_token_id is None else str(tokenizer.decode(tokenizer.eos_token_id))
+    alike: dict[str, list[int]] = {}
+    for index, request in enumerate(requests):
+        alike.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(index)
+    answers = [""] * len(requests)
+    context.progress.start(f"{name}: answers", len(requests))
+    for indices in alike.values():
+        options = normalize_gen_kwargs(requests[indices[0]].args[1], _DEFAULT_NEW_TOKENS)
+        if options.get("do_sample") or options.get("temperature"):
+            raise RefusedError(f"task {name!r} samples its answers; only greedy ones are measured, name another task")
+        new_tokens = int(options["max_gen_toks"])
+        if new_tokens >= max_length:
+            raise RefusedError(
+                f"task {name!r} asks for answers of {new_tokens} tokens and the model takes {max_length} "
+                "with the question; use a model with a longer context"
+            )
+        terms = [term for term in handle_stop_sequences(options.get("until"), eos) if term]
+        prompts = [tuple(encode(requests[index].args[0])[-(max_length - new_tokens) :]) for index in indices]
+        written = continue_greedily(context, name, prompts, new_tokens, terms)
+        for index, tokens in zip(indices, written, strict=True):
+            text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+            for term in terms:
+                text = text.split(term)[0]
+            answers[index] = text
+    return answers
+
+
+@torch.inference_mode()
+def continue_greedily(
+    context: EvalContext, name: str, prompts: Sequence[Tokens], new_tokens: int, terms: Sequence[str] = ()
+) -> list[list[int]]:
+    """What the model writes after each prompt: the likeliest token, again and again.
+
+    The model's own `generation_config` is heeded otherwise (a repetition penalty, tokens it must not write), as
+    lm-eval does.
+
+    Args:
+        context: The model and its tokenizer; its progress is advanced by one per prompt.
+        name: Who asks, for errors.
+        prompts: Token ids, at least one each.
+        new_tokens: The longest continuation.
+        terms: Strings that end a continuation; one that is written stays in it.
+
+    Returns:
+        New token ids per prompt, without the token that ends a text: fewer than `new_tokens` where one ended.
+
+    Raises:
+        NumericalError: A logit is not finite.
+    """
+    config = greedy_config(context.model, context.tokenizer, new_tokens)
+    ends = end_tokens(context.model, context.tokenizer)
+    prefix = _Prefix(context.model, _common_prefix(prompts))
+    written: dict[int, list[int]] = {}
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    for batch in _batches(order, prompts, new_tokens):
+        rows = [prompts[index] for index in batch]
+        width = len(rows[0])  # the longest
+        ids = torch.full((len(rows), width), cast(int, config.pad_token_id), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, tokens in enumerate(rows):
+            ids[row, width - len(tokens) :] = torch.tensor(tokens)
+            mask[row, width - len(tokens) :] = 1
+        stop = _Stop(context.tokenizer, terms, width)
+        with quiet_transformers():
+            out = context.model.generate(  # type: ignore[operator]  # transformers types it as a tensor
+                input_ids=ids.to(context.device),
+                attention_mask=mask.to(context.device),
+                past_key_values=prefix.cache([width - len(tokens) for tokens in rows]),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([FiniteOnly(name)]),
+                stopping_criteria=StoppingCriteriaList([stop] if terms else []),
+            )
+        for row, index in enumerate(batch):
+            tokens = out[row, width:].tolist()[: stop.lengths.get(row)]
+            written[index] = tokens[: next((at for at, token in enumerate(tokens) if token in ends), None)]
+        context.progress.advance(len(batch))
+    return [written[index] for index in range(len(prompts))]
+
+
+def greedy_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: int) -> GenerationConfig:
+    """The model's own generation settings with greedy decoding of `new_tokens` at most."""
+    config = copy.deepcopy(model.generation_config)
+    ends = end_tokens(model, tokenizer)
+    config.do_sample = False
+    config.temperature = config.top_p = config.top_k = None
+    config.max_length, config.max_new_tokens = None, new_tokens
+    config.eos_token_id = ends or None
+    config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    return config
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a text, as the model's generation settings and its tokenizer say."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    listed = named if isinstance(named, list) else [named]
+    return sorted({int(token) for token in (*listed, tokenizer.eos_token_id) if token is not None})
+
+
+class FiniteOnly(LogitsProcessor):
+    """Lets logits pass as they are, and stops where none of a row can be the likeliest.
+
+    Args:
+        name: What is being written, for the error.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Check `(rows, vocab)` scores.
+
+        Raises:
+            NumericalError: The largest logit of a row is NaN or infinite.
+        """
+        bad = int((~torch.isfinite(scores.amax(dim=-1))).sum())
+        if bad:
+            raise NumericalError(
+                f"the logits of {bad} of {len(scores)} texts of {self._name!r} are not finite after "
+                f"{input_ids.shape[1]} tokens; the quantized model overflows: use more bits, smaller groups, or "
+                "evaluate in float32"
+            )
+        return scores
+
+
+class _Stop(StoppingCriteria):
+    """Ends a row at the first stop string that it writes.
+
+    Attributes:
+        lengths: Row → new tokens it had written then.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, terms: Sequence[str], start: int) -> None:
+        self._tokenizer, self._terms, self._start = tokenizer, terms, start
+        # A stop string may come in other tokens than its own encoding; two more are enough for lm-eval.
+        encoded = [tokenizer.encode(term, add_special_tokens=False) for term in terms]
+        self._look_back = max((len(ids) for ids in encoded), default=0) + 2
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        """Which rows have ended, `(rows,)`."""
+        del scores
+        new = input_ids[:, self._start :]
+        for row, tail in enumerate(self._tokenizer.batch_decode(new[:, -self._look_back :])):
+            if row not in self.lengths and self._ends(tail) and self._ends(self._tokenizer.decode(new[row])):
+                self.lengths[row] = new.shape[1]
+        return torch.tensor([row in self.lengths for row in range(len(new))], device=input_ids.device)
+
+    def _ends(self, text: str | list[str]) -> bool:
+        return any(term in text for term in self._terms)
+
+
+class _Prefix:
+    """Keys and values of what all prompts begin with, computed once.
+
+    Args:
+        model: Whose keys and values.
+        tokens: The common beginning; nothing is shared where it is short, or where the model keeps anything but the
+            keys and values of every token.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokens: Tokens) -> None:
+        worthwhile = len(tokens) >= _SHORTEST_PREFIX and _caches_all_tokens(model)
+        self.length = len(tokens) if worthwhile else 0
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        if worthwhile:
+            cache = DynamicCache()
+            ids = torch.tensor([tokens], device=model.device)
+            model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
+            self._layers = [(keys, values) for keys, values, _ in cache]
+
+    def cache(self, shifts: Sequence[int]) -> DynamicCache | None:
+        """A cache of `length` columns for left-padded rows; None where nothing is shared.
+
+        Row `r` starts with `shifts[r]` columns of padding, so its first `length` columns hold that much padding and
+        the beginning of the prefix; the rest of the prefix is computed again with the row. Keys know their own
+        position, not their column, which is what makes this exact.
+        """
+        if not self.length:
+            return None
+        cache = DynamicCache()
+        for layer, pair in enumerate(self._layers):
+            keys, values = (self._shifted(states, shifts) for states in pair)
+            cache.update(keys, values, layer)
+        return cache
+
+    def _shifted(self, states: Tensor, shifts: Sequence[int]) -> Tensor:
+        """`(1, heads, length, dim)` to `(rows, heads, length, dim)`."""
+        rows = states.new_zeros(len(shifts), *states.shape[1:])
+        for row, shift in enumerate(shifts):
+            if shift < self.length:
+                rows[row, :, shift:] = states[0, :, : self.length - shift]
+        return rows
+
+
+def _caches_all_tokens(model: PreTrainedModel) -> bool:
+    if model._is_stateful:
+        return False
+    return all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=model.config).layers)
+
+
+def _common_prefix(prompts: Sequence[Tokens]) -> Tokens:
+    """What all prompts begin with, leaving each at least one token of its own; of a single prompt, nothing."""
+    if len(prompts) < 2:
+        return ()
+    first, last = min(prompts), max(prompts)  # what these two share, all that lie between them share
+    same = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    return first[: min(same, min(map(len, prompts)) - 1)]
+
+
+def _batches(order: Iterable[int], prompts: Sequence[Tokens], new_tokens: int) -> list[list[int]]:
+    """Consecutive prompts, longest first, so that rows × (longest + new) stays in bounds (or one row)."""
+    batches: list[list[int]] = []
+    for index in order:
+        if batches and (len(batches[-1]) + 1) * (len(prompts[batches[-1][0]]) + new_tokens) <= _BATCH_TOKENS:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
