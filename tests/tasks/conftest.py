@@ -40,10 +40,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], LlamaForCausalLM]:
+def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Callable[..., LlamaForCausalLM]:
     """Seed → random model of two layers with a context of 64 tokens."""
 
-    def build(seed: int) -> LlamaForCausalLM:
+    def build(seed: int, max_position_embeddings: int = 64) -> LlamaForCausalLM:
         torch.manual_seed(seed)
         config = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -52,7 +52,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], LlamaForCa
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=64,
+            max_position_embeddings=max_position_embeddings,
             initializer_range=0.3,
             tie_word_embeddings=False,
         )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import LlamaForCausalLM
 
 from slmquant.errors import NumericalError
+from slmquant.tasks import _backend
 from slmquant.tasks._backend import ContextLM
 from slmquant.tasks._base import EvalContext
 
@@ -73,13 +77,57 @@ def test_answers_do_not_depend_on_what_else_is_asked(context: Callable[..., Eval
     assert [value for value, _ in together] == pytest.approx([value for value, _ in alone], abs=1e-4)
 
 
-def test_equal_inputs_are_run_once(context: Callable[..., EvalContext], monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = ContextLM(context(), "t")
-    run = []
-    body = backend._head.hidden
-    monkeypatch.setattr(backend._head, "hidden", lambda ids: run.append(len(ids)) or body(ids))
-    backend.loglikelihood(_requests("loglikelihood", [("Is it?", f" {letter}") for letter in "ABCD"]))
-    assert sum(run) == 1
+def _tokens_run(model: torch.nn.Module, run: Callable[[], object]) -> int:
+    """Tokens that `model` embeds while `run` lasts, padding included."""
+    seen = []
+    embedding = model.get_input_embeddings()
+    hook = embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numel()))
+    run()
+    hook.remove()
+    return sum(seen)
+
+
+def test_what_inputs_share_is_run_once(context: Callable[..., EvalContext]) -> None:
+    asked = context()
+    backend = ContextLM(asked, "t")
+    backend.loglikelihood(_requests("loglikelihood", PAIRS[:1]))  # the model is tried once whether it can share
+    letters = _requests("loglikelihood", [("Is it?", f" {letter}") for letter in "ABCD"])
+    question = len(backend.tok_encode("Is it? A")) - 1
+    assert _tokens_run(asked.model, lambda: backend.loglikelihood(letters)) == question
+    shared, ends = "under green stone the a cold moon " * 2, ("walks", "sings", "reads")
+    options = _requests("loglikelihood", [(shared, end) for end in ends])
+    lengths = [len(backend.tok_encode(shared + end)) for end in ends]
+    assert _tokens_run(asked.model, lambda: backend.loglikelihood(options)) < sum(lengths) / 2
+
+
+def test_examples_before_many_questions_are_run_once(
+    tiny_model: Callable[..., LlamaForCausalLM], context: Callable[..., EvalContext]
+) -> None:
+    asked = context(model=tiny_model(3, max_position_embeddings=1024))
+    examples = "old birds read maps of salt under green stone . " * 12
+    words = ["moon", "river", "salt", "stone", "bird", "map"]
+    questions = [
+        (f"{examples}the {a} {b} {c}", end) for a in words for b in words for c in words for end in (" A", " B")
+    ]
+    requests = _requests("loglikelihood", questions)
+    backend = ContextLM(asked, "t")
+    ours: list[tuple[float, bool]] = []
+    once = len(backend.tok_encode(examples))
+    assert once > 96
+    run = _tokens_run(asked.model, lambda: ours.extend(backend.loglikelihood(requests)))
+    assert run < once + 216 * 8 + 500  # the trial whether the model shares takes some, too
+    theirs = _theirs(asked, batch_size=16).loglikelihood(requests, disable_tqdm=True)
+    assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], abs=1e-4)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+
+
+def test_models_that_cannot_share_answer_the_same(context: Callable[..., EvalContext], monkeypatch: Any) -> None:
+    asked = context()
+    requests = _requests("loglikelihood", PAIRS)
+    sharing = ContextLM(asked, "t").loglikelihood(requests)
+    monkeypatch.setattr(_backend, "longest_shared", lambda _: 0)
+    alone = ContextLM(asked, "t").loglikelihood(requests)
+    assert [value for value, _ in sharing] == pytest.approx([value for value, _ in alone], abs=1e-4)
 
 
 def test_overflowing_weights_are_an_error(context: Callable[..., EvalContext]) -> None:

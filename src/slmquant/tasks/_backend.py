@@ -1,26 +1,29 @@
 """slmquant's model backend for lm-eval: its definitions ask, this answers with log-likelihoods.
 
 Tokenization and truncation are those of lm-eval's own `hf` backend, so every answer is the same. The work
-is not: equal inputs are run once (the options of a one-letter question share theirs), batches are bounded by
-their tokens and filled with inputs of similar length, and logits are computed only where a continuation is
-scored.
+is not: what inputs share at their beginning is run once (see `_sharing`), batches are bounded by their tokens and
+filled with trees of similar size, and logits are computed only where a continuation is scored, in chunks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import Tensor
 
-from slmquant.core.divergence import log_normalize_, next_token_nll
 from slmquant.errors import ModelError, NumericalError
 from slmquant.model.head import OutputHead
+from slmquant.model.packed import PackedBody, Tokens, longest_shared
 from slmquant.tasks._base import EvalContext
 from slmquant.tasks._perplexity import logit_rows
+from slmquant.tasks._sharing import Batch, one_by_one, plan
 
 __all__ = ["ContextLM"]
 
@@ -124,18 +127,15 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         inputs = self._distinct_inputs(requests)
         answers: list[Answer | None] = [None] * len(requests)
         self._context.progress.start(f"{self._name}: answers", len(requests))
-        for batch in _batches(sorted(inputs, key=lambda ids: (-len(ids), ids)), _BATCH_TOKENS):
-            scored = [inputs[ids] for ids in batch]
-            for request, answer in self._score(batch, scored):
+        for batch, hidden in self._run(list(inputs), {ids: _first_scored(ids, inputs[ids]) for ids in inputs}):
+            for request, answer in self._score(batch, hidden, inputs):
                 answers[request] = answer
                 self._context.progress.advance()
         return [answer for answer in answers if answer is not None]
 
-    def _distinct_inputs(
-        self, requests: Sequence[tuple[object, list[int], list[int]]]
-    ) -> dict[tuple[int, ...], list[_Scored]]:
+    def _distinct_inputs(self, requests: Sequence[tuple[object, list[int], list[int]]]) -> dict[Tokens, list[_Scored]]:
         """Model input → the continuations that are read off it. Too long a context is cut on its left."""
-        inputs: dict[tuple[int, ...], list[_Scored]] = {}
+        inputs: dict[Tokens, list[_Scored]] = {}
         for index, (_, context_ids, continuation_ids) in enumerate(requests):
             if not 0 < len(continuation_ids) <= self.max_length:
                 raise ModelError(
@@ -146,23 +146,38 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             inputs.setdefault(ids, []).append(_Scored(index, tuple(continuation_ids)))
         return inputs
 
-    def _score(self, batch: list[tuple[int, ...]], scored: list[list[_Scored]]) -> list[tuple[int, Answer]]:
-        """Run one batch; returns (request, answer) for every continuation that is read off it."""
-        ids = torch.zeros(len(batch), len(batch[0]), dtype=torch.long)
-        for row, tokens in enumerate(batch):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-        # Padding stands on the right, where no token of a causal model looks, so no mask is needed.
-        hidden = self._head.hidden(ids.to(self._context.device))
+    def _run(self, inputs: Sequence[Tokens], scored_from: Mapping[Tokens, int]) -> Iterator[tuple[Batch, Tensor]]:
+        """Final hidden states of every input, batch by batch, shape `(trees, nodes, hidden)`."""
+        longest = self._longest_shared
+        sharing = {ids: scored_from[ids] for ids in inputs if longest is None or len(ids) <= longest}
+        body = PackedBody(self._context.model)
+        for part in plan(sharing, _BATCH_TOKENS):
+            with body.after(part.prefix) if part.prefix else nullcontext():
+                for batch in part.batches:
+                    yield batch, body.hidden(batch.trees)
+        for batch in one_by_one([ids for ids in inputs if ids not in sharing], _BATCH_TOKENS):
+            ids = torch.zeros(len(batch.trees), max(len(tree.tokens) for tree in batch.trees), dtype=torch.long)
+            for row, tree in enumerate(batch.trees):
+                ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
+            # Padding stands on the right, where no token of a causal model looks, so no mask is needed.
+            yield batch, self._head.hidden(ids.to(self._context.device))
 
-        where: list[tuple[int, int]] = []  # (row, position) of each hidden state that predicts
+    @cached_property
+    def _longest_shared(self) -> int | None:
+        return longest_shared(self._context.model)
+
+    def _score(self, batch: Batch, hidden: Tensor, inputs: Mapping[Tokens, list[_Scored]]) -> list[tuple[int, Answer]]:
+        """Returns (request, answer) for every continuation that is read off the states of one batch."""
+        where: list[tuple[int, int]] = []  # (tree, node) of each hidden state that predicts
         targets: list[int] = []
         owners: list[int] = []
-        for row, (tokens, continuations) in enumerate(zip(batch, scored, strict=True)):
-            for continuation in continuations:
-                start = len(tokens) - len(continuation.targets)
-                where += [(row, start + offset) for offset in range(len(continuation.targets))]
-                targets += continuation.targets
-                owners += [continuation.request] * len(continuation.targets)
+        for row, (tree, members) in enumerate(zip(batch.trees, batch.inputs, strict=True)):
+            for tokens, path in zip(members, tree.paths, strict=True):
+                for continuation in inputs[tokens]:
+                    size = len(continuation.targets)
+                    where += [(row, node) for node in path[-size:]]
+                    targets += continuation.targets
+                    owners += [continuation.request] * size
         distinct = sorted(set(where))
         index_of = {place: index for index, place in enumerate(distinct)}
         log_probs, greedy = self._predictions(
@@ -182,20 +197,17 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
                 )
         return list(found.items())
 
-    def _predictions(
-        self, states: torch.Tensor, index: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[list[float], list[bool]]:
+    def _predictions(self, states: Tensor, index: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:
         """Log-probability of each target at the state of its index, and whether it is the likeliest token."""
         log_probs = torch.empty(len(targets), dtype=torch.double)
         greedy = torch.empty(len(targets), dtype=torch.bool)
         rows = logit_rows(int(self._context.model.config.get_text_config().vocab_size))
         for start in range(0, len(states), rows):
-            block = log_normalize_(self._head.logits(states[start : start + rows]))
+            logits = self._head.logits(states[start : start + rows])
             inside = (index >= start) & (index < start + rows)
-            at, wanted = index[inside] - start, targets[inside]
-            at, wanted = at.to(block.device), wanted.to(block.device)
-            log_probs[inside] = -next_token_nll(block[at], wanted).double().cpu()
-            greedy[inside] = (block.argmax(dim=-1)[at] == wanted).cpu()
+            at, wanted = (index[inside] - start).to(logits.device), targets[inside].to(logits.device)
+            log_probs[inside] = (logits[at, wanted] - logits.logsumexp(dim=-1)[at]).double().cpu()
+            greedy[inside] = (logits.argmax(dim=-1)[at] == wanted).cpu()
         return log_probs.tolist(), greedy.tolist()
 
     def _special_token(self, token: int | None) -> int:
@@ -204,12 +216,6 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         return token
 
 
-def _batches(inputs: Sequence[tuple[int, ...]], max_tokens: int) -> list[list[tuple[int, ...]]]:
-    """Consecutive inputs, longest first, so that rows × longest stays within `max_tokens` (or one row)."""
-    batches: list[list[tuple[int, ...]]] = []
-    for ids in inputs:
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0]) <= max_tokens:
-            batches[-1].append(ids)
-        else:
-            batches.append([ids])
-    return batches
+def _first_scored(ids: Tokens, continuations: Sequence[_Scored]) -> int:
+    """The first position of an input whose prediction is asked for."""
+    return len(ids) - max(len(continuation.targets) for continuation in continuations)

@@ -1,0 +1,209 @@
+"""Inputs that begin alike, run through a model as one tree: what they share is computed once.
+
+The options of a question share its text, and all questions of a subject the examples before them. A tree holds each
+shared token once; attention goes from a token to its ancestors alone, and positions are depths, so that every token
+sees exactly what it would see if its input were run by itself. transformers models take such a mask as it is. Models
+that look at neighbours in memory instead (recurrent states, convolutions, ALiBi, cache groups of tokens) cannot be
+run so: `longest_shared` finds out by trying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+__all__ = ["Branch", "PackedBody", "Tokens", "Tree", "common_length", "lay_out", "longest_shared"]
+
+Tokens = tuple[int, ...]
+"""Token ids of one input."""
+
+_TRIED_TOKENS = 64
+_TOLERANCE = 1e-4
+"""Relative; a wrong mask is off by 0.1 and more."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Consecutive nodes of a tree, each the child of the one before.
+
+    Attributes:
+        start: The first of them.
+        stop: One past the last.
+        ancestors: What they hang on, from the root down; empty for a root.
+    """
+
+    start: int
+    stop: int
+    ancestors: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Some inputs as a tree (or several).
+
+    Attributes:
+        tokens: Of each node.
+        depths: Position of each node in the inputs that run through it, a cached prefix counted.
+        branches: The nodes, in order.
+        paths: For each input, in the order given, the nodes that it runs through after the cached prefix.
+    """
+
+    tokens: Tokens
+    depths: tuple[int, ...]
+    branches: tuple[Branch, ...]
+    paths: tuple[tuple[int, ...], ...]
+
+
+def common_length(first: Tokens, second: Tokens) -> int:
+    """How many tokens two inputs share at their beginning."""
+    shorter = min(len(first), len(second))
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), shorter)
+
+
+def lay_out(inputs: Sequence[Tokens], skip: int = 0) -> Tree:
+    """Arrange inputs as a tree.
+
+    Args:
+        inputs: At least one; sorted, so that what begins alike is adjacent.
+        skip: How many tokens, the same in all, lie in the cache and not in the tree.
+    """
+    tokens: list[int] = []
+    depths: list[int] = []
+    branches: list[Branch] = []
+    paths: list[tuple[int, ...]] = []
+    path: tuple[int, ...] = ()
+    previous: Tokens = inputs[0][:skip]
+    for current in inputs:
+        shared = common_length(previous, current)
+        start, stop = len(tokens), len(tokens) + len(current) - shared
+        path = path[: shared - skip]
+        if stop > start:
+            branches.append(Branch(start, stop, path))
+            tokens += current[shared:]
+            depths += range(shared, len(current))
+        path += tuple(range(start, stop))
+        paths.append(path)
+        previous = current
+    return Tree(tuple(tokens), tuple(depths), tuple(branches), tuple(paths))
+
+
+class PackedBody:
+    """The body of a causal language model, run on trees.
+
+    Args:
+        model: For which `longest_shared` is not 0; it is used, not copied.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._cache: DynamicCache | None = None
+
+    @contextmanager
+    def after(self, prefix: Tokens) -> Iterator[None]:
+        """Within this context all trees hang on `prefix`, whose keys and values are computed once."""
+        self._cache = DynamicCache()
+        try:
+            self._run(torch.tensor([prefix]), torch.arange(len(prefix))[None], None)
+            yield
+        finally:
+            self._cache = None
+
+    @torch.inference_mode()
+    def hidden(self, trees: Sequence[Tree]) -> Float[Tensor, "trees nodes hidden"]:
+        """Final hidden states of all nodes; a tree with fewer nodes than the largest is padded with nonsense."""
+        cached = self._cached_tokens()
+        longest = max(len(tree.tokens) for tree in trees)
+        ids = torch.zeros(len(trees), longest, dtype=torch.long)
+        positions = torch.zeros(len(trees), longest, dtype=torch.long)
+        visible = torch.zeros(len(trees), longest, cached + longest, dtype=torch.bool)
+        visible[:, :, :cached] = True
+        visible[:, :, cached:] = torch.eye(longest, dtype=torch.bool)  # padding sees itself: a row of nothing is NaN
+        for row, tree in enumerate(trees):
+            ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
+            positions[row, : len(tree.tokens)] = torch.tensor(tree.depths)
+            for branch in tree.branches:
+                size = branch.stop - branch.start
+                inside = visible[row, branch.start : branch.stop, cached:]
+                inside[:, list(branch.ancestors)] = True
+                inside[:, branch.start : branch.stop] = torch.ones(size, size, dtype=torch.bool).tril_()
+        return self._run(ids, positions, visible)
+
+    def _cached_tokens(self) -> int:
+        return 0 if self._cache is None else self._cache.get_seq_length()
+
+    @torch.inference_mode()
+    def _run(self, ids: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
+        """Run the body; what it adds to the cache stays there only where `visible` is None."""
+        device = self._model.device
+        mask = None
+        if visible is not None:
+            # Additive, as attention that is written out in eager code wants it; sdpa takes it as well.
+            nothing = torch.finfo(torch.float32).min
+            mask = torch.zeros(visible.shape).masked_fill_(~visible, nothing)[:, None].to(device)
+        out = self._model.get_decoder()(
+            input_ids=ids.to(device),
+            attention_mask=mask,
+            position_ids=positions.to(device),
+            past_key_values=self._cache,
+            use_cache=self._cache is not None,
+        )
+        if self._cache is not None and visible is not None:
+            self._cache.crop(-ids.shape[1])
+        return cast(Tensor, out[0])
+
+
+def longest_shared(model: PreTrainedModel) -> int | None:
+    """Tokens of the longest inputs that can be run as trees; None for no limit, 0 where `model` cannot at all.
+
+    The limit is that of a sliding window: a tree's mask lets a token see all of its ancestors, which is right as long
+    as the window would, too.
+    """
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or None  # some say 0
+    if window is not None and window < _TRIED_TOKENS:
+        return 0
+    return window if _shares_prefixes(model) else 0
+
+
+def _shares_prefixes(model: PreTrainedModel) -> bool:
+    """Whether `model` gives the nodes of a tree the states that their inputs have when they are run one by one.
+
+    Tried on three inputs of arbitrary tokens, as a tree and as a tree after a cached prefix. Rounding may differ, as
+    attention takes another path with a mask than without: what that alone changes is measured on a single input, and a
+    few times as much is allowed.
+    """
+    vocab = int(model.config.get_text_config().vocab_size)
+    drawn = torch.Generator().manual_seed(0)
+    first, second, third = torch.randint(vocab, (3, _TRIED_TOKENS), generator=drawn).tolist()
+    inputs = sorted([tuple(first), tuple(first[:24] + second[:33]), tuple(first[:9] + third[:34])])
+    body = PackedBody(model)
+    try:
+        alone = [body._run(torch.tensor([tokens]), torch.arange(len(tokens))[None], None)[0] for tokens in inputs]
+        masked = body.hidden([lay_out(inputs[:1])])[0]
+        together = _states(body, lay_out(inputs))
+        with body.after(inputs[0][:9]):
+            after = _states(body, lay_out(inputs, skip=9))
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError):
+        return False  # an architecture that cannot take such a mask, or such a cache, says so in many ways
+    allowed = max(_TOLERANCE, 5 * _distance(masked, alone[0]))
+    return all(
+        _distance(found, states[-len(found) :]) <= allowed
+        for kind in (together, after)
+        for found, states in zip(kind, alone, strict=True)
+    )
+
+
+def _states(body: PackedBody, tree: Tree) -> list[Tensor]:
+    hidden = body.hidden([tree])[0]
+    return [hidden[list(path)] for path in tree.paths]
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Relative; NaN, which is within no tolerance, where a state is not finite."""
+    return float((found - expected).norm() / expected.norm())
