@@ -11,7 +11,14 @@ import json
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 SCHEMA_VERSION = 1
 """Raised when the stored form of a record changes; `store.migrations` knows the way from older ones."""
@@ -37,14 +44,37 @@ class CalibrationSpec(_Frozen):
 
 
 class TaskSpec(_Frozen):
-    """One task, and how much of it. Written `name` or `name:limit`."""
+    """One task, and how much of it. Written `name`, `name:limit`, `name:limit@seed` or `name:limit@seed~confidence`."""
 
     name: str
     limit: int | None = Field(default=None, ge=1)
     """Items of a zero-shot task or windows of a text; None is all of them."""
+    order_seed: int | None = Field(default=None, ge=0)
+    """Items are asked in the random order of this seed; None is the order of the data."""
+    until_separated: float | None = Field(default=None, gt=0.5, lt=1)
+    """Only as many items are asked as tell the compared cells apart with this confidence; None is all of them."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out how items are ordered where nothing is said of it: the ids of older cells stay what they were."""
+        fields: dict[str, object] = dump(self)
+        return {name: value for name, value in fields.items() if value is not None or name in ("name", "limit")}
+
+    @model_validator(mode="after")
+    def _has_an_order(self) -> TaskSpec:
+        if self.until_separated is not None and self.order_seed is None:
+            raise ValueError(f"task {self.name!r} stops early, which needs a random order; give it a seed")
+        return self
 
     def __str__(self) -> str:
-        return self.name if self.limit is None else f"{self.name}:{self.limit}"
+        limit = "" if self.limit is None else f":{self.limit}"
+        order = "" if self.order_seed is None else f"@{self.order_seed}"
+        return f"{self.name}{limit}{order}{'' if self.until_separated is None else f'~{self.until_separated:g}'}"
+
+
+def task_name(label: str) -> str:
+    """The name of a task that is written as `str(TaskSpec)` writes it."""
+    return label.split("@")[0].split(":")[0]
 
 
 class CellSpec(_Frozen):

@@ -27,17 +27,35 @@ class TaskNameError(SlmquantError):
 
 
 def parse(text: str) -> TaskSpec:
-    """Read `name` or `name:limit`.
+    """Read `name` or `name:limit`, with `@seed` behind it for a random order of the items.
+
+    `~confidence` behind the seed stops as soon as the cells are told apart; see `runs.adaptive`.
 
     Raises:
-        TaskNameError: The limit is not a positive whole number.
+        TaskNameError: The limit or the seed is no such whole number, or the confidence is not between 0.5 and 1.
     """
-    name, colon, limit = text.partition(":")
-    if not colon:
-        return TaskSpec(name=name)
-    if not limit.isdecimal() or int(limit) == 0:
+    before, at, order = text.partition("@")
+    name, colon, limit = before.partition(":")
+    seed, tilde, confidence = order.partition("~")
+    if colon and (not limit.isdecimal() or int(limit) == 0):
         raise TaskNameError(f"cannot read task {text!r}: {limit!r} is no positive whole number; write 'piqa:100'")
-    return TaskSpec(name=name, limit=int(limit))
+    if at and not seed.isdecimal():
+        raise TaskNameError(f"cannot read task {text!r}: {seed!r} is no seed; write 'piqa:100@0'")
+    if tilde and not _is_confidence(confidence):
+        raise TaskNameError(f"cannot read task {text!r}: {confidence!r} is no confidence; write 'piqa:100@0~0.95'")
+    return TaskSpec(
+        name=name,
+        limit=int(limit) if colon else None,
+        order_seed=int(seed) if at else None,
+        until_separated=float(confidence) if tilde else None,
+    )
+
+
+def _is_confidence(text: str) -> bool:
+    try:
+        return 0.5 < float(text) < 1
+    except ValueError:
+        return False
 
 
 def known() -> dict[str, str]:

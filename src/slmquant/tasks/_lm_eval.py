@@ -20,6 +20,7 @@ from slmquant.errors import DataError, RefusedError
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, KnownTask, Row
+from slmquant.tasks._order import items_asked
 from slmquant.tasks._rows import load_rows, rows_sha256
 
 __all__ = ["LmEvalTask", "definitions", "find"]
@@ -46,26 +47,32 @@ class LmEvalTask:
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
         """Ask the first `spec.limit` items; of a family, the first of every subject, then the second, ...
 
+        With `spec.order_seed` the first in the random order of that seed instead.
+
         Raises:
             DataError: The rows are nowhere to be had.
             RefusedError: The task is answered by generated text.
             NumericalError: A log-likelihood is not finite.
         """
+        return self.run_items(context, spec, 0, spec.limit)
+
+    def run_items(self, context: EvalContext, spec: TaskSpec, start: int, stop: int | None) -> TaskResult:
+        """Ask the items from `start` to `stop` (the last where None) in the order that `spec` says; raises as `run`."""
         from lm_eval.evaluator import evaluate
 
         from slmquant.tasks._backend import ContextLM
 
         with _quiet():
             built = _build(self, context)
-            limit = _limited(built.subtasks, spec.limit)
+            asked = _select_(built.subtasks, spec, start, stop)
             answered = evaluate(
                 lm=ContextLM(context, self.name), task_dict={"tasks": built.subtasks}, bootstrap_iters=0
             )
         samples = {name: answered["samples"][name] for name in built.subtasks}
         return TaskResult(
-            metrics=_metrics(self, built, samples, spec, limit),
+            metrics=_metrics(self, built, samples, spec),
             data=(built.card,),
-            items=tuple(_outcomes(samples, spec)),
+            items=tuple(_outcomes(samples, spec, asked)),
         )
 
 
@@ -188,32 +195,41 @@ def _card(task: LmEvalTask, subtasks: Mapping[str, Any], source: str) -> DataCar
     )
 
 
-def _limited(subtasks: dict[str, Any], limit: int | None) -> int | None:
-    """Keep the first `limit` items, spread evenly over subtasks; those left without items are dropped."""
-    if limit is None:
-        return None
+def _select_(subtasks: dict[str, Any], spec: TaskSpec, start: int, stop: int | None) -> list[tuple[str, int]]:
+    """Leave the subtasks only the items from `start` to `stop`, and return those: (subtask, index in its split)."""
     sizes = {name: len(subtask.dataset[_split(subtask)]) for name, subtask in subtasks.items()}
-    order = sorted((item, place, name) for place, (name, n) in enumerate(sizes.items()) for item in range(n))
-    taken = [name for _, _, name in order[:limit]]
+    asked = items_asked(sizes, spec)[start:stop]
     for name in list(subtasks):
-        if count := taken.count(name):
+        indices = [index for owner, index in asked if owner == name]
+        if indices:
             subtask = subtasks[name]
-            subtask.dataset[_split(subtask)] = subtask.dataset[_split(subtask)].select(range(count))
+            subtask.dataset[_split(subtask)] = subtask.dataset[_split(subtask)].select(indices)
         else:
             del subtasks[name]
-    return limit
+    return asked
 
 
-def _outcomes(samples: Mapping[str, list[dict[str, Any]]], spec: TaskSpec) -> Iterator[ItemOutcome]:
+def _outcomes(
+    samples: Mapping[str, list[dict[str, Any]]], spec: TaskSpec, asked: list[tuple[str, int]]
+) -> list[ItemOutcome]:
+    """What was answered on each item, subtask by subtask; in a random order, in that order."""
+    indices = {name: [index for owner, index in asked if owner == name] for name in samples}
+    outcomes = {}
     for name, answered in samples.items():
+        if spec.order_seed is not None and len(answered) != len(indices[name]):
+            raise DataError(f"task {spec.name!r} leaves items out by a rule of its own, so they have no random order")
         for sample in answered:
-            item = str(sample["doc_id"]) if len(samples) == 1 else f"{name}/{sample['doc_id']}"
+            index = sample["doc_id"] if spec.order_seed is None else indices[name][sample["doc_id"]]
             values = {
                 "loglikelihood" if metric == "perplexity" else metric: float(sample[metric])
                 for metric in sample["metrics"]
                 if isinstance(sample[metric], int | float)
             }
-            yield ItemOutcome(task=str(spec), item=item, values=values)
+            item = f"{name}/{index}" if spec.name != name else str(index)
+            outcomes[name, index] = ItemOutcome(task=str(spec), item=item, values=values)
+    if spec.order_seed is None:
+        return list(outcomes.values())
+    return [outcomes[item] for item in asked]
 
 
 def _metrics(
@@ -221,15 +237,13 @@ def _metrics(
     built: _Built,
     samples: Mapping[str, list[dict[str, Any]]],
     spec: TaskSpec,
-    limit: int | None,
 ) -> tuple[Metric, ...]:
     answered = [(built.subtasks[name], sample) for name, group in samples.items() for sample in group]
     first = answered[0][0]
     shots = first.get_config("num_fewshot")
-    taken = "all" if limit is None or limit >= built.card.rows else f"first {len(answered)} of"
     protocol = (
         f"lm-eval {version('lm-eval')} {task.name} v{first.VERSION}, {shots}-shot, "
-        f"{taken} {built.card.rows} items of {built.card.split}"
+        f"{_taken(spec, len(answered), built.card)}"
     ) + (f", {built.remark}" if built.remark else "")
 
     def metric(name: str, value: float, stderr: float | None, higher_is_better: bool | None) -> Metric:
@@ -254,6 +268,19 @@ def _metrics(
     if defined:
         metrics.append(metric("chance", statistics.fmean(defined), None, None))
     return tuple(metrics)
+
+
+def _taken(spec: TaskSpec, asked: int, card: DataCard) -> str:
+    """Which items, in words; the same for every cell that one rule lets stop early."""
+    if spec.limit is None or spec.limit >= card.rows:
+        items = f"all {card.rows} items of {card.split}"
+    else:
+        items = f"first {asked if spec.until_separated is None else spec.limit} of {card.rows} items of {card.split}"
+    if spec.order_seed is not None:
+        items += f" in the random order of seed {spec.order_seed}"
+    if spec.until_separated is not None:
+        items += f", or fewer: until the compared cells are told apart at {spec.until_separated:.4g}"
+    return items
 
 
 def _aggregate(values: list[Any], aggregation: Callable[[list[Any]], float]) -> tuple[float, float | None]:
