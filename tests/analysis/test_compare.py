@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 from scipy import stats
 
-from slmquant.analysis.compare import UNPAIRED, Difference, compare
-from slmquant.analysis.paired import mcnemar_exact, paired_test
-from slmquant.store.record import Record
+from slmquant.analysis.compare import compare, corrected
+from slmquant.analysis.difference import NOT_KEPT, UNPAIRED, Difference, difference
+from slmquant.analysis.intervals import matched_pairs
+from slmquant.analysis.multiple import holm
+from slmquant.analysis.paired import Flips, flips, mcnemar_exact, paired_test
+from slmquant.analysis.sequential import evidence
+from slmquant.store.record import ItemOutcome, Record, TaskSpec
 from tests import invented
 
 
@@ -138,3 +143,72 @@ def test_what_one_cell_lacks_is_named() -> None:
     missing = of(compare(reference, good), "kl_mean", invented.TEXT)
 
     assert (missing.a, missing.verdict, missing.reason) == (None, "refused", "not measured in A")
+
+
+def test_a_table_is_corrected_as_a_whole() -> None:
+    _, fair, good = cells()
+    table = compare(fair, good, invented.items(fair), invented.items(good))
+    p_values = {(d.name, d.task): d.p_value for d in table if d.p_value is not None}
+
+    assert {(d.name, d.task): d.p_corrected for d in table if d.p_value is not None} == holm(p_values)
+    assert all(d.p_corrected is None for d in table if d.p_value is None)
+
+
+def test_a_difference_that_only_its_own_p_calls_real_is_indistinguishable_in_a_table() -> None:
+    _, fair, good = cells()
+    alone = difference("acc_norm", invented.ARC, fair, good, invented.items(fair), invented.items(good))
+    crowd = {str(i): alone for i in range(20)}
+
+    assert (alone.verdict, alone.p_value) == ("better", 2 * 0.5**6)
+    assert {d.verdict for d in corrected(crowd).values()} == {"indistinguishable"}
+
+
+def test_flips_are_counted_both_ways() -> None:
+    assert flips([1, 1, 0, 0, 1], [1, 0, 1, 0, 0]) == Flips(to_wrong=2, to_right=1, n=5)
+    assert flips([0.5, 1], [1, 1]) is None
+
+
+def test_intervals_hold_the_difference_and_follow_the_kind_of_value() -> None:
+    bad, _, good = cells()
+    table = compare(bad, good, invented.items(bad), invented.items(good))
+    share, loss = of(table, "acc_norm", invented.ARC), of(table, "perplexity", invented.TEXT)
+
+    assert share.interval == matched_pairs(0, 16, 100)
+    assert share.flips == Flips(0, 16, 100)
+    assert loss.interval is not None and loss.difference in loss.interval and loss.interval.kind == "normal"
+    assert of(table, "stored_bytes").interval is None
+
+
+def early(record: Record, n: int) -> tuple[Record, list[ItemOutcome]]:
+    """The cell as it would be had it stopped after `n` items of ARC."""
+    stopped = TaskSpec(name="arc_easy", limit=100, order_seed=0, until_separated=0.95)
+    task = str(stopped)
+    kept = [item.model_copy(update={"task": task}) for item in invented.items(record) if item.task == invented.ARC][:n]
+    right = sum(item.values["acc_norm"] for item in kept)
+    tasks = tuple(stopped if spec.name == "arc_easy" else spec for spec in record.spec.tasks)
+    metrics = tuple(
+        m.model_copy(update={"task": task, "n": n, "value": right / n} if m.name == "acc_norm" else {"task": task})
+        if m.task == invented.ARC
+        else m
+        for m in record.metrics
+    )
+    spec = record.spec.model_copy(update={"tasks": tasks})
+    return record.model_copy(update={"spec": spec, "metrics": metrics}), kept
+
+
+def test_cells_that_stopped_early_are_compared_on_common_items_with_a_p_that_allows_it() -> None:
+    bad, _, good = cells()
+    (a, items_a), (b, items_b) = early(bad, 60), early(good, 90)
+    found = of(compare(a, b, items_a, items_b), "acc_norm", "arc_easy:100@0~0.95")
+    values = [[item.values["acc_norm"] for item in items[:60]] for items in (items_a, items_b)]
+
+    assert found.pairs == 60
+    assert (found.a, found.b) == (statistics.fmean(values[0]), statistics.fmean(values[1]))
+    assert found.p_value == evidence(*values).p_value
+    assert found.interval is not None and found.interval.kind == "any time"
+
+
+def test_without_kept_answers_cells_that_stopped_early_are_not_compared() -> None:
+    bad, _, good = cells()
+
+    assert of(compare(early(bad, 60)[0], early(good, 60)[0]), "acc_norm", "arc_easy:100@0~0.95").reason == NOT_KEPT

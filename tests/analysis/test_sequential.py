@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 from scipy import integrate
 
+from slmquant.analysis.separation import Pair, decided, replay, rounds, undecided
 from slmquant.analysis.sequential import (
     Evidence,
-    Pair,
-    decided,
     evidence,
     log_capital,
+    mean_p_value,
     mean_sequence,
-    replay,
-    rounds,
     share_sequence,
-    undecided,
 )
 
 
@@ -198,6 +195,16 @@ def test_the_sequence_of_a_mean_holds_the_truth_from_50_items_on() -> None:
 
     assert missed / simulations <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / simulations)
     assert mean_sequence([1.0]) is None
+
+
+@pytest.mark.parametrize("shift", [0.1, 0.3, 0.6])
+def test_the_p_of_a_mean_is_its_sequence_turned_round(shift: float) -> None:
+    values = (np.random.default_rng(7).normal(size=60) + shift).tolist()
+    p = mean_p_value(values)
+    at_p = mean_sequence(values, 1 - p) if p < 1 else None
+
+    assert at_p is None or min(abs(at_p.low), abs(at_p.high)) == pytest.approx(0, abs=1e-9)
+    assert mean_p_value([0.5, 0.5]) == 0.0 and mean_p_value([]) == mean_p_value([1.0, -1.0]) == 1.0
 
 
 def test_answers_that_are_no_answers_are_refused() -> None:

@@ -59,6 +59,11 @@ def cheapest_of(record: Record, records: Iterable[Record], method: str) -> Recor
     return max(found, key=lambda r: (conditions(r) == conditions(record), r.finished_at), default=None)
 
 
+def stops_early(record: Record, task: str) -> bool:
+    """Whether the cell asked only as many items of a task, given as `str(TaskSpec)`, as told cells apart."""
+    return any(spec.until_separated is not None for spec in record.spec.tasks if str(spec) == task)
+
+
 def accuracy(record: Record, task: str) -> Metric | None:
     """The accuracy that stands for a task: `acc_norm` where lm-eval defines it for that task, else `acc`."""
     return record.metric("acc_norm", task) or record.metric("acc", task)

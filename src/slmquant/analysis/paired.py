@@ -26,6 +26,29 @@ class PairedTest:
     n: int
 
 
+@dataclass(frozen=True)
+class Flips:
+    """Answers that changed from one model to another, on the same items.
+
+    Attributes:
+        to_wrong: Items that only the first got right.
+        to_right: Items that only the second got right.
+        n: Items in all.
+    """
+
+    to_wrong: int
+    to_right: int
+    n: int
+
+
+def flips(first: Sequence[float], second: Sequence[float]) -> Flips | None:
+    """How many answers flipped, in the same order of items; None where an answer is neither right, 1, nor wrong, 0."""
+    if not all(value in (0, 1) for value in (*first, *second)):
+        return None
+    pairs = list(zip(first, second, strict=True))
+    return Flips(pairs.count((1, 0)), pairs.count((0, 1)), len(pairs))
+
+
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided exact p of McNemar's test: a fair coin's chance to split the disagreements so unevenly.
 
@@ -51,10 +74,8 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
     if n == 1:
         return PairedTest(mean, None, None, n)
     stderr = statistics.stdev(differences) / math.sqrt(n)
-    if all(value in (0, 1) for value in (*first, *second)):
-        p_value = mcnemar_exact(differences.count(-1), differences.count(1))
-    else:
-        p_value = normal_p(mean, stderr)
+    flipped = flips(first, second)
+    p_value = mcnemar_exact(flipped.to_wrong, flipped.to_right) if flipped else normal_p(mean, stderr)
     return PairedTest(mean, stderr, p_value, n)
 
 

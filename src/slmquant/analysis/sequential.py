@@ -23,23 +23,18 @@ wins in the whole set the leader has fewer of them left.
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from slmquant.analysis.intervals import CONFIDENCE, Interval
-from slmquant.analysis.multiple import holm
-
-FIRST_ROUND = 50
-"""Items of the first round."""
-
-GROWTH = 2
-"""Each round brings the number of items to this multiple: few rounds, and never twice the items that were needed."""
 
 _TIGHTEST_AT = 100
 """Items at which a `mean_sequence` is made narrowest; it holds for every other number too."""
+
+_SPENT = -2 * math.log(1 - CONFIDENCE)
+_RHO_SQUARED = (_SPENT + math.log(_SPENT + 1)) / _TIGHTEST_AT
 
 
 def log_capital(only_first: int, only_second: int) -> float:
@@ -104,115 +99,6 @@ def evidence(first: Sequence[float], second: Sequence[float]) -> Evidence:
     return Evidence(best, leader, at, items)
 
 
-@dataclass(frozen=True, order=True)
-class Pair:
-    """Two cells on one task."""
-
-    task: str
-    first: str
-    second: str
-
-
-Answers = Mapping[str, Mapping[str, Sequence[float]]]
-"""Task → cell → its answers so far, 0 or 1, in the order that all cells share."""
-
-
-def weigh(answers: Answers) -> dict[Pair, Evidence]:
-    """The evidence on every pair of cells, task by task."""
-    return {
-        Pair(task, first, second): evidence(of_cell[first], of_cell[second])
-        for task, of_cell in answers.items()
-        for first, second in itertools.combinations(of_cell, 2)
-    }
-
-
-def decided(weighed: Mapping[Pair, Evidence], confidence: float = CONFIDENCE) -> frozenset[Pair]:
-    """The pairs whose better cell is known, all of them together with this confidence.
-
-    The error is spent over all pairs of all tasks by Holm's correction. It stays valid under any stopping because
-    each p does; pairs that were decided once remain so, as capital is counted at its largest.
-    """
-    corrected = holm({pair: found.p_value for pair, found in weighed.items()})
-    return frozenset(pair for pair, p in corrected.items() if p <= 1 - confidence)
-
-
-def undecided(answers: Answers, confidence: float = CONFIDENCE) -> dict[str, tuple[str, ...]]:
-    """Task → cells that some pair of the task still waits for; a task that is settled is left out."""
-    weighed = weigh(answers)
-    open_pairs = weighed.keys() - decided(weighed, confidence)
-    waiting = {
-        task: tuple(cell for cell in of_cell if any(p.task == task and cell in (p.first, p.second) for p in open_pairs))
-        for task, of_cell in answers.items()
-    }
-    return {task: cells for task, cells in waiting.items() if cells}
-
-
-def rounds(total: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of each round until `total` items are used: 50 items, then as many again as were used so far."""
-    start, stop = 0, min(FIRST_ROUND, total)
-    while start < total:
-        yield start, stop
-        start, stop = stop, min(stop * GROWTH, total)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What stopping early would have come to.
-
-    Attributes:
-        items: Task → cell → items it would have used.
-        available: Task → items there were.
-        ranking: The pairs that would have been decided, with their evidence at that moment.
-        open_pairs: The pairs that all items together do not decide.
-    """
-
-    items: Mapping[str, Mapping[str, int]]
-    available: Mapping[str, int]
-    ranking: Mapping[Pair, Evidence]
-    open_pairs: frozenset[Pair]
-
-    @property
-    def used(self) -> int:
-        """Answers that would have been asked for, over all tasks and cells."""
-        return sum(sum(of_cell.values()) for of_cell in self.items.values())
-
-    @property
-    def saved(self) -> int:
-        """Answers that would not have been asked for."""
-        return sum(self.available[task] * len(of_cell) for task, of_cell in self.items.items()) - self.used
-
-
-def replay(answers: Answers, confidence: float = CONFIDENCE) -> Replay:
-    """Stop early on answers that are all known: what `--until-separated` would have done.
-
-    Raises:
-        ValueError: Cells answered different numbers of items of a task.
-    """
-    available = {task: _length(task, of_cell) for task, of_cell in answers.items()}
-    known: dict[str, dict[str, Sequence[float]]] = {t: dict.fromkeys(of_cell, ()) for t, of_cell in answers.items()}
-    waiting = {task: tuple(of_cell) for task, of_cell in answers.items()}
-    for stops in itertools.zip_longest(*([stop for _, stop in rounds(n)] for n in available.values())):
-        for task, stop in zip(available, stops, strict=True):
-            for cell in waiting.get(task, ()) if stop is not None else ():
-                known[task][cell] = answers[task][cell][:stop]
-        waiting = undecided(known, confidence)
-    weighed = weigh(known)
-    ranked = decided(weighed, confidence)
-    return Replay(
-        items={task: {cell: len(values) for cell, values in of_cell.items()} for task, of_cell in known.items()},
-        available=available,
-        ranking={pair: found for pair, found in weighed.items() if pair in ranked},
-        open_pairs=frozenset(weighed.keys() - ranked),
-    )
-
-
-def _length(task: str, of_cell: Mapping[str, Sequence[float]]) -> int:
-    lengths = {len(values) for values in of_cell.values()}
-    if len(lengths) != 1:
-        raise ValueError(f"cells answered {sorted(lengths)} items of {task!r}; give the same items of each")
-    return lengths.pop()
-
-
 def share_sequence(right: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Interval of a share that holds for every `n` at once, so also where the data decided when to stop.
 
@@ -261,12 +147,35 @@ def mean_sequence(values: Iterable[float], confidence: float = CONFIDENCE) -> In
     None for fewer than two values.
     """
     known = list(values)
-    n, alpha = len(known), 1 - confidence
+    n = len(known)
     if n < 2:
         return None
-    spent = -2 * math.log(alpha)
-    rho_squared = (spent + math.log(spent + 1)) / _TIGHTEST_AT
-    grown = n * rho_squared + 1
-    reach = statistics.stdev(known) * math.sqrt(2 * grown / (n**2 * rho_squared) * math.log(math.sqrt(grown) / alpha))
+    reach = statistics.stdev(known) * math.sqrt(2 * _spread(n) * math.log(math.sqrt(_grown(n)) / (1 - confidence)))
     mean = statistics.fmean(known)
     return Interval(mean - reach, mean + reach, confidence, "any time")
+
+
+def mean_p_value(values: Iterable[float]) -> float:
+    """Two-sided p of "the mean is 0" that holds at every number of items: `mean_sequence` turned round.
+
+    One minus the confidence at which that interval just reaches 0; 1 for fewer than two values.
+    """
+    known = list(values)
+    mean = statistics.fmean(known) if known else 0.0
+    spread = statistics.stdev(known) if len(known) > 1 else 0.0
+    if mean == 0 or len(known) < 2:
+        return 1.0
+    if spread == 0:
+        return 0.0
+    n = len(known)
+    return min(1.0, math.exp(math.log(_grown(n)) / 2 - (mean / spread) ** 2 / (2 * _spread(n))))
+
+
+def _grown(n: int) -> float:
+    """nρ² + 1, with the ρ that makes a 95 % sequence about as narrow as can be at `_TIGHTEST_AT` items."""
+    return n * _RHO_SQUARED + 1
+
+
+def _spread(n: int) -> float:
+    """(nρ² + 1) / (n²ρ²)."""
+    return _grown(n) / (n**2 * _RHO_SQUARED)

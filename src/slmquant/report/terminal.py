@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from slmquant.analysis.compare import UNPAIRED, Difference
+from slmquant.analysis.difference import UNPAIRED, Difference
 from slmquant.analysis.scores import DEFAULT_OPTIONS, ScoreOptions
 from slmquant.report._columns import ABSENT, Column, best, columns, number
 from slmquant.report._sections import Section, sections

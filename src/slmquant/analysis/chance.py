@@ -1,0 +1,51 @@
+"""Accuracy counted from chance: what a small model knows beyond guessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slmquant.analysis.cells import accuracy, stops_early
+from slmquant.analysis.intervals import Interval, interval_of
+from slmquant.analysis.sequential import share_sequence
+from slmquant.store.record import Metric, Record
+
+
+@dataclass(frozen=True)
+class AboveChance:
+    """(accuracy − chance) / (1 − chance): 0 is guessing, 1 is everything right; below chance it is negative.
+
+    Attributes:
+        value: That ratio.
+        stderr: Its standard error: that of the accuracy over (1 − chance), as chance is known exactly.
+        interval: Where it lies with 95 % confidence: the accuracy's interval, moved and stretched alike.
+        n: Items.
+    """
+
+    value: float
+    stderr: float | None
+    interval: Interval | None
+    n: int | None
+
+
+def above_chance(record: Record, task: str) -> AboveChance | None:
+    """The chance-corrected accuracy of a task; None where accuracy or chance is not known, or chance is 1."""
+    metric = accuracy(record, task)
+    chance = record.metric("chance", task)
+    if metric is None or chance is None or chance.value >= 1:
+        return None
+    unit = 1 - chance.value
+    interval = accuracy_interval(record, metric)
+    return AboveChance(
+        value=(metric.value - chance.value) / unit,
+        stderr=None if metric.stderr is None else metric.stderr / unit,
+        interval=None if interval is None else interval.rescaled(chance.value, unit),
+        n=metric.n,
+    )
+
+
+def accuracy_interval(record: Record, metric: Metric) -> Interval | None:
+    """The interval of a figure of a cell; one that holds at any time where its answers decided when to stop."""
+    if metric.task is not None and metric.n is not None and stops_early(record, metric.task):
+        right = metric.value * metric.n
+        return share_sequence(round(right), metric.n) if abs(right - round(right)) < 1e-6 else None
+    return interval_of(metric)

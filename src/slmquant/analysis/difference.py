@@ -1,0 +1,219 @@
+"""One metric of two cells: what differs, by how much, and whether that is more than noise."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from slmquant.analysis.cells import machine, stops_early
+from slmquant.analysis.intervals import Interval, bootstrap_mean, matched_pairs, normal
+from slmquant.analysis.paired import Flips, PairedTest, flips, normal_p, paired_test
+from slmquant.analysis.sequential import evidence, mean_p_value, mean_sequence
+from slmquant.store.record import ItemOutcome, Metric, Record, task_name
+
+SIGNIFICANCE = 0.05
+"""Two cells are called different where the two-sided p, corrected over its table, lies below this."""
+
+Verdict = Literal["better", "worse", "different", "equal", "indistinguishable", "refused"]
+"""Of B, seen from A. Where no standard error is known the sign alone decides: sizes, for one, are exact."""
+
+UNPAIRED = "not in pairs: the standard error is an upper bound"
+NOT_KEPT = "stopped early: only items that both answered may be compared, and the answers are not at hand"
+
+OF_THE_MACHINE = frozenset({"quantize_s", "quantize_peak_rss_bytes", "evaluate_s"})
+"""Costs: their protocol lists the phases that were paid for, and those differ from method to method."""
+
+OF_THE_TOKENIZER = frozenset({"perplexity", "kl_mean", "kl_median", "kl_p99", "kl_reverse_mean", "top1_agreement"})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of two cells.
+
+    Attributes:
+        name: The metric.
+        task: What it was measured on; None for figures of the model itself.
+        unit: Unit of both values and of their difference.
+        a: Value in the first cell; None where it was not measured. Where cells stopped early, of the items that both
+            answered.
+        b: Value in the second.
+        verdict: What that means.
+        difference: `b − a`; None where they may not be compared.
+        stderr: Standard error of the difference; None where it is not known.
+        interval: Where the difference lies, with 95 % confidence; None where that is not known.
+        p_value: Two-sided; None where it is not known. Where cells stopped early it holds for any reason to stop.
+        p_corrected: The same, corrected over the table that this stands in; None before that.
+        pairs: Number of items that both answered, for a test on pairs; None for any other.
+        flips: Answers that changed from right to wrong and back, where items are right or wrong.
+        higher_is_better: Which direction is better; None where neither is.
+        reason: Why they may not be compared, or a remark.
+    """
+
+    name: str
+    task: str | None
+    unit: str
+    a: float | None
+    b: float | None
+    verdict: Verdict
+    difference: float | None = None
+    stderr: float | None = None
+    interval: Interval | None = None
+    p_value: float | None = None
+    p_corrected: float | None = None
+    pairs: int | None = None
+    flips: Flips | None = None
+    higher_is_better: bool | None = None
+    reason: str | None = None
+
+
+def difference(
+    name: str,
+    task: str | None,
+    a: Record,
+    b: Record,
+    items_a: Sequence[ItemOutcome] = (),
+    items_b: Sequence[ItemOutcome] = (),
+) -> Difference:
+    """Compare one metric of two cells, in pairs of the same items where their answers are given.
+
+    Shares of right answers get McNemar's exact p and the interval of matched pairs, other means the normal p and a
+    bootstrap interval, and where cells stopped early both hold whatever made them stop (`analysis.sequential`).
+
+    Raises:
+        ValueError: Neither cell has the metric.
+    """
+    first, second = _metric(a, name, task), _metric(b, name, task)
+    some = first or second
+    if some is None:
+        raise ValueError(f"neither cell has {name!r} on {task!r}")
+
+    def refused(reason: str) -> Difference:
+        values = (first.value if first else None, second.value if second else None)
+        return Difference(name, task, some.unit, *values, "refused", reason=reason)
+
+    if first is None or second is None:
+        return refused(_absence(a, b, name, task, first is None))
+    if reason := _refusal(first, second, a, b):
+        return refused(reason)
+    pairs = _Pairs.of(name, task, items_a, items_b)
+    early = task is not None and (stops_early(a, task) or stops_early(b, task))
+    if early and pairs is None:
+        return refused(NOT_KEPT)
+    values = (first.value, second.value)
+    if pairs is not None and early:
+        test, interval = pairs.test_at_any_time()
+        values = (statistics.fmean(pairs.first), statistics.fmean(pairs.second))
+    elif pairs is not None and pairs.complete:
+        test, interval = pairs.test()
+    else:
+        pairs = None
+        test, interval = _unpaired(first, second)
+    return Difference(
+        name,
+        task,
+        some.unit,
+        *values,
+        verdict=verdict(test.difference, test.p_value, some.higher_is_better),
+        difference=test.difference,
+        stderr=test.stderr,
+        interval=interval,
+        p_value=test.p_value,
+        pairs=test.n or None,
+        flips=flips(pairs.first, pairs.second) if pairs else None,
+        higher_is_better=some.higher_is_better,
+        reason=UNPAIRED if test.stderr is not None and pairs is None else None,
+    )
+
+
+def verdict(difference: float, p_value: float | None, higher_is_better: bool | None) -> Verdict:
+    """What a difference means, given its p."""
+    if difference == 0:
+        return "equal"
+    if p_value is not None and p_value >= SIGNIFICANCE:
+        return "indistinguishable"
+    if higher_is_better is None:
+        return "different"
+    return "better" if (difference > 0) == higher_is_better else "worse"
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What two cells answered on the same items, in the order in which they were asked.
+
+    Attributes:
+        first: Per-item values of the first cell.
+        second: Per-item values of the second.
+        complete: Whether neither answered an item that the other did not.
+    """
+
+    first: list[float]
+    second: list[float]
+    complete: bool
+
+    @classmethod
+    def of(
+        cls, name: str, task: str | None, items_a: Sequence[ItemOutcome], items_b: Sequence[ItemOutcome]
+    ) -> _Pairs | None:
+        """The items that both answered; None where there are none."""
+        first = {o.item: o.values[name] for o in items_a if o.task == task and name in o.values}
+        second = {o.item: o.values[name] for o in items_b if o.task == task and name in o.values}
+        common = [item for item in first if item in second]
+        if not common:
+            return None
+        complete = len(common) == len(first) == len(second)
+        return cls([first[item] for item in common], [second[item] for item in common], complete)
+
+    def test(self) -> tuple[PairedTest, Interval | None]:
+        """For a number of items that was fixed in advance."""
+        test, flipped = paired_test(self.first, self.second), flips(self.first, self.second)
+        if test.stderr is None:
+            return test, None
+        if flipped:
+            return test, matched_pairs(flipped.to_wrong, flipped.to_right, flipped.n)
+        return test, bootstrap_mean(self._differences())
+
+    def test_at_any_time(self) -> tuple[PairedTest, Interval | None]:
+        """For a number of items that the answers themselves decided."""
+        test, differences = paired_test(self.first, self.second), self._differences()
+        right_or_wrong = flips(self.first, self.second) is not None
+        p_value = evidence(self.first, self.second).p_value if right_or_wrong else mean_p_value(differences)
+        return PairedTest(test.difference, test.stderr, p_value, test.n), mean_sequence(differences)
+
+    def _differences(self) -> list[float]:
+        return [b - a for a, b in zip(self.first, self.second, strict=True)]
+
+
+def _unpaired(first: Metric, second: Metric) -> tuple[PairedTest, Interval | None]:
+    difference = second.value - first.value
+    if first.stderr is None or second.stderr is None:
+        return PairedTest(difference, None, None, 0), None
+    stderr = math.hypot(first.stderr, second.stderr)
+    return PairedTest(difference, stderr, normal_p(difference, stderr), 0), normal(difference, stderr)
+
+
+def _metric(record: Record, name: str, task: str | None) -> Metric | None:
+    return next((m for m in record.metrics if (m.name, m.task) == (name, task)), None)
+
+
+def _absence(a: Record, b: Record, name: str, task: str | None, in_a: bool) -> str:
+    """Says where a metric is missing, and whether it was measured on another amount of the same data."""
+    other = a if in_a else b
+    for metric in other.metrics:
+        if task and metric.name == name and metric.task and task_name(metric.task) == task_name(task):
+            return f"{'A' if in_a else 'B'} was measured on {metric.task}: run both on the same amount"
+    return f"not measured in {'A' if in_a else 'B'}"
+
+
+def _refusal(first: Metric, second: Metric, a: Record, b: Record) -> str | None:
+    if first.protocol != second.protocol and first.name not in OF_THE_MACHINE:
+        return f"different protocols: {first.protocol or 'none stated'} and {second.protocol or 'none stated'}"
+    if first.version != second.version or first.unit != second.unit:
+        return f"different definitions: version {first.version} and {second.version} of the metric"
+    if first.name in OF_THE_TOKENIZER and a.spec.model_sha256 != b.spec.model_sha256:
+        return "different models: it depends on the tokenizer and on the model itself"
+    if first.name in OF_THE_MACHINE and machine(a.environment) != machine(b.environment):
+        return "different machines"
+    return None
