@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -212,3 +213,26 @@ def test_without_kept_answers_cells_that_stopped_early_are_not_compared() -> Non
     bad, _, good = cells()
 
     assert of(compare(early(bad, 60)[0], early(good, 60)[0]), "acc_norm", "arc_easy:100@0~0.95").reason == NOT_KEPT
+
+
+def windows(record: Record, losses: list[float]) -> tuple[Record, list[ItemOutcome]]:
+    """The cell with this mean loss in each window of its text."""
+    kept = [ItemOutcome(task=invented.TEXT, item=str(i), values={"nll_mean": x}) for i, x in enumerate(losses)]
+    value = math.exp(statistics.fmean(losses))
+    return changed(record, "perplexity", value=value, stderr=value * 0.1, n=len(losses)), kept
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_perplexities_are_compared_window_by_window(count: int) -> None:
+    """Windows differ far more from each other than cells do in each of them."""
+    bad, _, good = cells()
+    hard = np.random.default_rng(0).normal(3, 0.5, size=count)
+    (a, items_a), (b, items_b) = windows(good, hard.tolist()), windows(bad, (hard + 0.02).tolist())
+    paired = of(compare(a, b, items_a, items_b), "perplexity", invented.TEXT)
+    unpaired = of(compare(a, b), "perplexity", invented.TEXT)
+
+    assert (paired.verdict, unpaired.verdict) == ("worse", "indistinguishable")
+    assert paired.pairs == count and paired.flips is None
+    assert paired.difference == pytest.approx(a.metric("perplexity").value * (math.exp(0.02) - 1))
+    assert paired.interval is not None and paired.difference in paired.interval
+    assert paired.interval.kind == ("student" if count < 20 else "bootstrap")

@@ -17,8 +17,10 @@ from slmquant.analysis.intervals import (
     log_normal,
     matched_pairs,
     normal,
+    student,
     wilson,
 )
+from slmquant.analysis.paired import student_p
 from slmquant.store.record import Metric
 
 SAMPLES = 4000
@@ -94,6 +96,15 @@ def test_the_bootstrap_is_scipys_bca() -> None:
     found = bootstrap_mean(values, resamples=20_000)
 
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 9, 20, 101])
+def test_student_is_scipys(n: int) -> None:
+    expected = stats.t.interval(0.95, n - 1)
+    found = student(0.0, 1.0, n)
+
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-9)
+    assert student_p(2.2, 1.1, n - 1) == pytest.approx(2 * stats.t.sf(2, n - 1), abs=1e-12)
 
 
 def test_the_bootstrap_repeats_itself_and_knows_constants() -> None:

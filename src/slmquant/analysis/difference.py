@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from slmquant.analysis.cells import machine, stops_early
-from slmquant.analysis.intervals import Interval, bootstrap_mean, matched_pairs, normal
+from slmquant.analysis.intervals import Interval, bootstrap_mean, matched_pairs, normal, student
 from slmquant.analysis.paired import Flips, PairedTest, flips, normal_p, paired_test
 from slmquant.analysis.sequential import evidence, mean_p_value, mean_sequence
 from slmquant.store.record import ItemOutcome, Metric, Record, task_name
@@ -22,6 +22,12 @@ Verdict = Literal["better", "worse", "different", "equal", "indistinguishable", 
 
 UNPAIRED = "not in pairs: the standard error is an upper bound"
 NOT_KEPT = "stopped early: only items that both answered may be compared, and the answers are not at hand"
+
+FEWEST_TO_RESAMPLE = 20
+"""Pairs from which on the bootstrap is trusted; fewer resamples say too little, and Student's t is used."""
+
+PER_ITEM: Mapping[str, tuple[str, float]] = {"nll_mean": ("perplexity", 1.0), "loglikelihood": ("perplexity", -1.0)}
+"""Per-item value → the figure that is e to its mean, and with which sign."""
 
 OF_THE_MACHINE = frozenset({"quantize_s", "quantize_peak_rss_bytes", "evaluate_s"})
 """Costs: their protocol lists the phases that were paid for, and those differ from method to method."""
@@ -79,8 +85,9 @@ def difference(
 ) -> Difference:
     """Compare one metric of two cells, in pairs of the same items where their answers are given.
 
-    Shares of right answers get McNemar's exact p and the interval of matched pairs, other means the normal p and a
-    bootstrap interval, and where cells stopped early both hold whatever made them stop (`analysis.sequential`).
+    Shares of right answers get McNemar's exact p and the interval of matched pairs; other means, those of a text's
+    windows for instance, Student's p and a paired bootstrap interval. Where cells stopped early both hold whatever
+    made them stop (`analysis.sequential`).
 
     Raises:
         ValueError: Neither cell has the metric.
@@ -116,8 +123,8 @@ def difference(
         task,
         some.unit,
         *values,
-        verdict=verdict(test.difference, test.p_value, some.higher_is_better),
-        difference=test.difference,
+        verdict=verdict(values[1] - values[0], test.p_value, some.higher_is_better),
+        difference=values[1] - values[0],
         stderr=test.stderr,
         interval=interval,
         p_value=test.p_value,
@@ -158,13 +165,22 @@ class _Pairs:
         cls, name: str, task: str | None, items_a: Sequence[ItemOutcome], items_b: Sequence[ItemOutcome]
     ) -> _Pairs | None:
         """The items that both answered; None where there are none."""
-        first = {o.item: o.values[name] for o in items_a if o.task == task and name in o.values}
-        second = {o.item: o.values[name] for o in items_b if o.task == task and name in o.values}
+        first, second = _values(name, task, items_a), _values(name, task, items_b)
         common = [item for item in first if item in second]
         if not common:
             return None
         complete = len(common) == len(first) == len(second)
-        return cls([first[item] for item in common], [second[item] for item in common], complete)
+        pairs = cls([first[item] for item in common], [second[item] for item in common], complete)
+        return pairs._perplexities() if name == "perplexity" else pairs
+
+    def _perplexities(self) -> _Pairs:
+        """Losses as perplexities, linearized around their means (the delta method), so that means can be compared."""
+
+        def linearized(losses: list[float]) -> list[float]:
+            mean = statistics.fmean(losses)
+            return [math.exp(mean) * (1 + loss - mean) for loss in losses]
+
+        return _Pairs(linearized(self.first), linearized(self.second), self.complete)
 
     def test(self) -> tuple[PairedTest, Interval | None]:
         """For a number of items that was fixed in advance."""
@@ -173,6 +189,8 @@ class _Pairs:
             return test, None
         if flipped:
             return test, matched_pairs(flipped.to_wrong, flipped.to_right, flipped.n)
+        if test.n < FEWEST_TO_RESAMPLE:
+            return test, student(test.difference, test.stderr, test.n)
         return test, bootstrap_mean(self._differences())
 
     def test_at_any_time(self) -> tuple[PairedTest, Interval | None]:
@@ -184,6 +202,20 @@ class _Pairs:
 
     def _differences(self) -> list[float]:
         return [b - a for a, b in zip(self.first, self.second, strict=True)]
+
+
+def _values(name: str, task: str | None, items: Sequence[ItemOutcome]) -> dict[str, float]:
+    """Item → its value of a metric; of a perplexity its loss. Items without one are left out."""
+    found = {}
+    for outcome in items:
+        if outcome.task != task:
+            continue
+        if name in outcome.values:
+            found[outcome.item] = outcome.values[name]
+        for per_item, (figure, sign) in PER_ITEM.items():
+            if figure == name and per_item in outcome.values:
+                found[outcome.item] = sign * outcome.values[per_item]
+    return found
 
 
 def _unpaired(first: Metric, second: Metric) -> tuple[PairedTest, Interval | None]:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from slmquant.analysis.paired import student_p
 from slmquant.store.record import Metric
 
 CONFIDENCE = 0.95
@@ -25,7 +26,7 @@ RESAMPLES = 2000
 _BLOCK_ELEMENTS = 1 << 20
 """Indices drawn at a time."""
 
-Kind = Literal["wilson", "normal", "log-normal", "matched pairs", "bootstrap", "any time"]
+Kind = Literal["wilson", "normal", "student", "log-normal", "matched pairs", "bootstrap", "any time"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,18 @@ def normal(value: float, stderr: float, confidence: float = CONFIDENCE) -> Inter
     """`value` plus and minus so many standard errors."""
     reach = quantile(confidence) * stderr
     return Interval(value - reach, value + reach, confidence, "normal")
+
+
+def student(value: float, stderr: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """`value` plus and minus so many standard errors as Student's t says for a mean of `n` values."""
+    quantile(confidence)  # refuses what is no confidence
+    low, high = 0.0, 1.0
+    while student_p(high, 1.0, n - 1) > 1 - confidence:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_p(middle, 1.0, n - 1) > 1 - confidence else (low, middle)
+    return Interval(value - high * stderr, value + high * stderr, confidence, "student")
 
 
 def log_normal(value: float, stderr: float, confidence: float = CONFIDENCE) -> Interval:

@@ -16,7 +16,7 @@ class PairedTest:
         difference: Mean of second minus first.
         stderr: Standard error of that mean; None for a single pair.
         p_value: Two-sided probability of a difference this large by chance alone: McNemar's exact test where
-            every value is 0 or 1, else the normal approximation. None where there is no standard error.
+            every value is 0 or 1, else Student's t. None where there is no standard error.
         n: Number of pairs.
     """
 
@@ -75,7 +75,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
         return PairedTest(mean, None, None, n)
     stderr = statistics.stdev(differences) / math.sqrt(n)
     flipped = flips(first, second)
-    p_value = mcnemar_exact(flipped.to_wrong, flipped.to_right) if flipped else normal_p(mean, stderr)
+    p_value = mcnemar_exact(flipped.to_wrong, flipped.to_right) if flipped else student_p(mean, stderr, n - 1)
     return PairedTest(mean, stderr, p_value, n)
 
 
@@ -84,3 +84,22 @@ def normal_p(difference: float, stderr: float) -> float:
     if stderr == 0:
         return 1.0 if difference == 0 else 0.0
     return 2 * statistics.NormalDist().cdf(-abs(difference) / stderr)
+
+
+def student_p(difference: float, stderr: float, freedom: int) -> float:
+    """Two-sided p of a mean difference under Student's t with a whole number of degrees of freedom.
+
+    The finite sums of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    if stderr == 0:
+        return 1.0 if difference == 0 else 0.0
+    angle = math.atan(abs(difference) / stderr / math.sqrt(freedom))
+    square = math.cos(angle) ** 2
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for step in range(1, (freedom - odd) // 2 + 1):
+        total += term
+        term *= square * (2 * step / (2 * step + 1) if odd else (2 * step - 1) / (2 * step))
+    inside = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    return max(0.0, 1 - inside)
