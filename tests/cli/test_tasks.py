@@ -31,7 +31,7 @@ def test_every_task_is_listed_with_where_its_data_comes_from(app: typer.Typer, t
     assert list(tasks) == list(known())
     assert (tasks["wikitext2"]["data_from"], tasks["wikitext2"]["rows"]) == ("folder", 2)
     assert (tasks["piqa"]["data_from"], tasks["piqa"]["rows"]) == ("package", None)
-    assert tasks["lambada_openai"]["data_from"] == "absent"
+    assert tasks["truthfulqa_mc1"]["data_from"] == "absent"
     assert {suite["name"] for suite in listed["suites"]} >= {"demo", "quick", "paper"}
 
 

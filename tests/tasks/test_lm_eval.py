@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 
 from slmquant.errors import DataError, RefusedError
 from slmquant.store.record import TaskSpec
-from slmquant.tasks import _lm_eval, resolve
+from slmquant.tasks import _lm_eval, _lm_eval_definitions, resolve
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
 from tests.tasks.made_up import arc_rows, words, write_rows
@@ -105,10 +105,80 @@ def test_malformed_rows_name_the_file(context: Build, data: Path) -> None:
         _run(context(), TaskSpec(name="piqa"))
 
 
-def test_generated_answers_are_refused(context: Build, data: Path) -> None:
-    write_rows(data, "gsm8k", "test", [{"question": "1+1?", "answer": "#### 2"}])
-    with pytest.raises(RefusedError, match="'gsm8k' is answered by generate_until"):
-        _run(context(), TaskSpec(name="gsm8k"))
+GSM8K = TaskSpec(name="gsm8k")
+
+
+def _sums(seed: int, count: int) -> list[dict[str, str]]:
+    draw = random.Random(seed)
+    pairs = [(draw.randrange(9), draw.randrange(9)) for _ in range(count)]
+    return [{"question": f"{a} {b}?", "answer": f"#### {a + b}"} for a, b in pairs]
+
+
+@pytest.fixture
+def sums(data: Path, tiny_model: Callable[..., Any]) -> Any:
+    """A model with room for five examples and lm-eval's 256 tokens of an answer, and some sums to ask."""
+    write_rows(data, "gsm8k", "test", _sums(1, 4))
+    write_rows(data, "gsm8k", "train", _sums(2, 20))
+    model = tiny_model(3)
+    model.config.max_position_embeddings = 640
+    return model
+
+
+def test_written_answers_equal_those_of_lm_evals_own_backend(context: Build, sums: Any) -> None:
+    asked = context(model=sums)
+    result = _run(asked, GSM8K)
+    with _lm_eval._quiet():
+        built = _lm_eval._build(resolve(GSM8K), asked)  # type: ignore[arg-type]  # it is an LmEvalTask
+        theirs = evaluate(
+            HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=1, device="cpu"),
+            {"tasks": built.subtasks},
+        )
+    for chosen in ("strict-match", "flexible-extract"):
+        assert (
+            _values(result)[f"exact_match_{chosen.replace('-', '_')}"]
+            == theirs["results"]["gsm8k"][f"exact_match,{chosen}"]
+        )
+    assert [set(item.values) for item in result.items] == [
+        {"exact_match_strict_match", "exact_match_flexible_extract"}
+    ] * 4
+    assert result.metrics[0].n == 4 and "5-shot" in str(result.metrics[0].protocol)
+
+
+def test_examples_come_from_a_split_of_their_own(context: Build, sums: Any, data: Path) -> None:
+    (data / "lm_eval" / "gsm8k" / "train.jsonl.gz").unlink()
+    with pytest.raises(DataError, match="'gsm8k' shows 5 examples of its train split; there is test"):
+        _run(context(model=sums), GSM8K)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("squadv2", "defined by code of its own"),
+        ("humaneval", "runs code that the model writes"),
+        ("mmmu_val_art", "asks about pictures"),
+    ],
+)
+def test_what_is_not_measured_is_refused(context: Build, name: str, reason: str) -> None:
+    with pytest.raises(RefusedError, match=f"{name!r} .*{reason}"):
+        _run(context(), TaskSpec(name=name))
+
+
+def test_a_task_unknown_by_heart_reads_its_own_folder(context: Build, data: Path) -> None:
+    rows = [{"context": f"{a} plus {a}", "completion": " moon"} for a in range(4)]
+    write_rows(data, "arithmetic_1dc", "validation", rows)
+    result = _run(context(), TaskSpec(name="arithmetic_1dc", limit=3))
+    assert result.metrics[0].name == "acc" and result.metrics[0].n == 3
+    assert (result.data[0].source, result.data[0].rows) == ("folder", 4)
+
+
+def test_a_group_is_one_task_over_all_its_items(context: Build, data: Path) -> None:
+    pairs = [{"sentence_good": "birds sing", "sentence_bad": "birds sings"}] * 2
+    files = _lm_eval_definitions.group("blimp") or []
+    for path in files:
+        write_rows(data, f"blimp_{path.stem}", "train", pairs)
+    result = _run(context(), TaskSpec(name="blimp", limit=70))
+    acc = result.metrics[0]
+    assert acc.name == "acc" and acc.n == 70 and "67 subtasks pooled" in str(acc.protocol)
 
 
 def test_the_last_word_of_a_passage(context: Build, data: Path) -> None:
@@ -146,7 +216,7 @@ def _exam(subject: str, count: int) -> list[dict[str, Any]]:
 def test_a_family_counts_as_one_task_and_a_limit_is_spread_over_it(context: Build, data: Path) -> None:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    subjects = [load_yaml(path)["dataset_name"] for path in _lm_eval.definitions(KNOWN_TASKS["mmlu"])]
+    subjects = [load_yaml(path)["dataset_name"] for path in _lm_eval_definitions.definitions(KNOWN_TASKS["mmlu"])]
     assert len(subjects) == 57
     write_rows(data, "mmlu", "test", [row for subject in subjects for row in _exam(subject, 3)])
     write_rows(data, "mmlu", "dev", [row for subject in subjects for row in _exam(f"{subject}", 5)])
@@ -158,3 +228,11 @@ def test_a_family_counts_as_one_task_and_a_limit_is_spread_over_it(context: Buil
     assert len({subject for subject, _ in asked}) == 57
     assert sorted(index for _, index in asked) == ["0"] * 57 + ["1"] * 3
     assert acc.value == pytest.approx(sum(item.values["acc"] for item in result.items) / 60)
+
+
+def test_a_subject_reads_the_rows_of_its_family(context: Build, data: Path) -> None:
+    write_rows(data, "mmlu", "test", _exam("anatomy", 3) + _exam("virology", 2))
+    write_rows(data, "mmlu", "dev", _exam("anatomy", 5))
+    result = _run(context(), TaskSpec(name="mmlu_anatomy"))
+    assert result.data[0].rows == 3 and result.data[0].licence == "MIT"
+    assert [item.item for item in result.items] == ["0", "1", "2"]

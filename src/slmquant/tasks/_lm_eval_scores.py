@@ -1,0 +1,178 @@
+"""What came of a task of lm-eval: values per item, and figures with their standard errors."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from slmquant.errors import DataError
+from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
+from slmquant.tasks._lm_eval_catalogue import KnownTask, Row
+
+__all__ = ["Built", "Sample", "common_metrics", "metrics", "outcomes"]
+
+Sample = dict[str, Any]
+"""What lm-eval logs of one item under one of its filters."""
+
+_RATIOS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1"})
+
+
+@dataclass(frozen=True)
+class Built:
+    """A task in lm-eval's own objects, and what is to be said of it.
+
+    Attributes:
+        name: Its name.
+        known: What is known of it by heart; None for every other task.
+        subtasks: lm-eval's task objects by name: one, or those of a family or group, whose items are pooled.
+        card: Its data.
+        remark: What differs from the hub's data, for the protocol.
+    """
+
+    name: str
+    known: KnownTask | None
+    subtasks: dict[str, Any]
+    card: DataCard
+    remark: str | None
+
+
+def outcomes(
+    samples: Mapping[str, list[Sample]], spec: TaskSpec, asked: Sequence[tuple[str, int]]
+) -> tuple[ItemOutcome, ...]:
+    """What was answered on each item, subtask by subtask; in a random order, in that order.
+
+    Args:
+        samples: Subtask → what was logged.
+        spec: What was asked for.
+        asked: (subtask, index in its split) of every item, in the order in which they were asked.
+
+    Raises:
+        DataError: A random order is asked for and a subtask leaves items out, so that it is not known which it asked.
+    """
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for name, answered in samples.items():
+        indices = [index for owner, index in asked if owner == name]
+        if spec.order_seed is not None and len({sample["doc_id"] for sample in answered}) != len(indices):
+            raise DataError(f"task {spec.name!r} leaves items out by a rule of its own, so they have no random order")
+        name_of = _names(answered)
+        for sample in answered:
+            index = sample["doc_id"] if spec.order_seed is None else indices[sample["doc_id"]]
+            values = found.setdefault((name, index), {})
+            for metric in sample["metrics"]:
+                if isinstance(sample[metric], int | float):
+                    per_item = "loglikelihood" if metric == "perplexity" else metric
+                    values[name_of(per_item, sample["filter"])] = float(sample[metric])
+    order = found if spec.order_seed is None else asked
+    return tuple(
+        ItemOutcome(
+            task=str(spec),
+            item=str(index) if name == spec.name else f"{name}/{index}",
+            values=found[name, index],
+        )
+        for name, index in order
+    )
+
+
+def metrics(built: Built, samples: Mapping[str, list[Sample]], spec: TaskSpec) -> tuple[Metric, ...]:
+    """The task's figures over all items, and what guessing would score where that is defined."""
+    subtasks = list(built.subtasks.values())
+    logged = [sample for group in samples.values() for sample in group]
+    filters = list(dict.fromkeys(sample["filter"] for sample in logged))
+    items = sum(sample["filter"] == filters[0] for sample in logged)
+    shots = subtasks[0].get_config("num_fewshot")
+    protocol = ", ".join(
+        part
+        for part in (
+            f"lm-eval {version('lm-eval')} {built.name} v{subtasks[0].VERSION}",
+            f"{shots}-shot",
+            f"{len(subtasks)} subtasks pooled" if len(subtasks) > 1 and built.known is None else None,
+            _taken(spec, items, built.card),
+            built.remark,
+        )
+        if part
+    )
+
+    def figure(name: str, values: list[Any], value: float, stderr: float | None, higher: bool | None) -> Metric:
+        return Metric(
+            name=name,
+            value=value,
+            unit="ratio" if name == "chance" or any(name.startswith(ratio) for ratio in _RATIOS) else "1",
+            higher_is_better=higher,
+            task=str(spec),
+            n=len(values),
+            stderr=stderr,
+            protocol=protocol,
+        )
+
+    def figures() -> Iterator[Metric]:
+        name_of = _names(logged)
+        for chosen in filters:
+            for metric, aggregation in common_metrics(subtasks).items():
+                values = [sample[metric] for sample in logged if sample["filter"] == chosen and metric in sample]
+                if values:
+                    higher = subtasks[0].higher_is_better()[metric]
+                    yield figure(name_of(metric, chosen), values, *_aggregate(values, aggregation), higher)
+        guesses = [
+            chance
+            for name, group in samples.items()
+            for sample in group
+            if sample["filter"] == filters[0]
+            and (chance := _chance(built.known, built.subtasks[name], sample["doc"])) is not None
+        ]
+        if guesses:
+            yield figure("chance", guesses, statistics.fmean(guesses), None, None)
+
+    return tuple(figures())
+
+
+def common_metrics(subtasks: Sequence[Any]) -> dict[str, Callable[[list[Any]], float]]:
+    """Metric → how it is aggregated, of the metrics that all subtasks have."""
+    first, *others = (subtask.aggregation() for subtask in subtasks)
+    return {name: aggregation for name, aggregation in first.items() if all(name in other for other in others)}
+
+
+def _names(logged: Sequence[Sample]) -> Callable[[str, str], str]:
+    """How a metric under a filter is called: by its own name, unless there are several filters to tell apart."""
+    several = len({sample["filter"] for sample in logged}) > 1
+
+    def name_of(metric: str, chosen: str) -> str:
+        return f"{metric}_{chosen.replace('-', '_')}" if several else metric
+
+    return name_of
+
+
+def _taken(spec: TaskSpec, asked: int, card: DataCard) -> str:
+    """Which items, in words; the same for every cell that one rule lets stop early."""
+    if spec.limit is None or spec.limit >= card.rows:
+        items = f"all {card.rows} items of {card.split}"
+    else:
+        items = f"first {asked if spec.until_separated is None else spec.limit} of {card.rows} items of {card.split}"
+    if spec.order_seed is not None:
+        items += f" in the random order of seed {spec.order_seed}"
+    if spec.until_separated is not None:
+        items += f", or fewer: until the compared cells are told apart at {spec.until_separated:.4g}"
+    return items
+
+
+def _aggregate(values: list[Any], aggregation: Callable[[list[Any]], float]) -> tuple[float, float | None]:
+    """lm-eval's aggregate of per-item values, with the standard error where it has a closed form."""
+    value = float(aggregation(values))
+    kind = getattr(aggregation, "__name__", None)
+    if kind not in ("mean", "perplexity") or len(values) < 2:
+        return value, None
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return value, spread if kind == "mean" else value * spread  # exp: the delta method
+
+
+def _chance(known: KnownTask | None, subtask: Any, doc: Row) -> float | None:
+    """What guessing scores on one item."""
+    if subtask.OUTPUT_TYPE != "multiple_choice" or (known and known.chance is None):
+        return None
+    if known and known.chance == "true_options":
+        labels: list[int] = doc["mc2_targets"]["labels"]
+        return sum(labels) / len(labels)
+    return 1 / len(subtask.doc_to_choice(doc))
