@@ -32,7 +32,8 @@ PER_ITEM: Mapping[str, tuple[str, float]] = {"nll_mean": ("perplexity", 1.0), "l
 OF_THE_MACHINE = frozenset({"quantize_s", "quantize_peak_rss_bytes", "evaluate_s"})
 """Costs: their protocol lists the phases that were paid for, and those differ from method to method."""
 
-OF_THE_TOKENIZER = frozenset({"perplexity", "kl_mean", "kl_median", "kl_p99", "kl_reverse_mean", "top1_agreement"})
+OF_THE_TOKENIZER = ("perplexity", "kl_", "top1_agreement", "top5_agreement", "flips_to_")
+"""How the names begin of figures that only cells of the same model may be compared by."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def _refusal(first: Metric, second: Metric, a: Record, b: Record) -> str | None:
         return f"different protocols: {first.protocol or 'none stated'} and {second.protocol or 'none stated'}"
     if first.version != second.version or first.unit != second.unit:
         return f"different definitions: version {first.version} and {second.version} of the metric"
-    if first.name in OF_THE_TOKENIZER and a.spec.model_sha256 != b.spec.model_sha256:
+    if first.name.startswith(OF_THE_TOKENIZER) and a.spec.model_sha256 != b.spec.model_sha256:
         return "different models: it depends on the tokenizer and on the model itself"
     if first.name in OF_THE_MACHINE and machine(a.environment) != machine(b.environment):
         return "different machines"
