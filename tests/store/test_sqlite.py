@@ -43,6 +43,18 @@ def test_items_come_back_in_their_order(path: Path) -> None:
         assert store.items("0" * 16) == []
 
 
+def test_what_a_model_wrote_is_kept_beside_its_values(path: Path) -> None:
+    record = invented.benchmark()[1]
+    items = [
+        ItemOutcome(task="generation", item="story", values={"ended": 1.0}, text='Once, \n"twice".'),
+        ItemOutcome(task="generation", item="list", values={"ended": 0.0}, text=""),
+        ItemOutcome(task="piqa", item="0", values={"acc": 1.0}),
+    ]
+    with Store(path) as store:
+        store.put(record, items)
+        assert store.items(record.cell_id) == items
+
+
 def test_a_second_put_of_a_cell_replaces_record_and_items(path: Path) -> None:
     failed = invented.record("rtn", "W8A8", status="failed", reason="first try")
     with Store(path) as store:

@@ -11,6 +11,7 @@ from slmquant.cli._output import JsonOption, console, print_json, print_table
 
 if TYPE_CHECKING:
     from slmquant.calib.corpora import Whereabouts
+    from slmquant.tasks._base import Task
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Local folder of data; SLMQUANT_DATA if not given.")]
 CorporaOption = Annotated[bool, typer.Option("--corpora", help="List text corpora instead of tasks.")]
@@ -55,7 +56,7 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
                 row["name"],
                 row["data_from"],
                 "" if row["rows"] is None else f"{row['rows']:,}",
-                row["licence"],
+                row["licence"] or "",
                 row["description"],
             )
             for row in rows
@@ -79,22 +80,11 @@ def _corpora(data: Path | None) -> list[dict[str, Any]]:
 
 
 def _tasks(data: Path | None) -> list[dict[str, Any]]:
-    from slmquant.calib.corpora import CORPORA
-    from slmquant.tasks import text_tasks
+    from slmquant.tasks import own_tasks
     from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
     from slmquant.tasks._rows import count_local, whereabouts
 
-    texts = [
-        {
-            "name": task.name,
-            "data_from": (found := _corpus_whereabouts(task.corpus, data)),
-            "rows": _corpus_rows(task.corpus, data, found),
-            "licence": CORPORA[task.corpus].licence,
-            "description": task.description,
-        }
-        for task in text_tasks()
-    ]
-    return texts + [
+    return [_own(task, data) for task in own_tasks()] + [
         {
             "name": name,
             "data_from": whereabouts(task, data),
@@ -104,6 +94,22 @@ def _tasks(data: Path | None) -> list[dict[str, Any]]:
         }
         for name, task in KNOWN_TASKS.items()
     ]
+
+
+def _own(task: Task, data: Path | None) -> dict[str, Any]:
+    """A task of our own: on a corpus, or one that brings what it asks."""
+    from slmquant.calib.corpora import CORPORA
+    from slmquant.tasks._text import TextTask
+
+    corpus = task.corpus if isinstance(task, TextTask) else None
+    found = None if corpus is None else _corpus_whereabouts(corpus, data)
+    return {
+        "name": task.name,
+        "data_from": found or "itself",
+        "rows": None if corpus is None or found is None else _corpus_rows(corpus, data, found),
+        "licence": None if corpus is None else CORPORA[corpus].licence,
+        "description": task.description,
+    }
 
 
 def _suites(data: Path | None) -> list[dict[str, Any]]:

@@ -151,6 +151,8 @@ class ItemOutcome(_Frozen):
     """The item's index in its split."""
     values: dict[str, float]
     """Per-item metrics (`acc`: 0 or 1, ...)."""
+    text: str | None = None
+    """What the model wrote, where it is kept for eyes to read."""
 
 
 class DataCard(_Frozen):

@@ -87,7 +87,7 @@ class Store:
             record.model_dump_json(),
         )
         outcomes = [
-            (record.cell_id, outcome.task, position, outcome.item, json.dumps(outcome.values))
+            (record.cell_id, outcome.task, position, outcome.item, _item_json(outcome))
             for position, outcome in enumerate(items)
         ]
         with self._explained(), self._transaction() as connection:
@@ -149,7 +149,7 @@ class Store:
             query, arguments = f"{query} AND task = ?", (cell_id, task)
         with self._explained():
             rows = self._connection.execute(f"{query} ORDER BY position", arguments).fetchall()
-        return [ItemOutcome(task=name, item=item, values=json.loads(values)) for name, item, values in rows]
+        return [_outcome(name, item, json.loads(document)) for name, item, document in rows]
 
     def close(self) -> None:
         """Fold the log into the file and let another writer in."""
@@ -255,3 +255,13 @@ class Store:
             raise StoreError(f"cannot use the store {self.path}: {error}") from error
         except OSError as error:
             raise StoreError(f"cannot use the store {self.path}: {error}") from error
+
+
+def _item_json(outcome: ItemOutcome) -> str:
+    """An item's values by name, and its text, which is no number, among them: older stores need no migration."""
+    return json.dumps(outcome.values if outcome.text is None else {**outcome.values, "text": outcome.text})
+
+
+def _outcome(task: str, item: str, document: dict[str, float | str]) -> ItemOutcome:
+    text = document.pop("text", None)
+    return ItemOutcome.model_validate({"task": task, "item": item, "values": document, "text": text})

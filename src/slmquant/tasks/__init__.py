@@ -1,6 +1,6 @@
-"""What a model is asked: texts it must predict, and lm-eval's zero-shot tasks.
+"""What a model is asked: texts it must predict, prompts it must continue, and lm-eval's tasks.
 
-A file without an underscore is a text task and its name; every other name is looked up in lm-eval.
+A file without an underscore is a task of our own and its name; every other name is looked up in lm-eval.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
     from slmquant.tasks._base import EvalContext, Task
-    from slmquant.tasks._text import TextTask
 
-__all__ = ["TaskNameError", "has_reference", "known", "parse", "reference_path", "resolve", "text_tasks"]
+__all__ = ["TaskNameError", "has_items", "has_reference", "known", "own_tasks", "parse", "reference_path", "resolve"]
 
 
 class TaskNameError(SlmquantError):
@@ -59,16 +58,16 @@ def _is_confidence(text: str) -> bool:
 
 
 def known() -> dict[str, str]:
-    """Name → description: text tasks first, then zero-shot tasks. lm-eval has many more, from the hub."""
+    """Name → description: our own tasks first, then those of lm-eval known by heart. lm-eval has many more."""
     from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
 
-    texts = {task.name: task.description for task in text_tasks()}
-    return texts | {name: task.description for name, task in KNOWN_TASKS.items()}
+    own = {task.name: task.description for task in own_tasks()}
+    return own | {name: task.description for name, task in KNOWN_TASKS.items()}
 
 
-def text_tasks() -> list[TextTask]:
-    """The text tasks, by name."""
-    return [_text_task(name) for name in _texts()]
+def own_tasks() -> list[Task]:
+    """The tasks of our own, by name."""
+    return [_own_task(name) for name in _own()]
 
 
 def resolve(spec: TaskSpec) -> Task:
@@ -77,23 +76,28 @@ def resolve(spec: TaskSpec) -> Task:
     Raises:
         UnknownNameError: Neither slmquant nor lm-eval has it.
     """
-    if spec.name in _texts():
-        return _text_task(spec.name)
+    if spec.name in _own():
+        return _own_task(spec.name)
     from slmquant.tasks._lm_eval import find
     from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
 
     found = find(spec.name)
     if found is None:
-        raise UnknownNameError("task", spec.name, [*_texts(), *KNOWN_TASKS])
+        raise UnknownNameError("task", spec.name, [*_own(), *KNOWN_TASKS])
     return found
 
 
+def has_items(spec: TaskSpec) -> bool:
+    """Whether a task has items that can be asked one by one; a task of our own has none."""
+    return spec.name not in _own()
+
+
 def reference_path(context: EvalContext, spec: TaskSpec) -> Path | None:
-    """Where the full-precision states that `spec` compares with are kept; None if it compares with none."""
-    from slmquant.tasks._text import TextTask
+    """Where that of the full-precision model is kept which `spec` compares with; None if it compares with nothing."""
+    from slmquant.tasks._base import ComparingTask
 
     task = resolve(spec)
-    return task.reference_path(context, spec) if isinstance(task, TextTask) else None
+    return task.reference_path(context, spec) if isinstance(task, ComparingTask) else None
 
 
 def has_reference(context: EvalContext, spec: TaskSpec) -> bool:
@@ -102,10 +106,10 @@ def has_reference(context: EvalContext, spec: TaskSpec) -> bool:
     return path is None or path.exists()
 
 
-def _text_task(name: str) -> TextTask:
-    task: TextTask = plugins.load(sys.modules[__name__], name, "task").TASK
+def _own_task(name: str) -> Task:
+    task: Task = plugins.load(sys.modules[__name__], name, "task").TASK
     return task
 
 
-def _texts() -> list[str]:
+def _own() -> list[str]:
     return plugins.names(sys.modules[__name__])

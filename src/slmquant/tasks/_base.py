@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -72,4 +72,13 @@ class Task(Protocol):
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
         """Measure; raises `DataError` where data is absent, `NumericalError` where a loss is not finite."""
+        ...
+
+
+@runtime_checkable
+class ComparingTask(Task, Protocol):
+    """A task that compares with what the full-precision model left behind when it was measured."""
+
+    def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
+        """Where that is kept; raises `DataError` where the data it is named after is absent."""
         ...

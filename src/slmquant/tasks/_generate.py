@@ -39,7 +39,7 @@ from slmquant.errors import NumericalError, RefusedError
 from slmquant.model.quiet import quiet_transformers
 from slmquant.tasks._base import EvalContext
 
-__all__ = ["FiniteOnly", "answer", "continue_greedily", "end_tokens", "greedy_config"]
+__all__ = ["FiniteOnly", "Tokens", "answer", "continue_greedily", "end_tokens", "greedy_config"]
 
 _BATCH_TOKENS = 8192
 """Tokens whose keys and values are held at a time, padding and what is still to be written included."""
@@ -100,12 +100,14 @@ def answer(
 
 @torch.inference_mode()
 def continue_greedily(
-    context: EvalContext, name: str, prompts: Sequence[Tokens], new_tokens: int, terms: Sequence[str] = ()
+    context: EvalContext,
+    name: str,
+    prompts: Sequence[Tokens],
+    new_tokens: int,
+    terms: Sequence[str] = (),
+    penalties: bool = True,
 ) -> list[list[int]]:
     """What the model writes after each prompt: the likeliest token, again and again.
-
-    The model's own `generation_config` is heeded otherwise (a repetition penalty, tokens it must not write), as
-    lm-eval does.
 
     Args:
         context: The model and its tokenizer; its progress is advanced by one per prompt.
@@ -113,6 +115,7 @@ def continue_greedily(
         prompts: Token ids, at least one each.
         new_tokens: The longest continuation.
         terms: Strings that end a continuation; one that is written stays in it.
+        penalties: Whether to heed what the model's own settings do against repetition, as lm-eval does.
 
     Returns:
         New token ids per prompt, without the token that ends a text: fewer than `new_tokens` where one ended.
@@ -120,7 +123,7 @@ def continue_greedily(
     Raises:
         NumericalError: A logit is not finite.
     """
-    config = greedy_config(context.model, context.tokenizer, new_tokens)
+    config = greedy_config(context.model, context.tokenizer, new_tokens, penalties)
     ends = end_tokens(context.model, context.tokenizer)
     prefix = _Prefix(context.model, _common_prefix(prompts))
     written: dict[int, list[int]] = {}
@@ -150,13 +153,17 @@ def continue_greedily(
     return [written[index] for index in range(len(prompts))]
 
 
-def greedy_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: int) -> GenerationConfig:
-    """The model's own generation settings with greedy decoding of `new_tokens` at most."""
+def greedy_config(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: int, penalties: bool = True
+) -> GenerationConfig:
+    """The model's own generation settings with greedy decoding of `new_tokens` at most; see `continue_greedily`."""
     config = copy.deepcopy(model.generation_config)
     ends = end_tokens(model, tokenizer)
     config.do_sample = False
     config.temperature = config.top_p = config.top_k = None
     config.max_length, config.max_new_tokens = None, new_tokens
+    if not penalties:
+        config.repetition_penalty, config.no_repeat_ngram_size = 1.0, 0
     config.eos_token_id = ends or None
     config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     return config
