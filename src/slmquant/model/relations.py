@@ -131,7 +131,7 @@ def discover(model: PreTrainedModel) -> Relations:
     Raises:
         ModelError: The model has no list of decoder blocks, or they hold no linears.
     """
-    blocks = _decoder_blocks(model)
+    blocks = decoder_blocks(model)
     batch = batch_size(max(out_features(linear) for block in blocks.values() for linear in _linears(block).values()))
     embedding = model.get_input_embeddings()
     head: nn.Module | None = model.get_output_embeddings()
@@ -160,12 +160,16 @@ def discover(model: PreTrainedModel) -> Relations:
     )
 
 
-def _decoder_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The largest list of modules that is not inside another, by name."""
+def decoder_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The decoder blocks by name, first to last: the largest list of modules that is not inside another.
+
+    Raises:
+        ModelError: There is none, or its modules hold no matrices.
+    """
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     stack = max(outer, key=lambda name: sum(p.numel() for p in lists[name].parameters()), default=None)
-    if stack is None or not any(_linears(block) for block in lists[stack]):
+    if stack is None or not any(weight.ndim > 1 for weight in lists[stack].parameters()):
         raise ModelError(
             f"found no decoder blocks in {type(model).__name__}; expected a decoder-only transformers model, "
             "which keeps them in one list of modules"
