@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from slmquant.core.divergence import log_normalize_, next_token_nll, token_divergence_
+from slmquant.core import divergence
+from slmquant.core.divergence import compare_, log_normalize_, next_token_nll, token_divergence_
 
 
 def _logits(seed: int, tokens: int = 7, vocab: int = 50) -> Tensor:
@@ -76,3 +77,41 @@ def test_nll_is_cross_entropy() -> None:
     targets = torch.tensor([0, 49, 3, 3, 7, 11, 20])
     expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     torch.testing.assert_close(next_token_nll(log_normalize_(logits.clone()), targets), expected)
+
+
+def test_shares_of_the_top_tokens_and_flips_equal_their_definitions_word_by_word() -> None:
+    a, b = _logits(10, tokens=40), _logits(10, tokens=40) + 0.5 * _logits(11, tokens=40)
+    targets = torch.randint(0, 50, (40,), generator=torch.Generator().manual_seed(12))
+    targets[:10], targets[10:20] = a[:10].argmax(-1), b[10:20].argmax(-1)
+    found = compare_(a.clone(), b.clone(), targets)
+    for token, (x, y) in enumerate(zip(a.double(), b.double(), strict=True)):
+        first = sorted(range(50), key=lambda word: -float(x[word]))
+        second = sorted(range(50), key=lambda word: -float(y[word]))
+        assert found.divergence.top_share[token].item() == pytest.approx(len(set(first[:5]) & set(second[:5])) / 5)
+        assert found.divergence.agrees[token] == (first[0] == second[0])
+        assert found.reference_right[token] == (first[0] == targets[token])
+        assert found.other_right[token] == (second[0] == targets[token])
+        assert found.divergence.confidence[token].item() == pytest.approx(x.softmax(-1).max().item(), rel=1e-5)
+
+
+def test_a_vocabulary_smaller_than_k_is_shared_whole() -> None:
+    found = compare_(_logits(13, vocab=3), _logits(14, vocab=3), torch.zeros(7, dtype=torch.long))
+    assert found.divergence.top_share.eq(1).all()
+
+
+@pytest.mark.parametrize("elements", [1, 150, 1 << 19])
+def test_how_many_rows_are_worked_on_together_changes_nothing(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, targets = _logits(15), _logits(16), torch.tensor([0, 49, 3, 3, 7, 11, 20])
+    monkeypatch.setattr(divergence, "_CACHED_ELEMENTS", elements)
+    found = compare_(a.clone(), b.clone(), targets)
+    whole = token_divergence_(log_normalize_(a.clone()), log_normalize_(b.clone()))
+    for part, expected in zip(found.divergence, whole, strict=True):
+        torch.testing.assert_close(part, expected)
+    torch.testing.assert_close(found.nll, next_token_nll(log_normalize_(b.clone()), targets))
+
+
+def test_top_tokens_do_not_depend_on_which_model_is_the_reference() -> None:
+    a, b, targets = _logits(17), _logits(18), torch.zeros(7, dtype=torch.long)
+    one, two = compare_(a.clone(), b.clone(), targets), compare_(b.clone(), a.clone(), targets)
+    assert torch.equal(one.divergence.top_share, two.divergence.top_share)
+    assert torch.equal(one.reference_right, two.other_right)
