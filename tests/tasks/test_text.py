@@ -3,7 +3,9 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from dataclasses import replace
+from math import exp
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from slmquant.errors import DataError, NumericalError
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import has_reference, reference_path, resolve
 from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._perplexity import clustered_mean
+from slmquant.tasks._token_means import clustered_mean
 
 SPEC = TaskSpec(name="wikitext2", limit=5)
 Build = Callable[..., EvalContext]
@@ -42,7 +44,8 @@ def test_perplexity_is_exp_of_the_mean_loss_over_windows(context: Build, data: P
     reference = context(is_reference=True)
     log_probs, targets = _log_probs(reference, data)
     loss = -log_probs.gather(-1, targets[:, None]).squeeze(-1)
-    (metric,) = _run(reference).metrics
+    metric, *floor = _run(reference).metrics
+    assert all("noise_floor" in metric.name for metric in floor)
     assert metric.name == "perplexity" and metric.task == "wikitext2:5" and metric.n == 5 * 63
     assert metric.value == pytest.approx(loss.mean().exp().item(), rel=1e-5)
     window_means = loss.view(5, 63).mean(1)
@@ -59,8 +62,9 @@ def test_divergence_is_that_of_the_full_logits(context: Build, data: Path) -> No
     forward = (p.exp() * (p - q)).sum(-1)
     found = _values(_run(other))
     assert found["kl_mean"] == pytest.approx(forward.mean().item(), rel=1e-4)
-    assert found["kl_median"] == pytest.approx(forward.quantile(0.5).item(), rel=1e-4)
-    assert found["kl_p99"] == pytest.approx(forward.quantile(0.99).item(), rel=1e-4)
+    # The reference is kept in float16, which moves single tokens a little more than the mean.
+    assert found["kl_median"] == pytest.approx(forward.quantile(0.5).item(), rel=1e-3)
+    assert found["kl_p99"] == pytest.approx(forward.quantile(0.99).item(), rel=1e-3)
     assert found["kl_reverse_mean"] == pytest.approx((q.exp() * (q - p)).sum(-1).mean().item(), rel=1e-4)
     assert found["top1_agreement"] == pytest.approx((p.argmax(-1) == q.argmax(-1)).double().mean().item())
     assert "kl_nonfinite" not in found
@@ -69,8 +73,8 @@ def test_divergence_is_that_of_the_full_logits(context: Build, data: Path) -> No
 def test_the_full_precision_model_does_not_diverge_from_itself(context: Build) -> None:
     _run(context(0, is_reference=True))
     found = _values(_run(context(0)))
-    assert found["kl_mean"] == pytest.approx(0, abs=1e-7)
-    assert found["top1_agreement"] == 1
+    assert found["kl_mean"] == pytest.approx(0, abs=1e-6)  # float16 states
+    assert found["top1_agreement"] == 1 and found["flips_to_wrong"] == found["flips_to_right"] == 0
 
 
 def test_a_changed_head_is_compared_with_the_reference_head(context: Build, data: Path) -> None:
@@ -121,6 +125,32 @@ def test_a_damaged_reference_says_what_to_do(context: Build) -> None:
         _run(context(1))
 
 
+def test_a_truncated_reference_and_a_flipped_bit_are_noticed(context: Build) -> None:
+    _run(context(0, is_reference=True))
+    path = reference_path(context(1), SPEC)
+    assert path is not None
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(DataError, match=r"cannot be read .* delete the file"):
+        _run(context(1))
+    path.write_bytes(whole[:-5000] + bytes([whole[-5000] ^ 1]) + whole[-4999:])
+    with pytest.raises(DataError, match=r"damaged in window \d"):
+        _run(context(1))
+    path.write_bytes(whole)
+    assert _run(context(1)).metrics
+
+
+def test_each_window_is_an_item_whose_means_make_up_the_whole(context: Build) -> None:
+    reference = _run(context(0, is_reference=True))
+    assert [item.item for item in reference.items] == list("01234")
+    assert all(set(item.values) == {"nll_mean"} for item in reference.items)
+    other = _run(context(1))
+    found = _values(other)
+    for name in ("kl_mean", "kl_reverse_mean", "top1_agreement", "top5_agreement", "flips_to_wrong", "flips_to_right"):
+        assert fmean(item.values[name] for item in other.items) == pytest.approx(found[name], rel=1e-6)
+    assert exp(fmean(item.values["nll_mean"] for item in other.items)) == pytest.approx(found["perplexity"], rel=1e-6)
+
+
 def test_a_text_shorter_than_a_window_is_refused(context: Build, data: Path) -> None:
     (data / "text" / "wikitext2_test.txt.gz").write_bytes(gzip.compress(b" = A = \n"))
     with pytest.raises(DataError, match="fewer than one window of 64"):
@@ -131,7 +161,7 @@ def test_windows_start_with_bos_where_the_model_needs_it(context: Build) -> None
     plain = context(0, is_reference=True)
     gemma = replace(plain, tokenizer=type(plain.tokenizer)(tokenizer_object=_copy(plain), bos_token="<s>"))
     gemma.tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>"]})
-    (metric,) = _run(gemma).metrics
+    metric, *_ = _run(gemma).metrics
     assert "BOS before every window" in str(metric.protocol) and "stride 63" in str(metric.protocol)
     assert metric.n == 5 * 63
 

@@ -14,23 +14,21 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
-from slmquant.core.divergence import log_normalize_, next_token_nll, token_divergence_
+from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
 from slmquant.errors import DataError, NumericalError
-from slmquant.files import atomic_file
 from slmquant.model.head import OutputHead
-from slmquant.store.record import DataCard, Metric, TaskSpec
+from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
+from slmquant.tasks._divergence import TokenFigures, divergence_metrics, figures_of, noise_floor_metrics, window_figures
+from slmquant.tasks._noise_floor import NOISE_FLOOR_WINDOWS, rounded_hidden
+from slmquant.tasks._reference import FILE_VERSION, StatesToKeep, read_states
+from slmquant.tasks._token_means import METRIC_VERSION, Labels, clustered_mean
 
 __all__ = ["logit_rows", "measure", "reference_path"]
-
-METRIC_VERSION = 1
-"""Of perplexity and the divergences; raised when their definition changes."""
 
 _WINDOW_TOKENS = 2048
 _BLOCK_ELEMENTS = 1 << 24
@@ -53,12 +51,16 @@ class _Windows:
 
 @dataclass(frozen=True)
 class _Scores:
-    """Per-token results; the divergences are None where the reference itself was measured."""
+    """Per-token results.
+
+    Attributes:
+        nll: Negative log-likelihood of every true next token, in nats.
+        figures: Against the reference; where the reference itself was measured, it in other roundings against itself,
+            for its first windows.
+    """
 
     nll: Float[Tensor, "windows predictions"]
-    forward: Float[Tensor, "windows predictions"] | None
-    reverse: Float[Tensor, "windows predictions"] | None
-    agrees: Float[Tensor, "windows predictions"] | None
+    figures: TokenFigures
 
 
 def reference_path(corpus: str, context: EvalContext, spec: TaskSpec) -> Path:
@@ -75,7 +77,7 @@ def reference_path(corpus: str, context: EvalContext, spec: TaskSpec) -> Path:
         "dtype": str(context.dtype),
         "device": context.device.type,
         "torch": torch.__version__,
-        "version": METRIC_VERSION,
+        "version": [METRIC_VERSION, FILE_VERSION],
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     return context.cache_dir / "reference" / f"{digest}.safetensors"
@@ -85,7 +87,8 @@ def reference_path(corpus: str, context: EvalContext, spec: TaskSpec) -> Path:
 def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
     """Measure the first `spec.limit` windows of a corpus.
 
-    The full-precision model leaves its states for later cells and gets no divergence, as it is the yardstick.
+    The full-precision model leaves its states for later cells. It gets no divergence, as it is the yardstick, but the
+    noise floor of one.
 
     Raises:
         DataError: The text is absent or shorter than a window, or the full-precision model has not been
@@ -99,8 +102,18 @@ def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
             f"{spec} needs the full-precision model's states to compare with, and they are not in "
             f"{context.cache_dir}; measure the unquantized model on {spec} first"
         )
-    scores = _score(spec.name, context, windows.ids, path)
-    return TaskResult(metrics=_metrics(scores, spec, windows.protocol), data=(windows.card,))
+    labels = Labels(str(spec), windows.protocol)
+    if context.is_reference:
+        scores = _score_reference(spec.name, context, windows.ids, path)
+        divergence = noise_floor_metrics(scores.figures, labels)
+    else:
+        scores = _score(spec.name, context, windows.ids, path)
+        divergence = divergence_metrics(scores.figures, labels)
+    return TaskResult(
+        metrics=(_perplexity(scores.nll, labels), *divergence),
+        data=(windows.card,),
+        items=_items(scores, labels.task, with_divergence=not context.is_reference),
+    )
 
 
 def _window_tokens(context: EvalContext) -> int:
@@ -127,72 +140,80 @@ def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
     return _Windows(ids, f"{protocol}, {len(ids)} of {available} windows", corpus.card)
 
 
-def _score(name: str, context: EvalContext, ids: Int[Tensor, "windows seq"], path: Path) -> _Scores:
-    """Run the model over all windows, writing the reference's states to `path` or comparing with them."""
-    own = OutputHead(context.model)
-    yardstick = None if context.is_reference else OutputHead(context.model, context.reference_head)
-    rows: list[Tensor] = []
-    kept: list[Tensor] = []
-    batch_windows = max(1, _WINDOW_TOKENS // ids.shape[1])
+def _score_reference(name: str, context: EvalContext, ids: Int[Tensor, "windows seq"], path: Path) -> _Scores:
+    """Run the full-precision model over all windows, and in other roundings over the first; keep its states."""
+    head = OutputHead(context.model)
+    rows = logit_rows(_vocab(context))
+    losses: list[Tensor] = []
+    floors: list[Tensor] = []
+    kept = StatesToKeep(len(ids))
     context.progress.start(f"{name}: windows", len(ids))
-    for start in range(0, len(ids), batch_windows):
-        batch = ids[start : start + batch_windows].to(context.device)
-        hidden = own.hidden(batch)
-        if yardstick is None:
-            kept.append(hidden.cpu())
-            known = None
-        else:
-            known = _states(path, start, start + len(batch)).to(context.device)
-        for index in range(len(batch)):
-            reference = None if known is None or yardstick is None else (yardstick, known[index])
-            found = _score_window(own, hidden[index], batch[index], reference, logit_rows(_vocab(context)))
-            _check_finite(found[0], name, start + index)
-            rows.append(found)
+    for batch in ids.split(_batch_windows(ids)):
+        batch = batch.to(context.device)
+        for window, hidden in zip(batch, head.hidden(batch), strict=True):
+            nll = _losses(head, hidden, window, rows)
+            _check_finite(nll, name, len(losses))
+            if len(floors) < NOISE_FLOOR_WINDOWS:
+                other = rounded_hidden(context.model, head, window[None])[0]
+                floors.append(_compared(head, hidden, head, other, window, rows)[1:])
+            kept.add(hidden)
+            losses.append(nll)
             context.progress.advance()
-    if kept:
-        with atomic_file(path) as temporary:
-            save_file({"hidden": torch.cat(kept)}, temporary)
-    stacked = torch.stack(rows, dim=1)
-    if yardstick is None:
-        return _Scores(stacked[0], None, None, None)
-    return _Scores(stacked[0], stacked[1], stacked[2], stacked[3])
+    kept.save(path)
+    return _Scores(torch.stack(losses), TokenFigures(*torch.stack(floors, dim=1)))
+
+
+def _score(name: str, context: EvalContext, ids: Int[Tensor, "windows seq"], path: Path) -> _Scores:
+    """Run the model over all windows and compare it with the states at `path`."""
+    head = OutputHead(context.model)
+    reference_head = OutputHead(context.model, context.reference_head)
+    rows = logit_rows(_vocab(context))
+    found: list[Tensor] = []
+    context.progress.start(f"{name}: windows", len(ids))
+    for batch in ids.split(_batch_windows(ids)):
+        known = read_states(path, len(found), len(found) + len(batch)).to(context.device)
+        batch = batch.to(context.device)
+        for window, reference, hidden in zip(batch, known, head.hidden(batch), strict=True):
+            figures = _compared(reference_head, reference, head, hidden, window, rows)
+            _check_finite(figures[0], name, len(found))
+            found.append(figures)
+            context.progress.advance()
+    stacked = torch.stack(found, dim=1)
+    return _Scores(stacked[0], TokenFigures(*stacked[1:]))
+
+
+def _batch_windows(ids: Int[Tensor, "windows seq"]) -> int:
+    return max(1, _WINDOW_TOKENS // ids.shape[1])
 
 
 def _vocab(context: EvalContext) -> int:
     return int(context.model.config.get_text_config().vocab_size)
 
 
-def _score_window(
-    own: OutputHead,
+def _losses(
+    head: OutputHead, hidden: Float[Tensor, "seq hidden"], ids: Int[Tensor, " seq"], rows: int
+) -> Float[Tensor, " predictions"]:
+    """NLL of each true next token of a window."""
+    parts = zip(hidden[:-1].split(rows), ids[1:].split(rows), strict=True)
+    return torch.cat([next_token_nll(log_normalize_(head.logits(states)), wanted).cpu() for states, wanted in parts])
+
+
+def _compared(
+    reference_head: OutputHead,
+    reference: Float[Tensor, "seq hidden"],
+    head: OutputHead,
     hidden: Float[Tensor, "seq hidden"],
     ids: Int[Tensor, " seq"],
-    reference: tuple[OutputHead, Float[Tensor, "seq hidden"]] | None,
-    block: int,
+    rows: int,
 ) -> Float[Tensor, "figures predictions"]:
-    """Per prediction: NLL, and with a reference also both divergences and agreement (0 or 1)."""
+    """For each prediction of a window its NLL, then its `TokenFigures`."""
     pieces = []
-    predictions = len(ids) - 1
-    for start in range(0, predictions, block):
-        stop = min(start + block, predictions)
-        log_probs = log_normalize_(own.logits(hidden[start:stop]))
-        figures = [next_token_nll(log_probs, ids[start + 1 : stop + 1])]
-        if reference is not None:
-            head, states = reference
-            found = token_divergence_(log_normalize_(head.logits(states[start:stop])), log_probs)
-            figures += [found.forward, found.reverse, found.agrees.float()]
-        pieces.append(torch.stack(figures).cpu())
+    for known, states, wanted in zip(
+        reference[:-1].split(rows), hidden[:-1].split(rows), ids[1:].split(rows), strict=True
+    ):
+        compared = compare_(reference_head.logits(known), head.logits(states), wanted)
+        pieces.append(torch.cat([compared.nll[None], figures_of(compared)]).cpu())
     return torch.cat(pieces, dim=1)
-
-
-def _states(path: Path, start: int, stop: int) -> Float[Tensor, "windows seq hidden"]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            states: Tensor = file.get_slice("hidden")[start:stop]
-            return states
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"reference states {path} cannot be read ({error}); delete the file and measure them again"
-        ) from error
 
 
 def _check_finite(nll: Float[Tensor, " predictions"], name: str, window: int) -> None:
@@ -204,69 +225,23 @@ def _check_finite(nll: Float[Tensor, " predictions"], name: str, window: int) ->
         )
 
 
-def _metrics(scores: _Scores, spec: TaskSpec, protocol: str) -> tuple[Metric, ...]:
-    def metric(
-        name: str,
-        value: float,
-        unit: str,
-        higher_is_better: bool | None,
-        n: int,
-        stderr: float | None = None,
-    ) -> Metric:
-        return Metric(
-            name=name,
-            value=value,
-            unit=unit,
-            higher_is_better=higher_is_better,
-            task=str(spec),
-            n=n,
-            stderr=stderr,
-            version=METRIC_VERSION,
-            protocol=protocol,
-        )
-
-    loss, loss_stderr = clustered_mean(scores.nll)
+def _perplexity(nll: Float[Tensor, "windows predictions"], labels: Labels) -> Metric:
+    loss, loss_stderr = clustered_mean(nll)
     perplexity = math.exp(loss)
     # Delta method: a small error e of the mean loss changes the perplexity by perplexity · e.
     stderr = None if loss_stderr is None else perplexity * loss_stderr
-    metrics = [metric("perplexity", perplexity, "1", False, scores.nll.numel(), stderr)]
-    if scores.forward is None or scores.reverse is None or scores.agrees is None:
-        return tuple(metrics)
-
-    finite = torch.isfinite(scores.forward) & torch.isfinite(scores.reverse)
-    n = int(finite.sum())
-    if n:
-        forward = scores.forward.masked_fill(~finite, torch.nan)
-        kl_mean, kl_stderr = clustered_mean(forward)
-        median, p99 = forward[finite].double().quantile(torch.tensor([0.5, 0.99], dtype=torch.double)).tolist()
-        reverse_mean, reverse_stderr = clustered_mean(scores.reverse.masked_fill(~finite, torch.nan))
-        agreement, agreement_stderr = clustered_mean(scores.agrees.masked_fill(~finite, torch.nan))
-        metrics += [
-            metric("kl_mean", kl_mean, "nats", False, n, kl_stderr),
-            metric("kl_median", median, "nats", False, n),
-            metric("kl_p99", p99, "nats", False, n),
-            metric("kl_reverse_mean", reverse_mean, "nats", False, n, reverse_stderr),
-            metric("top1_agreement", agreement, "ratio", True, n, agreement_stderr),
-        ]
-    if n < finite.numel():
-        metrics.append(metric("kl_nonfinite", finite.numel() - n, "count", False, finite.numel()))
-    return tuple(metrics)
+    return labels.metric("perplexity", perplexity, "1", False, nll.numel(), stderr)
 
 
-def clustered_mean(values: Float[Tensor, "clusters items"]) -> tuple[float, float | None]:
-    """Mean over all items that are not NaN, and its standard error with items of one cluster dependent.
-
-    Neighbouring tokens of a window share their text, so the windows and not the tokens are the independent
-    draws. The error is that of a ratio estimator, √(C/(C−1) · Σ_c (S_c − mean·n_c)²) / n; a single cluster
-    has none.
-    """
-    present = ~values.isnan()
-    counts = present.sum(dim=1).double()
-    sums = values.double().nan_to_num(0.0).sum(dim=1)
-    total = counts.sum()
-    mean = sums.sum() / total
-    clusters = len(values)
-    if clusters < 2:
-        return float(mean), None
-    spread = ((sums - mean * counts) ** 2).sum() * clusters / (clusters - 1)
-    return float(mean), float(spread.sqrt() / total)
+def _items(scores: _Scores, task: str, with_divergence: bool) -> tuple[ItemOutcome, ...]:
+    """The means of each window, so that cells can be compared in pairs: mean loss, and the divergences."""
+    values = {"nll_mean": scores.nll} | (window_figures(scores.figures) if with_divergence else {})
+    means = {name: figure.double().nanmean(dim=1) for name, figure in values.items()}
+    return tuple(
+        ItemOutcome(
+            task=task,
+            item=str(window),
+            values={name: float(mean[window]) for name, mean in means.items() if not mean[window].isnan()},
+        )
+        for window in range(len(scores.nll))
+    )

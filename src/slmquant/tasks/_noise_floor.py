@@ -1,0 +1,53 @@
+"""The full-precision model in other roundings: how much divergence means nothing.
+
+What is rounded: the residual stream after every block, and the final hidden state, to bfloat16, once each. That is
+what a model loaded in bfloat16 does to every state it hands on, and the usual way to run one. It is chosen over
+rounding weights because most checkpoints are stored in bfloat16, where rounding them changes nothing; and over taking
+products in bfloat16 because that is what an evaluation may do already (`model.quantized.multiply_in_`), whereas the
+residual stream is in float32 whatever the linears multiply in, so that the floor means the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from slmquant.model.head import OutputHead
+from slmquant.model.relations import decoder_blocks
+
+__all__ = ["NOISE_FLOOR_WINDOWS", "rounded_hidden"]
+
+NOISE_FLOOR_WINDOWS = 2
+"""Windows that the floor is measured on, at the beginning of the text."""
+
+
+def rounded_hidden(model: PreTrainedModel, head: OutputHead, ids: Tensor) -> Tensor:
+    """Final hidden states, `(batch, seq, hidden)` in float32, with the stream rounded to bfloat16 after every block.
+
+    Raises:
+        ModelError: The model has no list of decoder blocks.
+    """
+    with _rounding(list(decoder_blocks(model).values())):
+        return _rounded(head.hidden(ids))
+
+
+@contextmanager
+def _rounding(blocks: list[nn.Module]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.callback(block.register_forward_hook(_round_output).remove)
+        yield
+
+
+def _round_output(_block: nn.Module, _args: object, output: Any) -> Any:
+    """A block returns its hidden states, or a tuple that begins with them."""
+    return _rounded(output) if isinstance(output, Tensor) else (_rounded(output[0]), *output[1:])
+
+
+def _rounded(states: Tensor) -> Tensor:
+    return states.to(torch.bfloat16).to(states.dtype)

@@ -1,0 +1,112 @@
+"""The full-precision model's final hidden states on a text, kept so that no later cell runs it again.
+
+From a final hidden state the head gives all logits. Of everything that could be kept instead it is the smallest that
+loses nothing of note: SmolLM2-135M's state is 576 numbers where its logits are 49,152. The most probable 1,024 of
+them with the log-sum of the rest would take three to seven times the space, and both divergences would come out
+several per cent too small, because half of what a 4-bit model does is done to the rest. `benchmarks/reference_cache.py`
+prints space, time and error of each way.
+
+States are stored in float16, divided by a power of two per token so that no state is out of range. Against float32
+that moves a divergence far less than the noise floor (`_noise_floor`); bfloat16 takes the same space, and moves it
+tens of times as much.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from slmquant.errors import DataError
+from slmquant.files import atomic_file
+
+__all__ = ["FILE_VERSION", "StatesToKeep", "read_states"]
+
+FILE_VERSION = 2
+"""Of the file's layout; the name of a file carries it, so files of other versions are never read."""
+
+
+class StatesToKeep:
+    """Room for the states of all windows, filled window by window, then written.
+
+    Args:
+        windows: How many windows there will be.
+    """
+
+    def __init__(self, windows: int) -> None:
+        self._windows = windows
+        self._states: Float[Tensor, "windows seq hidden"] | None = None
+        self._scales: list[Float[Tensor, " seq"]] = []
+        self._checksums: list[int] = []
+
+    def add(self, hidden: Float[Tensor, "seq hidden"]) -> None:
+        """Keep the next window's states."""
+        if self._states is None:  # all at once: a list to be joined at the end would take twice the memory
+            self._states = torch.empty(self._windows, *hidden.shape, dtype=torch.float16)
+        codes, scale = pack(hidden.cpu())
+        self._states[len(self._scales)] = codes
+        self._scales.append(scale)
+        self._checksums.append(_checksum(codes, scale))
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            ValueError: Not all windows were added.
+            SourceError: The disk is full.
+        """
+        if self._states is None or len(self._scales) < self._windows:
+            raise ValueError(f"{len(self._scales)} of {self._windows} windows were added; add all, then save")
+        tensors = {
+            "states": self._states,
+            "scale": torch.stack(self._scales),
+            "crc32": torch.tensor(self._checksums),
+        }
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary, metadata={"slmquant": "reference states", "version": str(FILE_VERSION)})
+
+
+def read_states(path: Path, start: int, stop: int) -> Float[Tensor, "windows seq hidden"]:
+    """The states of windows `start` to `stop`, in float32; no other window is read.
+
+    Raises:
+        DataError: The file is absent, truncated or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            codes, scale, checksums = (file.get_slice(name)[start:stop] for name in ("states", "scale", "crc32"))
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"reference states {path} cannot be read ({error}); delete the file and measure them again"
+        ) from error
+    for window, (own_codes, own_scale, checksum) in enumerate(zip(codes, scale, checksums.tolist(), strict=True)):
+        if _checksum(own_codes, own_scale) != checksum:
+            raise DataError(
+                f"reference states {path} are damaged in window {start + window}; "
+                "delete the file and measure them again"
+            )
+    return unpack(codes, scale)
+
+
+def pack(hidden: Float[Tensor, "*tokens hidden"]) -> tuple[Float[Tensor, "*tokens hidden"], Float[Tensor, "*tokens"]]:
+    """States as float16 numbers of magnitude up to 1, and the power of two per token that they are multiplied by.
+
+    A number is off by at most 2⁻¹¹ of its own magnitude, or 2⁻²⁴ of the token's largest where that is more.
+    """
+    exponent = torch.frexp(hidden.abs().amax(dim=-1)).exponent
+    scale = torch.ldexp(torch.ones(exponent.shape), exponent)
+    return (hidden.float() / scale[..., None]).half(), scale
+
+
+def unpack(codes: Float[Tensor, "*tokens hidden"], scale: Float[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
+    """The states that `pack` was given, in float32."""
+    return codes.float().mul_(scale[..., None])
+
+
+def _checksum(codes: Tensor, scale: Tensor) -> int:
+    return zlib.crc32(scale.contiguous().numpy().data, zlib.crc32(codes.contiguous().numpy().data))
