@@ -58,6 +58,15 @@ def command(
     timeout: Annotated[
         float | None, typer.Option(help="Longest a single cell may take, in seconds.", show_default="none")
     ] = None,
+    until_separated: Annotated[
+        float | None,
+        typer.Option(
+            metavar="CONFIDENCE",
+            help="Ask items in a random order only until the cells of a model are told apart with this confidence, "
+            "e.g. 0.95.",
+            show_default="ask all",
+        ),
+    ] = None,
     data: DataOption = None,
     store: Annotated[
         Path | None,
@@ -78,6 +87,8 @@ def command(
         slmquant bench smollm2-135m-instruct --methods rtn,gptq --schemes W4A16g64,W3A16g64 --tasks wikitext2:10
 
         slmquant bench --plan plans/demo.yaml
+
+        slmquant bench smollm2-135m-instruct --tasks piqa,arc_easy --until-separated 0.95
     """
     from slmquant.report.files import write_report_csv, write_report_json
     from slmquant.report.page import write_page
@@ -94,6 +105,7 @@ def command(
         "timeout_s": timeout,
         "seed": seed,
         "budget": budget,
+        "until_separated": until_separated,
     }
     calibration = {"corpus": corpus, "num_samples": samples, "seq_len": seq_len, "seed": seed}
     plan, remarks = _plan(plan_file, fields, calibration, suite, data)

@@ -49,7 +49,9 @@ class Plan(BaseModel):
     budget: Budget = "fast"
     """What methods that learn may spend: `fast` suits two cores, `paper` is the authors' setting."""
     timeout_s: float | None = Field(default=None, gt=0)
-    """Longest a single cell may take."""
+    """Longest a single cell may take; where cells stop early, a single round."""
+    until_separated: float | None = Field(default=None, gt=0.5, lt=1)
+    """Ask items only until the cells of a model are told apart with this confidence; None asks them all."""
 
     @field_validator("methods")
     @classmethod
@@ -69,6 +71,14 @@ class Plan(BaseModel):
         for spec in specs:
             tasks.resolve(spec)
         return tuple(dict.fromkeys(specs))
+
+    @property
+    def asked(self) -> tuple[TaskSpec, ...]:
+        """The tasks, stopping early where the plan says so."""
+        if self.until_separated is None:
+            return self.tasks
+        early = {"order_seed": self.seed, "until_separated": self.until_separated}
+        return tuple(spec.model_copy(update=early) if tasks.has_items(spec) else spec for spec in self.tasks)
 
     def reference(self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"]) -> CellSpec:
         """The full-precision cell of a model."""
@@ -92,7 +102,7 @@ class Plan(BaseModel):
             method=method,
             scheme=scheme,
             calibration=self.calibration if looks_at_data else None,
-            tasks=self.tasks,
+            tasks=self.asked,
             compute_dtype=dtype,
             device=self.device,
             seed=self.seed,

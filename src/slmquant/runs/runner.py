@@ -18,6 +18,7 @@ from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.files import cache_dir
 from slmquant.model.loading import identify
 from slmquant.progress import Progress, Silent
+from slmquant.runs.adaptive import Separation
 from slmquant.runs.environment import environment
 from slmquant.runs.plan import Plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
@@ -125,6 +126,7 @@ class _Bench:
         self.cache_dir = cache_dir()
         self.records: list[Record] = []
         self.skipped = 0
+        self._captured: dict[str, CapturedFile | Failure] = {}
         self._total = len(plan.models) * len(plan.cells("model", "0", "float32"))
 
     def run_model(self, model: str) -> None:
@@ -142,15 +144,31 @@ class _Bench:
         if pending and cells[0] not in pending and not self._has_reference_states(cells[0]):
             self._say("the reference's states are no longer cached: measuring it again")
             pending.insert(0, cells[0])
-        captured: CapturedFile | Failure | None = None
+        if pending and any(task.until_separated is not None for task in self.plan.asked):
+            self._separate(cells, pending, decision)
+            return
         for spec in cells:
-            if spec not in pending:
+            if spec in pending:
+                self._finish(spec, cells, decision)
+            else:
                 self._skip(spec)
-                continue
-            shares = spec.calibration is not None and bool(_shared_needs(spec))
-            if shares and captured is None:
-                captured = self._capture(cells, decision.dtype)
-            self._finish(spec, captured if shares else None, decision)
+
+    def _separate(self, cells: list[CellSpec], pending: list[CellSpec], decision: _Decision) -> None:
+        """Run cells that are asked until they are told apart; those of the store take part and may be asked more."""
+        separation = Separation(
+            self.store, lambda spec: self._job(spec, cells), self.progress, self._say, self.plan.timeout_s
+        )
+        for spec in cells:
+            if spec in pending:
+                ended = separation.enter(spec)
+                if ended is not None:
+                    self._store(spec, ended.result, decision, ended.started_at)
+            else:
+                self._skip(spec)
+                if self.records[-1].status == "ok":
+                    separation.enter_finished(self.records[-1])
+        for ended in separation.run():
+            self._store(ended.spec, ended.result, decision, ended.started_at)
 
     def _fail_all(self, model: str, error: SlmquantError) -> None:
         """Every cell of a model that cannot be had ends as a row that says why."""
@@ -189,18 +207,28 @@ class _Bench:
         )
         return run_isolated(run_capture, job, self.progress, self.plan.timeout_s)
 
-    def _finish(self, spec: CellSpec, captured: CapturedFile | Failure | None, decision: _Decision) -> None:
+    def _job(self, spec: CellSpec, cells: list[CellSpec]) -> CellJob | Failure:
+        """What a cell's process is given; the statistics that `cells` share are captured for the first that asks."""
+        captured = None
+        if spec.calibration is not None and _shared_needs(spec):
+            if spec.model not in self._captured:
+                self._captured[spec.model] = self._capture(cells, spec.compute_dtype)
+            captured = self._captured[spec.model]
+        if isinstance(captured, Failure):
+            return replace(captured, reason=f"calibration: {captured.reason}")
+        return CellJob(spec, captured, self.data_dir, self.cache_dir)
+
+    def _finish(self, spec: CellSpec, cells: list[CellSpec], decision: _Decision) -> None:
         """Run one cell and store its row."""
         started = datetime.now(timezone.utc)
-        if isinstance(captured, Failure):
-            self._store(spec, replace(captured, reason=f"calibration: {captured.reason}"), decision, started)
-            return
-        job = CellJob(spec, captured, self.data_dir, self.cache_dir)
-        self._store(spec, run_isolated(run_cell, job, self.progress, self.plan.timeout_s), decision, started)
+        job = self._job(spec, cells)
+        ended = job if isinstance(job, Failure) else run_isolated(run_cell, job, self.progress, self.plan.timeout_s)
+        self._store(spec, ended, decision, started)
 
     def _store(self, spec: CellSpec, result: CellResult | Failure, decision: _Decision, started: datetime) -> None:
         record = _record(spec, result, decision, started)
         self.store.put(record, result.items if isinstance(result, CellResult) else ())
+        self.records = [one for one in self.records if one.cell_id != record.cell_id]  # it may have been asked more
         self.records.append(record)
         self._say(f"{spec.label}: {record.status}", record)
 

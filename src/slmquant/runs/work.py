@@ -28,6 +28,7 @@ from slmquant.model.relations import Relations, discover
 from slmquant.progress import Progress
 from slmquant.quantize import QuantizedModel, quantize_
 from slmquant.runs.environment import usable_cores
+from slmquant.runs.kept import keep
 from slmquant.schemes import parse
 from slmquant.store.record import CalibrationSpec, CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase
 from slmquant.tasks._base import EvalContext
@@ -59,12 +60,16 @@ class CapturedFile:
 
 @dataclass(frozen=True)
 class CellJob:
-    """One cell, with the shared work that was done for it."""
+    """One cell, with the shared work that was done for it.
+
+    With `keep_in` its quantized model is put aside there, for tasks that are asked in rounds (`runs.adaptive`).
+    """
 
     spec: CellSpec
     captured: CapturedFile | None
     data_dir: Path | None
     cache_dir: Path
+    keep_in: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
 
 
 def run_cell(job: CellJob, progress: Progress) -> CellResult:
-    """Quantize and measure.
+    """Quantize and measure; tasks that stop early are left to their rounds.
 
     Raises:
         SlmquantError: Whatever the model, the method or a task cannot do, in words for the cell's row.
@@ -133,7 +138,9 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         context = evaluation_context(
             quantized, loaded.tokenizer, job.spec.model, loaded.sha256, job.cache_dir, job.data_dir, progress
         )
-        evaluation = evaluate(context, job.spec.tasks)
+        evaluation = evaluate(context, [task for task in job.spec.tasks if task.until_separated is None])
+    if job.keep_in is not None:
+        keep(quantized, loaded.tokenizer, job.keep_in, source=job.spec.model, source_sha256=loaded.sha256)
     return CellResult(
         metrics=(
             *evaluation.metrics,

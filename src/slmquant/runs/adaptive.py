@@ -1,0 +1,257 @@
+"""`--until-separated`: the cells of a model answer items round by round, until their ranking is decided.
+
+Each cell is quantized once and put aside in a folder beside the store, with what was measured of it so far. A round
+loads it again, asks the next items, and leaves the answers in the same folder. So a run that is killed loses at most
+the round in flight. A cell stops once every pair that it belongs to is decided on a task (`analysis.separation`); its
+row is stored when the cells of its model are done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from slmquant import methods
+from slmquant.analysis.separation import rounds, undecided
+from slmquant.files import atomic_file
+from slmquant.progress import Progress
+from slmquant.runs.process import Failure, run_isolated
+from slmquant.runs.rounds import Asked, RoundJob, RoundResult, run_round
+from slmquant.runs.separated import Tally
+from slmquant.runs.work import CellJob, CellResult, run_cell
+from slmquant.store.record import CellSpec, Phase, Record
+from slmquant.store.sqlite import Store
+
+_RESULT: TypeAdapter[CellResult] = TypeAdapter(CellResult)
+_ROUND: TypeAdapter[RoundResult] = TypeAdapter(RoundResult)
+
+_MANY_ITEMS = 10**9
+"""Stands for the size of a task before its first round."""
+
+
+@dataclass
+class _Entrant:
+    """A cell under way.
+
+    Attributes:
+        spec: The cell.
+        folder: What is kept of it between processes.
+        tallies: Task → its answers so far.
+        started_at: When work on it began.
+        result: What was measured when it was quantized; None for a cell of the store that was not quantized again.
+        phases: The rounds that it took part in.
+    """
+
+    spec: CellSpec
+    folder: Path
+    tallies: dict[str, Tally]
+    started_at: datetime
+    result: CellResult | None = None
+    phases: list[Phase] = field(default_factory=list)
+
+    @property
+    def kept(self) -> Path | None:
+        """Where its quantized model lies; None for the full-precision one, which is at its source."""
+        return None if self.spec.method == methods.REFERENCE else self.folder / "model"
+
+
+@dataclass(frozen=True)
+class Separated:
+    """How a cell ended: with figures over all its items, or not."""
+
+    spec: CellSpec
+    result: CellResult | Failure
+    started_at: datetime
+
+
+class Separation:
+    """The cells of one model, asked until they are told apart.
+
+    Args:
+        store: Where rows will go; what is kept between processes lies beside it.
+        job_of: Cell → what its process is given, with the statistics that it shares.
+        progress: Who is told how far it is.
+        say: Who is told what was decided.
+        timeout_s: Longest a single process may take.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        job_of: Callable[[CellSpec], CellJob | Failure],
+        progress: Progress,
+        say: Callable[[str], None],
+        timeout_s: float | None,
+    ) -> None:
+        self._store, self._job_of, self._progress, self._say = store, job_of, progress, say
+        self._timeout_s = timeout_s
+        self._entrants: dict[str, _Entrant] = {}
+        self._folder = store.path.with_name(f"{store.path.name}.rounds")
+
+    def enter(self, spec: CellSpec) -> Separated | None:
+        """Quantize a cell and let it take part; returns how it ended where that failed."""
+        entrant = self._entrant(spec)
+        failure = self._quantize(entrant)
+        if failure is not None:
+            return self._leave(entrant, failure)
+        self._entrants[spec.cell_id] = entrant
+        return None
+
+    def enter_finished(self, record: Record) -> None:
+        """Let a cell of the store take part with the answers it has; where more are needed it is quantized again."""
+        entrant = self._entrant(record.spec)
+        items = self._store.items(record.cell_id)
+        entrant.tallies = {
+            label: Tally.of_record(tally.spec, record, items) for label, tally in entrant.tallies.items()
+        }
+        self._entrants[record.cell_id] = entrant
+
+    def run(self) -> Iterator[Separated]:
+        """Ask round by round; yields every cell that ended, failed ones at once, and not those that did not change."""
+        while wanted := self._wanted():
+            for cell_id, asked in wanted.items():
+                entrant = self._entrants[cell_id]
+                failure = self._ask(entrant, asked)
+                if failure is not None:
+                    yield self._leave(self._entrants.pop(cell_id), failure)
+        self._summarize()
+        for entrant in self._entrants.values():
+            if entrant.result is not None:
+                yield self._leave(entrant, _whole(entrant, entrant.result))
+
+    def _entrant(self, spec: CellSpec) -> _Entrant:
+        early = [task for task in spec.tasks if task.until_separated is not None]
+        return _Entrant(
+            spec=spec,
+            folder=self._folder / spec.cell_id,
+            tallies={str(task): Tally(task) for task in early},
+            started_at=datetime.now(timezone.utc),
+        )
+
+    def _quantize(self, entrant: _Entrant) -> Failure | None:
+        """Measure what is measured whole and put the model aside, unless an interrupted run did."""
+        path = entrant.folder / "measured.json"
+        if not path.exists():
+            job = self._job_of(entrant.spec)
+            if isinstance(job, Failure):
+                return job
+            measured = run_isolated(run_cell, replace(job, keep_in=entrant.kept), self._progress, self._timeout_s)
+            if isinstance(measured, Failure):
+                return measured
+            with atomic_file(path) as temporary:
+                temporary.write_bytes(_RESULT.dump_json(measured))
+        entrant.result = _RESULT.validate_json(path.read_bytes())
+        return None
+
+    def _wanted(self) -> dict[str, tuple[Asked, ...]]:
+        """Cell id → items of its next round; empty when nobody waits for more."""
+        wanted: dict[str, list[Asked]] = {}
+        labels = dict.fromkeys(label for entrant in self._entrants.values() for label in entrant.tallies)
+        for label, cells in self._waiting(list(labels)).items():
+            tallies = {cell: self._entrants[cell].tallies[label] for cell in cells}
+            sizes = [tally.available for tally in tallies.values()]
+            available = min((size for size in sizes if size is not None), default=_MANY_ITEMS)
+            fewest = min(len(tally.items) for tally in tallies.values())
+            stop = next((stop for _, stop in rounds(available) if stop > fewest), fewest)
+            for cell, tally in tallies.items():
+                if len(tally.items) < stop:
+                    wanted.setdefault(cell, []).append(Asked(tally.spec, len(tally.items), stop))
+        return {cell: tuple(asked) for cell, asked in wanted.items()}
+
+    def _waiting(self, labels: list[str]) -> dict[str, list[str]]:
+        """Task → cells that it is not settled for: those of open pairs, and all where nothing can be decided.
+
+        That is so before the first round, and where answers are neither right nor wrong.
+        """
+        waiting = {}
+        answers: dict[str, dict[str, list[float]]] = {}
+        for label in labels:
+            cells = [cell for cell, entrant in self._entrants.items() if label in entrant.tallies]
+            known = {cell: self._entrants[cell].tallies[label].answers for cell in cells}
+            if any(not values for values in known.values()):
+                waiting[label] = cells
+            else:
+                answers[label] = {cell: values for cell, values in known.items() if values is not None}
+        for label, unsettled in undecided(answers, self._confidence()).items():
+            waiting[label] = list(unsettled)
+        return waiting
+
+    def _confidence(self) -> float:
+        """The confidence that is asked for, the same for all tasks of a plan; the highest where they differ."""
+        specs = [tally.spec for entrant in self._entrants.values() for tally in entrant.tallies.values()]
+        return max((spec.until_separated for spec in specs if spec.until_separated), default=0.95)
+
+    def _ask(self, entrant: _Entrant, asked: tuple[Asked, ...]) -> Failure | None:
+        """One round of one cell, or its answers from before an interruption."""
+        if entrant.result is None and (failure := self._quantize(entrant)) is not None:
+            return failure
+        path = entrant.folder / f"round-{_digest(asked)}.json"
+        if not path.exists():
+            job = self._job_of(entrant.spec)
+            if isinstance(job, Failure):
+                return job
+            round_job = RoundJob(entrant.spec, entrant.kept, asked, job.data_dir, job.cache_dir)
+            answered = run_isolated(run_round, round_job, self._progress, self._timeout_s)
+            if isinstance(answered, Failure):
+                return answered
+            with atomic_file(path) as temporary:
+                temporary.write_bytes(_ROUND.dump_json(answered))
+        found = _ROUND.validate_json(path.read_bytes())
+        entrant.phases.append(found.phase)
+        for one, result in zip(asked, found.results, strict=True):
+            entrant.tallies[str(one.task)].parts.append(result)
+        return None
+
+    def _leave(self, entrant: _Entrant, result: CellResult | Failure) -> Separated:
+        shutil.rmtree(entrant.folder, ignore_errors=True)
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+        return Separated(entrant.spec, result, entrant.started_at)
+
+    def _summarize(self) -> None:
+        """Say of each task how much was asked and who could not be told apart."""
+        labels = dict.fromkeys(label for entrant in self._entrants.values() for label in entrant.tallies)
+        waiting = self._waiting(list(labels))
+        for label in labels:
+            tallies = {cell: e.tallies[label] for cell, e in self._entrants.items() if label in e.tallies}
+            used = sum(len(tally.items) for tally in tallies.values())
+            there = sum(tally.available or 0 for tally in tallies.values())
+            names = [f"{self._entrants[c].spec.method} {self._entrants[c].spec.scheme}" for c in waiting.get(label, ())]
+            outcome = f"not told apart: {', '.join(names)}" if names else "all cells are told apart"
+            self._say(f"{label}: {used} of {there} answers asked, {1 - used / max(there, 1):.0%} saved; {outcome}")
+
+
+def _digest(asked: tuple[Asked, ...]) -> str:
+    names = " ".join(f"{one.task} {one.start} {one.stop}" for one in asked)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def _whole(entrant: _Entrant, result: CellResult) -> CellResult:
+    """What was measured when the cell was quantized, with its rounds."""
+    seconds = sum(phase.seconds for phase in entrant.phases)
+    peak = max((phase.peak_rss_bytes or 0 for phase in entrant.phases), default=0)
+
+    def longer(phase: Phase) -> Phase:
+        highest = max(phase.peak_rss_bytes or 0, peak) or None
+        return phase.model_copy(update={"seconds": phase.seconds + seconds, "peak_rss_bytes": highest})
+
+    tallies = entrant.tallies.values()
+    return replace(
+        result,
+        metrics=(
+            *(metric for tally in tallies for metric in tally.metrics()),
+            *(
+                metric.model_copy(update={"value": metric.value + seconds}) if metric.name == "evaluate_s" else metric
+                for metric in result.metrics
+            ),
+        ),
+        phases=tuple(longer(phase) if phase.name == "evaluate" else phase for phase in result.phases),
+        data=tuple(dict.fromkeys((*result.data, *(card for tally in tallies for card in tally.cards)))),
+        items=(*result.items, *(item for tally in tallies for item in tally.items)),
+    )

@@ -1,0 +1,55 @@
+"""A quantized model put aside between two processes, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from slmquant.files import atomic_dir
+from slmquant.formats import native
+from slmquant.formats.native import Opened
+from slmquant.quantize import QuantizedModel
+
+_MODEL = "model"
+_EXACT = "exact.safetensors"
+
+
+def keep(
+    quantized: QuantizedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    source: str,
+    source_sha256: str,
+) -> None:
+    """Write a model to `folder`, whole or not at all.
+
+    The native format rounds what is not quantized to 16 bits. What that changes is found by reading the file back, and
+    lies beside it as it was.
+
+    Raises:
+        SourceError: The disk is full.
+    """
+    with atomic_dir(folder) as temporary:
+        native.save(quantized, tokenizer, temporary / _MODEL, source=source, source_sha256=source_sha256)
+        read = native.load(temporary / _MODEL, quantized.dtype).quantized.model.state_dict()
+        exact = {
+            name: value.detach().cpu().contiguous().clone()
+            for name, value in quantized.model.state_dict().items()
+            if name not in read or not torch.equal(read[name], value.cpu())
+        }
+        save_file(exact, temporary / _EXACT)
+
+
+def restore(folder: Path, dtype: torch.dtype, device: str) -> Opened:
+    """Read what `keep` wrote: the same model, with the same outputs.
+
+    Raises:
+        ModelError: The folder is damaged.
+    """
+    opened = native.load(folder / _MODEL, dtype, device)
+    opened.quantized.model.load_state_dict(load_file(folder / _EXACT), strict=False)
+    return opened

@@ -1,0 +1,97 @@
+"""What a child process does for cells that stop early: quantize and put aside, then ask some items at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from slmquant import tasks
+from slmquant.calib.calibration import NoCalibration
+from slmquant.errors import RefusedError
+from slmquant.model.loading import load
+from slmquant.progress import Progress
+from slmquant.quantize import quantize_
+from slmquant.runs.environment import usable_cores
+from slmquant.runs.kept import restore
+from slmquant.schemes import parse
+from slmquant.store.record import CellSpec, Phase, TaskSpec
+from slmquant.tasks._base import EvalContext, TaskResult
+from slmquant.tasks._lm_eval import LmEvalTask
+from slmquant.tracks.consumption import Meter
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Items of a task, from `start` to `stop` in its random order; whole where there are fewer."""
+
+    task: TaskSpec
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class RoundJob:
+    """Some items for one cell; `kept` is where its model was put aside, None for the full-precision model."""
+
+    spec: CellSpec
+    kept: Path | None
+    asked: tuple[Asked, ...]
+    data_dir: Path | None
+    cache_dir: Path
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What was answered, one result for each `Asked`, and what that took."""
+
+    results: tuple[TaskResult, ...]
+    phase: Phase
+
+
+def run_round(job: RoundJob, progress: Progress) -> RoundResult:
+    """Ask a model that was put aside.
+
+    Raises:
+        ModelError: It is damaged.
+        RefusedError: A task has no items that could be asked one by one.
+        DataError: A task's data is absent.
+        NumericalError: A log-likelihood was not finite.
+    """
+    torch.set_num_threads(usable_cores())
+    torch.manual_seed(job.spec.seed)
+    meter = Meter()
+    with meter.phase("evaluate"):
+        context = _context(job, progress)
+        results = tuple(_ask(context, asked) for asked in job.asked)
+    return RoundResult(results, meter.phases[0])
+
+
+def _context(job: RoundJob, progress: Progress) -> EvalContext:
+    spec = job.spec
+    dtype: torch.dtype = getattr(torch, spec.compute_dtype)
+    if job.kept is None:
+        loaded = load(spec.model, device=spec.device)
+        quantized = quantize_(loaded.model, spec.method, parse(spec.scheme), NoCalibration(), dtype=dtype)
+        tokenizer = loaded.tokenizer
+    else:
+        opened = restore(job.kept, dtype, spec.device)
+        quantized, tokenizer = opened.quantized, opened.tokenizer
+    return EvalContext(
+        model=quantized.model.eval(),
+        dtype=dtype,
+        tokenizer=tokenizer,
+        model_sha256=spec.model_sha256,
+        cache_dir=job.cache_dir,
+        data_dir=job.data_dir,
+        is_reference=job.kept is None,
+        progress=progress,
+    )
+
+
+def _ask(context: EvalContext, asked: Asked) -> TaskResult:
+    task = tasks.resolve(asked.task)
+    if not isinstance(task, LmEvalTask):
+        raise RefusedError(f"{asked.task.name} is a text: it has no items to stop after; measure it whole")
+    return task.run_items(context, asked.task, asked.start, asked.stop)

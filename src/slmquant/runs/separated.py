@@ -1,0 +1,99 @@
+"""Answers that came in rounds, put together: the figures of a cell that stopped early."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from slmquant.store.record import DataCard, ItemOutcome, Metric, Record, TaskSpec
+from slmquant.tasks._base import TaskResult
+
+ACCURACIES = ("acc_norm", "acc", "exact_match")
+"""What items are right or wrong by, the first that a task has; as `analysis.cells.accuracy` chooses."""
+
+
+@dataclass
+class Tally:
+    """What one cell answered of one task so far, in the order that all cells share.
+
+    Attributes:
+        spec: The task.
+        parts: What came of each round.
+    """
+
+    spec: TaskSpec
+    parts: list[TaskResult] = field(default_factory=list)
+
+    @classmethod
+    def of_record(cls, spec: TaskSpec, record: Record, items: Sequence[ItemOutcome]) -> Tally:
+        """What a cell answered that is in the store."""
+        label = str(spec)
+        metrics = tuple(m for m in record.metrics if m.task == label and m.name != "items_saved")
+        cards = tuple(card for card in record.data if card.name == spec.name)
+        mine = tuple(item for item in items if item.task == label)
+        return cls(spec, [TaskResult(metrics, cards, mine)] if mine else [])
+
+    @property
+    def items(self) -> list[ItemOutcome]:
+        """Every answer."""
+        return [item for part in self.parts for item in part.items]
+
+    @property
+    def cards(self) -> list[DataCard]:
+        """The data that was asked."""
+        return list(dict.fromkeys(card for part in self.parts for card in part.data))
+
+    @property
+    def available(self) -> int | None:
+        """How many items could be asked; None before the first round."""
+        rows = [card.rows for card in self.cards]
+        return min(rows[0], self.spec.limit or rows[0]) if rows else self.spec.limit
+
+    @property
+    def answers(self) -> list[float] | None:
+        """Right or wrong, 1 or 0; None where answers are neither, so that nothing could be decided from them."""
+        items = self.items
+        name = next((name for name in ACCURACIES if items and name in items[0].values), None)
+        values = [item.values[name] for item in items] if name else [0.5]
+        return values if all(value in (0, 1) for value in values) else None
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """The figures over all items: means, chance, a perplexity of whole continuations, and the items saved."""
+        items = self.items
+        found = [self._pooled(metric, items) for metric in (self.parts[0].metrics if self.parts else ())]
+        known = [metric for metric in found if metric is not None]
+        if known and self.available is not None:
+            known.append(
+                Metric(
+                    name="items_saved",
+                    value=self.available - len(items),
+                    unit="count",
+                    higher_is_better=None,
+                    task=str(self.spec),
+                    n=len(items),
+                    protocol=known[0].protocol,
+                )
+            )
+        return tuple(known)
+
+    def _pooled(self, metric: Metric, items: Sequence[ItemOutcome]) -> Metric | None:
+        values = [item.values[metric.name] for item in items if metric.name in item.values]
+        losses = [-item.values["loglikelihood"] for item in items if "loglikelihood" in item.values]
+        if len(values) == len(items):
+            value, stderr = statistics.fmean(values), _stderr(values)
+        elif metric.name == "perplexity" and len(losses) == len(items):
+            value, spread = math.exp(statistics.fmean(losses)), _stderr(losses)
+            stderr = None if spread is None else value * spread
+        elif metric.name == "chance":
+            parts = [(part, m) for part in self.parts for m in part.metrics if m.name == "chance"]
+            value = sum(m.value * len(part.items) for part, m in parts) / sum(len(part.items) for part, _ in parts)
+            stderr = None
+        else:  # no sum of its parts
+            return None
+        return metric.model_copy(update={"value": value, "stderr": stderr, "n": len(items)})
+
+
+def _stderr(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

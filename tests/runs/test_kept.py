@@ -1,0 +1,51 @@
+"""A model that was put aside comes back with the very same outputs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from slmquant.calib.calibration import FreshCalibration
+from slmquant.errors import RefusedError
+from slmquant.progress import Silent
+from slmquant.quantize import quantize_
+from slmquant.runs.kept import keep, restore
+from slmquant.schemes import parse
+from slmquant.testing.method_contract import calibration_tokens
+from slmquant.testing.tiny import tiny
+from tests.formats.test_native import tokenizer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("method", "scheme"),
+    [
+        ("rtn", "W4A16g16E8"),
+        ("smoothquant", "W8A8"),
+        ("quarot", "W4A8KV8"),
+        ("lqer", "W4A16g16"),
+        ("llm_int8", "W8A8"),
+        ("norm_tweaking", "W4A16g16"),
+        ("awq", "W4A16g16"),
+        ("omniquant", "W4A8"),
+        ("spinquant", "W8A8"),
+        ("rtn", "W16A8"),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_it_answers_bit_for_bit_as_before(
+    tmp_path: Path, method: str, scheme: str, architecture: str, dtype: torch.dtype
+) -> None:
+    model = tiny(architecture)
+    calibration = FreshCalibration(model, calibration_tokens(), dtype, Silent())
+    try:
+        before = quantize_(model, method, parse(scheme), calibration, dtype=dtype)
+    except RefusedError:
+        pytest.skip("this method does not do this model")
+    keep(before, tokenizer(), tmp_path / "kept", source="tiny", source_sha256="0" * 64)
+
+    after = restore(tmp_path / "kept", before.dtype, "cpu").quantized
+
+    with torch.no_grad():
+        asked = calibration_tokens(2)
+        assert torch.equal(before.model.eval()(asked).logits, after.model(asked).logits)
