@@ -12,7 +12,7 @@ from slmquant.cli._output import err_console
 from slmquant.errors import SlmquantError
 
 COMMANDS = {
-    "Do": ("bench", "quantize"),
+    "Do": ("bench", "quantize", "chat"),
     "Find out": ("models", "methods", "schemes", "tasks"),
     "Get": ("pull",),
     "Read results": ("list", "show", "compare", "report"),

@@ -18,7 +18,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from slmquant.errors import ModelError
 from slmquant.files import atomic_dir
@@ -39,6 +46,7 @@ VERSION = 2
 """2: every number format and side branches; 1 knew integers alone and is still read."""
 MANIFEST = "slmquant.json"
 _WEIGHTS = "model.safetensors"
+_GENERATION = "generation_config.json"
 
 
 class Manifest(BaseModel):
@@ -94,6 +102,8 @@ def save(
     )
     with atomic_dir(folder) as temporary:
         quantized.model.config.save_pretrained(temporary)
+        if (generation := quantized.model.generation_config) is not None:
+            generation.to_json_file(temporary / _GENERATION)
         tokenizer.save_pretrained(temporary)
         save_file(encode(quantized), temporary / _WEIGHTS)
         (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2))
@@ -156,6 +166,8 @@ def _assemble(
 ) -> QuantizedModel:
     config = AutoConfig.from_pretrained(folder)
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    if (folder / _GENERATION).exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     weights = {name: decode_weight(tensors, name, facts) for name, facts in manifest.weights.items()}
     parameters = count_parameters(model)
     _add_biases_(model, manifest, tensors)

@@ -1,0 +1,155 @@
+"""`slmquant chat`: talk to a quantized model beside its original."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmquant.cli._output import DataOption, QuietOption, console, err_console, progress_bar
+
+if TYPE_CHECKING:
+    from slmquant.api import Artifact
+    from slmquant.cli._conversation import Manner, Speaker
+    from slmquant.progress import Progress
+
+_NEW = "/new"
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A folder that `slmquant quantize` wrote, or a model source.", metavar="MODEL")
+    ],
+    method: Annotated[
+        str | None, typer.Option(help="Quantize a model source first, with this method.", show_default="rtn")
+    ] = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="Quantize a model source first, with this scheme.", show_default="W4A16g64")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Say this, and nothing more.")] = None,
+    original: Annotated[bool, typer.Option(help="Let the original answer, too.")] = True,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy: the likeliest token every time.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of what is drawn, the same for both.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    data: DataOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Talk to a quantized model beside its original.
+
+    A model whose tokenizer has a chat template remembers the conversation, each of the two its own; [bold]/new[/bold]
+    begins another. One without goes on from every text as it stands. Ends with Ctrl-D, or with the last line where
+    lines come from a pipe. Both compute in float32; how fast a quantized model would be cannot be seen here.
+
+    Examples:
+        slmquant chat smollm2-gptq
+
+        slmquant chat smollm2-135m-instruct --method gptq --scheme W3A16g64 --prompt "Why is the sky blue?"
+    """
+    from slmquant.cli._conversation import Manner
+
+    with progress_bar(quiet) as progress:
+        speakers = _speakers(model, method, scheme, original, device, data, progress)
+    manner = Manner(max_tokens, temperature, seed)
+    for text in _said(prompt, speakers[0].is_chat):
+        if text == _NEW:
+            for speaker in speakers:
+                speaker.forget()
+            continue
+        for speaker in speakers:
+            _answer(speaker, text, manner)
+
+
+def _speakers(
+    source: str,
+    method: str | None,
+    scheme: str | None,
+    original: bool,
+    device: str,
+    data: Path | None,
+    progress: Progress,
+) -> list[Speaker]:
+    """The quantized model and, where it is wanted and can be had, its original; a model as it is, alone."""
+    from slmquant import api
+    from slmquant.calib.corpora import calibration_corpus
+    from slmquant.cli._conversation import Speaker
+    from slmquant.formats.native import MANIFEST
+    from slmquant.model.loading import load
+    from slmquant.store.record import CalibrationSpec
+
+    is_artifact = (Path(source).expanduser() / MANIFEST).is_file()
+    wanted = method is not None or scheme is not None
+    if is_artifact and wanted:
+        raise typer.BadParameter(f"{source} is quantized already; drop --method and --scheme", param_hint="MODEL")
+    if not is_artifact and not wanted:
+        loaded = load(source, device=device, progress=progress)
+        return [Speaker(f"{source}, {loaded.card.provenance}", loaded.model, loaded.tokenizer)]
+    if is_artifact:
+        artifact = api.open_artifact(Path(source).expanduser(), device=device)
+    else:
+        artifact = api.quantize(
+            source,
+            method or "rtn",
+            scheme or "W4A16g64",
+            calibration=CalibrationSpec(corpus=calibration_corpus(data)),
+            dtype="float32",
+            device=device,
+            data_dir=data,
+            progress=progress,
+        )
+    quantized = artifact.quantized
+    name = f"{artifact.source}/{quantized.method}/{quantized.scheme}, {artifact.size.bpw:.2f} bits per weight"
+    speakers = [Speaker(name, quantized.model, artifact.tokenizer)]
+    if original and (beside := _original(artifact, device, progress)) is not None:
+        speakers.append(beside)
+    return speakers
+
+
+def _original(artifact: Artifact, device: str, progress: Progress) -> Speaker | None:
+    """The model that an artifact was made from; None, with the reason on stderr, where it cannot be had."""
+    from slmquant.cli._conversation import Speaker
+    from slmquant.errors import SlmquantError
+    from slmquant.model.loading import load
+
+    try:
+        loaded = load(artifact.source, device=device, progress=progress)
+    except SlmquantError as error:
+        reason = str(error)
+    else:
+        if loaded.sha256 == artifact.source_sha256:
+            return Speaker(f"{artifact.source}, {loaded.card.provenance}", loaded.model, loaded.tokenizer)
+        reason = f"the weights of {artifact.source} are others now than those it was made from"
+    err_console.print(f"without its original: {reason}", highlight=False, markup=False, soft_wrap=True)
+    return None
+
+
+def _said(prompt: str | None, is_chat: bool) -> Iterator[str]:
+    """What the user says: one prompt, or line after line until the input ends; empty lines are passed over."""
+    if prompt is not None:
+        yield prompt
+        return
+    asks = sys.stdin.isatty()
+    if asks:
+        does = "answers" if is_chat else "goes on from what you write, as it has no chat template"
+        err_console.print(f"It {does}. {_NEW} begins anew, Ctrl-D ends.", highlight=False)
+    while True:
+        try:
+            text = console.input("[bold]you> [/bold]") if asks else input()
+        except EOFError:
+            return
+        if text.strip():
+            yield text.strip()
+
+
+def _answer(speaker: Speaker, text: str, manner: Manner) -> None:
+    """Print an answer under its speaker's label, piece by piece."""
+
+    def write(piece: str) -> None:
+        console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+
+    console.print(speaker.label, style="bold cyan", highlight=False, markup=False, soft_wrap=True)
+    speaker.answer(text, manner, write)
+    console.print("\n")
