@@ -61,3 +61,14 @@ def test_a_suites_text_is_what_can_be_had(tmp_path: Path) -> None:
     assert suite("paper", tmp_path).tasks[-1] == TaskSpec(name="wikitext2")
     with pytest.raises(UnknownNameError, match="unknown suite"):
         suite("papers")
+
+
+def test_everything_means_everything_that_is_here(tmp_path: Path) -> None:
+    without = suite("full", tmp_path)
+    names = {task.name for task in without.tasks}
+    assert {"gsm8k", "mmlu", "generation"} <= names
+    assert not {"truthfulqa_mc1", "c4", "wikitext2"} & names
+    assert "left out" in str(without.remark) and "truthfulqa_mc1" in str(without.remark)
+    (tmp_path / "lm_eval" / "truthfulqa_mc").mkdir(parents=True)
+    (tmp_path / "lm_eval" / "truthfulqa_mc" / "validation.jsonl").write_text("")
+    assert "truthfulqa_mc1" in {task.name for task in suite("full", tmp_path).tasks}
