@@ -71,6 +71,25 @@ def test_answers_equal_those_of_lm_evals_own_backend_on_real_items(asked: EvalCo
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
+def test_written_answers_equal_those_of_lm_evals_own_backend(asked: EvalContext) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from slmquant.tasks._backend import ContextLM
+
+    header = "".join(f"Question: What is {a} plus {a}?\nAnswer: {a + a}\n\n" for a in range(2, 7))
+    options = {"until": ["\n\n", "Question:"], "max_gen_toks": 16}
+    questions = ("What is 7 plus 7?", "Which animal says meow?", "Where does the sun rise, and why does it do so?")
+    requests = [
+        Instance("generate_until", {}, (f"{header}Question: {question}\nAnswer:", options), index)
+        for index, question in enumerate(questions)
+    ]
+    theirs = HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=1, device="cpu")
+    expected = theirs.generate_until(requests, disable_tqdm=True)
+    assert ContextLM(asked, "t").generate_until(requests) == expected
+    assert all(expected)
+
+
 def test_wikitext_perplexity_is_what_this_model_is_known_for(asked: EvalContext) -> None:
     (metric,) = resolve(TaskSpec(name="wikitext2")).run(asked, TaskSpec(name="wikitext2", limit=2)).metrics
     # Off the grid it is the same function as on it, whose first ten windows give about 20.

@@ -10,6 +10,8 @@ Deviations from that backend:
     * A row's answer never depends on its batch: it ends where it would have ended alone. lm-eval's goes on as long
       as any row of its batch does, which shows where a stop string is a special token and vanishes from the text.
     * Sampled answers are refused: a difference between two models would be one between two draws.
+    * Where a cache is rounded in groups of tokens (KIVI), which tokens form a group depends on padding and on what
+      was computed once, here as in any batched decoding.
 """
 
 from __future__ import annotations
