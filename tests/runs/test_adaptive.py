@@ -166,7 +166,7 @@ def test_finished_cells_take_part_and_are_asked_more_only_where_needed(
 def test_a_limit_smaller_than_a_round_is_kept() -> None:
     tally = Tally(TaskSpec(name="piqa", limit=30, order_seed=0, until_separated=0.9))
 
-    assert tally.available == 30 and tally.answers == [] and tally.metrics() == ()
+    assert tally.available == 30 and tally.answers is None and tally.metrics() == ()
 
 
 def test_a_plan_stops_tasks_with_items_early_and_texts_never() -> None:

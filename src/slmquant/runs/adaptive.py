@@ -174,7 +174,7 @@ class Separation:
         for label in labels:
             cells = [cell for cell, entrant in self._entrants.items() if label in entrant.tallies]
             known = {cell: self._entrants[cell].tallies[label].answers for cell in cells}
-            if any(not values for values in known.values()):
+            if any(values is None for values in known.values()):
                 waiting[label] = cells
             else:
                 answers[label] = {cell: values for cell, values in known.items() if values is not None}

@@ -7,11 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from slmquant.analysis.separation import ACCURACIES
 from slmquant.store.record import DataCard, ItemOutcome, Metric, Record, TaskSpec
 from slmquant.tasks._base import TaskResult
-
-ACCURACIES = ("acc_norm", "acc", "exact_match")
-"""What items are right or wrong by, the first that a task has; as `analysis.cells.accuracy` chooses."""
 
 
 @dataclass
@@ -53,10 +51,12 @@ class Tally:
 
     @property
     def answers(self) -> list[float] | None:
-        """Right or wrong, 1 or 0; None where answers are neither, so that nothing could be decided from them."""
+        """Right or wrong, 1 or 0; None where there are none yet, or they are neither, so that they decide nothing."""
         items = self.items
         name = next((name for name in ACCURACIES if items and name in items[0].values), None)
-        values = [item.values[name] for item in items] if name else [0.5]
+        if name is None:
+            return None
+        values = [item.values[name] for item in items]
         return values if all(value in (0, 1) for value in values) else None
 
     def metrics(self) -> tuple[Metric, ...]:
