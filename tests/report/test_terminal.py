@@ -53,7 +53,7 @@ def test_reasons_are_shown_as_they_are_written() -> None:
 def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
     text = printed(invented.benchmark(), width=90)
 
-    assert "Not shown in 90 columns: bpw, peak MB" in text
+    assert "Not shown in 90 columns: > chance %, bpw, peak MB" in text
     assert all(len(line) <= 90 for line in text.splitlines())
     assert "smoothquant  W4A8" in text
 
@@ -120,3 +120,45 @@ def test_a_cell_shows_every_metric() -> None:
 )
 def test_three_significant_digits(value: float, text: str) -> None:
     assert significant(value) == text
+
+
+ANSWERS = {record.cell_id: invented.items(record) for record in invented.benchmark()}
+
+
+def shown_with_answers(width: int = 250) -> str:
+    file = io.StringIO()
+    print_report(invented.benchmark(), Console(file=file, width=width), answers=ANSWERS)
+    return " ".join(file.getvalue().split())
+
+
+def test_the_report_says_who_cannot_be_told_apart() -> None:
+    text = shown_with_answers()
+
+    assert "arc_easy:100 (n=100): indistinguishable from full precision: smoothquant W8A8" in text
+    assert "arc_easy:100: the best, smoothquant W8A8, cannot be told apart from" in text
+    assert "(Holm)" in text
+
+
+def test_flips_are_shown_with_what_they_mean() -> None:
+    text = shown_with_answers()
+
+    assert "rtn W4A8 −17 +0 ▼ −13 +0 ▼" in text
+    assert "rtn W8A8 −0 +0 ≈ −0 +0 ≈" in text
+    assert "▼" not in printed(invented.benchmark())
+
+
+def test_accuracy_from_chance_stands_beside_accuracy() -> None:
+    record = invented.benchmark()[0]
+    file = io.StringIO()
+    Console(file=file, width=250).print(record_report(record))
+    line = next(line.split() for line in file.getvalue().splitlines() if "above chance" in line)
+
+    assert line[2] == "0.3867"  # (0.54 − 0.25) / 0.75
+    assert "> chance %" in printed(invented.benchmark(), width=250)
+
+
+def test_best_cells_that_cannot_be_told_apart_are_all_marked() -> None:
+    section = sections(invented.benchmark(), answers=ANSWERS)[0]
+    column = next(one for one in columns(section) if one.task == invented.ARC)
+
+    assert len(best(column, section)) > 2

@@ -6,6 +6,7 @@ to is decided, by the test of `analysis.sequential`; nothing here knows where an
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from dataclasses import dataclass
 from slmquant.analysis.intervals import CONFIDENCE
 from slmquant.analysis.multiple import holm
 from slmquant.analysis.sequential import Evidence, evidence
+from slmquant.store.record import ItemOutcome, task_name
+
+ACCURACIES = ("acc_norm", "acc", "exact_match")
+"""What items are right or wrong by: the first of these that a task has."""
 
 FIRST_ROUND = 50
 """Items of the first round."""
@@ -121,6 +126,62 @@ def replay(answers: Answers, confidence: float = CONFIDENCE) -> Replay:
         ranking={pair: found for pair, found in weighed.items() if pair in ranked},
         open_pairs=frozenset(weighed.keys() - ranked),
     )
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """After how many items of a task two cells would have been told apart.
+
+    Attributes:
+        task: As `str(TaskSpec)`.
+        metric: What items were right or wrong by.
+        needed: Items that would have been asked of each; all of them where that decides nothing.
+        available: Items that both answered.
+        better: 0 where the first is the better one, 1 where the second is; None where nothing is decided.
+    """
+
+    task: str
+    metric: str
+    needed: int
+    available: int
+    better: int | None
+
+    def __str__(self) -> str:
+        if self.better is None:
+            return f"{self.task}: {self.metric} does not tell them apart after all {self.available} items"
+        return (
+            f"{self.task}: {'AB'[self.better]} would have been known to be better in {self.metric} after "
+            f"{self.needed} of {self.available} items"
+        )
+
+
+def early_stops(
+    first: Sequence[ItemOutcome], second: Sequence[ItemOutcome], confidence: float = CONFIDENCE
+) -> list[EarlyStop]:
+    """What stopping early would have come to for two cells, from answers that were kept.
+
+    Items are taken in a random order; where they were asked in one, in that. The error is spent over all tasks.
+    """
+    answers: dict[str, dict[str, Sequence[float]]] = {}
+    metrics = {}
+    for task in dict.fromkeys(outcome.task for outcome in first):
+        a = {outcome.item: outcome.values for outcome in first if outcome.task == task}
+        b = {outcome.item: outcome.values for outcome in second if outcome.task == task}
+        common = [item for item in a if item in b]
+        if "@" not in task:
+            common.sort(key=lambda item: hashlib.sha256(f"0/{task_name(task)}/{item}".encode()).digest())
+        name = next((name for name in ACCURACIES if common and all(name in a[i] and name in b[i] for i in common)), "")
+        values = (
+            {"first": [a[item][name] for item in common], "second": [b[item][name] for item in common]} if name else {}
+        )
+        if values and all(value in (0, 1) for series in values.values() for value in series):
+            answers[task], metrics[task] = values, name
+    found = replay(answers, confidence)
+    leaders = {pair.task: evidence.leader for pair, evidence in found.ranking.items()}
+    return [
+        EarlyStop(task, metrics[task], found.items[task]["first"], found.available[task], leaders.get(task))
+        for task in answers
+    ]
 
 
 def _length(task: str, of_cell: Mapping[str, Sequence[float]]) -> int:

@@ -11,6 +11,7 @@ import typer
 from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar
 
 if TYPE_CHECKING:
+    from slmquant.analysis.standing import Answers
     from slmquant.runs.plan import Plan
     from slmquant.runs.runner import Event
     from slmquant.store import Record
@@ -117,11 +118,13 @@ def command(
         except KeyboardInterrupt:
             err_console.print("\ninterrupted; finished cells are kept, and the same command goes on from here")
             raise typer.Exit(INTERRUPTED) from None
-    written = [write(result.records, report) for write in (write_report_csv, write_report_json, write_page)]
+        answers = {record.cell_id: opened.items(record.cell_id) for record in result.records}
+    written = [write(result.records, report) for write in (write_report_csv, write_report_json)]
+    written.append(write_page(result.records, report, answers=answers))
     if json:
         print_json([record.model_dump(mode="json") for record in result.records])
     elif not quiet:
-        _print_results(result.records)
+        _print_results(result.records, answers)
         err_console.print(f"wrote {', '.join(str(path) for path in written)}", highlight=False, soft_wrap=True)
     if result.failed:
         err_console.print(
@@ -186,8 +189,8 @@ class _Teller:
         err_console.print(line, highlight=False, soft_wrap=True)
 
 
-def _print_results(records: Sequence[Record]) -> None:
+def _print_results(records: Sequence[Record], answers: Answers) -> None:
     from slmquant.cli._output import console
     from slmquant.report.terminal import print_report
 
-    print_report(records, console)
+    print_report(records, console, answers=answers)

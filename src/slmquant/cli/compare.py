@@ -13,28 +13,44 @@ from slmquant.cli._results import StoreOption, open_store
 def command(
     a: Annotated[str, typer.Argument(help="The cell to compare with: an id, its first digits, or method/scheme.")],
     b: Annotated[str, typer.Argument(help="The cell that is compared.")],
+    until_separated: Annotated[
+        float | None,
+        typer.Option(
+            metavar="CONFIDENCE",
+            help="Also say after how many of the kept answers `bench --until-separated` would have stopped.",
+        ),
+    ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Compare two cells, in pairs of the same items where their answers were kept.
 
-    The verdict is on B. "indistinguishable" means that the two-sided p is 0.05 or more.
+    The verdict is on B. "indistinguishable" means that the two-sided p, corrected over the table by Holm's method, is
+    0.05 or more. Flips are answers that turned from right to wrong (−) and from wrong to right (+).
 
     For example:
 
     [dim]slmquant compare rtn/W4A16g64 gptq/W4A16g64[/dim]
 
     [dim]slmquant compare 3f9c 81ab --json[/dim]
+
+    [dim]slmquant compare 3f9c 81ab --until-separated 0.95[/dim]
     """
     from dataclasses import asdict
 
     from slmquant.analysis.compare import compare
+    from slmquant.analysis.separation import early_stops
     from slmquant.report.terminal import comparison_report
 
     with open_store(store) as results:
         first, second = results.get(a), results.get(b)
-        differences = compare(first, second, results.items(first.cell_id), results.items(second.cell_id))
+        items = results.items(first.cell_id), results.items(second.cell_id)
+    differences = compare(first, second, *items)
+    stops = [] if until_separated is None else early_stops(*items, until_separated)
     if json:
-        print_json({"a": first.cell_id, "b": second.cell_id, "differences": [asdict(one) for one in differences]})
-    else:
-        console.print(comparison_report(first, second, differences))
+        content = {"a": first.cell_id, "b": second.cell_id, "differences": [asdict(one) for one in differences]}
+        print_json(content if until_separated is None else content | {"early_stops": [asdict(one) for one in stops]})
+        return
+    console.print(comparison_report(first, second, differences))
+    for stop in stops:
+        console.print(str(stop), highlight=False)

@@ -44,11 +44,16 @@ def command(
             raise UnknownNameError("format", name, FORMATS)
     with open_store(store) as results:
         records = select(results, model=model)
+        answers = {record.cell_id: results.items(record.cell_id) for record in records}
     if not records:
         raise StoreError(f"{results.path} holds no cells yet; run `slmquant bench` first")
     if "table" in wanted:
-        print_report(records, console)
-    writers = {"csv": write_report_csv, "json": write_report_json, "html": write_page}
+        print_report(records, console, answers=answers)
+    writers = {
+        "csv": write_report_csv,
+        "json": write_report_json,
+        "html": lambda found, folder: write_page(found, folder, answers=answers),
+    }
     for name, write in writers.items():
         if name in wanted:
             path = write(records, output)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from slmquant.analysis.cells import accuracy
+from slmquant.analysis.chance import above_chance
 from slmquant.analysis.scores import Score
 from slmquant.report._sections import Cell, Section
-from slmquant.store.record import Metric
+from slmquant.store.record import Metric, task_name
 
 ABSENT = "–"
+ABOVE_CHANCE = "> chance %"
 BYTES_PER_MB = 1e6
 PER_CENT = 100.0
 
@@ -34,6 +36,7 @@ class Column:
         read: Cell → what it says, or None where it was not measured.
         lower_is_better: None where neither direction is better.
         about: The task, where several tasks have the same column.
+        task: The task as `str(TaskSpec)`, of an accuracy.
     """
 
     title: str
@@ -41,6 +44,7 @@ class Column:
     read: Callable[[Cell], Reading | None]
     lower_is_better: bool | None = None
     about: str | None = None
+    task: str | None = None
 
 
 def columns(section: Section) -> list[Column]:
@@ -49,7 +53,7 @@ def columns(section: Section) -> list[Column]:
         Column("bpw", "Stored bits per weight of the whole model.", _metric("bpw", decimal(2))),
         Column("MB", "Stored size, 10⁶ bytes.", _metric("stored_bytes", decimal(1), BYTES_PER_MB), True),
         *(column for text in section.texts for column in _text_columns(text, len(section.texts) > 1)),
-        *(_accuracy_column(task) for task in section.tasks),
+        *(column for task in section.tasks for column in _accuracy_columns(task)),
         Column("perf", "SLMQ_perf; 100 is full precision.", _score(lambda cell: cell.scores.perf), False),
         Column(
             "perf > chance",
@@ -70,11 +74,17 @@ def columns(section: Section) -> list[Column]:
 
 
 def best(column: Column, section: Section) -> frozenset[str]:
-    """Cell ids whose shown value is the best of the quantized cells; none where there is no contest."""
+    """Cell ids whose shown value is the best of the quantized cells; none where there is no contest.
+
+    Of an accuracy, also those that cannot be told apart from the best.
+    """
     readings = {cell.record.cell_id: column.read(cell) for cell in section.quantized}
     known = {cell_id: reading for cell_id, reading in readings.items() if reading}
     if column.lower_is_better is None or len({reading.text for reading in known.values()}) < 2:
         return frozenset()
+    standing = next((one for one in section.standings if one.task == column.task), None)
+    if standing is not None:
+        return frozenset(standing.best)
     choose = min if column.lower_is_better else max
     winner = choose(known.values(), key=lambda reading: reading.value)
     return frozenset(cell_id for cell_id, reading in known.items() if reading.text == winner.text)
@@ -142,11 +152,29 @@ def _text_columns(text: str, several: bool) -> list[Column]:
     ]
 
 
-def _accuracy_column(task: str) -> Column:
+def _accuracy_columns(task: str) -> list[Column]:
     def read(cell: Cell) -> Reading | None:
         return _reading(accuracy(cell.record, task), decimal(1), 1 / PER_CENT, with_stderr=True)
 
-    return Column(f"{task.split(':')[0]} %", f"Accuracy on {task}, ± one standard error.", read, False)
+    def read_above_chance(cell: Cell) -> Reading | None:
+        found = above_chance(cell.record, task)
+        if found is None:
+            return None
+        stderr = None if found.stderr is None else found.stderr * PER_CENT
+        return Reading(found.value * PER_CENT, decimal(1)(found.value * PER_CENT), stderr)
+
+    meaning = f"Accuracy on {task}, ± one standard error."
+    return [
+        Column(f"{task_name(task)} %", meaning, read, False, task=task),
+        Column(
+            ABOVE_CHANCE,
+            f"Accuracy on {task} counted from chance, ± one standard error: 0 is guessing, 100 all right.",
+            read_above_chance,
+            False,
+            about=task_name(task),
+            task=task,
+        ),
+    ]
 
 
 def _metric(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
 from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
+from slmquant.analysis.standing import Answers, Standing, standings
 from slmquant.store.record import Record
 
 
@@ -40,6 +41,7 @@ class Section:
         failures: Cells that were refused or failed, by method and scheme.
         texts: Tasks with a perplexity or a divergence.
         tasks: Tasks with an accuracy.
+        standings: Which cells can be told apart from full precision and from the best, task by task.
     """
 
     model: str
@@ -47,6 +49,7 @@ class Section:
     failures: tuple[Record, ...]
     texts: tuple[str, ...]
     tasks: tuple[str, ...]
+    standings: tuple[Standing, ...] = ()
 
     @property
     def records(self) -> list[Record]:
@@ -64,16 +67,22 @@ class Section:
         return [cell for cell in self.cells if not cell.is_reference]
 
 
-def sections(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[Section]:
+NO_ANSWERS: Answers = {}
+"""Without answers to single items, cells are told apart by their standard errors alone."""
+
+
+def sections(
+    records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, answers: Answers = NO_ANSWERS
+) -> list[Section]:
     """Group records by model, tasks, dtype and device, in the order in which they first appear."""
     scores = {score.cell_id: score for score in score_table(records, options)}
     groups: dict[object, list[Record]] = {}
     for record in records:
         groups.setdefault(conditions(record), []).append(record)
-    return [_section(group, scores) for group in groups.values()]
+    return [_section(group, scores, answers) for group in groups.values()]
 
 
-def _section(group: list[Record], scores: dict[str, CellScores]) -> Section:
+def _section(group: list[Record], scores: dict[str, CellScores], answers: Answers) -> Section:
     texts, tasks = text_tasks(group), accuracy_tasks(group)
     text = texts[0] if texts else None
     measured = [Cell(record, scores[record.cell_id]) for record in group if record.status == "ok"]
@@ -84,6 +93,7 @@ def _section(group: list[Record], scores: dict[str, CellScores]) -> Section:
         failures=tuple(sorted(failures, key=lambda r: (r.status != "refused", r.spec.method, r.spec.scheme))),
         texts=tuple(texts),
         tasks=tuple(tasks),
+        standings=tuple(standings(group, answers)),
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import yaml
 
 from slmquant.analysis.cells import accuracy, is_reference
-from slmquant.report._columns import BYTES_PER_MB, perplexity
+from slmquant.analysis.standing import Standing
+from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity
 from slmquant.report._sections import Cell, Section
 from slmquant.store.export import calibration_label
 from slmquant.store.record import CalibrationSpec, CellSpec, Environment
@@ -40,6 +41,16 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "accuracy %",
         "Share of items answered as the key says, by lm-eval's definitions: length-normalized "
         "(acc_norm) where lm-eval has it for the task, else plain (acc). ± is one standard error.",
+    ),
+    (
+        "> chance %",
+        "(accuracy − chance) / (1 − chance): 0 is guessing and 100 everything right, with the error of the accuracy "
+        "stretched alike.",
+    ),
+    (
+        "flips",
+        "Answers that full precision had right and the quantized model has wrong (−), and the other way round (+). "
+        "▼ worse, ▲ better, ≈ indistinguishable from full precision.",
     ),
     (
         "perf",
@@ -116,6 +127,7 @@ def notes(section: Section) -> list[str]:
     return [
         *_model_notes(section),
         *_protocol_notes(section),
+        *_standing_notes(section),
         *_unique(machine_words(record.environment) for record in section.records),
         *_score_notes(section),
     ]
@@ -221,6 +233,61 @@ def _protocol_notes(section: Section) -> list[str]:
             f"{task}: {m.name}{f' on {m.n:,} items' if m.n else ''}, ± one standard error." for m in metrics
         )
     return said
+
+
+def _standing_notes(section: Section) -> list[str]:
+    """Who cannot be told apart from full precision, and from the best, on each task."""
+    said = []
+    names = {cell.record.cell_id: cell.name for cell in section.quantized}
+    for standing in section.standings:
+        alike, compared = standing.indistinguishable, standing.against_reference
+        if compared:
+            best_first = [cell for cell in names if cell in alike]
+            of_whom = "all quantized cells" if len(alike) == len(compared) > 1 else _listed(best_first, names)
+            said.append(f"{_with_n(standing)}: indistinguishable from full precision: {of_whom or 'none'}.")
+        if len(standing.best) > 1:
+            rivals = "any other" if len(standing.best) == len(names) else _listed(standing.best[1:], names)
+            said.append(f"{standing.task}: the best, {names[standing.best[0]]}, cannot be told apart from {rivals}.")
+    if said:
+        said.append(
+            "Told apart: at 95 % confidence over all cells and tasks of the table (Holm), on the same items where "
+            "answers were kept."
+        )
+    return said
+
+
+def _listed(cells: Iterable[str], names: dict[str, str]) -> str:
+    return ", ".join(names[cell] for cell in cells)
+
+
+def _with_n(standing: Standing) -> str:
+    counts = sorted({one.pairs for one in standing.against_reference.values() if one.pairs})
+    if not counts:
+        return standing.task
+    return f"{standing.task} (n={counts[0]:,}{f' to {counts[-1]:,}' if len(counts) > 1 else ''})"
+
+
+VERDICT_SIGNS = {"better": "▲", "worse": "▼", "equal": "≈", "indistinguishable": "≈"}
+"""How a cell stands against full precision, in one character."""
+
+
+def flips(section: Section) -> list[tuple[Cell, list[str]]]:
+    """Quantized cells with their flips against full precision, one text a task of `section.standings`.
+
+    Empty where no answers were kept.
+    """
+    rows = []
+    for cell in section.quantized:
+        found = [standing.against_reference.get(cell.record.cell_id) for standing in section.standings]
+        texts = [
+            f"−{one.flips.to_wrong} +{one.flips.to_right} {VERDICT_SIGNS.get(one.verdict, '')}"
+            if one and one.flips
+            else ABSENT
+            for one in found
+        ]
+        if any(text != ABSENT for text in texts):
+            rows.append((cell, texts))
+    return rows
 
 
 def _score_notes(section: Section) -> list[str]:

@@ -11,13 +11,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions
+from slmquant.analysis.standing import Answers
 from slmquant.files import atomic_file
 from slmquant.report._columns import ABSENT, Column, Reading, best, columns, decimal, number
 from slmquant.report._plot import Plot, method_series, plot
-from slmquant.report._sections import Cell, Section, sections
+from slmquant.report._sections import NO_ANSWERS, Cell, Section, sections
 from slmquant.report._words import (
     DEFINITIONS,
     STATUS_WORDS,
+    flips,
     headline,
     machine_words,
     notes,
@@ -57,28 +59,34 @@ class _Block:
     legend: list[tuple[str, int, str]]
     columns: list[Column]
     rows: list[_Row]
+    flips: list[tuple[Cell, list[str]]]
     data: list[DataCard]
     machines: list[str]
     plans: list[str]
 
 
-def write_page(records: Sequence[Record], folder: Path, options: ScoreOptions = DEFAULT_OPTIONS) -> Path:
+def write_page(
+    records: Sequence[Record],
+    folder: Path,
+    options: ScoreOptions = DEFAULT_OPTIONS,
+    answers: Answers = NO_ANSWERS,
+) -> Path:
     """Write `index.html` into `folder` and return its path."""
     path = folder / "index.html"
-    text = render(records, options)
+    text = render(records, options, answers)
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> str:
+def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, answers: Answers = NO_ANSWERS) -> str:
     """The page as text; the same records give the same text."""
     here = files("slmquant.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=number, score=_score)
     template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
     return template.render(
-        blocks=[_block(section) for section in sections(records, options)],
+        blocks=[_block(section) for section in sections(records, options, answers)],
         css=Markup((here / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         definitions=DEFINITIONS,
         status_words=STATUS_WORDS,
@@ -101,6 +109,7 @@ def _block(section: Section) -> _Block:
         legend=[(name, look.colour, GLYPHS[look.marker]) for name, look in series.items()],
         columns=shown,
         rows=[_row(cell, shown, winners) for cell in section.cells],
+        flips=flips(section),
         data=list(dict.fromkeys(card for record in section.records for card in record.data)),
         machines=list(dict.fromkeys(machine_words(record.environment) for record in section.records)),
         plans=plans(section),

@@ -11,22 +11,30 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from slmquant.analysis.chance import above_chance, accuracy_interval
 from slmquant.analysis.difference import UNPAIRED, Difference
+from slmquant.analysis.intervals import Interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, ScoreOptions
-from slmquant.report._columns import ABSENT, Column, best, columns, number
-from slmquant.report._sections import Section, sections
-from slmquant.report._words import STATUS_WORDS, headline, notes, remarks
-from slmquant.store.record import Record
+from slmquant.analysis.standing import Answers
+from slmquant.report._columns import ABOVE_CHANCE, ABSENT, Column, best, columns, number
+from slmquant.report._sections import NO_ANSWERS, Section, sections
+from slmquant.report._words import STATUS_WORDS, flips, headline, notes, remarks
+from slmquant.store.record import Record, task_name
 
-DROP_ORDER = ("bpw", "peak MB", "KL p99", "cons", "top-1 %", "perf > chance", "quant s", "perf")
+DROP_ORDER = (ABOVE_CHANCE, "bpw", "peak MB", "KL p99", "cons", "top-1 %", "perf > chance", "quant s", "perf")
 """Columns that a narrow terminal does without, the first to go first."""
 
 VERDICT_STYLES = {"better": "green", "worse": "red", "refused": "dim", "indistinguishable": "dim"}
 
 
-def print_report(records: Sequence[Record], console: Console, options: ScoreOptions = DEFAULT_OPTIONS) -> None:
+def print_report(
+    records: Sequence[Record],
+    console: Console,
+    options: ScoreOptions = DEFAULT_OPTIONS,
+    answers: Answers = NO_ANSWERS,
+) -> None:
     """Print a table for each model and set of conditions, with its headline and its footnotes."""
-    for section in sections(records, options):
+    for section in sections(records, options, answers):
         console.print(_section_report(section, console))
 
 
@@ -37,6 +45,8 @@ def _section_report(section: Section, console: Console) -> RenderableType:
         parts += _results_that_fit(section, console)
     if section.failures:
         parts.append(_failures(section.failures))
+    if flips(section):
+        parts += [Text("Answers against full precision: right → wrong (−), wrong → right (+)"), _flips(section)]
     parts += [Text(f"· {note}", style="dim") for note in notes(section)]
     return Group(*parts, "")
 
@@ -69,7 +79,7 @@ def comparison_report(a: Record, b: Record, differences: Sequence[Difference]) -
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("metric", no_wrap=True)
     table.add_column("task")
-    for name in ("A", "B", "B − A", "± stderr", "p"):
+    for name in ("A", "B", "B − A", "95 % interval", "p (Holm)", "flips"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("unit")
     table.add_column("B is")
@@ -79,12 +89,32 @@ def comparison_report(a: Record, b: Record, differences: Sequence[Difference]) -
             verdict.append(" *", style="dim")
         elif d.reason or d.pairs:
             verdict.append(f" ({d.reason or f'{d.pairs} pairs'})", style="dim")
-        numbers = [number(value) for value in (d.a, d.b, d.difference, d.stderr)]
-        numbers.append(ABSENT if d.p_value is None else f"{d.p_value:.3f}" if d.p_value >= 0.001 else "< 0.001")
+        numbers = [number(value) for value in (d.a, d.b, d.difference)]
+        numbers += [_span(d.interval), _p(d.p_corrected)]
+        numbers.append(f"−{d.flips.to_wrong} +{d.flips.to_right}" if d.flips else "")
         table.add_row(d.name, d.task or "", *numbers, d.unit, verdict)
     title = Text.assemble(("A ", "dim"), (a.spec.label, "bold"), ("   B ", "dim"), (b.spec.label, "bold"))
     footnote = f"* {UNPAIRED}\n" if any(d.reason == UNPAIRED for d in differences) else ""
     return Group(title, table, Text(footnote, style="dim"))
+
+
+def _span(interval: Interval | None) -> str:
+    return ABSENT if interval is None else f"[{number(interval.low)}, {number(interval.high)}]"
+
+
+def _p(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _flips(section: Section) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
+    table.add_column("method", no_wrap=True)
+    table.add_column("scheme", no_wrap=True)
+    for standing in section.standings:
+        table.add_column(task_name(standing.task), justify="right", no_wrap=True)
+    for cell, texts in flips(section):
+        table.add_row(cell.record.spec.method, cell.record.spec.scheme, *texts)
+    return table
 
 
 def _results_that_fit(section: Section, console: Console) -> list[RenderableType]:
@@ -135,13 +165,23 @@ def _failures(failures: Sequence[Record]) -> Table:
 
 def _metrics(record: Record) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name, justify in (("metric", "left"), ("value", "right"), ("± stderr", "right"), ("n", "right")):
+    for name, justify in (
+        ("metric", "left"),
+        ("value", "right"),
+        ("± stderr", "right"),
+        ("95 % interval", "right"),
+        ("n", "right"),
+    ):
         table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
     for name in ("unit", "task", "protocol"):
         table.add_column(name)
     for m in record.metrics:
         n = f"{m.n:,}" if m.n is not None else ABSENT
-        table.add_row(m.name, number(m.value), number(m.stderr), n, m.unit, m.task or "", escape(m.protocol or ""))
+        figures = [number(m.value), number(m.stderr), _span(accuracy_interval(record, m)), n]
+        table.add_row(m.name, *figures, m.unit, m.task or "", escape(m.protocol or ""))
+        if m.name == "chance" and m.task is not None and (found := above_chance(record, m.task)):
+            figures = [number(found.value), number(found.stderr), _span(found.interval), n]
+            table.add_row("above chance", *figures, m.unit, m.task, "(accuracy − chance) / (1 − chance)")
     return table
 
 
