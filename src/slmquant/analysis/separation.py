@@ -170,11 +170,14 @@ def early_stops(
         common = [item for item in a if item in b]
         if "@" not in task:
             common.sort(key=lambda item: hashlib.sha256(f"0/{task_name(task)}/{item}".encode()).digest())
-        name = next((name for name in ACCURACIES if common and all(name in a[i] and name in b[i] for i in common)), "")
-        values = (
-            {"first": [a[item][name] for item in common], "second": [b[item][name] for item in common]} if name else {}
-        )
-        if values and all(value in (0, 1) for series in values.values() for value in series):
+        name = next((name for name in ACCURACIES if all(name in a[item] and name in b[item] for item in common)), None)
+        if name is None or not common:
+            continue
+        values: dict[str, Sequence[float]] = {
+            "first": [a[item][name] for item in common],
+            "second": [b[item][name] for item in common],
+        }
+        if all(value in (0, 1) for series in values.values() for value in series):
             answers[task], metrics[task] = values, name
     found = replay(answers, confidence)
     leaders = {pair.task: evidence.leader for pair, evidence in found.ranking.items()}

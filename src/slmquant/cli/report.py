@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from slmquant.cli._output import QuietOption, console, err_console
 from slmquant.cli._results import ModelOption, StoreOption, open_store, select
+
+if TYPE_CHECKING:
+    from slmquant.store import Record
 
 FORMATS = ("table", "csv", "json", "html")
 
@@ -49,10 +54,10 @@ def command(
         raise StoreError(f"{results.path} holds no cells yet; run `slmquant bench` first")
     if "table" in wanted:
         print_report(records, console, answers=answers)
-    writers = {
+    writers: dict[str, Callable[[Sequence[Record], Path], Path]] = {
         "csv": write_report_csv,
         "json": write_report_json,
-        "html": lambda found, folder: write_page(found, folder, answers=answers),
+        "html": partial(write_page, answers=answers),
     }
     for name, write in writers.items():
         if name in wanted:
