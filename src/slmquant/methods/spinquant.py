@@ -53,7 +53,7 @@ from slmquant.model.rotate import ResidualStream, fold_norms_
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 
-_TOKENS_AT_ONCE = 2048
+_TOKENS_AT_ONCE = 1024
 """Of one forward and backward pass: the logits of more would not fit beside what the pass keeps."""
 
 
