@@ -1,0 +1,267 @@
+"""Zero-shot tasks through our backend and through lm-eval's own, side by side; and the speed of perplexity.
+
+    python benchmarks/eval_speed.py --items 500
+    python benchmarks/eval_speed.py --tasks mmlu --items 100
+    python benchmarks/eval_speed.py --tasks '' --windows 4
+
+lm-eval's backend (`HFLM`) is given, for each task, the dtype and batch size at which it is fastest here, found on the
+first items; ours computes in what `slmquant bench` would choose, products of linears in bfloat16 where the machine is
+fast at them. Every run has a process of its own, which loads the model, answers a few requests to warm up, and is then
+timed from lm-eval's requests to their answers, tokenization included. Items are the first of the file: of MMLU, the
+first subjects, whole. Answers are compared in float32 on the first `--equal` items of every task.
+
+Perplexity and divergence are set against the rate of a plain bfloat16 matrix product of this machine, in operations
+that the model must do: linears, causal attention, one head for perplexity and two for divergence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from slmquant.files import cache_dir
+from slmquant.model.head import OutputHead
+from slmquant.model.loading import load
+from slmquant.model.quantized import multiply_in_
+from slmquant.progress import Progress, Silent
+from slmquant.runs.environment import usable_cores
+from slmquant.runs.process import Failure, run_isolated
+from slmquant.store.record import TaskSpec
+from slmquant.tasks._base import EvalContext
+from slmquant.tracks.consumption import peak_rss_bytes
+
+TASKS = ("hellaswag", "arc_easy", "piqa", "mmlu")
+BATCH_SIZES = (1, 4, 16, 64)
+WARM_UP = 8
+"""Requests answered before the clock starts."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task through one backend.
+
+    Attributes:
+        model: Model source.
+        task: Name of the task.
+        items: How many, from the start of the file.
+        dtype: `float32` or `bfloat16`: of the whole model for lm-eval's backend, of products for ours.
+        batch_size: Of lm-eval's backend; None for ours.
+    """
+
+    model: str
+    task: str
+    items: int
+    dtype: str
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of a job."""
+
+    seconds: float
+    peak_rss_bytes: int
+    values: list[tuple[float, bool]]
+
+
+def answer(job: Job, progress: Progress) -> Answers:
+    """Run one job."""
+    from lm_eval.models.huggingface import HFLM
+
+    from slmquant.tasks._backend import ContextLM
+
+    torch.set_num_threads(usable_cores())
+    dtype = getattr(torch, job.dtype)
+    loaded = load(job.model, dtype if job.batch_size else torch.float32)
+    context = EvalContext(loaded.model, dtype, loaded.tokenizer, loaded.sha256, cache_dir(), progress=progress)
+    requests = first_requests(job, context)
+    if job.batch_size:
+        backend = HFLM(
+            pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=job.batch_size, max_batch_size=64
+        )
+    else:
+        multiply_in_(loaded.model, dtype)
+        backend = ContextLM(context, job.task)
+    ask = backend.loglikelihood
+    ask(requests[:WARM_UP])
+    started = time.perf_counter()
+    values = ask(requests)
+    return Answers(time.perf_counter() - started, peak_rss_bytes(), values)
+
+
+def first_requests(job: Job, context: EvalContext) -> list[object]:
+    """lm-eval's requests for the first items of a task; of a family, subject after subject."""
+    from slmquant.tasks._lm_eval import LmEvalTask, _build, _quiet, find
+
+    task = find(job.task)
+    assert isinstance(task, LmEvalTask)
+    requests: list[object] = []
+    missing = job.items
+    with _quiet():
+        for subtask in _build(task, context).subtasks.values():
+            if missing <= 0:
+                break
+            subtask.build_all_requests(limit=missing, rank=0, world_size=1)
+            requests += subtask.instances
+            missing -= len({instance.doc_id for instance in subtask.instances})
+    return requests
+
+
+def run(job: Job) -> Answers:
+    """Run one job in a process of its own."""
+    found = run_isolated(answer, job, Silent())
+    if isinstance(found, Failure):
+        raise SystemExit(f"{job}: {found.reason}")
+    return found
+
+
+def fastest(job: Job, items: int) -> Job:
+    """lm-eval's backend at the dtype and batch size at which it answers the first items soonest."""
+    trials = [
+        replace(job, items=items, dtype=dtype, batch_size=size)
+        for dtype in ("bfloat16", "float32")
+        for size in BATCH_SIZES
+    ]
+    best = min(trials, key=lambda trial: run(trial).seconds)
+    return replace(best, items=job.items)
+
+
+def compare_tasks(model: str, names: Sequence[str], items: int, equal: int, tried: int, dtype: str) -> Table:
+    """Both backends on every task."""
+    table = Table(title=f"{model}: first {items} items, {usable_cores()} cores")
+    for column in ("task", "lm-eval's backend", "s", "peak MB", "ours", "s", "peak MB", "faster", "largest difference"):
+        table.add_column(column, justify="left" if column in ("task", "lm-eval's backend", "ours") else "right")
+    total_theirs = total_ours = 0.0
+    for name in names:
+        asked = Job(model, name, items, dtype, None)
+        best = fastest(asked, tried)
+        ours, theirs = run(asked), run(best)
+        total_ours, total_theirs = total_ours + ours.seconds, total_theirs + theirs.seconds
+        table.add_row(
+            name,
+            f"{best.dtype}, batch {best.batch_size}",
+            f"{theirs.seconds:.1f}",
+            f"{theirs.peak_rss_bytes / 1e6:.0f}",
+            dtype,
+            f"{ours.seconds:.1f}",
+            f"{ours.peak_rss_bytes / 1e6:.0f}",
+            f"{theirs.seconds / ours.seconds:.1f}x",
+            equality(replace(asked, items=equal, dtype="float32")),
+        )
+    if names:
+        ratio = f"{total_theirs / total_ours:.1f}x"
+        table.add_row("all", "", f"{total_theirs:.1f}", "", "", f"{total_ours:.1f}", "", ratio, "")
+    return table
+
+
+def equality(job: Job) -> str:
+    """How far answers in float32 are apart, and how many greedy verdicts differ."""
+    ours, theirs = run(job).values, run(replace(job, batch_size=8)).values
+    apart = max(abs(a - b) for (a, _), (b, _) in zip(ours, theirs, strict=True))
+    verdicts = sum(a != b for (_, a), (_, b) in zip(ours, theirs, strict=True))
+    return f"{apart:.1e} of {len(ours)} in float32" + (f", {verdicts} verdicts differ" if verdicts else "")
+
+
+def product_rate(size: int = 2048, seconds: float = 2.0) -> float:
+    """Operations per second of a square bfloat16 matrix product."""
+    a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
+    torch.mm(a, b)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        torch.mm(a, b)
+        count += 1
+    return count * 2 * size**3 / (time.perf_counter() - started)
+
+
+def operations_per_token(model: torch.nn.Module, window: int, heads: int) -> float:
+    """Multiplications and additions that a token of a window takes: linears, causal attention, heads."""
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    linears = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    attention = config.num_hidden_layers * width * (window + 1)  # two products over half of the window on average
+    return 2.0 * (linears + attention + heads * head.weight.numel())
+
+
+@dataclass(frozen=True)
+class TextJob:
+    """Perplexity and divergence of some windows."""
+
+    model: str
+    windows: int
+    dtype: str
+    scratch: Path
+
+
+def measure_text(job: TextJob, progress: Progress) -> list[tuple[str, float, float, int, float]]:
+    """For both: name, seconds, operations per second, peak bytes, and the machine's own rate right before."""
+    from slmquant import tasks
+
+    torch.set_num_threads(usable_cores())
+    loaded = load(job.model)
+    head = OutputHead(loaded.model)
+    plain = operations_per_token(loaded.model, 2048, heads=1), operations_per_token(loaded.model, 2048, heads=2)
+    dtype = getattr(torch, job.dtype)
+    multiply_in_(loaded.model, dtype)
+    head.hidden(torch.zeros(1, 512, dtype=torch.long))
+    context = EvalContext(
+        loaded.model, dtype, loaded.tokenizer, loaded.sha256, job.scratch, is_reference=True, progress=progress
+    )
+    spec = TaskSpec(name="wikitext2", limit=job.windows)
+    rows = []
+    for name, operations, asked in (
+        ("perplexity", plain[0], context),
+        ("perplexity and divergence", plain[1], replace(context, is_reference=False)),
+    ):
+        rate = product_rate()
+        started = time.perf_counter()
+        tasks.resolve(spec).run(asked, spec)
+        seconds = time.perf_counter() - started
+        rows.append((name, seconds, job.windows * 2048 * operations / seconds, peak_rss_bytes(), rate))
+    return rows
+
+
+def main() -> None:
+    import tempfile
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated; empty for none")
+    parser.add_argument("--items", type=int, default=500)
+    parser.add_argument("--equal", type=int, default=50, help="items whose answers are compared in float32")
+    parser.add_argument("--tried", type=int, default=24, help="items on which lm-eval's backend is tuned")
+    parser.add_argument("--windows", type=int, default=4, help="of WikiText-2, for perplexity; 0 for none")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="of our products")
+    given = parser.parse_args()
+    console = Console(width=None if Console().is_terminal else 160)
+    names = [name for name in given.tasks.split(",") if name]
+    if names:
+        console.print(compare_tasks(given.model, names, given.items, given.equal, given.tried, given.dtype))
+    if given.windows:
+        with tempfile.TemporaryDirectory() as scratch:
+            job = TextJob(given.model, given.windows, given.dtype, Path(scratch))
+            rows = run_isolated(measure_text, job, Silent())
+        if isinstance(rows, Failure):
+            raise SystemExit(rows.reason)
+        table = Table(title=f"{given.model}: WikiText-2, {given.windows} windows of 2048, {given.dtype}")
+        for column in ("measured", "s", "GFLOP/s", "a plain product", "share", "peak MB"):
+            table.add_column(column, justify="left" if column == "measured" else "right")
+        for name, seconds, rate, peak, machine in rows:
+            share = f"{rate / machine:.0%}"
+            table.add_row(
+                name, f"{seconds:.1f}", f"{rate / 1e9:.0f}", f"{machine / 1e9:.0f}", share, f"{peak / 1e6:.0f}"
+            )
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
