@@ -9,8 +9,9 @@ from rich.console import Console
 
 from slmquant.report._columns import best, columns, significant
 from slmquant.report._sections import sections
-from slmquant.report._words import headline
+from slmquant.report._words import headline, notes
 from slmquant.report.terminal import print_report, record_report
+from slmquant.store.record import Metric
 from tests import invented
 
 
@@ -84,6 +85,32 @@ def test_the_headline_claims_no_more_than_was_measured(keep: tuple[int, ...], sa
     section = sections([invented.benchmark()[index] for index in keep])[0]
 
     assert headline(section).replace("\N{NO-BREAK SPACE}", " ") == said
+
+
+def test_without_a_text_the_headline_names_no_cell() -> None:
+    records = [
+        record.model_copy(
+            update={"metrics": tuple(m for m in record.metrics if m.name not in ("perplexity", "kl_mean"))}
+        )
+        for record in invented.benchmark()[:3]
+    ]
+    said = headline(sections(records)[0])
+
+    assert said.startswith("2 quantized cells, and no text among the tasks")
+
+
+def test_cells_inside_the_noise_of_full_precision_are_named() -> None:
+    reference, *cells = invented.benchmark()[:3]
+    text = sections([reference])[0].texts[0]
+    closest = min(cell.metric("kl_mean", text).value for cell in cells)
+    floor = Metric(name="kl_noise_floor", value=closest, unit="nats", higher_is_better=None, task=text)
+    noisy = reference.model_copy(update={"metrics": (*reference.metrics, floor)})
+    (said,) = [note for note in notes(sections([noisy, *cells])[0]) if "diverges from itself" in note]
+    names = [cell.name for cell in sections([noisy, *cells])[0].quantized]
+    close, far = sorted(names, key=lambda name: name not in said)
+
+    assert close in said
+    assert far not in said
 
 
 def test_best_is_among_quantized_cells_and_needs_a_contest() -> None:

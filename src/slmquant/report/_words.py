@@ -87,7 +87,8 @@ def headline(section: Section) -> str:
     where = f"At {size:.0f}{NBSP}MB" if size is not None else "Best of all"
     where += f" instead of {full_size:.0f}{NBSP}MB" if full_size is not None and chosen is not reference else ""
     if value is None:
-        return f"{where}, {chosen.name} diverges least from full precision"
+        cells = f"{len(section.quantized)} quantized cell{'s' * (len(section.quantized) != 1)}"
+        return f"{cells}, and no text among the tasks: accuracies alone do not say which is closest to full precision"
     if full_value is None or chosen is reference:
         return f"{where}, {chosen.name} has a perplexity of {perplexity(value)}"
     if value <= SMALL_LOSS * full_value:
@@ -127,6 +128,7 @@ def notes(section: Section) -> list[str]:
     return [
         *_model_notes(section),
         *_protocol_notes(section),
+        *_noise_notes(section),
         *_standing_notes(section),
         *_unique(machine_words(record.environment) for record in section.records),
         *_score_notes(section),
@@ -231,6 +233,22 @@ def _protocol_notes(section: Section) -> list[str]:
         metrics = [m for cell in section.cells if (m := accuracy(cell.record, task))]
         said += _unique(
             f"{task}: {m.name}{f' on {m.n:,} items' if m.n else ''}, ± one standard error." for m in metrics
+        )
+    return said
+
+
+def _noise_notes(section: Section) -> list[str]:
+    """How small a divergence says nothing, and which cells are that close to full precision."""
+    said = []
+    for text in section.texts if section.reference else ():
+        floor = section.reference and section.reference.record.metric("kl_noise_floor", text)
+        if not floor:
+            continue
+        found = [(cell.name, cell.record.metric("kl_mean", text)) for cell in section.quantized]
+        inside = [name for name, metric in found if metric and metric.value <= floor.value]
+        said.append(
+            f"{text}: full precision with its residual stream rounded to bfloat16 diverges from itself by "
+            f"{floor.value:.4f} nats; as close as that: {', '.join(inside) or 'none'}."
         )
     return said
 
