@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from slmquant.errors import ModelError
 from slmquant.formats import native
+from slmquant.model.quantized import multiply_in_
 from slmquant.testing.method_contract import calibration_tokens, quantized
 
 
@@ -44,6 +45,19 @@ def test_the_file_is_as_large_as_the_accounting_says(tmp_path: Path) -> None:
         tensors = native.encode(written)
 
         assert sum(t.numel() * t.element_size() for t in tensors.values()) == written.size.stored_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_full_precision_comes_back_in_whatever_it_multiplied(tmp_path: Path, dtype: torch.dtype) -> None:
+    written = quantized("none", "W16A16", "gpt2")  # its linears lie transposed
+    multiply_in_(written.model, dtype)
+    native.save(written, tokenizer(), tmp_path / "model", source="tiny", source_sha256="0" * 64)
+
+    read = native.load(tmp_path / "model", dtype).quantized
+
+    with torch.no_grad():
+        before, after = (q.model(calibration_tokens(2)).logits for q in (written, read))
+    torch.testing.assert_close(before, after, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "opt", "gpt2", "phi"])

@@ -35,7 +35,14 @@ from slmquant.model.attention import quantize_cache_
 from slmquant.model.online import OnlineFact, attach_, key_rotation, stored_bits
 from slmquant.model.online import decode as decode_online
 from slmquant.model.online import encode as encode_online
-from slmquant.model.quantized import linear_at, multiply_in_, replace_linears_, weight_at
+from slmquant.model.quantized import (
+    Linear,
+    QuantizedLinear,
+    linear_at,
+    multiply_in_,
+    replace_linears_,
+    weight_at,
+)
 from slmquant.model.relations import InputGroup
 from slmquant.model.size import count_parameters, size_of
 from slmquant.quantize import QuantizedModel
@@ -118,8 +125,16 @@ def encode(quantized: QuantizedModel) -> dict[str, Tensor]:
     stored = {f"{name}.weight" for name in quantized.weights}
     for name, parameter in quantized.model.named_parameters():  # a tied parameter comes once
         if name not in stored:
-            tensors[name] = parameter.detach().bfloat16().contiguous()
+            tensors[name] = _as_stored(quantized.model, name, parameter).detach().bfloat16().contiguous()
     return tensors | encode_online(quantized.online).tensors
+
+
+def _as_stored(model: PreTrainedModel, name: str, parameter: Tensor) -> Tensor:
+    """The weight of a linear as `(out, in)`, whatever its module's own layout; any other parameter as it is."""
+    module, _, kind = name.rpartition(".")
+    if kind == "weight" and isinstance(model.get_submodule(module), Linear | QuantizedLinear):
+        return weight_at(model, module)
+    return parameter
 
 
 def is_native(folder: Path) -> bool:
@@ -175,11 +190,9 @@ def _assemble(
     added_bits = stored_bits(online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
     with torch.no_grad():
         stored = {f"{name}.weight" for name in weights}
-        grouped = {f"{name}.weight": name for linears in manifest.groups for name in linears}
         for name, parameter in model.named_parameters():
-            if name not in stored:  # a linear of a group lies as (out, in), whatever its module's own layout
-                target = weight_at(model, grouped[name]) if name in grouped else parameter
-                target.copy_(tensors[name])
+            if name not in stored:
+                _as_stored(model, name, parameter).copy_(tensors[name])
         for name in manifest.embeddings:
             model.get_submodule(name).get_parameter("weight").copy_(weights[name].dequantize())
     scheme = parse(manifest.scheme)
