@@ -64,14 +64,18 @@ def stops_early(record: Record, task: str) -> bool:
     return any(spec.until_separated is not None for spec in record.spec.tasks if str(spec) == task)
 
 
+ACCURACIES = ("acc_norm", "acc", "exact_match_strict_match", "exact_match")
+"""Metrics that can stand for a task, the first that it has: length-normalized where lm-eval defines that."""
+
+
 def accuracy(record: Record, task: str) -> Metric | None:
-    """The accuracy that stands for a task: `acc_norm` where lm-eval defines it for that task, else `acc`."""
-    return record.metric("acc_norm", task) or record.metric("acc", task)
+    """The accuracy that stands for a task, see `ACCURACIES`."""
+    return next((metric for name in ACCURACIES if (metric := record.metric(name, task))), None)
 
 
 def accuracy_tasks(records: Sequence[Record]) -> list[str]:
     """Tasks on which any of the records has an accuracy, in the order of the cells' own task lists."""
-    return _tasks(records, ("acc", "acc_norm"))
+    return _tasks(records, ACCURACIES)
 
 
 def text_tasks(records: Sequence[Record]) -> list[str]:

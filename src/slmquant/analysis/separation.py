@@ -11,13 +11,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from slmquant.analysis.cells import ACCURACIES
 from slmquant.analysis.intervals import CONFIDENCE
 from slmquant.analysis.multiple import holm
 from slmquant.analysis.sequential import Evidence, evidence
 from slmquant.store.record import ItemOutcome, task_name
-
-ACCURACIES = ("acc_norm", "acc", "exact_match")
-"""What items are right or wrong by: the first of these that a task has."""
 
 FIRST_ROUND = 50
 """Items of the first round."""

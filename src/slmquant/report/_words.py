@@ -39,8 +39,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("top-1 %", "Share of tokens for which both models rank the same token first."),
     (
         "accuracy %",
-        "Share of items answered as the key says, by lm-eval's definitions: length-normalized "
-        "(acc_norm) where lm-eval has it for the task, else plain (acc). ± is one standard error.",
+        "Share of items answered as the key says, by lm-eval's definitions: length-normalized (acc_norm) where lm-eval "
+        "has it for the task, else plain (acc), or of exact answers where they are written. ± is one standard error.",
     ),
     (
         "> chance %",

