@@ -177,7 +177,7 @@ def _chosen(section: Section) -> Cell | None:
         for cell in section.quantized:
             value, size = _perplexity(cell, section), _megabytes(cell)
             if value is not None and size is not None and value <= SMALL_LOSS * full:
-                close.append((size, value, cell))
+                close.append((round(size), value, cell))  # megabytes, as they are shown
         if close:
             return min(close, key=lambda choice: choice[:2])[2]
     return next(iter(section.quantized), reference)
