@@ -38,18 +38,17 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from slmquant.errors import NumericalError, RefusedError
+from slmquant.model.packed import Tokens
 from slmquant.model.quiet import quiet_transformers
 from slmquant.tasks._base import EvalContext
 
-__all__ = ["FiniteOnly", "Tokens", "answer", "continue_greedily", "end_tokens", "greedy_config"]
+__all__ = ["FiniteOnly", "answer", "continue_greedily", "end_tokens", "greedy_config"]
 
 _BATCH_TOKENS = 8192
 """Tokens whose keys and values are held at a time, padding and what is still to be written included."""
 _DEFAULT_NEW_TOKENS = 256  # lm-eval's default
 _SHORTEST_PREFIX = 32
 """A shorter common beginning is not worth a forward pass of its own."""
-
-Tokens = tuple[int, ...]
 
 
 def answer(

@@ -21,9 +21,10 @@ from transformers import PreTrainedTokenizerBase
 
 from slmquant.errors import DataError
 from slmquant.files import atomic_file
+from slmquant.model.packed import Tokens
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._generate import Tokens, continue_greedily
+from slmquant.tasks._generate import continue_greedily
 from slmquant.tasks._order import items_asked
 from slmquant.tasks._prompts import PROMPTS, Prompt
 from slmquant.tasks._repetition import ends_in_loop, longest_loop, repeated_ngrams
