@@ -7,6 +7,7 @@ import torch
 
 from slmquant.model.attention import quantize_cache_
 from slmquant.model.packed import PackedBody, common_length, lay_out, longest_shared
+from slmquant.model.quantized import multiply_in_
 from slmquant.schemes.kv import KvSpec
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
 
@@ -64,6 +65,20 @@ def test_trees_give_what_inputs_give_alone(name: str) -> None:
             with torch.inference_mode():
                 alone = model.get_decoder()(input_ids=torch.tensor([tokens]), use_cache=False)[0][0]
             torch.testing.assert_close(hidden[seed, list(path)], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_products_in_bfloat16_do_not_hide_that_a_model_shares(name: str) -> None:
+    model = tiny(name)
+    multiply_in_(model, torch.bfloat16)
+    assert longest_shared(model) is None
+
+
+@pytest.mark.parametrize("name", ["bloom", "lfm2", "mpt"])
+def test_products_in_bfloat16_do_not_hide_that_a_model_cannot(name: str) -> None:
+    model = tiny(name)
+    multiply_in_(model, torch.bfloat16)
+    assert longest_shared(model) == 0
 
 
 def test_a_cached_beginning_serves_many_trees_and_is_gone_afterwards() -> None:
