@@ -12,6 +12,7 @@ import argparse
 import time
 
 import torch
+from machine import product_rate
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
@@ -25,17 +26,6 @@ from slmquant.model.relations import discover
 
 PANELS = 10 / 16
 """Share of a Hessian that is computed; the rest is its mirror image (see `core.hessian`)."""
-
-
-def product_rate(size: int = 2048, seconds: float = 2.0) -> float:
-    """Operations per second of a square bfloat16 product."""
-    a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
-    torch.mm(a, b)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        torch.mm(a, b)
-        count += 1
-    return count * 2 * size**3 / (time.perf_counter() - started)
 
 
 def main() -> None:

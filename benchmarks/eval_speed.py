@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from machine import product_rate
 from rich.console import Console
 from rich.table import Table
 
@@ -167,17 +168,6 @@ def equality(job: Job) -> str:
     apart = max(abs(a - b) for (a, _), (b, _) in zip(ours, theirs, strict=True))
     verdicts = sum(a != b for (_, a), (_, b) in zip(ours, theirs, strict=True))
     return f"{apart:.1e} of {len(ours)} in float32" + (f", {verdicts} verdicts differ" if verdicts else "")
-
-
-def product_rate(size: int = 2048, seconds: float = 2.0) -> float:
-    """Operations per second of a square bfloat16 matrix product."""
-    a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
-    torch.mm(a, b)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        torch.mm(a, b)
-        count += 1
-    return count * 2 * size**3 / (time.perf_counter() - started)
 
 
 def operations_per_token(model: torch.nn.Module, window: int, heads: int) -> float:

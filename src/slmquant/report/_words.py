@@ -239,10 +239,12 @@ def _protocol_notes(section: Section) -> list[str]:
 
 def _noise_notes(section: Section) -> list[str]:
     """How small a divergence says nothing, and which cells are that close to full precision."""
-    said = []
-    for text in section.texts if section.reference else ():
-        floor = section.reference and section.reference.record.metric("kl_noise_floor", text)
-        if not floor:
+    said: list[str] = []
+    if section.reference is None:
+        return said
+    for text in section.texts:
+        floor = section.reference.record.metric("kl_noise_floor", text)
+        if floor is None:
             continue
         found = [(cell.name, cell.record.metric("kl_mean", text)) for cell in section.quantized]
         inside = [name for name, metric in found if metric and metric.value <= floor.value]
