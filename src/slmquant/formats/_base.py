@@ -1,0 +1,152 @@
+"""What a format is: a way in which a quantized model lies on disk for some engine, and an account of how it fits.
+
+Nothing is substituted in silence. Where a weight cannot be held as the scheme asked, `place` says which, why, and what
+share of the model it is; `write` refuses until the user names what to store it as instead (`otherwise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from slmquant.errors import RefusedError
+from slmquant.quantize import QuantizedModel
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a file is made from.
+
+    Attributes:
+        quantized: The model and its codes.
+        tokenizer: Its tokenizer, which the file carries or which lies beside it.
+        source: The model source it was made from, as given.
+        source_sha256: Fingerprint of the full-precision weights.
+    """
+
+    quantized: QuantizedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    source_sha256: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one weight comes to lie in the file.
+
+    Attributes:
+        name: Its module name.
+        asked: What the scheme asked for ("INT4, groups of 64").
+        stored: The format's own name for what it becomes ("Q4_0").
+        parameters: Its elements; a tied weight is placed once.
+        stored_bytes: What it takes in the file.
+        exact: Whether the file says the codes that were evaluated, with nothing rounded a second time but scales to
+            the format's own 16 bits.
+        reason: Why it is not stored as asked; None where it is.
+    """
+
+    name: str
+    asked: str
+    stored: str
+    parameters: int
+    stored_bytes: int
+    exact: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file or folder that was written, whole.
+
+    Attributes:
+        path: Where.
+        format: Name of the format.
+        stored_bytes: What it takes on disk, tokenizer and all.
+        placements: Every weight of the model, in the model's order.
+    """
+
+    path: Path
+    format: str
+    stored_bytes: int
+    placements: tuple[Placement, ...]
+
+
+class Format(Protocol):
+    """One way to lie on disk. A module of this package holds one as `FORMAT`; its name is the file's name."""
+
+    @property
+    def title(self) -> str:
+        """Its name in the field ("GGUF")."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """What it is for, in a line."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """`.gguf` for a file; empty for a folder."""
+        ...
+
+    @property
+    def extra(self) -> str | None:
+        """The optional dependency that writes it (`pip install slmquant[extra]`); None where nothing is missing."""
+        ...
+
+    def refusal(self, quantized: QuantizedModel) -> str | None:
+        """Why no such model can be written, whatever becomes of single weights; None where it can.
+
+        An architecture that the format's engines lack, activations or a cache that they do not round, rotations done
+        while the model runs, side branches.
+        """
+        ...
+
+    def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
+        """How each weight would be stored; `otherwise` is the type for those that cannot be stored as asked.
+
+        Raises:
+            UnknownNameError: The format has no type `otherwise`.
+        """
+        ...
+
+    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
+        """Write `export` to `path`, whole or not at all.
+
+        Raises:
+            RefusedError: `refusal` has a reason, or a weight cannot be stored as asked and `otherwise` is None.
+            UnknownNameError: The format has no type `otherwise`.
+            SourceError: The disk is full.
+        """
+        ...
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        """Module name → float32 weight as an engine that loads the file would compute with it.
+
+        Raises:
+            ModelError: The file is truncated, damaged, or of a version that is not known.
+        """
+        ...
+
+
+def settle(fmt: str, placements: Sequence[Placement], otherwise: str | None) -> None:
+    """Refuse what would be stored otherwise than asked, unless the user said as what.
+
+    Raises:
+        RefusedError: Names the weights, their share of the model, and the reason.
+    """
+    misfits = [placement for placement in placements if placement.reason is not None]
+    if not misfits or otherwise is not None:
+        return
+    share = sum(p.parameters for p in misfits) / sum(p.parameters for p in placements)
+    first, more = misfits[0], len(misfits) - 1
+    named = f"{first.name!r}" + (f" and {more} more" if more else "")
+    raise RefusedError(
+        f"{fmt}: {named}, {share:.1%} of the weights, cannot be stored as {first.asked}: {first.reason}; "
+        f"choose another scheme, or say what to store them as (--otherwise {first.stored})"
+    )
