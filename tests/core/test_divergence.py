@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from slmquant.core import divergence
-from slmquant.core.divergence import compare_, log_normalize_, next_token_nll, token_divergence_
+from slmquant.core.divergence import compare_, log_normalize_, next_token_nll, normalizers, token_divergence_
 
 
 def _logits(seed: int, tokens: int = 7, vocab: int = 50) -> Tensor:
@@ -115,3 +115,10 @@ def test_top_tokens_do_not_depend_on_which_model_is_the_reference() -> None:
     one, two = compare_(a.clone(), b.clone(), targets), compare_(b.clone(), a.clone(), targets)
     assert torch.equal(one.divergence.top_share, two.divergence.top_share)
     assert torch.equal(one.reference_right, two.other_right)
+
+
+def test_normalizers_are_the_log_sum_and_the_top_of_every_row() -> None:
+    logits = torch.randn(25, 40_000, generator=torch.Generator().manual_seed(3)) * 4  # more than one block of rows
+    normalizer, top = normalizers(logits)
+    assert torch.allclose(normalizer.double(), logits.double().exp().sum(dim=-1).log(), atol=1e-5)
+    assert torch.equal(top, logits.argmax(dim=-1))

@@ -21,6 +21,7 @@ __all__ = [
     "compare_",
     "log_normalize_",
     "next_token_nll",
+    "normalizers",
     "token_divergence_",
 ]
 
@@ -77,6 +78,13 @@ def log_normalize_(logits: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "toke
     return logits.sub_(torch.logsumexp(logits, dim=-1, keepdim=True))
 
 
+def normalizers(logits: Float[Tensor, "tokens vocab"]) -> tuple[Float[Tensor, " tokens"], Int[Tensor, " tokens"]]:
+    """What is subtracted from the logits of each token to give log-probabilities, and its most probable next token."""
+    parts = [(part.logsumexp(dim=-1), part.argmax(dim=-1)) for part in logits.split(_cached_rows(logits))]
+    normalizer, top = map(torch.cat, zip(*parts, strict=True))
+    return normalizer, top
+
+
 def next_token_nll(
     log_probs: Float[Tensor, "tokens vocab"], targets: Int[Tensor, " tokens"]
 ) -> Float[Tensor, " tokens"]:
@@ -123,7 +131,7 @@ def compare_(
         other: Logits of q.
         targets: The tokens that really came next.
     """
-    rows = max(1, _CACHED_ELEMENTS // reference.shape[-1])
+    rows = _cached_rows(reference)
     losses, divergences = [], []
     parts = zip(reference.split(rows), other.split(rows), targets.split(rows), strict=True)
     for reference_rows, other_rows, wanted in parts:
@@ -134,3 +142,7 @@ def compare_(
     return Comparison(
         torch.cat(losses), divergence, divergence.reference_top == targets, divergence.other_top == targets
     )
+
+
+def _cached_rows(logits: Float[Tensor, "tokens vocab"]) -> int:
+    return max(1, _CACHED_ELEMENTS // logits.shape[-1])

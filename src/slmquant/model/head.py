@@ -59,7 +59,8 @@ class OutputHead:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits, shape `(tokens, vocab)` in float32, of final hidden states of shape `(tokens, hidden)`.
 
-        The caller chunks: this makes a whole `tokens × vocab` block.
+        The caller chunks: this makes a whole `tokens × vocab` block. The block may be changed, and is this head's own:
+        the next call writes its logits into the same memory.
         """
         with self._replayed(hidden[None].float()):
             out = self._model(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device))
@@ -81,10 +82,29 @@ class OutputHead:
             self._model.set_output_embeddings(head)
 
 
+class _BlockLinear(nn.Linear):
+    """A linear that writes each output where the one before was.
+
+    A block of logits is tens of megabytes. Taken from the system anew for every call, its pages cost as much as the
+    product itself.
+    """
+
+    _block: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(end_dim=-2)
+        if self._block is None or len(self._block) < len(rows):
+            self._block = x.new_empty(len(rows), self.out_features)
+        out = torch.mm(rows, self.weight.T, out=self._block[: len(rows)])
+        if self.bias is not None:
+            out += self.bias
+        return out.view(*x.shape[:-1], self.out_features)
+
+
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A float32 linear around a weight that exists."""
     out_features, in_features = weight.shape
-    linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")
+    linear = _BlockLinear(in_features, out_features, bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         linear.bias = nn.Parameter(bias.detach().float(), requires_grad=False)

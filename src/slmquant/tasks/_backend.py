@@ -18,6 +18,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
+from slmquant.core.divergence import normalizers
 from slmquant.errors import ModelError, NumericalError
 from slmquant.model.head import OutputHead
 from slmquant.model.packed import PackedBody, Tokens, longest_shared
@@ -206,8 +207,9 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             logits = self._head.logits(states[start : start + rows])
             inside = (index >= start) & (index < start + rows)
             at, wanted = (index[inside] - start).to(logits.device), targets[inside].to(logits.device)
-            log_probs[inside] = (logits[at, wanted] - logits.logsumexp(dim=-1)[at]).double().cpu()
-            greedy[inside] = (logits.argmax(dim=-1)[at] == wanted).cpu()
+            normalizer, top = normalizers(logits)
+            log_probs[inside] = (logits[at, wanted] - normalizer[at]).double().cpu()
+            greedy[inside] = (top[at] == wanted).cpu()
         return log_probs.tolist(), greedy.tolist()
 
     def _special_token(self, token: int | None) -> int:

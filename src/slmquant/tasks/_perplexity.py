@@ -31,8 +31,8 @@ from slmquant.tasks._token_means import METRIC_VERSION, Labels, clustered_mean
 __all__ = ["logit_rows", "measure", "reference_path"]
 
 _WINDOW_TOKENS = 2048
-_BLOCK_ELEMENTS = 1 << 24
-"""Largest block of float32 logits: 64 MiB."""
+_BLOCK_ELEMENTS = 1 << 23
+"""Largest block of float32 logits: 32 MiB."""
 
 
 def logit_rows(vocab_size: int) -> int:

@@ -1,0 +1,29 @@
+"""The output head: logits that a block of memory is used for again and again."""
+
+from __future__ import annotations
+
+import torch
+
+from slmquant.model.head import OutputHead
+from slmquant.testing.tiny import tiny
+
+
+def test_logits_are_those_of_the_model_whatever_was_computed_before() -> None:
+    model = tiny("llama").float().eval()
+    head = OutputHead(model)
+    ids = torch.randint(model.config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0))
+    hidden = head.hidden(ids)
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits
+    for rows in (7, 24, 3):  # a block that grows, then one that is larger than what is asked for
+        for window in range(2):
+            found = head.logits(hidden[window, :rows])
+            assert torch.allclose(found, expected[window, :rows], atol=1e-5)
+
+
+def test_the_next_call_writes_into_the_same_memory() -> None:
+    model = tiny("llama").float().eval()
+    head = OutputHead(model)
+    first = head.logits(torch.zeros(4, model.config.hidden_size))
+    second = head.logits(torch.ones(3, model.config.hidden_size))
+    assert first.data_ptr() == second.data_ptr()
