@@ -53,6 +53,11 @@ def require_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder and below."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the hidden temporary entries of `folder` that a killed process left there over a day ago."""
     for entry in folder.glob(".*"):

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from slmquant.errors import ModelError
+from slmquant.errors import ModelError, UnknownNameError
 from slmquant.formats import native
+from slmquant.formats._base import Export
 from slmquant.model.quantized import multiply_in_
 from slmquant.testing.method_contract import calibration_tokens, quantized
 
@@ -104,3 +105,22 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
 
     with pytest.raises(ModelError, match="quantize again"):
         native.load(folder)
+
+
+@pytest.mark.parametrize("scheme", ["W4A16g16E8", "W8A8", "NVFP4", "W16A16"])
+def test_as_a_format_it_holds_everything(tmp_path: Path, scheme: str) -> None:
+    written = quantized("none" if scheme == "W16A16" else "rtn", scheme)
+    export = Export(written, tokenizer(), "tiny", "0" * 64)
+
+    account = native.FORMAT.write(export, tmp_path / "model")
+    read = native.FORMAT.read(tmp_path / "model")
+
+    assert native.FORMAT.refusal(written) is None
+    assert all(placement.exact and placement.reason is None for placement in account.placements)
+    assert sum(placement.parameters for placement in account.placements) == written.size.parameters
+    assert sum(placement.stored_bytes for placement in account.placements) == written.size.stored_bytes
+    assert account.stored_bytes == sum(file.stat().st_size for file in (tmp_path / "model").iterdir())
+    for name, weight in written.weights.items():
+        assert torch.equal(read[name], weight.dequantize())
+    with pytest.raises(UnknownNameError, match="unknown type 'f32'"):
+        native.FORMAT.place(written, otherwise="f32")

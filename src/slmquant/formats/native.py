@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,57 +27,27 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from slmquant.errors import ModelError
-from slmquant.files import atomic_dir
-from slmquant.formats._weights import WeightFacts, WeightFacts1, decode_weight, encode_weight, facts_of
+from slmquant.errors import ModelError, UnknownNameError
+from slmquant.files import atomic_dir, folder_bytes
+from slmquant.formats._base import Export, Placement, Written
+from slmquant.formats._manifest import MANIFEST as MANIFEST
+from slmquant.formats._manifest import VERSION, Manifest
+from slmquant.formats._placements import as_stored, entries
+from slmquant.formats._weights import decode_weight, encode_weight, facts_of
 from slmquant.model.activations import ActivationQuantizer, LastCodes
 from slmquant.model.attention import quantize_cache_
-from slmquant.model.online import OnlineFact, attach_, key_rotation, stored_bits
+from slmquant.model.online import attach_, key_rotation, stored_bits
 from slmquant.model.online import decode as decode_online
 from slmquant.model.online import encode as encode_online
-from slmquant.model.quantized import (
-    Linear,
-    QuantizedLinear,
-    linear_at,
-    multiply_in_,
-    replace_linears_,
-    weight_at,
-)
+from slmquant.model.quantized import linear_at, multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup
 from slmquant.model.size import count_parameters, size_of
 from slmquant.quantize import QuantizedModel
 from slmquant.schemes import parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 
-VERSION = 2
-"""2: every number format and side branches; 1 knew integers alone and is still read."""
-MANIFEST = "slmquant.json"
 _WEIGHTS = "model.safetensors"
 _GENERATION = "generation_config.json"
-
-
-class Manifest(BaseModel):
-    """`slmquant.json`: what was done, and how to read the tensors."""
-
-    model_config = ConfigDict(extra="forbid")
-    format: Literal["slmquant"] = "slmquant"
-    version: int = VERSION
-    method: str
-    scheme: str
-    source: str
-    """The model source, as given."""
-    source_sha256: str
-    """Fingerprint of the full-precision weights."""
-    slmquant: str
-    """Version that wrote it."""
-    embeddings: tuple[str, ...]
-    """Which of `weights` are embeddings or head."""
-    groups: tuple[tuple[str, ...], ...]
-    """Linears that share the quantizer of their input."""
-    weights: dict[str, WeightFacts | WeightFacts1]
-    activation_scales: dict[str, float]
-    online: tuple[OnlineFact, ...] = ()
-    """Rotations that are done while the model runs."""
 
 
 def save(
@@ -125,16 +95,8 @@ def encode(quantized: QuantizedModel) -> dict[str, Tensor]:
     stored = {f"{name}.weight" for name in quantized.weights}
     for name, parameter in quantized.model.named_parameters():  # a tied parameter comes once
         if name not in stored:
-            tensors[name] = _as_stored(quantized.model, name, parameter).detach().bfloat16().contiguous()
+            tensors[name] = as_stored(quantized.model, name, parameter).detach().bfloat16().contiguous()
     return tensors | encode_online(quantized.online).tensors
-
-
-def _as_stored(model: PreTrainedModel, name: str, parameter: Tensor) -> Tensor:
-    """The weight of a linear as `(out, in)`, whatever its module's own layout; any other parameter as it is."""
-    module, _, kind = name.rpartition(".")
-    if kind == "weight" and isinstance(model.get_submodule(module), Linear | QuantizedLinear):
-        return weight_at(model, module)
-    return parameter
 
 
 def is_native(folder: Path) -> bool:
@@ -192,7 +154,7 @@ def _assemble(
         stored = {f"{name}.weight" for name in weights}
         for name, parameter in model.named_parameters():
             if name not in stored:
-                _as_stored(model, name, parameter).copy_(tensors[name])
+                as_stored(model, name, parameter).copy_(tensors[name])
         for name in manifest.embeddings:
             model.get_submodule(name).get_parameter("weight").copy_(weights[name].dequantize())
     scheme = parse(manifest.scheme)
@@ -230,3 +192,50 @@ def _add_biases_(model: PreTrainedModel, manifest: Manifest, tensors: dict[str, 
         linear, bias = linear_at(model, name), tensors.get(f"{name}.bias")
         if bias is not None and getattr(linear, "bias", None) is None:
             linear.register_parameter("bias", torch.nn.Parameter(torch.empty_like(bias, dtype=torch.float32)))
+
+
+@dataclass(frozen=True)
+class _Native:
+    """The format as a plug-in. It holds whatever slmquant makes: nothing is refused, nothing stored otherwise."""
+
+    title = "slmquant"
+    summary = "slmquant's own folder: everything exactly, for its torch reference"
+    suffix = ""
+    extra = None
+
+    def refusal(self, quantized: QuantizedModel) -> str | None:
+        """Nothing is."""
+        del quantized
+        return None
+
+    def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> tuple[Placement, ...]:
+        """Every weight as it was asked for."""
+        if otherwise is not None:
+            raise UnknownNameError("type", otherwise, ())
+        return tuple(
+            Placement(
+                name=entry.name,
+                asked=entry.asked,
+                stored="bf16" if entry.quantized is None else entry.asked,
+                parameters=entry.value.numel(),
+                stored_bytes=2 * entry.value.numel() if entry.quantized is None else entry.quantized.stored_bits // 8,
+                exact=True,
+            )
+            for entry in entries(quantized)
+        )
+
+    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
+        """`save`, with an account."""
+        placements = self.place(export.quantized, otherwise)
+        save(export.quantized, export.tokenizer, path, source=export.source, source_sha256=export.source_sha256)
+        return Written(path, "native", folder_bytes(path), placements)
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """What `load` puts into the model: dequantized, with branches; rotations done at run time are not in it."""
+        return {
+            entry.name: entry.value.float() if entry.quantized is None else entry.quantized.dequantize()
+            for entry in entries(load(path).quantized)
+        }
+
+
+FORMAT = _Native()

@@ -1,0 +1,71 @@
+"""The weights of a quantized model one by one, and what a scheme asked of each, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from slmquant.core.affine import QuantizedTensor
+from slmquant.core.elements import Integers
+from slmquant.model.quantized import Linear, QuantizedLinear, weight_at
+from slmquant.quantize import QuantizedModel
+
+SIXTEEN_BITS = "16 bits"
+"""What a scheme asks of everything that it leaves alone."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One weight of a model.
+
+    Attributes:
+        name: Its module name; the whole name of a parameter that is not called `weight`.
+        parameter: Its name among the model's parameters.
+        value: The parameter; that of a linear `(out, in)`, whatever its module's own layout.
+        quantized: Its codes; None where the scheme leaves it alone.
+    """
+
+    name: str
+    parameter: str
+    value: Tensor
+    quantized: QuantizedTensor | None
+
+    @property
+    def asked(self) -> str:
+        """What the scheme asked for."""
+        return SIXTEEN_BITS if self.quantized is None else describe(self.quantized)
+
+
+def entries(quantized: QuantizedModel) -> Iterator[Entry]:
+    """Every weight in the model's order; a tied one once, under the embedding's name."""
+    for parameter, value in quantized.model.named_parameters():
+        name = parameter.removesuffix(".weight")
+        yield Entry(name, parameter, as_stored(quantized.model, parameter, value), quantized.weights.get(name))
+
+
+def as_stored(model: PreTrainedModel, parameter: str, value: Tensor) -> Tensor:
+    """The weight of a linear as `(out, in)`, whatever its module's own layout; any other parameter as it is."""
+    module, _, kind = parameter.rpartition(".")
+    if kind == "weight" and isinstance(model.get_submodule(module), Linear | QuantizedLinear):
+        return weight_at(model, module)
+    return value
+
+
+def describe(weight: QuantizedTensor) -> str:
+    """The numbers of a weight: `INT4, groups of 64, zero points`; `E4M3, per channel`; `E2M1, groups of 16`."""
+    elements = weight.grid.elements
+    words = [f"INT{elements.bits}" if isinstance(elements, Integers) else elements.name]
+    if weight.grid.per_tensor:
+        words.append("per tensor")
+    elif weight.group_size < weight.codes.shape[1]:
+        words.append(f"groups of {weight.group_size}")
+    else:
+        words.append("per channel")
+    if weight.zero_point is not None:
+        words.append("zero points")
+    if weight.side is not None:
+        words.append("a branch in 16 bits")
+    return ", ".join(words)
