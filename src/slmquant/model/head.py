@@ -47,7 +47,7 @@ class OutputHead:
 
     def __init__(self, model: PreTrainedModel, weight: Tensor | None = None) -> None:
         self._model, self._weight = model, weight
-        self._head: nn.Linear | None = None
+        self._head: _BlockLinear | None = None
 
     @torch.inference_mode()
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -56,18 +56,22 @@ class OutputHead:
         return cast(Tensor, body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0])
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, *, again: bool = False) -> Tensor:
         """Logits, shape `(tokens, vocab)` in float32, of final hidden states of shape `(tokens, hidden)`.
 
-        The caller chunks: this makes a whole `tokens × vocab` block. The block may be changed, and is this head's own:
-        the next call writes its logits into the same memory.
+        The caller chunks: this makes a whole `tokens × vocab` block, which may be changed. With `again` it lies where
+        the one before it lay, whose logits are then gone: a block is tens of megabytes, and taken from the system anew
+        its pages cost as much as the product itself.
         """
-        with self._replayed(hidden[None].float()):
+        with self._replayed(hidden[None].float()) as head:
+            head.block, kept = (head.block if again else None), head.block
             out = self._model(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device))
+            if not again:
+                head.block = kept
         return cast(Tensor, out.logits)[0].float()
 
     @contextmanager
-    def _replayed(self, hidden: Tensor) -> Iterator[None]:
+    def _replayed(self, hidden: Tensor) -> Iterator[_BlockLinear]:
         prefix = self._model.base_model_prefix
         body, head = getattr(self._model, prefix), self._model.get_output_embeddings()
         if self._head is None:
@@ -76,32 +80,28 @@ class OutputHead:
         setattr(self._model, prefix, _Replay(hidden))
         self._model.set_output_embeddings(self._head)
         try:
-            yield
+            yield self._head
         finally:
             setattr(self._model, prefix, body)
             self._model.set_output_embeddings(head)
 
 
 class _BlockLinear(nn.Linear):
-    """A linear that writes each output where the one before was.
+    """A linear that writes its output into `block`, where there is one and it is large enough, and leaves it there."""
 
-    A block of logits is tens of megabytes. Taken from the system anew for every call, its pages cost as much as the
-    product itself.
-    """
-
-    _block: Tensor | None = None
+    block: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(end_dim=-2)
-        if self._block is None or len(self._block) < len(rows):
-            self._block = x.new_empty(len(rows), self.out_features)
-        out = torch.mm(rows, self.weight.T, out=self._block[: len(rows)])
+        if self.block is None or len(self.block) < len(rows):
+            self.block = x.new_empty(len(rows), self.out_features)
+        out = torch.mm(rows, self.weight.T, out=self.block[: len(rows)])
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def _linear(weight: Tensor, bias: Tensor | None) -> _BlockLinear:
     """A float32 linear around a weight that exists."""
     out_features, in_features = weight.shape
     linear = _BlockLinear(in_features, out_features, bias=bias is not None, device="meta")

@@ -204,7 +204,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         greedy = torch.empty(len(targets), dtype=torch.bool)
         rows = logit_rows(int(self._context.model.config.get_text_config().vocab_size))
         for start in range(0, len(states), rows):
-            logits = self._head.logits(states[start : start + rows])
+            logits = self._head.logits(states[start : start + rows], again=True)
             inside = (index >= start) & (index < start + rows)
             at, wanted = (index[inside] - start).to(logits.device), targets[inside].to(logits.device)
             normalizer, top = normalizers(logits)

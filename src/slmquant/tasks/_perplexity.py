@@ -142,7 +142,7 @@ def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
 
 def _score_reference(name: str, context: EvalContext, ids: Int[Tensor, "windows seq"], path: Path) -> _Scores:
     """Run the full-precision model over all windows, and in other roundings over the first; keep its states."""
-    head = OutputHead(context.model)
+    head, other_head = OutputHead(context.model), OutputHead(context.model)
     rows = logit_rows(_vocab(context))
     losses: list[Tensor] = []
     floors: list[Tensor] = []
@@ -155,7 +155,7 @@ def _score_reference(name: str, context: EvalContext, ids: Int[Tensor, "windows 
             _check_finite(nll, name, len(losses))
             if len(floors) < NOISE_FLOOR_WINDOWS:
                 other = rounded_hidden(context.model, head, window[None])[0]
-                floors.append(_compared(head, hidden, head, other, window, rows)[1:])
+                floors.append(_compared(head, hidden, other_head, other, window, rows)[1:])
             kept.add(hidden)
             losses.append(nll)
             context.progress.advance()
@@ -195,7 +195,8 @@ def _losses(
 ) -> Float[Tensor, " predictions"]:
     """NLL of each true next token of a window."""
     parts = zip(hidden[:-1].split(rows), ids[1:].split(rows), strict=True)
-    return torch.cat([next_token_nll(log_normalize_(head.logits(states)), wanted).cpu() for states, wanted in parts])
+    blocks = ((head.logits(states, again=True), wanted) for states, wanted in parts)
+    return torch.cat([next_token_nll(log_normalize_(block), wanted).cpu() for block, wanted in blocks])
 
 
 def _compared(
@@ -206,12 +207,13 @@ def _compared(
     ids: Int[Tensor, " seq"],
     rows: int,
 ) -> Float[Tensor, "figures predictions"]:
-    """For each prediction of a window its NLL, then its `TokenFigures`."""
+    """For each prediction of a window its NLL, then its `TokenFigures`; the heads are two, with a block each."""
     pieces = []
     for known, states, wanted in zip(
         reference[:-1].split(rows), hidden[:-1].split(rows), ids[1:].split(rows), strict=True
     ):
-        compared = compare_(reference_head.logits(known), head.logits(states), wanted)
+        blocks = reference_head.logits(known, again=True), head.logits(states, again=True)
+        compared = compare_(*blocks, wanted)
         pieces.append(torch.cat([compared.nll[None], figures_of(compared)]).cpu())
     return torch.cat(pieces, dim=1)
 
