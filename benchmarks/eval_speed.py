@@ -36,7 +36,7 @@ from slmquant.runs.environment import usable_cores
 from slmquant.runs.process import Failure, run_isolated
 from slmquant.store.record import TaskSpec
 from slmquant.tasks._base import EvalContext
-from slmquant.tracks.consumption import peak_rss_bytes
+from slmquant.tracks._meters import peak_rss_bytes
 
 TASKS = ("hellaswag", "arc_easy", "piqa", "mmlu")
 BATCH_SIZES = (1, 4, 16, 64)

@@ -130,7 +130,7 @@ def _child(pipe: Connection, surroundings: dict[str, str], function: Callable[[A
     try:
         answer = function(argument, _PipeProgress(pipe))
     except Exception as error:  # noqa: BLE001  # whatever ends a cell becomes a row
-        answer = _explain(error)
+        answer = explain(error)
     pipe.send(("done", answer))
 
 
@@ -142,7 +142,8 @@ def _die_with_parent(pipe: Connection) -> None:
         os._exit(1)
 
 
-def _explain(error: Exception) -> Failure:
+def explain(error: Exception) -> Failure:
+    """What a row says of an exception; one that nobody raised on purpose is also logged with its traceback."""
     if isinstance(error, RefusedError):
         return Failure("refused", str(error))
     if isinstance(error, SlmquantError):

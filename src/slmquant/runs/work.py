@@ -32,8 +32,9 @@ from slmquant.runs.kept import keep
 from slmquant.schemes import parse
 from slmquant.store.record import CalibrationSpec, CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase
 from slmquant.tasks._base import EvalContext
+from slmquant.tracks._meters import peak_rss_bytes
 from slmquant.tracks.compression import evaluate
-from slmquant.tracks.consumption import Meter, consumption_metrics, peak_rss_bytes
+from slmquant.tracks.consumption import Meter, consumption_metrics
 from slmquant.tracks.inference import size_metrics
 
 

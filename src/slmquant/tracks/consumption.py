@@ -7,16 +7,13 @@ up to the end of quantizing is the method's own.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import psutil
 
 from slmquant.store.record import Metric, Phase
+from slmquant.tracks._meters import peak_rss_bytes
 
 VERSION = 1
 """1: seconds are load + capture + quantize; memory is the peak resident memory until quantizing ended."""
@@ -34,21 +31,6 @@ class Meter:
         started = time.perf_counter()
         yield
         self.phases.append(Phase(name=name, seconds=time.perf_counter() - started, peak_rss_bytes=peak_rss_bytes()))
-
-
-def peak_rss_bytes() -> int:
-    """Highest resident memory of this process so far."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def consumption_metrics(phases: Sequence[Phase], calibration_tokens: int | None) -> list[Metric]:

@@ -1,12 +1,30 @@
-"""Track 2, inference: so far the stored size. Speed and memory belong to real engines and are not guessed here."""
+"""Track 2, inference: stored size, and what real engines make of an artifact: parity, speed, memory, energy.
+
+Every figure is measured from outside, through the two methods of a `Session`, by one clock. A fake-quantized model has
+no speed: nothing here is guessed from it.
+
+Names carry their conditions: `@512` is a context of 512 tokens, `/1t` one thread; without the latter, all cores.
+`docs/metrics.md` lists them.
+"""
 
 from __future__ import annotations
 
-from slmquant.model.size import ModelSize
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from slmquant.store.record import Metric
+from slmquant.tracks._limits import MachineLimits
+from slmquant.tracks._parity import KL_BOUND, Parity
+from slmquant.tracks._requests import Memory, Opened, Pass, Point
+
+if TYPE_CHECKING:
+    from slmquant.model.size import ModelSize
 
 VERSION = 1
-"""1: the definition in `model.size`."""
+"""1: sizes as in `model.size`; speeds as in `docs/metrics.md`."""
 
 
 def size_metrics(size: ModelSize, kv_bits: float | None = None) -> list[Metric]:
@@ -33,3 +51,199 @@ def size_metrics(size: ModelSize, kv_bits: float | None = None) -> list[Metric]:
             )
         )  # fmt: skip
     return metrics
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which an artifact was run, as names and protocols say it.
+
+    Attributes:
+        engine: The engine's name and version.
+        threads: How many computed.
+        all_threads: Whether those are all cores, so that names need not say it.
+    """
+
+    engine: str
+    threads: int
+    all_threads: bool
+
+    @property
+    def protocol(self) -> str:
+        """Engine, version and threads."""
+        return f"{self.engine}, {self.threads} thread{'s' if self.threads != 1 else ''}"
+
+    def name(self, figure: str, context: int | None = None) -> str:
+        """`figure@context/threads`."""
+        at = "" if context is None else f"@{context}"
+        return f"{figure}{at}{'' if self.all_threads else f'/{self.threads}t'}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an artifact makes an engine do for every token.
+
+    Attributes:
+        read_bytes: Weights that decoding reads for one token; None where nobody knows.
+        multiplied: Weights that every token is multiplied with; None where nobody knows.
+    """
+
+    read_bytes: int | None = None
+    multiplied: int | None = None
+
+
+def parity_metrics(parity: Parity, engine: str, text: str) -> list[Metric]:
+    """Agreement with the torch reference of the same artifact."""
+    common = {"version": VERSION, "n": parity.predictions, "protocol": f"{engine} against torch float32; {text}"}
+    return [
+        Metric(
+            name="engine_perplexity", value=parity.perplexity, unit="1", higher_is_better=False,
+            version=VERSION, n=parity.predictions, protocol=f"{engine}; {text}",
+        ),
+        _metric("parity_perplexity_change", parity.perplexity_change, "ratio", None, common),
+        _metric(
+            "parity_kl_mean", parity.kl_mean, "nats", False,
+            {**common, "stderr": parity.kl_stderr, "protocol": f"{common['protocol']}; allowed {KL_BOUND:g}"},
+        ),
+        _metric("parity_kl_max", parity.kl_max, "nats", False, common),
+        _metric("parity_top1_agreement", parity.top1_agreement, "ratio", True, common),
+    ]  # fmt: skip
+
+
+def loading_metrics(opened: Sequence[Opened], last: Memory, conditions: Conditions) -> list[Metric]:
+    """Load time and resident memory; `last` is weighed after the last pass."""
+    first = opened[0]
+    cold = "opening in a fresh process, libraries that are imported on the way included, the file cached or not"
+    peak = "while tokens were fed and decoded" if first.peak_of_its_own else "loading included"
+    plain = {"version": VERSION, "protocol": conditions.protocol}
+    metrics = [
+        *_spread(conditions.name("load_s"), [each.load_s for each in opened], "s", False,
+                 f"{conditions.protocol}; {cold}"),
+        _metric(conditions.name("load_peak_rss_bytes"), first.memory.peak_bytes, "bytes", False, plain),
+        _metric(conditions.name("inference_peak_rss_bytes"), last.peak_bytes, "bytes", False,
+                {**plain, "protocol": f"{conditions.protocol}; resident memory of the process {peak}, mapped pages "
+                                      "of the artifact and the interpreter included"}),
+        _metric(conditions.name("steady_rss_bytes"), last.rss_bytes, "bytes", False, plain),
+        _metric(conditions.name("empty_rss_bytes"), first.empty_rss_bytes, "bytes", None,
+                {**plain, "protocol": f"{conditions.protocol}; before the artifact was opened"}),
+    ]  # fmt: skip
+    if last.mapped_bytes is not None:
+        metrics.append(_metric(conditions.name("mapped_rss_bytes"), last.mapped_bytes, "bytes", None, plain))
+    return metrics
+
+
+def speed_metrics(
+    point: Point, passes: Sequence[Pass], conditions: Conditions, work: Work, limits: MachineLimits | None
+) -> list[Metric]:
+    """Medians over passes of one point, their interquartile ranges, and how near to the machine's limits they are."""
+    context = point.context
+    metrics: list[Metric] = []
+    prefills = [each.prefill_s for each in passes if each.prefill_s is not None]
+    if prefills:
+        protocol = f"{conditions.protocol}; {context} tokens fed at once to an empty sequence"
+        rate = [context / seconds for seconds in prefills]
+        name = conditions.name("prefill_tokens_per_s", context)
+        metrics += _spread(name, rate, "tokens/s", True, protocol)
+        metrics += _spread(conditions.name("ttft_s", context), prefills, "s", False, f"{protocol}, first token chosen")
+        if limits is not None and work.multiplied is not None:
+            share = 2 * work.multiplied * float(np.median(rate)) / limits.flop_per_s
+            of = f"{protocol}; 2 operations a weight and token, of {limits.flop_per_s / 1e9:.0f} GFLOP/s measured"
+            metrics.append(
+                _metric(conditions.name("prefill_flop_share", context), share, "ratio", True,
+                        {"version": VERSION, "n": len(rate), "protocol": of})
+            )  # fmt: skip
+        metrics += _energy(conditions.name("prefill_j_per_token", context), [p.prefill_j for p in passes], context,
+                           protocol)  # fmt: skip
+    if point.steps:
+        metrics += _decoding(point, passes, conditions, work, limits)
+    return metrics
+
+
+def noise_metrics(passes: Sequence[Pass], conditions: Conditions) -> list[Metric]:
+    """What else the machine did while passes were timed: means over passes."""
+    heard = [each.noise for each in passes if each.noise is not None]
+    if not heard:
+        return []
+    common = {"version": VERSION, "n": len(heard), "protocol": f"{conditions.protocol}; share of all processor time"}
+    stolen = float(np.mean([each.stolen for each in heard]))
+    others = float(np.mean([each.others for each in heard]))
+    return [
+        _metric(conditions.name("noise_stolen"), stolen, "ratio", None, common),
+        _metric(conditions.name("noise_others"), others, "ratio", None, common),
+    ]
+
+
+def speedup_metrics(
+    point: Point, mine: Sequence[Pass], baseline: Sequence[Pass], conditions: Conditions, label: str
+) -> list[Metric]:
+    """Medians of paired ratios: round by round, the baseline ran the same point just before or after.
+
+    Args:
+        point: What was run.
+        mine: One pass for each round.
+        baseline: The baseline's, in the same order.
+        conditions: Of both.
+        label: What the baseline is called.
+    """
+    protocol = f"{conditions.protocol}; against {label}, paired within rounds"
+    pairs = list(zip(mine, baseline, strict=True))
+    metrics: list[Metric] = []
+    if point.steps:
+        ratios = [sum(theirs.steps_s) / sum(ours.steps_s) for ours, theirs in pairs]
+        metrics += _spread(conditions.name("decode_speedup", point.context), ratios, "ratio", True, protocol)
+    prefills = [
+        theirs.prefill_s / ours.prefill_s
+        for ours, theirs in pairs
+        if ours.prefill_s is not None and theirs.prefill_s is not None
+    ]
+    if prefills:
+        metrics += _spread(conditions.name("prefill_speedup", point.context), prefills, "ratio", True, protocol)
+    return metrics
+
+
+def _decoding(
+    point: Point, passes: Sequence[Pass], conditions: Conditions, work: Work, limits: MachineLimits | None
+) -> list[Metric]:
+    protocol = f"{conditions.protocol}; {point.steps} greedy tokens after {point.context}, one by one"
+    rate = [len(each.steps_s) / sum(each.steps_s) for each in passes]
+    metrics = _spread(conditions.name("decode_tokens_per_s", point.context), rate, "tokens/s", True, protocol)
+    steps = np.concatenate([each.steps_s for each in passes])
+    for percent in (50, 90, 99):
+        name = conditions.name(f"inter_token_p{percent}_s", point.context)
+        common = {"version": VERSION, "n": len(steps), "protocol": protocol}
+        metrics.append(_metric(name, float(np.percentile(steps, percent)), "s", False, common))
+    if work.read_bytes is not None:
+        bandwidth = work.read_bytes * float(np.median(rate))
+        common = {"version": VERSION, "n": len(rate), "protocol": f"{protocol}; {work.read_bytes} bytes a token"}
+        metrics.append(
+            _metric(conditions.name("decode_bytes_per_s", point.context), bandwidth, "bytes/s", True, common)
+        )
+        if limits is not None:
+            of = f"{common['protocol']}, of {limits.read_bytes_per_s / 1e9:.1f} GB/s measured"
+            share = bandwidth / limits.read_bytes_per_s
+            name = conditions.name("decode_bandwidth_share", point.context)
+            metrics.append(_metric(name, share, "ratio", True, {**common, "protocol": of}))
+    name = conditions.name("decode_j_per_token", point.context)
+    return [*metrics, *_energy(name, [each.decode_j for each in passes], point.steps, protocol)]
+
+
+def _energy(name: str, joules: Sequence[float | None], tokens: int, protocol: str) -> list[Metric]:
+    """Nothing where any pass has no reading."""
+    known = [each / tokens for each in joules if each is not None]
+    return _spread(name, known, "J", False, protocol) if known and len(known) == len(joules) else []
+
+
+def _spread(name: str, values: Sequence[float], unit: str, higher: bool, protocol: str) -> list[Metric]:
+    """The median, and beside it the interquartile range where there are several values."""
+    common = {"version": VERSION, "n": len(values), "protocol": protocol}
+    metrics = [_metric(name, float(np.median(values)), unit, higher, common)]
+    if len(values) > 1:
+        low, high = np.percentile(values, (25, 75))
+        figure, at, conditions = name.partition("@") if "@" in name else name.partition("/")
+        metrics.append(_metric(f"{figure}_iqr{at}{conditions}", float(high - low), unit, None, common))
+    return metrics
+
+
+def _metric(
+    name: str, value: float, unit: str, higher: bool | None, common: dict[str, object]
+) -> Metric:  # `common` is checked by pydantic
+    return Metric.model_validate({"name": name, "value": value, "unit": unit, "higher_is_better": higher, **common})

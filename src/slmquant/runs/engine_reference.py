@@ -1,0 +1,173 @@
+"""What an artifact is held against: fixed text, the torch reference's log-probabilities of it, facts of the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from slmquant import engines
+from slmquant.calib.corpora import calibration_corpus, load_corpus
+from slmquant.calib.windows import text_tokens, window_bos
+from slmquant.engines._base import OpenOptions
+from slmquant.engines._torch import TorchEngine
+from slmquant.errors import DataError, ModelError, SlmquantError
+from slmquant.files import sha256
+from slmquant.formats.native import MANIFEST, is_native
+from slmquant.model.size import count_parameters
+from slmquant.model.sources import resolve
+from slmquant.runs.engine_process import EngineProcess
+from slmquant.runs.engines import EngineJob, Reference
+from slmquant.runs.environment import usable_cores
+from slmquant.runs.process import Failure
+from slmquant.schemes import parse
+from slmquant.tracks._parity import FILE_VERSION, Windows
+from slmquant.tracks._requests import Open, WriteReference
+from slmquant.tracks.inference import Work
+
+REFERENCE_ENGINE = "torch_eager"
+
+NO_SPEED = (
+    "no speed: a slmquant folder is computed with rounded weights in full-precision products, which says nothing of "
+    "a quantized model's speed; export it to a format of another engine (slmquant export)"
+)
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Which text parity is measured on, and how much of it.
+
+    Attributes:
+        windows: How many windows.
+        window_tokens: Tokens in each; a model that takes fewer gets shorter ones.
+    """
+
+    windows: int = 4
+    window_tokens: int = 256
+
+
+def reference_folder(source: str) -> Path:
+    """Where the model lies that `source` names: a slmquant folder as it is, else a full-precision model.
+
+    Raises:
+        UnknownNameError, SourceError, ModelError: As for `model.sources.resolve`.
+    """
+    path = Path(source).expanduser()
+    return path if is_native(path) else resolve(source)
+
+
+def fixed_windows(source: str, options: TextOptions, data_dir: Path | None) -> Windows:
+    """The beginning of a text in the reference's tokens; the same for every engine and scheme.
+
+    Raises:
+        DataError: There is no text, or too little of it.
+        UnknownNameError, SourceError, ModelError: As for `reference_folder`.
+    """
+    folder = reference_folder(source)
+    tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
+    corpus = load_corpus(calibration_corpus(data_dir), data_dir)
+    length = min(options.window_tokens, context_limit(_config(folder)) or options.window_tokens)
+    bos = window_bos(tokenizer)
+    head = [] if bos is None else [bos]
+    fresh = length - len(head)
+    needed = options.windows * fresh
+    characters = needed * 16  # no tokenizer makes pieces that long on average; a whole corpus need not be read
+    ids: list[int] = text_tokens(tokenizer, corpus.text[:characters]).tolist()
+    if len(ids) < needed:
+        raise DataError(f"corpus {corpus.card.name!r} has {len(ids)} tokens, parity needs {needed}; ask for less")
+    cut = (tuple(head + ids[start : start + fresh]) for start in range(0, needed, fresh))
+    return Windows(tokens=tuple(cut), text=f"{corpus.card.name} ({corpus.card.sha256[:8]})")
+
+
+def keep_reference(source: str, windows: Windows, cache_dir: Path, timeout_s: float) -> Reference | Failure:
+    """The reference's log-probabilities, computed in a process of its own unless they are in the cache.
+
+    Raises:
+        UnknownNameError, SourceError, ModelError: As for `reference_folder`.
+    """
+    folder = reference_folder(source)
+    key = [FILE_VERSION, _digest(folder), windows.tokens, torch.__version__]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    kept = cache_dir / "engine_reference" / digest
+    if not kept.exists():
+        threads = usable_cores()
+        options = OpenOptions(threads, len(windows.tokens[0]))
+        with EngineProcess(threads) as process:
+            opened = process.ask(Open(REFERENCE_ENGINE, folder, options), timeout_s)
+            if isinstance(opened, Failure):
+                return Failure(opened.status, f"the reference {source}: {opened.reason}")
+            written = process.ask(WriteReference(windows, kept), timeout_s)
+        if isinstance(written, Failure):
+            return Failure(written.status, f"the reference {source}: {written.reason}")
+    return Reference(kept, windows)
+
+
+def describe(job: EngineJob, reference: str | None) -> EngineJob:
+    """`job` with what its reference, or the artifact's own config, says of the model; absent where neither does."""
+    folder = reference_folder(reference) if reference is not None else job.artifact
+    config = _config(folder) if (folder / "config.json").is_file() else None
+    return replace(
+        job,
+        work=Work() if config is None else _work(config, job),
+        context_limit=None if config is None else context_limit(config),
+        no_speed=_no_speed(job.artifact),
+    )
+
+
+def context_limit(config: PreTrainedConfig) -> int | None:
+    """How many tokens the model takes; None where it does not say."""
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def stored_bytes(artifact: Path) -> int | None:
+    """What a file or a folder takes on disk; None where there is none, for a source that is but a name."""
+    if artifact.is_file():
+        return artifact.stat().st_size
+    return sum(f.stat().st_size for f in artifact.rglob("*") if f.is_file()) if artifact.is_dir() else None
+
+
+def _work(config: PreTrainedConfig, job: EngineJob) -> Work:
+    """A looked-up embedding is neither multiplied nor read; tied to the head, it is both.
+
+    Torch reads its own dtype, whatever the file holds; other engines are taken to read what they were given.
+    """
+    with torch.device("meta"):  # shapes without numbers
+        skeleton = AutoModelForCausalLM.from_config(config)
+    embedding, head = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
+    tied = head is None or embedding.weight is head.weight
+    multiplied = count_parameters(skeleton) - (0 if tied else embedding.weight.numel())
+    engine = engines.load(job.engine)
+    if isinstance(engine, TorchEngine):
+        return Work(read_bytes=multiplied * getattr(torch, engine.dtype).itemsize, multiplied=multiplied)
+    return Work(read_bytes=stored_bytes(job.artifact) if tied else None, multiplied=multiplied)
+
+
+def _no_speed(artifact: Path) -> str | None:
+    if not is_native(artifact):
+        return None
+    try:
+        scheme = json.loads((artifact / MANIFEST).read_text())["scheme"]
+        return None if parse(scheme).is_full_precision else NO_SPEED
+    except (OSError, ValueError, KeyError, SlmquantError):  # opening it will say what is wrong
+        return NO_SPEED
+
+
+def _config(folder: Path) -> PreTrainedConfig:
+    try:
+        return cast(PreTrainedConfig, AutoConfig.from_pretrained(folder))
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{folder}/config.json cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _digest(folder: Path) -> str:
+    """Of every file that the reference is computed from."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+        digest.update(f"{path.name} {sha256(path)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""Figures of engines are medians of what was timed, named by their conditions; what was not measured has none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from slmquant.engines._base import OpenOptions
+from slmquant.store.record import Metric
+from slmquant.tracks._limits import MachineLimits, measure_limits
+from slmquant.tracks._meters import Noise
+from slmquant.tracks._requests import Desk, Memory, Opened, Pass, Point
+from slmquant.tracks.inference import (
+    Conditions,
+    Work,
+    loading_metrics,
+    noise_metrics,
+    speed_metrics,
+    speedup_metrics,
+)
+from tests.made_up_engines import Bigram
+
+ALL = Conditions("made-up (1)", threads=4, all_threads=True)
+ONE = Conditions("made-up (1)", threads=1, all_threads=False)
+
+
+def one_pass(prefill_s: float | None, *steps_s: float, joules: float | None = None) -> Pass:
+    return Pass(prefill_s, steps_s, None if prefill_s is None else joules, joules, Noise(stolen=0.1, others=0.2))
+
+
+def named(metrics: list[Metric]) -> dict[str, Metric]:
+    assert len({metric.name for metric in metrics}) == len(metrics)
+    return {metric.name: metric for metric in metrics}
+
+
+def test_speeds_are_medians_over_passes() -> None:
+    passes = [one_pass(0.5, 0.1, 0.1), one_pass(0.25, 0.2, 0.2), one_pass(1.0, 0.1, 0.3)]
+
+    found = named(speed_metrics(Point(100, 2), passes, ALL, Work(), None))
+
+    assert found["prefill_tokens_per_s@100"].value == 200  # of 200, 400, 100
+    assert found["prefill_tokens_per_s_iqr@100"].value == 150  # 300 - 150
+    assert found["ttft_s@100"].value == 0.5
+    assert found["decode_tokens_per_s@100"].value == pytest.approx(5)  # of 10, 5, 5
+    assert found["inter_token_p50_s@100"].value == pytest.approx(0.15)
+    assert found["inter_token_p50_s@100"].n == 6
+    assert found["decode_tokens_per_s@100"].n == 3
+    assert "4 threads" in (found["decode_tokens_per_s@100"].protocol or "")
+
+
+def test_names_say_threads_where_those_are_not_all_cores() -> None:
+    found = named(speed_metrics(Point(0, 1), [one_pass(None, 0.1)] * 2, ONE, Work(), None))
+
+    assert {"decode_tokens_per_s@0/1t", "decode_tokens_per_s_iqr@0/1t", "inter_token_p99_s@0/1t"} <= set(found)
+    assert not any(name.startswith(("prefill", "ttft")) for name in found)
+
+
+def test_a_roof_is_what_the_machine_was_measured_to_do() -> None:
+    limits = MachineLimits(4, read_bytes_per_s=1e9, float32_flop_per_s=1e9, bfloat16_flop_per_s=4e9)
+    work = Work(read_bytes=50_000_000, multiplied=1_000_000)
+
+    found = named(speed_metrics(Point(100, 2), [one_pass(0.1, 0.1, 0.1)], ALL, work, limits))
+
+    assert found["decode_bytes_per_s@100"].value == pytest.approx(5e8)  # 10 tokens/s
+    assert found["decode_bandwidth_share@100"].value == pytest.approx(0.5)
+    assert found["prefill_flop_share@100"].value == pytest.approx(0.5)  # 2e6 · 1000 tokens/s of the better 4e9
+
+
+def test_what_nobody_knows_is_absent() -> None:
+    limits = MachineLimits(4, 1e9, 1e9, 1e9)
+
+    found = named(speed_metrics(Point(100, 1), [one_pass(0.1, 0.1)], ALL, Work(), limits))
+
+    assert not any("share" in name or "bytes" in name or "_j_" in name for name in found)
+    assert noise_metrics([Pass(None, (0.1,), None, None, None)], ALL) == []
+
+
+def test_energy_is_per_token_and_needs_every_pass() -> None:
+    passes = [one_pass(0.1, 0.1, 0.1, joules=4.0)] * 2
+
+    found = named(speed_metrics(Point(100, 2), passes, ALL, Work(), None))
+    partly = named(speed_metrics(Point(100, 2), [*passes, one_pass(0.1, 0.1, 0.1)], ALL, Work(), None))
+
+    assert found["decode_j_per_token@100"].value == 2
+    assert found["prefill_j_per_token@100"].value == pytest.approx(0.04)
+    assert not any("_j_" in name for name in partly)
+
+
+def test_speedups_are_paired_so_that_a_slow_machine_cancels() -> None:
+    slowness = np.random.default_rng(0).uniform(1, 10, size=9)
+    mine = [one_pass(0.1 * slow, 0.02 * slow) for slow in slowness]
+    theirs = [one_pass(0.2 * slow, 0.06 * slow) for slow in slowness]
+
+    found = named(speedup_metrics(Point(8, 1), mine, theirs, ALL, "full precision"))
+
+    assert found["decode_speedup@8"].value == pytest.approx(3)
+    assert found["decode_speedup_iqr@8"].value == pytest.approx(0, abs=1e-12)
+    assert found["prefill_speedup@8"].value == pytest.approx(2)
+    assert "full precision" in (found["decode_speedup@8"].protocol or "")
+
+
+def test_memory_is_told_with_and_without_the_mapped_file() -> None:
+    opened = Opened("1", 0.5, 11, 10, Memory(100, 120, 60), peak_of_its_own=True, energy_reason=None)
+
+    found = named(loading_metrics([opened], Memory(130, 140, 60), ALL))
+    unmapped = named(loading_metrics([opened], Memory(130, 140, None), ALL))
+
+    figures = ("load_s", "load_peak_rss_bytes", "inference_peak_rss_bytes", "steady_rss_bytes", "mapped_rss_bytes")
+    assert [found[name].value for name in figures] == [0.5, 120, 140, 130, 60]
+    assert "mapped_rss_bytes" not in unmapped
+
+
+def test_a_pass_feeds_what_its_point_says() -> None:
+    fed: list[int] = []
+
+    class Counting(Bigram):
+        def feed(self, tokens, *, every=False):
+            fed.append(len(tokens))
+            return super().feed(tokens, every=every)
+
+    desk = Desk(session=Counting(OpenOptions(1, 8)))
+
+    assert Point(0, 3).answer(desk).prefill_s is None and fed == [1, 1, 1]
+    fed.clear()
+    assert len(Point(5, 3).answer(desk).steps_s) == 3 and fed == [5, 1, 1, 1]
+    fed.clear()
+    assert Point(8, 0).answer(desk).steps_s == () and fed == [8]
+
+
+def test_the_machine_has_limits() -> None:
+    limits = measure_limits(threads=1, seconds=0.01)
+
+    assert 1e8 < limits.read_bytes_per_s < 1e13
+    assert limits.flop_per_s >= limits.float32_flop_per_s > 1e8
