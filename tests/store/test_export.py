@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+from slmquant.report.files import write_report_csv, write_report_json
 from slmquant.store.export import rows, write_csv, write_jsonl
 from tests import invented
 
@@ -47,3 +48,23 @@ def test_nothing_to_export_is_an_empty_table(tmp_path: Path) -> None:
 
     assert rows([]) == []
     assert (tmp_path / "out.csv").read_text().strip() == ""
+
+
+def test_intervals_stand_beside_their_figures_where_there_are_any(tmp_path: Path) -> None:
+    records = invented.benchmark()
+    write_report_csv(records, tmp_path)
+    write_report_json(records, tmp_path)
+    with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
+        (flat, *_) = [row for row in csv.DictReader(file) if row["status"] == "ok"]
+    whole = next(
+        cell for cell in json.loads((tmp_path / "results.json").read_text()) if cell["cell_id"] == flat["cell_id"]
+    )
+    known = [metric for metric in whole["metrics"] if metric["stderr"] is not None]
+
+    assert known
+    for metric in known:
+        column = metric["name"] if metric["task"] is None else f"{metric['name']}[{metric['task']}]"
+        low, high = metric["interval"]
+        assert low <= metric["value"] <= high
+        assert [float(flat[f"{column}_low"]), float(flat[f"{column}_high"])] == [low, high]
+    assert all(metric["interval"] is None for metric in whole["metrics"] if metric["stderr"] is None)

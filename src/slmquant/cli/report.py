@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,14 @@ from slmquant.cli._results import ModelOption, StoreOption, open_store, select
 if TYPE_CHECKING:
     from slmquant.store import Record
 
+
+class Expectation(str, Enum):
+    """How the mean over models and the square are ordered."""
+
+    MEAN_THEN_SQUARE = "mean_then_square"
+    SQUARE_THEN_MEAN = "square_then_mean"
+
+
 FORMATS = ("table", "csv", "json", "html")
 
 
@@ -26,6 +35,13 @@ def command(
         typer.Option("--format", "-f", help="table, csv, json or html; may be repeated.", show_default="all"),
     ] = None,
     model: ModelOption = None,
+    expectation: Annotated[
+        Expectation, typer.Option(help="Over models, a score takes the mean and then the square, or the reverse.")
+    ] = Expectation.MEAN_THEN_SQUARE,
+    perplexity: Annotated[
+        bool, typer.Option("--perplexity/--no-perplexity", help="Count perplexity as a data set of SLMQ_perf.")
+    ] = True,
+    consumption_reference: Annotated[str, typer.Option(help="The method whose SLMQ_cons is 100.")] = "rtn",
     quiet: QuietOption = False,
 ) -> None:
     """Print the results as a table and write them as CSV, JSON and one HTML page.
@@ -38,6 +54,7 @@ def command(
 
     [dim]slmquant report -o public --format html --model smollm2-135m-instruct[/dim]
     """
+    from slmquant.analysis.scores import ScoreOptions
     from slmquant.errors import StoreError, UnknownNameError
     from slmquant.report.files import write_report_csv, write_report_json
     from slmquant.report.page import write_page
@@ -52,12 +69,13 @@ def command(
         answers = {record.cell_id: results.items(record.cell_id) for record in records}
     if not records:
         raise StoreError(f"{results.path} holds no cells yet; run `slmquant bench` first")
+    options = ScoreOptions(expectation.value, perplexity, consumption_reference)
     if "table" in wanted:
-        print_report(records, console, answers=answers)
+        print_report(records, console, options, answers)
     writers: dict[str, Callable[[Sequence[Record], Path], Path]] = {
         "csv": write_report_csv,
-        "json": write_report_json,
-        "html": partial(write_page, answers=answers),
+        "json": partial(write_report_json, options=options),
+        "html": partial(write_page, options=options, answers=answers),
     }
     for name, write in writers.items():
         if name in wanted:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from slmquant.analysis.chance import accuracy_interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions, score_table
 from slmquant.files import atomic_file
 from slmquant.store.export import write_csv
-from slmquant.store.record import Record
+from slmquant.store.record import Metric, Record
 
 JsonObject = dict[str, object]
 
@@ -17,7 +18,7 @@ JsonObject = dict[str, object]
 def write_report_csv(records: Sequence[Record], folder: Path) -> Path:
     """Write `results.csv` into `folder`, one flat row per cell, and return its path."""
     path = folder / "results.csv"
-    write_csv(records, path)
+    write_csv(records, path, _ends)
     return path
 
 
@@ -31,11 +32,17 @@ def write_report_json(records: Sequence[Record], folder: Path, options: ScoreOpt
 
 
 def as_json(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[JsonObject]:
-    """Records as JSON objects: what is stored, and beside it `cell_id` and `scores`."""
+    """Records as JSON objects: what is stored, and beside it `cell_id`, `scores` and an `interval` for each metric.
+
+    An interval is the ends of a 95 % confidence interval, or null where the metric has no standard error.
+    """
     return [
         {
             "cell_id": record.cell_id,
             **record.model_dump(mode="json"),
+            "metrics": [
+                metric.model_dump(mode="json") | {"interval": _ends(record, metric)} for metric in record.metrics
+            ],
             "scores": {
                 "slmq_perf": _score(scores.perf),
                 "slmq_perf_above_chance": _score(scores.perf_above_chance),
@@ -44,6 +51,11 @@ def as_json(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) 
         }
         for record, scores in zip(records, score_table(records, options), strict=True)
     ]
+
+
+def _ends(record: Record, metric: Metric) -> tuple[float, float] | None:
+    interval = accuracy_interval(record, metric)
+    return None if interval is None else (interval.low, interval.high)
 
 
 def _score(score: Score) -> JsonObject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slmquant.files import atomic_file
@@ -12,6 +12,9 @@ from slmquant.store.record import CalibrationSpec, Metric, Record
 
 Value = str | int | float | None
 Row = dict[str, Value]
+
+Ends = Callable[[Record, Metric], tuple[float, float] | None]
+"""The ends of a figure's confidence interval, or None; how they are found is not the store's business."""
 
 METRIC_ORDER = (
     "bpw",
@@ -35,29 +38,29 @@ METRIC_ORDER = (
 """The order in which metrics are written; others follow by name."""
 
 
-def rows(records: Sequence[Record]) -> list[Row]:
+def rows(records: Sequence[Record], ends: Ends | None = None) -> list[Row]:
     """One flat row per record; all rows have the same columns in the same order, None where nothing is known.
 
-    First who and how (`model` ... `seed`), then each metric as `name[task]`, with `name[task]_stderr` and
-    `name[task]_n` where any record has them, then the seconds of each phase.
+    First who and how (`model` ... `seed`), then each metric as `name[task]`, with `name[task]_stderr`,
+    `name[task]_low`, `name[task]_high` and `name[task]_n` where any record has them, then the seconds of each phase.
     """
-    flat = [_row(record) for record in records]
+    flat = [_row(record, ends) for record in records]
     fixed = list(_identity(records[0])) if records else []
     metrics = {_column(metric): metric for record in records for metric in record.metrics}
     present = {column for row in flat for column in row}
     ordered = [
         column + suffix
         for column in sorted(metrics, key=lambda name: _rank(metrics[name]))
-        for suffix in ("", "_stderr", "_n")
+        for suffix in ("", "_stderr", "_low", "_high", "_n")
         if column + suffix in present
     ]
     phases = list(dict.fromkeys(f"phase_{phase.name}_s" for record in records for phase in record.phases))
     return [{column: row.get(column) for column in (*fixed, *ordered, *phases)} for row in flat]
 
 
-def write_csv(records: Sequence[Record], path: Path) -> None:
+def write_csv(records: Sequence[Record], path: Path, ends: Ends | None = None) -> None:
     """Write `rows` as comma-separated values with a header; what is not known is an empty field."""
-    table = rows(records)
+    table = rows(records, ends)
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else [])
         writer.writeheader()
@@ -70,7 +73,7 @@ def write_jsonl(records: Sequence[Record], path: Path) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(records))
 
 
-def _row(record: Record) -> Row:
+def _row(record: Record, ends: Ends | None) -> Row:
     row = _identity(record)
     for metric in record.metrics:
         column = _column(metric)
@@ -79,6 +82,8 @@ def _row(record: Record) -> Row:
             row[f"{column}_stderr"] = metric.stderr
         if metric.n is not None:
             row[f"{column}_n"] = metric.n
+        if ends is not None and (found := ends(record, metric)) is not None:
+            row[f"{column}_low"], row[f"{column}_high"] = found
     for phase in record.phases:
         row[f"phase_{phase.name}_s"] = phase.seconds
     return row
