@@ -1,0 +1,196 @@
+"""llama.cpp, through the wheels of cyllama, which bind its C interface one to one.
+
+Activations are rounded by llama.cpp itself: to 8 bits in blocks of 32 before products with integer codes, to float16
+before float16 weights; keys and values are cached in float16. That is what a user of the file gets, so it is left on.
+
+cyllama hands logits over as Python lists, which takes some 1.5 ms a row of 49,152, and this is part of every step.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slmquant.engines._base import EngineStatus, OpenOptions
+from slmquant.errors import ModelError, RefusedError
+
+if TYPE_CHECKING:
+    from cyllama.llama import llama_cpp
+
+_EXTRA = "llamacpp"
+_BATCH = 512
+"""Tokens that are computed at once, as in llama.cpp's own programs."""
+_LOG_LINES = 20
+_MISSING = f"cyllama is not installed; pip install slmquant[{_EXTRA}]"
+
+_log: deque[str] = deque(maxlen=_LOG_LINES)
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """The engine."""
+
+    title = "llama.cpp"
+    summary = "C++ runtime of GGUF files with kernels for integer blocks; CPU first."
+    formats: tuple[str, ...] = ("gguf",)
+    extra: str | None = _EXTRA
+
+    def status(self) -> EngineStatus:
+        """Whether cyllama is installed and loads, of which llama.cpp it is, and for which instructions it was built."""
+        if importlib.util.find_spec("cyllama") is None:
+            return EngineStatus(False, reason=_MISSING)
+        try:
+            _bound()
+            version, instructions = _version(), _instructions()
+        except (ImportError, OSError) as error:
+            return EngineStatus(False, reason=f"cyllama does not load ({error}); reinstall slmquant[{_EXTRA}]")
+        return EngineStatus(True, version, instructions)
+
+    def open(self, artifact: Path, options: OpenOptions) -> LlamaCppSession:
+        """Load a GGUF file, mapped into memory.
+
+        Raises:
+            ModelError: llama.cpp cannot load it; its last words are part of the message.
+            RefusedError: cyllama is not installed.
+        """
+        status = self.status()
+        if not status.usable:
+            raise RefusedError(f"llama.cpp: {status.reason}")
+        if not artifact.is_file():
+            raise ModelError(f"{artifact} is no file; expected a .gguf file")
+        return LlamaCppSession(artifact, options)
+
+
+class LlamaCppSession:
+    """One model, one context, one sequence.
+
+    Args:
+        artifact: A GGUF file.
+        options: Threads, and how long the sequence may grow.
+
+    Raises:
+        ModelError: llama.cpp cannot load the file, or has no memory for the context.
+    """
+
+    def __init__(self, artifact: Path, options: OpenOptions) -> None:
+        bound = _bound()
+        _log.clear()
+        try:
+            self._model = _with_vocabulary(bound)(str(artifact), bound.LlamaModelParams())
+            context = bound.LlamaContextParams()
+            context.n_ctx = options.context
+            context.n_batch = context.n_ubatch = _BATCH
+            context.n_threads = context.n_threads_batch = options.threads
+            self._context = bound.LlamaContext(self._model, context)
+        except (ValueError, RuntimeError, MemoryError, OSError) as error:
+            raise ModelError(f"llama.cpp cannot load {artifact.name}: {_last_words(error)}") from error
+        self._batch = bound.LlamaBatch(n_tokens=_BATCH, embd=0, n_seq_max=1)
+        self._longest, self._length = options.context, 0
+        self._vocab = int(self._model.n_vocab)
+
+    @property
+    def vocab(self) -> int:
+        """Width of a row of logits."""
+        return self._vocab
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        self._context.kv_cache_clear()
+        self._length = 0
+
+    def feed(self, tokens: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
+        """Append `tokens`, at most 512 at a time, and compute.
+
+        Returns:
+            `(len(tokens), vocab)` where `every`, else `(1, vocab)`.
+
+        Raises:
+            ValueError: No tokens, or more than the context holds.
+            ModelError: llama.cpp failed.
+        """
+        if not tokens or self._length + len(tokens) > self._longest:
+            raise ValueError(f"{len(tokens)} tokens after {self._length} do not fit a context of {self._longest}")
+        logits = np.empty((len(tokens) if every else 1, self._vocab), np.float32)
+        for start in range(0, len(tokens), _BATCH):
+            piece = tokens[start : start + _BATCH]
+            is_last = start + len(piece) == len(tokens)
+            wanted = range(0 if every else len(piece) - 1 if is_last else len(piece), len(piece))
+            self._decode(piece, wanted)
+            for place in wanted:
+                logits[start + place if every else 0] = self._context.get_logits_ith(place)
+        return logits
+
+    def _decode(self, piece: Sequence[int], wanted: range) -> None:
+        self._batch.clear()
+        for place, token in enumerate(piece):
+            self._batch.add(int(token), self._length + place, [0], place in wanted)
+        try:
+            self._context.decode(self._batch)
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"llama.cpp failed on {len(piece)} tokens: {_last_words(error)}") from error
+        self._length += len(piece)
+
+    def close(self) -> None:
+        """Give memory back."""
+        self._batch.close()
+        self._context.close()
+        self._model.close()
+
+
+def _bound() -> Any:
+    """cyllama's module, its log in our keeping."""
+    from cyllama.llama import llama_cpp
+
+    llama_cpp.set_log_callback(_keep)
+    return llama_cpp
+
+
+def _keep(_level: int, text: str) -> None:
+    """Take down what llama.cpp says, which would go to stderr otherwise."""
+    if text.strip(" .\n"):
+        _log.append(text.strip())
+
+
+def _last_words(error: BaseException) -> str:
+    """What llama.cpp said last of what went wrong, else what the exception says."""
+    complaints = [line for line in _log if "error" in line.lower() or "failed" in line.lower() or "unknown" in line]
+    return "; ".join(complaints[:2]) or str(error) or type(error).__name__
+
+
+def _with_vocabulary(bound: Any) -> type[llama_cpp.LlamaModel]:
+    """cyllama's model with the attribute that its `get_logits_ith` asks for and 0.2.18 does not have."""
+
+    class Model(bound.LlamaModel):  # type: ignore[misc]  # cyllama has no annotations
+        @property
+        def n_vocab(self) -> int:
+            return int(self.get_vocab().n_vocab)
+
+    return Model
+
+
+def _version() -> str:
+    """`cyllama 0.2.18, llama.cpp b9190`."""
+    from cyllama._internal import build_config
+
+    build = build_config.get().get("versions", {}).get("llama_cpp_version")
+    return f"cyllama {importlib.metadata.version('cyllama')}" + (f", llama.cpp {build}" if build else "")
+
+
+def _instructions() -> tuple[str, ...]:
+    """What ggml was compiled for, by its own account; cyllama hands it out through its sister binding alone."""
+    from cyllama.whisper import whisper_cpp
+
+    _, _, features = str(whisper_cpp.print_system_info()).partition("CPU :")
+    pairs = (feature.partition("=") for feature in features.split("|"))
+    return tuple(name.strip() for name, _, value in pairs if value.strip() == "1")
+
+
+ENGINE = LlamaCpp()

@@ -1,0 +1,194 @@
+"""What llama.cpp's graphs want of each architecture, as data: names of keys, orders of rows, gains of norms.
+
+Every entry is held against llama.cpp in the tests: a tiny random model of it is written, loaded there, and its logits
+are compared with torch's. An architecture or a setting that is not here is refused.
+
+Facts: transformers' modelling files, and llama.cpp's `src/models` and `conversion`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+import gguf
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+Rows = Literal["interleaved", "by head"]
+"""How rows are ordered anew.
+
+* `interleaved`: rotary pairs lie side by side (rows 0 and d/2 of a head become 0 and 1), as llama.cpp's older
+  rotation wants them of queries and keys.
+* `by head`: a fused projection that gives query, key and value of one head after the other gives all queries first.
+"""
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_QKV = ("q_proj", "k_proj", "v_proj")
+_GATED = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One `model_type` of transformers as a graph of llama.cpp.
+
+    Attributes:
+        graph: llama.cpp's name for it.
+        rows: Linears, by the last part of their names, whose rows are ordered anew.
+        biases: Linears, by the last part of their names, whose bias the graph reads.
+        gain_offset: What is added to the gain of every norm: 1 where transformers computes with `1 + weight`.
+        epsilon: Where the configuration has the epsilon of its norms.
+        layer_norm: Whether its norms subtract the mean.
+        floats: Further numbers, by the end of their key, and where the configuration has them.
+        required: Settings that the graph takes for granted; None stands for an absence.
+    """
+
+    graph: gguf.MODEL_ARCH
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    biases: tuple[str, ...] = ()
+    gain_offset: float = 0.0
+    epsilon: str = "rms_norm_eps"
+    layer_norm: bool = False
+    floats: Mapping[str, str] = field(default_factory=dict)
+    required: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As `general.architecture` says it."""
+        return str(gguf.MODEL_ARCH_NAMES[self.graph])
+
+
+_INTERLEAVED: Mapping[str, Rows] = {"q_proj": "interleaved", "k_proj": "interleaved"}
+_SILU = {"hidden_act": "silu"}
+_GEMMA = {"attention_bias": False}
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "llama": Architecture(
+            gguf.MODEL_ARCH.LLAMA, rows=_INTERLEAVED, biases=(*_ATTENTION, *_GATED), required=_SILU
+        ),
+        "mistral": Architecture(gguf.MODEL_ARCH.LLAMA, rows=_INTERLEAVED, required=_SILU),
+        "qwen2": Architecture(
+            gguf.MODEL_ARCH.QWEN2, biases=_QKV, required={**_SILU, "use_sliding_window": False}
+        ),
+        "qwen3": Architecture(
+            gguf.MODEL_ARCH.QWEN3, required={**_SILU, "use_sliding_window": False, "attention_bias": False}
+        ),
+        "gemma": Architecture(gguf.MODEL_ARCH.GEMMA, gain_offset=1.0, required=_GEMMA),
+        "gemma2": Architecture(
+            gguf.MODEL_ARCH.GEMMA2,
+            gain_offset=1.0,
+            floats={
+                "attn_logit_softcapping": "attn_logit_softcapping",
+                "final_logit_softcapping": "final_logit_softcapping",
+            },
+            required=_GEMMA,
+        ),
+        "gemma3_text": Architecture(
+            gguf.MODEL_ARCH.GEMMA3, gain_offset=1.0, required={**_GEMMA, "attn_logit_softcapping": None}
+        ),
+        "phi": Architecture(
+            gguf.MODEL_ARCH.PHI2,
+            biases=(*_QKV, "dense", "fc1", "fc2", "lm_head"),
+            epsilon="layer_norm_eps",
+            layer_norm=True,
+            required={"qk_layernorm": False, "hidden_act": "gelu_new"},
+        ),
+        "phi3": Architecture(gguf.MODEL_ARCH.PHI3, required=_SILU),
+        "gpt2": Architecture(
+            gguf.MODEL_ARCH.GPT2,
+            biases=("c_attn", "c_proj", "c_fc"),
+            epsilon="layer_norm_epsilon",
+            layer_norm=True,
+            required={
+                "activation_function": "gelu_new",
+                "scale_attn_weights": True,
+                "scale_attn_by_inverse_layer_idx": False,
+            },
+        ),
+        "smollm3": Architecture(
+            gguf.MODEL_ARCH.SMOLLM3,
+            rows=_INTERLEAVED,
+            required={**_SILU, "use_sliding_window": False, "no_rope_layer_interval": 4, "attention_bias": False},
+        ),
+        "stablelm": Architecture(
+            gguf.MODEL_ARCH.STABLELM,
+            biases=_QKV,
+            epsilon="layer_norm_eps",
+            layer_norm=True,
+            required={**_SILU, "qk_layernorm": False},
+        ),
+        "olmo": Architecture(
+            gguf.MODEL_ARCH.OLMO, rows=_INTERLEAVED, layer_norm=True, floats={"attention.clamp_kqv": "clip_qkv"},
+            required={**_SILU, "attention_bias": False},
+        ),
+        "olmo2": Architecture(gguf.MODEL_ARCH.OLMO2, required={**_SILU, "attention_bias": False}),
+        "granite": Architecture(
+            gguf.MODEL_ARCH.GRANITE,
+            rows=_INTERLEAVED,
+            biases=(*_ATTENTION, *_GATED),
+            floats={
+                "attention.scale": "attention_multiplier",
+                "embedding_scale": "embedding_multiplier",
+                "residual_scale": "residual_multiplier",
+                "logit_scale": "logits_scaling",
+            },
+            required=_SILU,
+        ),
+        "cohere": Architecture(
+            gguf.MODEL_ARCH.COMMAND_R,
+            epsilon="layer_norm_eps",
+            layer_norm=True,
+            floats={"logit_scale": "logit_scale"},
+            required={**_SILU, "attention_bias": False, "use_qk_norm": False},
+        ),
+        "starcoder2": Architecture(
+            gguf.MODEL_ARCH.STARCODER2,
+            biases=(*_ATTENTION, "c_fc", "c_proj"),
+            epsilon="norm_epsilon",
+            layer_norm=True,
+            required={"hidden_act": "gelu_pytorch_tanh", "sliding_window": None},
+        ),
+        "gpt_neox": Architecture(
+            gguf.MODEL_ARCH.GPTNEOX,
+            rows={"query_key_value": "by head"},
+            biases=("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+            epsilon="layer_norm_eps",
+            layer_norm=True,
+            required={"hidden_act": "gelu", "attention_bias": True},
+        ),
+        "nemotron": Architecture(
+            gguf.MODEL_ARCH.NEMOTRON, gain_offset=1.0, epsilon="norm_eps", layer_norm=True,
+            required={"hidden_act": "relu2", "attention_bias": False, "mlp_bias": False},
+        ),
+    }
+)
+"""By `model_type`."""
+
+
+def row_order(rows: Rows, count: int, heads: int) -> Tensor:
+    """For each row of the file, the row of the model that lies there; `(count,)` of int64.
+
+    Args:
+        rows: Which order.
+        count: Rows of the weight.
+        heads: Heads that it serves: key-value heads for a key.
+    """
+    places = torch.arange(count)
+    if rows == "interleaved":
+        return places.view(heads, 2, -1).transpose(1, 2).flatten()
+    return places.view(heads, 3, -1).transpose(0, 1).flatten()
+
+
+def refusal_of(config: PreTrainedConfig) -> str | None:
+    """Why no graph of llama.cpp computes what a model of this configuration computes; None where one does."""
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None:
+        return f"architecture {config.model_type!r} is none of {', '.join(ARCHITECTURES)}"
+    for name, wanted in architecture.required.items():
+        if (found := getattr(config, name, None)) != wanted:
+            return f"llama.cpp computes {config.model_type} with {name} = {wanted}, this model has {found}"
+    return None

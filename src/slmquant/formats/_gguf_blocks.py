@@ -1,0 +1,255 @@
+"""ggml's blocks: codes and scales of a quantized weight as the bytes that llama.cpp computes with, not rounded again.
+
+A row is cut into blocks of 32 inputs, each with one float16 scale (`w = d · q`) or two numbers (`w = d · q + m`), or
+into super-blocks of 256 (see `core.superblocks`). A weight fits a type where its scale is the same for all inputs of
+every block, and where its codes are whole numbers that the type holds. Numbers that are multiples of one step, as
+those of FP4 and FP6 E2M3 are, are whole numbers with another scale.
+
+Layouts: `ggml-common.h` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slmquant.core import groups
+from slmquant.core.elements import Elements, Integers
+from slmquant.core.quantized_tensor import QuantizedTensor
+from slmquant.core.scales import PowerOfTwo
+from slmquant.core.superblocks import SUPER_BLOCK, SuperBlocks
+
+Bytes = NDArray[np.uint8]
+"""`(rows, bytes)`: a weight as it lies in a file; its rows can be put in another order."""
+
+BLOCK = 32
+"""Inputs of a block of the plain types."""
+
+
+class _Plain(NamedTuple):
+    """A type with blocks of 32: the codes that it holds, and whether code 0 stands for something of its own."""
+
+    low: int
+    high: int
+    offset: bool
+
+
+_PLAIN: Mapping[str, _Plain] = {  # smallest first
+    "Q4_0": _Plain(-8, 7, offset=False),
+    "Q4_1": _Plain(0, 15, offset=True),
+    "Q5_0": _Plain(-16, 15, offset=False),
+    "Q5_1": _Plain(0, 31, offset=True),
+    "Q8_0": _Plain(-128, 127, offset=False),
+}
+_SUPER: Mapping[tuple[SuperBlocks, int], str] = {
+    (SuperBlocks(16, 4, holds_shift=True), 2): "Q2_K",
+    (SuperBlocks(16, 6, holds_shift=False), 3): "Q3_K",
+    (SuperBlocks(8, 6, holds_shift=True), 4): "Q4_K",
+    (SuperBlocks(8, 6, holds_shift=True), 5): "Q5_K",
+    (SuperBlocks(16, 8, holds_shift=False), 6): "Q6_K",
+}
+_HALF_A_STEP = 0.5
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The type that holds a weight's codes as they are, or why there is none."""
+
+    type: str | None = None
+    reason: str | None = None
+
+
+def fit(weight: QuantizedTensor) -> Fit:
+    """The smallest ggml type that holds `weight` without rounding anything but scales, and those to float16."""
+    grid, size = weight.grid, weight.codes.shape[1]
+    if isinstance(grid.storage, SuperBlocks):
+        if size % SUPER_BLOCK:
+            return Fit(reason=f"its rows of {size} are no multiple of {SUPER_BLOCK}, which a K-quant's blocks hold")
+        return Fit(_SUPER[grid.storage, grid.bits])
+    if size % BLOCK:
+        return Fit(reason=f"its rows of {size} are no multiple of {BLOCK}, which a block holds")
+    if weight.group_size % BLOCK:
+        return Fit(reason=f"groups of {weight.group_size} are no multiple of {BLOCK}, which share a scale in a block")
+    if _is_mxfp4(weight):
+        return Fit("MXFP4")
+    step = _step(grid.elements)
+    if step is None:
+        return Fit(reason=f"the numbers of {grid.elements.name} are no multiples of a step up to 127; no type has them")
+    for name, plain in _PLAIN.items():
+        if _holds(plain, weight, step):
+            reason = _rounding(weight, step, plain.offset)
+            return Fit(reason=reason) if reason else Fit(name)
+    return Fit(reason=f"no type has {grid.bits}-bit codes with zero points of their own")
+
+
+def encode(weight: QuantizedTensor, name: str) -> Bytes:
+    """`weight` in blocks of the type that `fit` found."""
+    rows = weight.codes.shape[0]
+    if name in _SUPER.values():
+        blocks = _super_blocks(weight, name)
+    elif name == "MXFP4":
+        exponents = _per_block(weight, weight.parts["scale"]).to(torch.uint8)
+        blocks = np.concatenate([_octets(exponents.reshape(-1, 1)), _nibbles(_blocks_of(weight.codes))], axis=1)
+    else:
+        blocks = _plain_blocks(weight, name)
+    return blocks.reshape(rows, -1)
+
+
+def _holds(plain: _Plain, weight: QuantizedTensor, step: float) -> bool:
+    elements, low, high = weight.grid.elements, 0, 0
+    if weight.zero_point is None:
+        if plain.offset:
+            return False
+        low, high = round(elements.low / step), round(elements.high / step)
+    elif plain.offset:
+        low, high = int(elements.low), int(elements.high)
+    elif weight.zero_point.is_floating_point():
+        return False
+    else:  # a code minus a whole zero point is a whole number too
+        low, high = int(elements.low - elements.high), int(elements.high - elements.low)
+    return plain.low <= low and high <= plain.high
+
+
+def _is_mxfp4(weight: QuantizedTensor) -> bool:
+    grid = weight.grid
+    return grid.elements.name == "E2M1" and isinstance(grid.storage, PowerOfTwo) and weight.group_size == BLOCK
+
+
+def _step(elements: Elements) -> float | None:
+    """The number of which all elements are multiples, up to 127 of them; None where there is none."""
+    if isinstance(elements, Integers):
+        return 1.0
+    values = elements.values(torch.arange(2**elements.bits).float())
+    values = values[values.isfinite()]
+    step = float(values[values > 0].min())
+    multiples = values / step
+    return step if torch.equal(multiples, multiples.round()) and float(multiples.abs().max()) <= 127 else None
+
+
+def _rounding(weight: QuantizedTensor, step: float, offset: bool) -> str | None:
+    """What float16 does to scales, where that moves a weight by more than half a step; else None."""
+    scale = weight.scale * step
+    elements = weight.grid.elements
+    reach = float(elements.high - elements.low) if offset or weight.zero_point is not None else (
+        max(-elements.low, elements.high) / step
+    )
+    moved = (scale.half().float() - scale).abs() * reach
+    if offset:
+        minimum = _minimum(weight)
+        moved = torch.maximum(moved, (minimum.half().float() - minimum).abs())
+    worst = int((moved / scale.abs()).nan_to_num(torch.inf, torch.inf).argmax())
+    if not float(moved.flatten()[worst]) <= _HALF_A_STEP * float(scale.abs().flatten()[worst]):
+        return f"its scale {float(scale.flatten()[worst]):.3g} cannot be said in float16 to half a step of its codes"
+    return None
+
+
+def _minimum(weight: QuantizedTensor) -> Tensor:
+    """What code 0 stands for, `(rows, groups)` in float32."""
+    if "shift" in weight.parts:
+        return -weight.parts["shift"].float()
+    if weight.zero_point is None:
+        raise ValueError("a symmetric weight has no minimum")
+    return -weight.scale * weight.zero_point.float()
+
+
+def _plain_blocks(weight: QuantizedTensor, name: str) -> Bytes:
+    plain, step = _PLAIN[name], _step(weight.grid.elements) or 1.0
+    head = [_halves(_per_block(weight, weight.scale * step))]
+    if plain.offset:
+        head.append(_halves(_per_block(weight, _minimum(weight))))
+        codes = weight.codes
+    else:
+        codes = (weight.centred() / step).round().to(torch.int16)
+    if name == "Q8_0":
+        return np.concatenate([*head, _octets(_blocks_of(codes.to(torch.int8)))], axis=1)
+    counted = (codes - plain.low).to(torch.uint8)
+    blocks = _blocks_of(counted)
+    if plain.high - plain.low > 15:
+        head.append(_fifth_bits(blocks))
+    return np.concatenate([*head, _nibbles(blocks)], axis=1)
+
+
+def _blocks_of(codes: Tensor) -> Tensor:
+    return codes.reshape(-1, BLOCK)
+
+
+def _per_block(weight: QuantizedTensor, values: Tensor) -> Tensor:
+    """`(rows, groups)` numbers as one for each block, `(rows, blocks)`."""
+    rows, size = weight.codes.shape
+    return groups.expand(values, weight.group_size, size)[:, ::BLOCK].expand(rows, -1)
+
+
+def _halves(values: Tensor) -> Bytes:
+    """One float16 for each of `values`, `(n, 2)` bytes, the low one first."""
+    return values.reshape(-1, 1).half().contiguous().numpy().astype("<f2").view(np.uint8)
+
+
+def _octets(codes: Tensor) -> Bytes:
+    return codes.contiguous().numpy().view(np.uint8)
+
+
+def _nibbles(blocks: Tensor) -> Bytes:
+    """The low four bits of the first half of each block beside those of the second."""
+    half = blocks.shape[1] // 2
+    return _octets((blocks[:, :half] & 15) | (blocks[:, half:] & 15) << 4)
+
+
+def _fifth_bits(blocks: Tensor) -> Bytes:
+    """Bit 4 of each code, eight to a byte, the first one lowest."""
+    return np.packbits(_octets(blocks >> 4), axis=1, bitorder="little")
+
+
+def _super_blocks(weight: QuantizedTensor, name: str) -> Bytes:
+    """Super-blocks of 256 in the order in which ggml's structures have their fields."""
+    parts = weight.parts
+    groups_each = SUPER_BLOCK // weight.group_size
+    scales = parts["scale"].reshape(-1, groups_each)
+    d, codes = _halves(parts["d"]), weight.codes.reshape(-1, SUPER_BLOCK)
+    if name == "Q6_K":
+        counted = (codes + 32).to(torch.uint8)
+        return np.concatenate([_pairs(counted, 64, 4), _pairs(counted >> 4, 32, 2), _octets(scales), d], axis=1)
+    if name == "Q3_K":
+        counted = (codes + 4).to(torch.uint8)
+        mask = np.packbits(_octets((counted >> 2).reshape(-1, 8, 32)), axis=1, bitorder="little").reshape(-1, 32)
+        return np.concatenate([mask, _pairs(counted & 3, 32, 2), _six_bits((scales + 32).to(torch.uint8)), d], axis=1)
+    minima = parts["shift"].reshape(-1, groups_each)
+    both = [d, _halves(parts["dmin"])]
+    if name == "Q2_K":
+        return np.concatenate([_octets(scales | minima << 4), _pairs(codes, 32, 2), *both], axis=1)
+    head = [*both, _six_bits_pairs(scales, minima)]
+    if name == "Q5_K":
+        fifth = (codes >> 4).reshape(-1, 8, 32)
+        head.append(np.packbits(_octets(fifth), axis=1, bitorder="little").reshape(-1, 32))
+    return np.concatenate([*head, _pairs(codes & 15, 32, 4)], axis=1)
+
+
+def _pairs(codes: Tensor, run: int, bits: int) -> Bytes:
+    """Codes of `bits` bits; a byte holds those that lie `run` apart, the first lowest."""
+    each = 8 // bits
+    parts = (codes & (2**bits - 1)).reshape(len(codes), -1, each, run)
+    packed = parts[:, :, 0].clone()
+    for place in range(1, each):
+        packed |= parts[:, :, place] << bits * place
+    return _octets(packed.reshape(len(codes), -1))
+
+
+def _six_bits(scales: Tensor) -> Bytes:
+    """Sixteen scales of Q3_K in 12 bytes: low halves in the first 8, two high bits each in the last 4."""
+    low = (scales[:, :8] & 15) | (scales[:, 8:] & 15) << 4
+    high = scales >> 4
+    top = high[:, 0:4] | high[:, 4:8] << 2 | high[:, 8:12] << 4 | high[:, 12:16] << 6
+    return _octets(torch.cat([low, top], dim=1))
+
+
+def _six_bits_pairs(scales: Tensor, minima: Tensor) -> Bytes:
+    """Eight scales and minima of Q4_K and Q5_K in 12 bytes; the last four of each lend their high bits upwards."""
+    first = scales[:, :4] | (scales[:, 4:] >> 4) << 6
+    second = minima[:, :4] | (minima[:, 4:] >> 4) << 6
+    third = (scales[:, 4:] & 15) | (minima[:, 4:] & 15) << 4
+    return _octets(torch.cat([first, second, third], dim=1))

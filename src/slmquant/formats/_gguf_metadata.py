@@ -1,0 +1,145 @@
+"""The keys that tell llama.cpp the shape of a model: sizes, heads, epsilons, rotary frequencies, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from slmquant.formats._gguf_architectures import ARCHITECTURES
+
+Value = bool | int | float | str
+"""What a key holds; whole numbers are written as uint32, others as float32."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How positions turn queries and keys.
+
+    Attributes:
+        keys: Ends of keys under `rope.`, and what they hold.
+        divisors: For each pair of inputs, what its frequency is divided by, where the keys cannot say it.
+    """
+
+    keys: Mapping[str, Value]
+    divisors: Tensor | None = None
+
+
+def keys_of(config: PreTrainedConfig) -> Iterator[tuple[str, Value]]:
+    """Every key of a model of an architecture that is known, without the architecture's prefix."""
+    architecture = ARCHITECTURES[config.model_type]
+    yield "context_length", _context(config)
+    yield "embedding_length", config.hidden_size
+    yield "block_count", config.num_hidden_layers
+    yield "feed_forward_length", getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    yield "attention.head_count", config.num_attention_heads
+    yield "attention.head_count_kv", key_heads(config)
+    yield "attention.key_length", head_size(config)
+    yield "attention.value_length", head_size(config)
+    yield "vocab_size", config.vocab_size
+    epsilon = float(getattr(config, architecture.epsilon, 1e-5))
+    yield f"attention.layer_norm_{'' if architecture.layer_norm else 'rms_'}epsilon", epsilon
+    for end, name in architecture.floats.items():
+        if (value := getattr(config, name, None)) is not None:
+            yield end, float(value)
+    if (parallel := getattr(config, "use_parallel_residual", None)) is not None:
+        yield "use_parallel_residual", bool(parallel)
+    if window := _window(config):
+        yield "attention.sliding_window", window
+    if (rope := rope_of(config)) is not None:
+        for end, value in rope.keys.items():
+            yield f"rope.{end}", value
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """Outputs of one head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def key_heads(config: PreTrainedConfig) -> int:
+    """Heads of keys and values."""
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def rope_of(config: PreTrainedConfig) -> Rope | None:
+    """How a model of this configuration turns its heads; None where it does not, or where `rope_refusal` says why."""
+    given = getattr(config, "rope_parameters", None)
+    if not given or rope_refusal(config) is not None:
+        return None
+    local, parameters = given.get("sliding_attention"), given.get("full_attention", given)
+    base, kind = float(parameters["rope_theta"]), parameters.get("rope_type", "default")
+    turned = int(head_size(config) * float(parameters.get("partial_rotary_factor", 1.0)))
+    keys: dict[str, Value] = {"dimension_count": turned, "freq_base": base}
+    if local is not None:
+        keys["freq_base_swa"] = float(local["rope_theta"])
+    if kind == "llama3":
+        return Rope(keys, _divisors(config, base, turned))
+    if kind != "default":
+        keys |= {"scaling.type": kind, "scaling.factor": float(parameters["factor"])}
+    if kind == "yarn":
+        original = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
+        keys["scaling.original_context_length"] = int(original)
+        for end, name in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
+            if parameters.get(name) is not None:
+                keys[f"scaling.{end}"] = float(parameters[name])
+    return Rope(keys)
+
+
+def rope_refusal(config: PreTrainedConfig) -> str | None:
+    """Why llama.cpp's keys cannot say how this model turns its heads; None where they can."""
+    given = getattr(config, "rope_parameters", None)
+    if not given:
+        return None
+    parameters, local = given.get("full_attention", given), given.get("sliding_attention", {})
+    kind = parameters.get("rope_type", "default")
+    if kind not in ("default", "linear", "yarn", "llama3"):
+        return f"rotary scaling {kind!r} is not written yet; default, linear, yarn and llama3 are"
+    if kind == "llama3" and config.model_type != "llama":
+        return f"llama.cpp reads llama3's rotary frequencies for llama, not for {config.model_type}"
+    if local.get("rope_type", "default") != "default":
+        return "llama.cpp scales the frequencies of full attention alone, this model those of its windows too"
+    given_otherwise = [name for name in ("attention_factor", "mscale", "mscale_all_dim") if parameters.get(name)]
+    if kind == "yarn" and (given_otherwise or parameters.get("truncate") is False):
+        return f"yarn with {', '.join(given_otherwise) or 'truncate = false'} is not written yet"
+    return None
+
+
+def window_refusal(config: PreTrainedConfig) -> str | None:
+    """Why llama.cpp attends to other tokens than this model; None where to the same."""
+    period = {"gemma2": 2, "gemma3_text": 6}.get(config.model_type)
+    if period is None or not _window(config):
+        return None
+    for layer, kind in enumerate(config.layer_types):
+        wanted = "full_attention" if (layer + 1) % period == 0 else "sliding_attention"
+        if kind != wanted:
+            return f"llama.cpp gives layer {layer} of {config.model_type} {wanted}, this model {kind}"
+    return None
+
+
+def _window(config: PreTrainedConfig) -> int | None:
+    """Tokens that windowed layers look back to, where the graph has such layers."""
+    if config.model_type in ("gemma2", "gemma3_text"):
+        return int(config.sliding_window)
+    if config.model_type == "phi3":  # read by the graph, which has windows in no or in all layers
+        return int(config.sliding_window or 0) or None
+    return None
+
+
+def _context(config: PreTrainedConfig) -> int:
+    """Positions that the file promises; mistral's graph has no windows, so no more than one of them."""
+    longest = int(config.max_position_embeddings)
+    if config.model_type == "mistral" and config.sliding_window is not None:
+        return min(longest, int(config.sliding_window))
+    return longest
+
+
+def _divisors(config: PreTrainedConfig, base: float, turned: int) -> Tensor:
+    """What transformers divides each frequency by, from its own numbers."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    plain = base ** -(torch.arange(0, turned, 2, dtype=torch.float64) / turned)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    return (plain / scaled.double()).float()

@@ -1,0 +1,72 @@
+"""Reading a GGUF file back: every weight as real numbers, under its module's name, rows in the model's order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from slmquant.errors import ModelError
+from slmquant.formats._gguf_architectures import ARCHITECTURES, row_order
+
+MODEL_TYPE_KEY = "slmquant.model_type"
+MODULES_KEY = "slmquant.modules"
+"""`target=name` for each tensor: what it is called in the file, and of which module it is."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Module name → float32 numbers that llama.cpp would compute with; a bias under its parameter's name.
+
+    Raises:
+        ModelError: The file is truncated, damaged, of an unknown version, or was not made by slmquant.
+    """
+    try:
+        reader = gguf.GGUFReader(path)
+        stop = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise ModelError(
+            f"{path.name} is truncated, of an unknown version, or no GGUF file ({error}); export it again"
+        ) from error
+    if path.stat().st_size < stop:
+        raise ModelError(f"{path.name} is truncated, {stop} bytes were expected; export it again")
+    modules = _contents(reader, MODULES_KEY)
+    model_type = _contents(reader, MODEL_TYPE_KEY)
+    if not isinstance(modules, list) or model_type not in ARCHITECTURES:
+        raise ModelError(f"{path.name} was not exported by this slmquant, which knows no modules in it; export it again")
+    names = dict(entry.split("=", 1) for entry in modules)
+    weights = {}
+    for tensor in reader.tensors:
+        if tensor.name in names:
+            name = names[tensor.name]
+            weights[name] = _in_model_order(_dense(tensor), reader, str(model_type), name)
+    return weights
+
+
+def _contents(reader: gguf.GGUFReader, key: str) -> object:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def _dense(tensor: gguf.ReaderTensor) -> Tensor:
+    numbers = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    return torch.from_numpy(np.array(numbers, dtype=np.float32))
+
+
+def _in_model_order(values: Tensor, reader: gguf.GGUFReader, model_type: str, name: str) -> Tensor:
+    architecture = ARCHITECTURES[model_type]
+    if name.endswith(".bias"):
+        leaf = name.removesuffix(".bias").rpartition(".")[2]
+    else:
+        leaf = name.rpartition(".")[2]
+        if values.ndim == 1:
+            return values - architecture.gain_offset
+    rows = architecture.rows.get(leaf)
+    if rows is None:
+        return values
+    key = "head_count_kv" if leaf == "k_proj" else "head_count"
+    heads = _contents(reader, f"{architecture.name}.attention.{key}")
+    order = row_order(rows, values.shape[0], int(str(heads)))
+    return torch.empty_like(values).index_copy(0, order, values)

@@ -1,0 +1,214 @@
+"""GGUF: one file with weights, tokenizer and chat template, for llama.cpp and everything built on it.
+
+Codes are packed as they are into ggml's blocks (`formats._gguf_blocks`); what the scheme leaves in 16 bits is stored
+as float16, or as bfloat16 where a value would overflow; gains and biases are float32. A tied embedding is stored once.
+Beside llama.cpp's own keys a file has `slmquant.*`: the method, the scheme, the source and its fingerprint.
+
+llama.cpp rounds activations to 8 bits in blocks of 32 before it multiplies them with integer codes, and to float16
+before float16 weights, whatever a scheme says. A scheme that rounds activations otherwise is refused: the file would
+compute something else than what was evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gguf
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slmquant.core.quantized_tensor import QuantizedTensor
+from slmquant.errors import RefusedError, UnknownNameError
+from slmquant.files import atomic_file
+from slmquant.formats._base import Export, Placement, Written, settle
+from slmquant.formats._gguf_blocks import BLOCK, encode, fit
+from slmquant.formats._gguf_metadata import keys_of, rope_of
+from slmquant.formats._gguf_model import Parameter, architecture_of, parameters_of, refusal_of
+from slmquant.formats._gguf_read import MODEL_TYPE_KEY, MODULES_KEY, read_weights
+from slmquant.formats._gguf_tokenizer import add_tokenizer_
+from slmquant.quantize import QuantizedModel
+
+Dense = Literal["F32", "F16", "BF16"]
+_LARGEST_HALF = torch.finfo(torch.float16).max
+_OTHERWISE = ("F16", "BF16", "F32", "Q8_0")
+_FILE_TYPES = {
+    "F32": gguf.LlamaFileType.ALL_F32,
+    "Q3_K": gguf.LlamaFileType.MOSTLY_Q3_K_S,
+    "Q4_K": gguf.LlamaFileType.MOSTLY_Q4_K_S,
+    "Q5_K": gguf.LlamaFileType.MOSTLY_Q5_K_S,
+    "MXFP4": gguf.LlamaFileType.MOSTLY_MXFP4_MOE,
+}
+"""What `general.file_type` says where most weights are of a type; others are `MOSTLY_` and the type's name."""
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """The format.
+
+    Attributes:
+        dense: What becomes of weights that the scheme leaves in 16 bits; float32 makes a file to compare with.
+    """
+
+    dense: Dense = "F16"
+    title = "GGUF"
+    summary = "One file with weights, tokenizer and chat template, for llama.cpp and what is built on it."
+    suffix = ".gguf"
+    extra: str | None = None
+
+    def refusal(self, quantized: QuantizedModel) -> str | None:
+        """What llama.cpp has no graph for, or would compute otherwise."""
+        return refusal_of(quantized)
+
+    def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> tuple[Placement, ...]:
+        """How each weight would be stored; `otherwise` is one of f16, bf16, f32 and q8_0 (nearest rounding).
+
+        Raises:
+            UnknownNameError: `otherwise` is no such type.
+        """
+        substitute = _substitute(otherwise)
+        return tuple(self._place(parameter, substitute) for parameter in parameters_of(quantized))
+
+    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
+        """Write `export` to `path`, whole or not at all.
+
+        Raises:
+            RefusedError: `refusal` has a reason, llama.cpp lacks the tokenizer, or a weight cannot be stored as asked
+                and `otherwise` is None.
+            UnknownNameError: `otherwise` is no type for what cannot be stored as asked.
+            SourceError: The disk is full.
+        """
+        quantized = export.quantized
+        if (reason := self.refusal(quantized)) is not None:
+            raise RefusedError(f"gguf: {reason}")
+        placements = self.place(quantized, otherwise)
+        settle("gguf", placements, otherwise)
+        with atomic_file(path) as temporary:
+            writer = gguf.GGUFWriter(temporary, architecture_of(quantized).name)
+            _add_keys_(writer, export, placements)
+            modules = []
+            for parameter, placement in zip(parameters_of(quantized), placements, strict=True):
+                _add_tensor_(writer, parameter, placement.stored)
+                modules.append(f"{parameter.target}={parameter.name}")
+            writer.add_array(MODULES_KEY, modules)
+            rope = rope_of(quantized.model.config)
+            if rope is not None and rope.divisors is not None:
+                writer.add_tensor("rope_freqs.weight", rope.divisors.numpy())
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+        return Written(path, "gguf", path.stat().st_size, placements)
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        """Module name → float32 weight as llama.cpp would compute with it, rows in the model's order.
+
+        Raises:
+            ModelError: The file is truncated, damaged, of an unknown version, or was not made by slmquant.
+        """
+        return read_weights(path)
+
+    def _place(self, parameter: Parameter, substitute: str | None) -> Placement:
+        weight, rows = parameter.weight, parameter.shape
+        if isinstance(weight, QuantizedTensor):
+            asked, found = _described(weight), fit(weight)
+            stored, reason, exact = found.type, found.reason, True
+            if stored is None:
+                stored = substitute or "F16"
+                if stored == "Q8_0" and rows[-1] % BLOCK:
+                    stored, reason = "F16", f"{reason}; nor can Q8_0's"
+                exact = stored == "F32"
+        else:
+            asked, reason, exact = "16 bits", None, True
+            stored = "F32" if weight.ndim == 1 else self.dense
+        if stored == "F16" and float(parameter.dense().abs().max()) > _LARGEST_HALF:
+            stored = "BF16"
+        elements, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[stored]]
+        count = int(np.prod(rows))
+        return Placement(parameter.name, asked, stored, count, count // elements * size, exact, reason)
+
+
+def _substitute(otherwise: str | None) -> str | None:
+    if otherwise is not None and otherwise.upper() not in _OTHERWISE:
+        raise UnknownNameError("GGUF type", otherwise, (name.lower() for name in _OTHERWISE))
+    return None if otherwise is None else otherwise.upper()
+
+
+def _described(weight: QuantizedTensor) -> str:
+    """`integers -8..7, groups of 32`."""
+    each = "one scale" if weight.grid.per_tensor else "one scale for each row"
+    if not weight.grid.per_tensor and weight.scale.shape[1] > 1:
+        each = f"groups of {weight.group_size}"
+    return f"{weight.grid.elements.name}, {each}" + (", zero points" if weight.zero_point is not None else "")
+
+
+def _add_tensor_(writer: gguf.GGUFWriter, parameter: Parameter, stored: str) -> None:
+    kind = gguf.GGMLQuantizationType[stored]
+    if isinstance(parameter.weight, QuantizedTensor) and stored == fit(parameter.weight).type:
+        data: NDArray[np.generic] = encode(parameter.weight, stored)
+    else:
+        data = _rounded(parameter.dense(), kind)
+    if parameter.order is not None:
+        data = data[parameter.order.numpy()]
+    writer.add_tensor(parameter.target, np.ascontiguousarray(data), raw_dtype=kind)
+
+
+def _rounded(dense: Tensor, kind: gguf.GGMLQuantizationType) -> NDArray[np.generic]:
+    """Real numbers in the nearest of a type; bfloat16 as its bytes."""
+    if kind == gguf.GGMLQuantizationType.F32:
+        return dense.numpy()
+    if kind == gguf.GGMLQuantizationType.F16:
+        return dense.half().numpy()
+    if kind == gguf.GGMLQuantizationType.BF16:
+        return dense.bfloat16().contiguous().view(torch.uint8).numpy()
+    blocks: NDArray[np.generic] = gguf.quants.quantize(dense.numpy(), kind)
+    return blocks
+
+
+def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Placement]) -> None:
+    from slmquant import __version__
+
+    quantized, config = export.quantized, export.quantized.model.config
+    writer.add_type("model")
+    writer.add_name(Path(export.source).stem)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_file_type(_file_type(placements))
+    for end, value in keys_of(config):
+        key = f"{architecture_of(quantized).name}.{end}"
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        else:
+            writer.add_string(key, value)
+    for key, text in _provenance(export):
+        writer.add_string(key, text)
+    writer.add_string("slmquant.version", __version__)
+    rows = quantized.model.get_input_embeddings().weight.shape[0]
+    add_tokenizer_(writer, export.tokenizer, rows)
+
+
+def _provenance(export: Export) -> Iterator[tuple[str, str]]:
+    yield MODEL_TYPE_KEY, export.quantized.model.config.model_type
+    yield "slmquant.method", export.quantized.method
+    yield "slmquant.scheme", str(export.quantized.scheme)
+    yield "slmquant.source", export.source
+    yield "slmquant.source_sha256", export.source_sha256
+
+
+def _file_type(placements: Sequence[Placement]) -> gguf.LlamaFileType:
+    """The type of most of the weights."""
+    elements: dict[str, int] = {}
+    for placement in placements:
+        elements[placement.stored] = elements.get(placement.stored, 0) + placement.parameters
+    most = max(elements, key=lambda name: elements[name])
+    return _FILE_TYPES[most] if most in _FILE_TYPES else gguf.LlamaFileType[f"MOSTLY_{most}"]
+
+
+FORMAT = Gguf()
