@@ -1,0 +1,41 @@
+"""ONNX Runtime on the CPU: graphs of slmquant's `onnx` format, and those of ONNX Runtime GenAI's own builder.
+
+Plain ONNX Runtime rather than GenAI, whose interface gives no logits of a whole text; operators, kernels and the
+binding of the cache are those that GenAI uses.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from slmquant.engines._base import EngineStatus, OpenOptions, Session
+from slmquant.errors import RefusedError
+from slmquant.formats._onnx_decoder import Decoder
+
+_PACKAGE = "onnxruntime"
+
+
+class OnnxRuntime:
+    """The engine; see `_base.Engine`."""
+
+    title = "ONNX Runtime"
+    summary = "Microsoft's runtime for ONNX graphs, on the CPU"
+    formats = ("onnx",)
+    extra: str | None = "onnx"
+
+    def status(self) -> EngineStatus:
+        """Whether it is installed; it does not say which instructions its kernels choose."""
+        try:
+            return EngineStatus(True, f"{_PACKAGE} {version(_PACKAGE)}")
+        except PackageNotFoundError:
+            return EngineStatus(False, reason=f"{_PACKAGE} is not installed; pip install 'slmquant[onnx]'")
+
+    def open(self, artifact: Path, options: OpenOptions) -> Session:
+        """Load a folder with `genai_config.json` and the graph that it names."""
+        if not (status := self.status()).usable:
+            raise RefusedError(f"onnxruntime: {status.reason}")
+        return Decoder(artifact, options.threads, options.context)
+
+
+ENGINE = OnnxRuntime()

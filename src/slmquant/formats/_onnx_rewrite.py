@@ -1,0 +1,270 @@
+"""From a graph of floats to one of codes: every matrix is recognised by its very numbers, and replaced.
+
+A builder stacks projections that read the same input, or cuts those that a model stacks, and names them as it
+likes. So a matrix of the graph is not looked up by its name but by its rows: what was evaluated is what is stored, or
+the matrix is not found and nothing is written. Codes, float16 scales and weights are turned into what the operators
+want by nodes that depend on nothing else, which ONNX Runtime computes once, on loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from slmquant.errors import RefusedError
+from slmquant.formats._onnx_blocks import Blocks, Dense, Stored, joined
+from slmquant.formats._onnx_rows import RowIndex, Rows
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+ACCURACY_LEVEL = 4
+"""Of `MatMulNBits`: inputs are rounded to 8 bits, a scale for each block, which its fast kernels do."""
+_INLINE_BYTES = 1024
+"""Smaller tensors stay in the graph, where shape inference wants some of them."""
+_CONTRIB = "com.microsoft"
+
+
+class Matrix(BaseModel):
+    """Where a matrix lies in the graph and what it is made of.
+
+    Its tensors are the initializers `name.codes`, `name.scale` and, where there is one, `name.zero_point`; or
+    `name.floats`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    rows: tuple[Rows, ...]
+    bits: int | None = None
+    """Of a code; None for floats."""
+    block_size: int | None = None
+    in_features: int
+
+
+class Rewriting:
+    """One graph on its way to codes.
+
+    Args:
+        model: The float graph; it is rewritten.
+        dense: Module name → the float32 weight that the graph was built from.
+        stored: Module name → what it is stored as.
+    """
+
+    def __init__(self, model: ir.Model, dense: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> None:
+        self._graph = model.graph
+        self._rows = RowIndex(dense)
+        self._stored = stored
+        self._held: dict[tuple[Rows, ...], list[_Held]] = {}
+        self.matrices: list[Matrix] = []
+
+    def apply_(self) -> None:
+        """Replace every multiplication by, and lookup in, a weight of the model.
+
+        Raises:
+            RefusedError: Some of a weight is nowhere in the graph.
+        """
+        for node in list(self._graph):
+            if node.op_type == "MatMul" and (weight := _constant(node, 1)) is not None:
+                if (rows := self._rows.find(weight.T)) is not None:
+                    self._replace_(node, 1, self._multiplied(node, rows))
+            elif (
+                node.op_type == "Gather"
+                and (weight := _constant(node, 0)) is not None
+                and (rows := self._rows.find(weight)) is not None
+            ):
+                self._replace_(node, 0, self._looked_up(node, rows))
+        found = {rows for matrix in self.matrices for rows in matrix.rows}
+        for module, stored in self._stored.items():
+            if sum(rows.stop - rows.start for rows in found if rows.module == module) < _row_count(stored):
+                raise RefusedError(f"onnx: the builder's graph does not hold the weight of {module!r} as it is")
+
+    def _replace_(self, node: ir.Node, argument: int, nodes: list[ir.Node]) -> None:
+        from onnx_ir.convenience import replace_nodes_and_values
+
+        weight, new = node.inputs[argument], nodes[-1].outputs[0]
+        new.name, new.type, new.shape = node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape
+        replace_nodes_and_values(self._graph, node, [node], nodes, node.outputs, nodes[-1].outputs)
+        if weight is not None and weight.name is not None and not weight.uses():
+            del self._graph.initializers[weight.name]
+
+    def _multiplied(self, node: ir.Node, rows: tuple[Rows, ...]) -> list[ir.Node]:
+        import onnx_ir as ir
+
+        nodes: list[ir.Node] = []
+        for held in self._hold(rows):
+            if held.matrix.bits is None:
+                weight = _node("Transpose", [held.float32("floats", nodes)], nodes, perm=[1, 0])
+                _node("MatMul", [node.inputs[0], weight], nodes)
+            else:
+                _node(
+                    "MatMulNBits",
+                    [node.inputs[0], held.codes, held.float32("scale", nodes), *held.zero_point],
+                    nodes,
+                    domain=_CONTRIB,
+                    K=held.matrix.in_features,
+                    N=sum(r.stop - r.start for r in held.matrix.rows),
+                    bits=held.matrix.bits,
+                    block_size=held.matrix.block_size,
+                    accuracy_level=ACCURACY_LEVEL,
+                )
+        parts = [part for part in nodes if part.op_type in ("MatMul", "MatMulNBits")]
+        if len(parts) > 1:
+            nodes.append(ir.node("Concat", [part.outputs[0] for part in parts], {"axis": -1}))
+        return nodes
+
+    def _looked_up(self, node: ir.Node, rows: tuple[Rows, ...]) -> list[ir.Node]:
+        import onnx_ir as ir
+
+        nodes: list[ir.Node] = []
+        (held,) = self._hold(rows)
+        if held.matrix.bits is None:
+            found = _node("Gather", [held.values["floats"], node.inputs[1]], nodes, axis=0)
+            if held.values["floats"].dtype != ir.DataType.FLOAT:
+                _node("Cast", [found], nodes, to=ir.DataType.FLOAT)
+            return nodes
+        shape = self._initializer(f"{held.matrix.name}.flat", np.array([rows[0].stop, -1]))
+        codes = _node("Reshape", [held.codes, shape], nodes)
+        _node(
+            "GatherBlockQuantized",
+            [codes, node.inputs[1], held.float32("scale", nodes), *held.zero_point],
+            nodes,
+            domain=_CONTRIB,
+            bits=held.matrix.bits,
+            block_size=held.matrix.block_size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+        return nodes
+
+    def _hold(self, rows: tuple[Rows, ...]) -> list[_Held]:
+        """The tensors of stacked rows; those of a tied weight lie in the graph once."""
+        if rows not in self._held:
+            parts = [self._stored[r.module].rows(r.start, r.stop) for r in rows]
+            merged, held, left = joined(parts), [], list(rows)
+            for part in merged:
+                own = [left.pop(0)]
+                while sum(r.stop - r.start for r in own) < _row_count(part):
+                    own.append(left.pop(0))
+                held.append(self._add(part, tuple(own)))
+            self._held[rows] = held
+        return self._held[rows]
+
+    def _add(self, stored: Stored, rows: tuple[Rows, ...]) -> _Held:
+        name = "+".join(r.module if r.start == 0 else f"{r.module}[{r.start}:]" for r in rows)
+        tensors = tensors_of(stored)
+        values = {part: self._initializer(f"{name}.{part}", tensor.numpy()) for part, tensor in tensors.items()}
+        blocks = stored if isinstance(stored, Blocks) else None
+        matrix = Matrix(
+            name=name,
+            rows=rows,
+            bits=blocks and blocks.bits,
+            block_size=blocks and blocks.block_size,
+            in_features=blocks.in_features if blocks else tensors["floats"].shape[1],
+        )
+        self.matrices.append(matrix)
+        return _Held(matrix, values)
+
+    def _initializer(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        import onnx_ir as ir
+
+        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self._graph.register_initializer(value)
+        return value
+
+
+class _Held:
+    """A matrix in the graph."""
+
+    def __init__(self, matrix: Matrix, values: Mapping[str, ir.Value]) -> None:
+        self.matrix, self.values = matrix, values
+
+    @property
+    def codes(self) -> ir.Value:
+        return self.values["codes"]
+
+    @property
+    def zero_point(self) -> list[ir.Value]:
+        return [self.values["zero_point"]] if "zero_point" in self.values else []
+
+    def float32(self, part: str, nodes: list[ir.Node]) -> ir.Value:
+        """A part, which is given as float32 by a further node where it is not stored so."""
+        import onnx_ir as ir
+
+        value = self.values[part]
+        return value if value.dtype == ir.DataType.FLOAT else _node("Cast", [value], nodes, to=ir.DataType.FLOAT)
+
+
+def tensors_of(stored: Stored) -> dict[str, Tensor]:
+    """The tensors of a stored weight, by the last part of their names."""
+    if isinstance(stored, Dense):
+        return {"floats": stored.weight}
+    tensors = {"codes": stored.codes, "scale": stored.scale}
+    return tensors if stored.zero_point is None else {**tensors, "zero_point": stored.zero_point}
+
+
+def stored_of(tensors: Mapping[str, Tensor], matrix: Matrix) -> Stored:
+    """Undo `tensors_of`.
+
+    Raises:
+        KeyError: A tensor is missing.
+    """
+    if matrix.bits is None or matrix.block_size is None:
+        return Dense(tensors["floats"])
+    return Blocks(
+        in_features=matrix.in_features,
+        bits=matrix.bits,
+        block_size=matrix.block_size,
+        codes=tensors["codes"],
+        scale=tensors["scale"],
+        zero_point=tensors.get("zero_point"),
+    )
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write a graph, with its tensors in a file beside it."""
+    import onnx_ir as ir
+
+    model.graph.sort()
+    ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=_INLINE_BYTES)
+
+
+def initializers(model: ir.Model) -> dict[str, Tensor]:
+    """The tensors of a graph by name, copied into memory."""
+    constants = {name: value.const_value for name, value in model.graph.initializers.items()}
+    return {name: torch.from_numpy(tensor.numpy().copy()) for name, tensor in constants.items() if tensor is not None}
+
+
+def _constant(node: ir.Node, argument: int) -> NDArray[np.float32] | None:
+    """A matrix of floats that a node is given; None where it is given another thing."""
+    value = node.inputs[argument]
+    if value is None or value.const_value is None:
+        return None
+    array = value.const_value.numpy()
+    return array if array.ndim == 2 and array.dtype == np.float32 else None
+
+
+def _node(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    nodes: list[ir.Node],
+    *,
+    domain: str = "",
+    **attributes: int | Sequence[int] | None,
+) -> ir.Value:
+    """Append a node and give its output."""
+    import onnx_ir as ir
+
+    nodes.append(ir.node(op_type, inputs, attributes, domain=domain))
+    return nodes[-1].outputs[0]
+
+
+def _row_count(stored: Stored) -> int:
+    return len(stored.codes) if isinstance(stored, Blocks) else len(stored.weight)

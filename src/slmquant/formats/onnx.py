@@ -1,0 +1,202 @@
+"""ONNX for ONNX Runtime and ONNX Runtime GenAI: a folder with the graph, its tensors, tokenizer and GenAI's settings.
+
+Weights are operands of `com.microsoft.MatMulNBits`, which multiplies codes of 4 or 8 bits as they are: nothing is
+rounded a second time. Codes of fewer bits lie in the next wider ones. A quantized embedding is read by
+`GatherBlockQuantized`; a tied one lies in the file once. Everything else is float16 on disk (norms, biases and rotary
+tables float32) and float32 in memory.
+
+Activations: at ONNX Runtime's accuracy level 4, which its fast kernels need and GenAI's builder writes, inputs of
+`MatMulNBits` are rounded to 8 bits while running, with a scale for each block of a token. This is what such models
+do wherever they are deployed, and finer than the 8-bit activations of a scheme, which are therefore accepted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from slmquant.errors import ModelError, RefusedError, UnknownNameError
+from slmquant.files import atomic_dir
+from slmquant.formats._base import Export, Placement, Written, settle
+from slmquant.formats._onnx_blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
+from slmquant.formats._onnx_builder import GRAPH, architecture_refusal, plain_model, write_float_graph
+from slmquant.formats._onnx_rewrite import Matrix, Rewriting, initializers, save, stored_of
+from slmquant.formats._placements import Entry, entries
+from slmquant.quantize import QuantizedModel
+
+_FACTS = "slmquant"
+_OTHER_TYPES = ("f16", "int8")
+_PACKAGES = ("onnxruntime", "onnxruntime_genai", "onnx_ir", "onnx")
+
+
+class Facts(BaseModel):
+    """What the graph says of where it came from, under `slmquant` in its metadata."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: Literal[1] = 1
+    slmquant: str
+    method: str
+    scheme: str
+    source: str
+    source_sha256: str
+    matrices: tuple[Matrix, ...]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A weight and what becomes of it."""
+
+    placement: Placement
+    stored: Stored | None
+    """None for what is no matrix, and stays as the builder wrote it."""
+
+
+class Onnx:
+    """The format; see `_base.Format`."""
+
+    title = "ONNX"
+    summary = "a graph with 4- or 8-bit weights for ONNX Runtime and ONNX Runtime GenAI"
+    suffix = ""
+    extra: str | None = "onnx"
+
+    def refusal(self, quantized: QuantizedModel) -> str | None:
+        """Why no such model can be written; None where it can."""
+        scheme = quantized.scheme
+        if scheme.activations is not None and (scheme.activations.static or scheme.activations.name != "8"):
+            return (
+                "ONNX Runtime rounds the inputs of MatMulNBits to 8-bit integers, with scales found while running, or "
+                f"not at all; not to {scheme.activations.name}{'-static' if scheme.activations.static else ''}"
+            )
+        if quantized.kv_bits is not None:
+            return "ONNX Runtime does not round the key-value cache as it was evaluated"
+        if quantized.online:
+            return "rotations that are done while the model runs have no operator in the graph"
+        if any(weight.side is not None for weight in quantized.weights.values()):
+            return "weights with a branch in 16 bits have no operator in the graph"
+        return architecture_refusal(quantized)
+
+    def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
+        """How each weight would be stored; `otherwise` is `f16` or `int8` (rounded anew in groups of 32)."""
+        return [placed.placement for placed in _place(quantized, otherwise)]
+
+    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
+        """Write the folder `path`; see `_base.Format.write`. The graph is run beside the model before it is kept."""
+        _require_packages()
+        import onnx_ir as ir
+
+        from slmquant import __version__
+
+        quantized = export.quantized
+        if (reason := self.refusal(quantized)) is not None:
+            raise RefusedError(f"onnx: {reason}")
+        placed = _place(quantized, otherwise)
+        placements = tuple(entry.placement for entry in placed)
+        settle("onnx", placements, otherwise)
+        stored = {entry.placement.name: entry.stored for entry in placed if entry.stored is not None}
+        plain = plain_model(quantized)
+        dense = {name: plain.get_submodule(name).get_parameter("weight").detach() for name in stored}
+        with tempfile.TemporaryDirectory(prefix="slmquant-onnx-") as temporary, atomic_dir(path) as folder:
+            floats = Path(temporary)
+            write_float_graph(plain, export.tokenizer, floats)
+            model = ir.load(floats / GRAPH)
+            rewriting = Rewriting(model, dense, stored)
+            rewriting.apply_()
+            facts = Facts(
+                slmquant=__version__,
+                method=quantized.method,
+                scheme=str(quantized.scheme),
+                source=export.source,
+                source_sha256=export.source_sha256,
+                matrices=tuple(rewriting.matrices),
+            )
+            model.metadata_props[_FACTS] = facts.model_dump_json()
+            save(model, folder / GRAPH)
+            for file in floats.iterdir():
+                if not file.name.startswith(GRAPH):
+                    shutil.copy(file, folder / file.name)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return Written(path, "onnx", size, placements)
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        """Module name → float32 weight; see `_base.Format.read`."""
+        _require_packages()
+        import onnx_ir as ir
+
+        try:
+            model = ir.load(path / GRAPH)
+            facts = Facts.model_validate_json(model.metadata_props[_FACTS])
+            tensors = initializers(model)
+        except ValidationError as error:
+            raise ModelError(f"{path} is of a format version that is not known; update slmquant") from error
+        except Exception as error:  # onnx_ir raises whatever protobuf and numpy do
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ModelError(
+                f"{path} is no ONNX model of slmquant's, or damaged ({reason}); export it again"
+            ) from error
+        return _assembled(facts, tensors)
+
+
+def _place(quantized: QuantizedModel, otherwise: str | None) -> list[_Placed]:
+    if otherwise is not None and otherwise not in _OTHER_TYPES:
+        raise UnknownNameError("ONNX weight type", otherwise, _OTHER_TYPES)
+    embedding = quantized.model.get_input_embeddings()
+    looked_up = {name for name, module in quantized.model.named_modules() if module is embedding}
+    return [_place_one(entry, entry.name in looked_up, otherwise) for entry in entries(quantized)]
+
+
+def _place_one(entry: Entry, looked_up: bool, otherwise: str | None) -> _Placed:
+    reason: str | None = None
+    stored: Stored | None = None
+    if entry.quantized is None:
+        if entry.value.dim() == 2:
+            stored = dense_of(entry.value.detach())
+    elif (reason := misfit(entry.quantized, looked_up=looked_up)) is None:
+        stored = blocks_of(entry.quantized, looked_up=looked_up)
+    else:
+        weight = entry.quantized.dequantize()
+        fits = not looked_up or weight.shape[1] % 16 == 0
+        stored = nearest_int8(weight, looked_up=looked_up) if fits and otherwise != "f16" else dense_of(weight)
+    placement = Placement(
+        name=entry.name,
+        asked=entry.asked,
+        stored="f32" if stored is None else stored.type,
+        parameters=entry.value.numel(),
+        stored_bytes=4 * entry.value.numel() if stored is None else stored.stored_bytes,
+        exact=reason is None or (stored is not None and stored.type in ("f16", "f32")),
+        reason=reason,
+    )
+    return _Placed(placement, stored)
+
+
+def _assembled(facts: Facts, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Rows of all matrices, put together by module."""
+    parts: dict[str, dict[int, Tensor]] = {}
+    try:
+        for matrix in facts.matrices:
+            names = {part: f"{matrix.name}.{part}" for part in ("codes", "scale", "zero_point", "floats")}
+            own = {part: tensors[name] for part, name in names.items() if name in tensors}
+            weight = stored_of(own, matrix).dequantize()
+            sizes = [rows.stop - rows.start for rows in matrix.rows]
+            for rows, part in zip(matrix.rows, weight.split(sizes), strict=True):
+                parts.setdefault(rows.module, {})[rows.start] = part
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"a tensor of the ONNX model is missing or damaged ({error}); export it again") from error
+    return {module: torch.cat([rows[start] for start in sorted(rows)]) for module, rows in parts.items()}
+
+
+def _require_packages() -> None:
+    for package in _PACKAGES:
+        if find_spec(package) is None:
+            raise RefusedError(f"onnx: {package} is not installed; pip install 'slmquant[onnx]'")
+
+
+FORMAT = Onnx()

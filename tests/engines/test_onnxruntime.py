@@ -1,0 +1,103 @@
+"""ONNX Runtime computes what was evaluated."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnxruntime_genai", reason="pip install slmquant[onnx]")
+
+from slmquant.engines._base import OpenOptions
+from slmquant.engines.onnxruntime import ENGINE
+from slmquant.errors import ModelError
+from slmquant.formats import _onnx_rewrite
+from slmquant.quantize import QuantizedModel
+from slmquant.testing.tiny import VOCABULARY
+from tests.formats.onnx_models import SETTINGS, quantized, written
+
+TOKENS = torch.randint(0, VOCABULARY, (45,), generator=torch.Generator().manual_seed(3))
+
+
+def divergence(model: QuantizedModel, logits: np.ndarray) -> float:
+    """Mean KL of the torch reference to the engine, in nats."""
+    with torch.no_grad():
+        expected = model.model(TOKENS[None]).logits[0].log_softmax(-1)
+    return float((expected.exp() * (expected - torch.from_numpy(logits).log_softmax(-1))).sum(-1).mean())
+
+
+@pytest.mark.parametrize("architecture", SETTINGS)
+def test_every_architecture_computes_what_was_evaluated(tmp_path: Path, architecture: str) -> None:
+    """Inputs rounded to 8 bits by the engine are the difference that is left; windows of 8 tokens slide."""
+    model = quantized("W4A16g32", architecture)
+    session = ENGINE.open(written(model, tmp_path / "model").path, OpenOptions(threads=1, context=64))
+
+    assert divergence(model, session.feed(TOKENS.tolist(), every=True)) < 2e-3
+
+
+@pytest.mark.parametrize("scheme", ["W4A16g16-asym", "W8A16", "W4A16g16E8-asym", "W4A16E4"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_nothing_but_the_rounding_of_inputs_is_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, tied: bool
+) -> None:
+    monkeypatch.setattr(_onnx_rewrite, "ACCURACY_LEVEL", 1)
+    model = quantized(scheme, tie_word_embeddings=tied)
+    session = ENGINE.open(written(model, tmp_path / "model").path, OpenOptions(threads=1, context=64))
+
+    assert divergence(model, session.feed(TOKENS.tolist(), every=True)) < 2e-6
+
+
+def test_real_zero_points_run(tmp_path: Path) -> None:
+    model = quantized("W4A16g32-asym", method="hqq")
+    session = ENGINE.open(written(model, tmp_path / "model").path, OpenOptions(threads=1, context=64))
+
+    assert divergence(model, session.feed(TOKENS.tolist(), every=True)) < 2e-3
+
+
+def test_projections_of_different_types_run_side_by_side(tmp_path: Path) -> None:
+    """The builder stacks the three that read the same input; one matrix cannot be of two types."""
+    model, wide = quantized("W4A16g32"), quantized("W8A16g32")
+    name = "model.layers.0.self_attn.v_proj"
+    model.model.set_submodule(name, wide.model.get_submodule(name))
+    mixed = replace(model, weights={**model.weights, name: wide.weights[name]})
+
+    session = ENGINE.open(written(mixed, tmp_path / "model").path, OpenOptions(threads=1, context=64))
+
+    assert divergence(mixed, session.feed(TOKENS.tolist(), every=True)) < 2e-3
+
+
+def test_a_sequence_is_the_same_however_it_is_fed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_onnx_rewrite, "ACCURACY_LEVEL", 1)
+    model = quantized("W4A16g32", "gemma3_text")
+    session = ENGINE.open(written(model, tmp_path / "model").path, OpenOptions(threads=1, context=45))
+    whole = session.feed(TOKENS.tolist(), every=True)
+
+    session.reset()
+    last = session.feed(TOKENS[:40].tolist())  # without the head but for the last token
+    steps = [session.feed([int(token)]) for token in TOKENS[40:]]
+
+    assert last.shape == (1, VOCABULARY) == (1, session.vocab)
+    np.testing.assert_allclose(np.concatenate([last, *steps]), whole[39:], atol=1e-4)
+    with pytest.raises(ValueError, match="outgrow a context of 45"):
+        session.feed([1])
+    session.close()
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    folder = written(quantized("W4A16g32"), tmp_path / "model").path
+    options = OpenOptions(threads=1, context=8)
+    data = folder / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be opened by ONNX Runtime"):
+        ENGINE.open(folder, options)
+    (folder / "genai_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="is no ONNX Runtime GenAI model"):
+        ENGINE.open(folder, options)
+
+
+def test_the_engine_says_its_version() -> None:
+    status = ENGINE.status()
+
+    assert status.usable
+    assert (status.version or "").startswith("onnxruntime 1.")

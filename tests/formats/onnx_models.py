@@ -1,0 +1,50 @@
+"""Tiny quantized models of shapes that ONNX Runtime's attention takes, and their export."""
+
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from slmquant.calib.calibration import FreshCalibration
+from slmquant.formats._base import Export, Written
+from slmquant.formats.onnx import FORMAT
+from slmquant.progress import Silent
+from slmquant.quantize import QuantizedModel, quantize_
+from slmquant.schemes import parse
+from slmquant.testing.method_contract import calibration_tokens
+from slmquant.testing.tiny import tiny
+
+_HEAD = {"head_dim": 16}
+SETTINGS = MappingProxyType(
+    {
+        "llama": {},
+        "llama-bias": {},
+        "mistral": _HEAD,
+        "qwen2": {},
+        "qwen3": _HEAD,
+        "gemma": _HEAD,
+        "gemma2": _HEAD,
+        "gemma3_text": _HEAD,
+        "granite": {},
+        "phi": {"partial_rotary_factor": 1.0},
+        "phi3": {"original_max_position_embeddings": 64, "sliding_window": 8},
+        "nemotron": {"partial_rotary_factor": 1.0},
+    }
+)
+"""What ONNX Runtime wants beyond `testing.tiny`: heads of 16, every one of whose channels is rotated."""
+
+
+def quantized(scheme: str, architecture: str = "llama", method: str = "rtn", **settings: object) -> QuantizedModel:
+    """Hidden size 64 and 96 in the feed-forward layers: groups of 64 have a ragged last one."""
+    own = {"hidden_size": 64, "intermediate_size": 96, **SETTINGS.get(architecture, {}), **settings}
+    model = tiny(architecture, **own)
+    calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent())
+    return quantize_(model, method, parse(scheme), calibration)
+
+
+def written(model: QuantizedModel, folder: Path, otherwise: str | None = None) -> Written:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")))
+    return FORMAT.write(Export(model, tokenizer, "tiny", "0" * 64), folder, otherwise)
