@@ -6,6 +6,7 @@ They reach the engine's process as any third party's do, through entry points on
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -145,6 +146,8 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
         (package / f"{name}.py").write_text(_COMMON + body)
         lines.append(f"{name} = made_up_package.{name}")
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    for module in [name for name in sys.modules if name.startswith("made_up_package")]:  # of an earlier test
+        monkeypatch.delitem(sys.modules, module)
     repository = Path(__file__).resolve().parents[1]
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder), str(repository))))

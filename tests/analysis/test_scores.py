@@ -14,7 +14,7 @@ from slmquant.analysis.scores import (
     slmq_infer,
     slmq_perf,
 )
-from slmquant.store.record import Record
+from slmquant.store.record import Metric, Record
 from tests import invented
 
 
@@ -174,3 +174,69 @@ def test_a_cell_that_was_not_measured_has_no_scores() -> None:
 
     assert {scores.perf.value, scores.perf_above_chance.value, scores.cons.value} == {None}
     assert scores.perf.reason == "the cell is out of memory"
+
+
+def engine_metrics(peak_mb: float, speed: float, size_mb: float, engine: str = "llamacpp (1)") -> tuple[Metric, ...]:
+    def metric(name: str, value: float, higher: bool, protocol: str) -> Metric:
+        return Metric(name=name, value=value, unit="1", higher_is_better=higher, protocol=protocol)
+
+    return (
+        metric("inference_peak_rss_bytes", peak_mb * 1e6, False, engine),
+        metric("decode_tokens_per_s@512", speed, True, f"{engine}; 32 greedy tokens after 512, one by one"),
+        metric("artifact_bytes", size_mb * 1e6, False, "all files"),
+    )
+
+
+def on_engine(method: str, metrics: tuple[Metric, ...]) -> Record:
+    plain = cell(method, 20, 0.5, 0.4)
+    return plain.model_copy(update={"metrics": (*plain.metrics, *metrics)})
+
+
+def test_infer_is_taken_against_full_precision_on_the_same_engine() -> None:
+    full = on_engine("none", engine_metrics(600, 20, 270))
+    mine = on_engine("gptq", engine_metrics(300, 50, 90))
+
+    score = scores_of(mine, full).infer
+
+    assert score.value == pytest.approx(100 * ((2**2 + 2.5**2 + 3**2) / 3) ** 0.5)
+    assert score.reason is not None and "llamacpp (1)" in score.reason and full.spec.label in score.reason
+    assert scores_of(full).infer.value == pytest.approx(100)
+
+
+def test_infer_prefers_ratios_that_were_paired() -> None:
+    full = on_engine("none", engine_metrics(600, 20, 270))
+    mine = on_engine("gptq", engine_metrics(300, 50, 90))
+
+    def with_speedup(against: str) -> Record:
+        paired = Metric(
+            name="decode_speedup@512",
+            value=3.0,
+            unit="ratio",
+            higher_is_better=True,
+            protocol=f"x; against {against}, y",
+        )
+        return mine.model_copy(update={"metrics": (*mine.metrics, paired)})
+
+    ratios = [scores_of(with_speedup(name), full).infer.ratios for name in (full.spec.label, "something else")]
+    assert [each["tokens per second"] for each in ratios] == [3.0, 2.5]
+
+
+def test_infer_without_an_engine_or_a_baseline_is_absent_with_a_reason() -> None:
+    full = on_engine("none", engine_metrics(600, 20, 270))
+    mine = on_engine("gptq", engine_metrics(300, 50, 90))
+    elsewhere = on_engine("gptq", engine_metrics(300, 50, 90, engine="onnxruntime (2)"))
+    untimed = on_engine("gptq", engine_metrics(300, 50, 90)[:1])
+
+    found = [
+        scores_of(cell("gptq", 20, 0.5, 0.4), full).infer,
+        scores_of(mine).infer,
+        scores_of(elsewhere, full).infer,
+        scores_of(untimed, full).infer,
+    ]
+    assert [score.value for score in found] == [None] * 4
+    assert [(score.reason or "")[:24] for score in found] == [
+        "no engine was measured",
+        "no full-precision cell o",
+        "no full-precision cell o",
+        "decode_tokens_per_s@512 ",
+    ]

@@ -57,6 +57,8 @@ def test_figures_are_those_of_the_definition(reference: Path) -> None:
     assert parity.reference_perplexity == pytest.approx(math.exp(-np.mean([p[i, t] for i, t in enumerate(targets)])))
     assert parity.kl_mean == pytest.approx(np.mean(kl), abs=1e-5)
     assert parity.kl_max == pytest.approx(max(kl), abs=1e-4)
+    losses = [q[i, t] - p[i, t] for i, t in enumerate(targets)]
+    assert parity.log_change_stderr == pytest.approx(np.std(losses, ddof=1) / math.sqrt(len(losses)))
     assert parity.kl_stderr == pytest.approx(np.std(kl, ddof=1) / math.sqrt(len(kl)), rel=0.01)
 
 

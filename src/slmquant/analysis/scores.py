@@ -21,10 +21,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from slmquant.analysis.cells import accuracy, accuracy_tasks, cheapest_of, full_precision_of, text_tasks
+from slmquant.analysis.cells import (
+    accuracy,
+    accuracy_tasks,
+    cheapest_of,
+    full_precision_of,
+    is_reference,
+    machine,
+    text_tasks,
+)
 from slmquant.store.record import Metric, Record
 
 Expectation = Literal["mean_then_square", "square_then_mean"]
@@ -60,12 +68,14 @@ class ScoreOptions:
         consumption_reference: The method whose cell of the same model, scheme and machine is 100.
         chance_margin: A data set enters the chance-corrected score only where the reference lies this many of
             its standard errors above chance; nearer, the ratio is noise over noise.
+        inference_context: Tokens per second are those of decoding after so many tokens.
     """
 
     expectation: Expectation = "mean_then_square"
     perplexity: bool = True
     consumption_reference: str = "rtn"
     chance_margin: float = 2.0
+    inference_context: int = 512
 
 
 DEFAULT_OPTIONS = ScoreOptions()
@@ -73,11 +83,12 @@ DEFAULT_OPTIONS = ScoreOptions()
 
 @dataclass(frozen=True)
 class CellScores:
-    """The scores of one cell, in the paper's tracks 1 and 3."""
+    """The scores of one cell, in the paper's three tracks."""
 
     cell_id: str
     perf: Score
     perf_above_chance: Score
+    infer: Score
     cons: Score
 
 
@@ -133,6 +144,36 @@ def slmq_cons(time: Sequence[float], memory: Sequence[float], expectation: Expec
     return _quadratic({"time": time, "memory": memory}, expectation)
 
 
+def infer_score(
+    mine: Sequence[Metric], baseline: Sequence[Metric], label: str, options: ScoreOptions = DEFAULT_OPTIONS
+) -> Score:
+    """Track 2 of one artifact against the full-precision one on the same engine, version and threads.
+
+    Args:
+        mine: What was measured of the artifact.
+        baseline: What was measured of the full-precision one.
+        label: What the baseline is called. Where the two were measured in turns, the median of their paired ratios is
+            taken for the speed; else the ratio of medians.
+        options: At which context.
+    """
+    speed = f"decode_tokens_per_s@{options.inference_context}"
+    ratios: dict[str, float] = {}
+    for name in ("inference_peak_rss_bytes", speed, "artifact_bytes"):
+        ours, theirs = _named(mine, name), _named(baseline, name)
+        if ours is None or theirs is None or ours.value <= 0 or theirs.value <= 0:
+            return Score(None, reason=f"{name} was not measured for this artifact or for {label}")
+        if _definition(ours) != _definition(theirs):
+            return Score(None, reason=f"{name} of {label} is of another engine, version or number of threads")
+        ratios[name] = ours.value / theirs.value if name == speed else theirs.value / ours.value
+    paired = _named(mine, f"decode_speedup@{options.inference_context}")
+    if paired is not None and f"against {label}," in (paired.protocol or ""):
+        ratios[speed] = paired.value
+    how = _named(mine, speed)
+    memory, tokens, size = ratios.values()
+    score = slmq_infer([memory], [tokens], [size], options.expectation)
+    return replace(score, reason=f"{how.protocol if how else speed}; against {label}")
+
+
 def score_table(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[CellScores]:
     """Score each record against its references among `records`, in their order.
 
@@ -168,14 +209,15 @@ def _quadratic(terms: Mapping[str, Sequence[float]], expectation: Expectation, r
 def _cell_scores(record: Record, records: Sequence[Record], options: ScoreOptions) -> CellScores:
     if record.status != "ok":
         nothing = Score(None, reason=f"the cell is {record.status.replace('_', ' ')}")
-        return CellScores(record.cell_id, nothing, nothing, nothing)
+        return CellScores(record.cell_id, nothing, nothing, nothing, nothing)
     reference = full_precision_of(record, records)
     if reference is None:
         perf = above_chance = Score(None, reason="no full-precision cell of the same model, tasks, dtype and device")
     else:
         perf = _perf(record, reference, options)
         above_chance = _perf_above_chance(record, reference, options)
-    return CellScores(record.cell_id, perf, above_chance, _cons(record, records, options))
+    infer, cons = _infer(record, records, options), _cons(record, records, options)
+    return CellScores(record.cell_id, perf, above_chance, infer, cons)
 
 
 def _perf(record: Record, reference: Record, options: ScoreOptions) -> Score:
@@ -241,6 +283,32 @@ def _with_perplexities(
 
 def _definition(metric: Metric) -> tuple[str, str | None, int]:
     return metric.name, metric.protocol, metric.version
+
+
+def _named(metrics: Sequence[Metric], name: str) -> Metric | None:
+    return next((metric for metric in metrics if metric.name == name), None)
+
+
+def _infer(record: Record, records: Sequence[Record], options: ScoreOptions) -> Score:
+    """Against the full-precision cell of the same weights, machine and engine, the latest of several."""
+    peak = record.metric("inference_peak_rss_bytes")
+    if peak is None:
+        return Score(None, reason="no engine was measured")
+    here = machine(record.environment)
+    found = [
+        r
+        for r in records
+        if is_reference(r)
+        and r.status == "ok"
+        and r.spec.model_sha256 == record.spec.model_sha256
+        and machine(r.environment) == here
+        and (theirs := r.metric("inference_peak_rss_bytes")) is not None
+        and _definition(theirs) == _definition(peak)
+    ]
+    if not found:
+        return Score(None, reason="no full-precision cell of the same model on the same engine and machine")
+    baseline = max(found, key=lambda r: r.finished_at)
+    return infer_score(record.metrics, baseline.metrics, baseline.spec.label, options)
 
 
 def _cons(record: Record, records: Sequence[Record], options: ScoreOptions) -> Score:

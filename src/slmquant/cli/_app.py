@@ -12,12 +12,12 @@ from slmquant.cli._output import err_console
 from slmquant.errors import SlmquantError
 
 COMMANDS = {
-    "Do": ("bench", "quantize", "chat"),
-    "Find out": ("models", "methods", "schemes", "tasks"),
+    "Do": ("bench", "quantize", "export", "bench-engine", "chat", "serve"),
+    "Find out": ("models", "methods", "schemes", "tasks", "engines"),
     "Get": ("pull",),
     "Read results": ("list", "show", "compare", "report"),
 }
-"""Panel → commands; the command `x` is the function `command` of `slmquant.cli.x`."""
+"""Panel → commands; the command `x-y` is the function `command` of `slmquant.cli.x_y`."""
 
 EXIT_CODES = """\b
 Exit codes: 0 all went well · 1 error · 2 a name or argument is wrong · 3 the combination is refused
@@ -48,7 +48,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 for _panel, _names in COMMANDS.items():
     for _name in _names:
-        _function = import_module(f"slmquant.cli.{_name}").command
+        _function = import_module(f"slmquant.cli.{_name.replace('-', '_')}").command
         app.command(_name, rich_help_panel=_panel)(_function)
 
 

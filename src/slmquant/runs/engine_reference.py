@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -17,15 +18,17 @@ from slmquant.calib.windows import text_tokens, window_bos
 from slmquant.engines._base import OpenOptions
 from slmquant.engines._torch import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
-from slmquant.files import sha256
+from slmquant.files import cache_dir, sha256
 from slmquant.formats.native import MANIFEST, is_native
 from slmquant.model.size import count_parameters
 from slmquant.model.sources import resolve
+from slmquant.progress import Progress, Silent
 from slmquant.runs.engine_process import EngineProcess
-from slmquant.runs.engines import EngineJob, Reference
+from slmquant.runs.engines import EngineJob, EngineResult, Reference, Settings, run_engines
 from slmquant.runs.environment import usable_cores
 from slmquant.runs.process import Failure
 from slmquant.schemes import parse
+from slmquant.tracks._meters import bytes_on_disk
 from slmquant.tracks._parity import FILE_VERSION, Windows
 from slmquant.tracks._requests import Open, WriteReference
 from slmquant.tracks.inference import Work
@@ -36,6 +39,11 @@ NO_SPEED = (
     "no speed: a slmquant folder is computed with rounded weights in full-precision products, which says nothing of "
     "a quantized model's speed; export it to a format of another engine (slmquant export)"
 )
+
+_UNPACKING = {
+    "transformers": "no speed: the engine unpacks every weight when it loads, and computes as if nothing was quantized"
+}
+"""Engines that prove what a file says, and whose speed and memory would say nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,45 @@ class TextOptions:
 
     windows: int = 4
     window_tokens: int = 256
+
+
+def bench_engine(
+    engine: str,
+    artifacts: Sequence[tuple[str, str | None]],
+    settings: Settings,
+    baseline: int | None = None,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[EngineResult, ...]:
+    """Measure artifacts on one engine, each against its own reference.
+
+    Args:
+        engine: Name of the engine.
+        artifacts: Each a path, or a model source for an engine that opens one; and its reference, a slmquant folder or
+            a model source, or None.
+        settings: What is timed.
+        baseline: Which of them is the full-precision one.
+        data_dir: A local folder of data, tried first.
+        progress: Who is told how far it is.
+
+    Raises:
+        UnknownNameError, SourceError, ModelError, DataError: A reference cannot be had, or there is no text. What goes
+            wrong with an artifact is its own result.
+    """
+    progress = progress or Silent()
+    progress.start("reference", len(artifacts))
+    jobs = []
+    for artifact, source in artifacts:
+        path = Path(artifact).expanduser()
+        if not path.exists() and isinstance(engines.load(engine), TorchEngine):
+            path = reference_folder(artifact)
+        reference = None
+        if source is not None:
+            windows = fixed_windows(source, TextOptions(), data_dir)
+            reference = keep_reference(source, windows, cache_dir(), settings.timeout_s)
+        jobs.append(describe(EngineJob(artifact, engine, path, reference), source))
+        progress.advance()
+    return run_engines(jobs, settings, baseline, progress)
 
 
 def reference_folder(source: str) -> Path:
@@ -84,7 +131,7 @@ def fixed_windows(source: str, options: TextOptions, data_dir: Path | None) -> W
     return Windows(tokens=tuple(cut), text=f"{corpus.card.name} ({corpus.card.sha256[:8]})")
 
 
-def keep_reference(source: str, windows: Windows, cache_dir: Path, timeout_s: float) -> Reference | Failure:
+def keep_reference(source: str, windows: Windows, cache: Path, timeout_s: float) -> Reference | Failure:
     """The reference's log-probabilities, computed in a process of its own unless they are in the cache.
 
     Raises:
@@ -93,7 +140,7 @@ def keep_reference(source: str, windows: Windows, cache_dir: Path, timeout_s: fl
     folder = reference_folder(source)
     key = [FILE_VERSION, _digest(folder), windows.tokens, torch.__version__]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    kept = cache_dir / "engine_reference" / digest
+    kept = cache / "engine_reference" / digest
     if not kept.exists():
         threads = usable_cores()
         options = OpenOptions(threads, len(windows.tokens[0]))
@@ -115,7 +162,7 @@ def describe(job: EngineJob, reference: str | None) -> EngineJob:
         job,
         work=Work() if config is None else _work(config, job),
         context_limit=None if config is None else context_limit(config),
-        no_speed=_no_speed(job.artifact),
+        no_speed=_UNPACKING.get(job.engine) or _no_speed(job.artifact),
     )
 
 
@@ -123,13 +170,6 @@ def context_limit(config: PreTrainedConfig) -> int | None:
     """How many tokens the model takes; None where it does not say."""
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit
-
-
-def stored_bytes(artifact: Path) -> int | None:
-    """What a file or a folder takes on disk; None where there is none, for a source that is but a name."""
-    if artifact.is_file():
-        return artifact.stat().st_size
-    return sum(f.stat().st_size for f in artifact.rglob("*") if f.is_file()) if artifact.is_dir() else None
 
 
 def _work(config: PreTrainedConfig, job: EngineJob) -> Work:
@@ -145,7 +185,7 @@ def _work(config: PreTrainedConfig, job: EngineJob) -> Work:
     engine = engines.load(job.engine)
     if isinstance(engine, TorchEngine):
         return Work(read_bytes=multiplied * getattr(torch, engine.dtype).itemsize, multiplied=multiplied)
-    return Work(read_bytes=stored_bytes(job.artifact) if tied else None, multiplied=multiplied)
+    return Work(read_bytes=bytes_on_disk(job.artifact) if tied else None, multiplied=multiplied)
 
 
 def _no_speed(artifact: Path) -> str | None:

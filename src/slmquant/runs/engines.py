@@ -27,6 +27,7 @@ from slmquant.tracks._requests import Compare, Memory, Open, Opened, Pass, Point
 from slmquant.tracks.inference import (
     Conditions,
     Work,
+    artifact_metrics,
     loading_metrics,
     noise_metrics,
     parity_metrics,
@@ -53,7 +54,8 @@ class EngineJob:
         label: What rows call it.
         engine: Name of the engine.
         artifact: File or folder.
-        reference: What it must agree with; None where there is nothing, which the result says.
+        reference: What it must agree with; None where there is nothing, which the result says; a failure where there
+            should be, which is the result's, too.
         work: What each token makes the engine do.
         context_limit: Tokens that the model takes at most; longer points are left out. None where it does not say.
         no_speed: Why its speed would say nothing; None where it is to be timed.
@@ -62,7 +64,7 @@ class EngineJob:
     label: str
     engine: str
     artifact: Path
-    reference: Reference | None = None
+    reference: Reference | Failure | None = None
     work: Work = field(default_factory=Work)
     context_limit: int | None = None
     no_speed: str | None = None
@@ -190,10 +192,13 @@ def run_engines(
 def _prove(course: _Course, settings: Settings) -> None:
     """Open the artifact, and compare it with its reference where there is one."""
     job, threads = course.job, usable_cores()
+    course.metrics += artifact_metrics(job.artifact)
     if job.no_speed is not None:
         course.note(job.no_speed)
-    windows = None if job.reference is None else job.reference.windows
-    context = 1 if windows is None else len(windows.tokens[0])
+    if isinstance(job.reference, Failure):
+        course.failure = job.reference
+        return
+    context = 1 if job.reference is None else len(job.reference.windows.tokens[0])
     with EngineProcess(threads) as process:
         opened = process.ask(Open(job.engine, job.artifact, OpenOptions(threads, context)), settings.timeout_s)
         if isinstance(opened, Failure):

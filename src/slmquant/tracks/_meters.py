@@ -62,6 +62,13 @@ def mapped_bytes(artifact: Path, smaps: Path = _PROC / "self" / "smaps") -> int 
     return resident
 
 
+def bytes_on_disk(artifact: Path) -> int | None:
+    """What a file, or all files of a folder, take; None where there is neither."""
+    if artifact.is_file():
+        return artifact.stat().st_size
+    return sum(f.stat().st_size for f in artifact.rglob("*") if f.is_file()) if artifact.is_dir() else None
+
+
 @dataclass(frozen=True)
 class CpuTimes:
     """Processor time since the system started, over all cores, and of this process since it did, in seconds.

@@ -72,15 +72,17 @@ class Parity:
         predictions: How many tokens were predicted.
         perplexity: The engine's.
         reference_perplexity: The reference's.
+        log_change_stderr: Standard error of the logarithm of their ratio, from the paired losses.
         kl_mean: Mean KL(reference‖engine), nats.
         kl_max: The largest of a single prediction.
-        kl_stderr: Standard error of the mean, taking predictions as independent.
+        kl_stderr: Standard error of the mean. Both errors take predictions as independent.
         top1_agreement: Share of predictions where both find the same token the most probable.
     """
 
     predictions: int
     perplexity: float
     reference_perplexity: float
+    log_change_stderr: float
     kl_mean: float
     kl_max: float
     kl_stderr: float
@@ -159,6 +161,7 @@ def compare(session: Session, windows: Windows, folder: Path) -> Parity:
         predictions=len(nll),
         perplexity=math.exp(nll.mean()),
         reference_perplexity=math.exp(reference_nll.mean()),
+        log_change_stderr=float((nll - reference_nll).std(ddof=1) / math.sqrt(len(nll))),
         kl_mean=float(kl.mean()),
         kl_max=float(kl.max()),
         kl_stderr=float(kl.std(ddof=1) / math.sqrt(len(kl))),

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slmquant.store.record import Metric
 from slmquant.tracks._limits import MachineLimits
+from slmquant.tracks._meters import bytes_on_disk
 from slmquant.tracks._parity import KL_BOUND, Parity
 from slmquant.tracks._requests import Memory, Opened, Pass, Point
 
@@ -99,7 +101,10 @@ def parity_metrics(parity: Parity, engine: str, text: str) -> list[Metric]:
             name="engine_perplexity", value=parity.perplexity, unit="1", higher_is_better=False,
             version=VERSION, n=parity.predictions, protocol=f"{engine}; {text}",
         ),
-        _metric("parity_perplexity_change", parity.perplexity_change, "ratio", None, common),
+        _metric(
+            "parity_perplexity_change", parity.perplexity_change, "ratio", None,
+            {**common, "stderr": parity.log_change_stderr},
+        ),
         _metric(
             "parity_kl_mean", parity.kl_mean, "nats", False,
             {**common, "stderr": parity.kl_stderr, "protocol": f"{common['protocol']}; allowed {KL_BOUND:g}"},
@@ -107,6 +112,15 @@ def parity_metrics(parity: Parity, engine: str, text: str) -> list[Metric]:
         _metric("parity_kl_max", parity.kl_max, "nats", False, common),
         _metric("parity_top1_agreement", parity.top1_agreement, "ratio", True, common),
     ]  # fmt: skip
+
+
+def artifact_metrics(artifact: Path) -> list[Metric]:
+    """What the artifact takes on disk; nothing where it is no file and no folder."""
+    size = bytes_on_disk(artifact)
+    if size is None:
+        return []
+    common: dict[str, object] = {"version": VERSION, "protocol": "all files of the artifact, tokenizer included"}
+    return [_metric("artifact_bytes", size, "bytes", False, common)]
 
 
 def loading_metrics(opened: Sequence[Opened], last: Memory, conditions: Conditions) -> list[Metric]:

@@ -1,0 +1,199 @@
+"""`slmquant bench-engine`: what an engine makes of an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmquant.cli._output import (
+    DataOption,
+    JsonOption,
+    QuietOption,
+    console,
+    err_console,
+    print_json,
+    print_table,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from slmquant.analysis.scores import Score
+    from slmquant.runs.engines import EngineJob, EngineResult, Settings
+
+_FAILED = 9
+"""Exit code of a bench some of whose rows are not `ok`."""
+
+
+def command(
+    artifacts: Annotated[
+        list[str],
+        typer.Argument(help="Files or folders that the engine opens, measured side by side.", metavar="ARTIFACT..."),
+    ],
+    engine: Annotated[str, typer.Option("--engine", "-e", help="Which engine; see `slmquant engines`.")],
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            help="The same model for the torch reference: a slmquant folder (`export --keep`) or a model source. "
+            "Once for each artifact, in their order.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The full-precision artifact that the others are held against, in turns.")
+    ] = None,
+    threads: Annotated[
+        str | None, typer.Option(help="Numbers of threads, `1,2`.", show_default="1 and all cores")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, all cores only, no long context.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Passes that count.", show_default="7, or 3")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for opening, for a comparison, for a pass.")] = 300,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON file.", show_default="results/engines/<time>.json")
+    ] = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure artifacts on an engine: that it computes what was evaluated, then speed, memory and energy.
+
+    Examples:
+        slmquant bench-engine model.gguf --engine llamacpp
+
+        slmquant bench-engine ours.gguf --engine llamacpp --reference ours --baseline f16.gguf --threads 1,2
+    """
+    from slmquant import engines
+    from slmquant.files import atomic_file
+    from slmquant.runs.engine_reference import bench_engine
+
+    engines.load(engine)  # a wrong name is told before anything is computed
+    references = list(reference or [])
+    if references and len(references) != len(artifacts):
+        raise typer.BadParameter(
+            f"{len(references)} for {len(artifacts)} artifacts; give one for each, in their order, or none",
+            param_hint="--reference",
+        )
+    settings = _settings(quick, rounds, threads, timeout)
+    names = [*artifacts, *([baseline] if baseline is not None and baseline not in artifacts else [])]
+    pairs = [(name, references[place] if place < len(references) else None) for place, name in enumerate(names)]
+    with progress_bar(quiet) as progress:
+        results = bench_engine(engine, pairs, settings, names.index(baseline) if baseline else None, data, progress)
+    scores = [_score(result, results, baseline) for result in results]
+    facts = [_facts(result, score) for result, score in zip(results, scores, strict=True)]
+    path = output or Path("results/engines") / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json"
+    with atomic_file(path) as temporary:
+        temporary.write_text(_document(facts))
+    if json:
+        print_json(facts)
+    else:
+        _print(engine, results, scores)
+        if not quiet:
+            err_console.print(f"every figure and raw sample: {path}", highlight=False)
+    if any(result.status != "ok" for result in results):
+        raise typer.Exit(_FAILED)
+
+
+def _settings(quick: bool, rounds: int | None, threads: str | None, timeout: float) -> Settings:
+    from slmquant.runs.engines import Settings, quick_settings
+
+    settings = replace(quick_settings() if quick else Settings(), timeout_s=timeout)
+    if rounds is not None:
+        settings = replace(settings, rounds=rounds)
+    if threads is None:
+        return settings
+    try:
+        numbers = tuple(dict.fromkeys(int(number) for number in threads.split(",")))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter(f"{threads!r} are no numbers of threads; expected e.g. 1,2", param_hint="--threads")
+    return replace(settings, threads=numbers)
+
+
+def _score(result: EngineResult, results: Sequence[EngineResult], baseline: str | None) -> Score:
+    from slmquant.analysis.scores import Score, infer_score
+
+    full = next((each for each in results if each.job.label == baseline), None)
+    if full is None:
+        return Score(None, reason="no full-precision artifact to compare with; name one with --baseline")
+    return infer_score(result.metrics, full.metrics, full.job.label)
+
+
+def _facts(result: EngineResult, score: Score) -> dict[str, object]:
+    from dataclasses import asdict
+
+    from slmquant.runs.environment import environment
+
+    job: EngineJob = result.job
+    return {
+        "artifact": job.label,
+        "engine": job.engine,
+        "version": result.version,
+        "status": result.status,
+        "reason": result.reason,
+        "notes": list(result.notes),
+        "metrics": [metric.model_dump() for metric in result.metrics],
+        "slmq_infer": asdict(score),
+        "samples": [item.model_dump(exclude={"text"}) for item in result.items],
+        "environment": environment().model_dump(),
+    }
+
+
+def _document(facts: Sequence[dict[str, object]]) -> str:
+    from json import dumps
+
+    return dumps(facts, indent=1, ensure_ascii=False) + "\n"
+
+
+def _print(engine: str, results: Sequence[EngineResult], scores: Sequence[Score]) -> None:
+    """A line for each artifact and number of threads that was timed."""
+    rows = [row for result, score in zip(results, scores, strict=True) for row in _rows(result, score)]
+    print_table(f"On {engine}", _COLUMNS, rows)
+    for result in results:
+        for remark in ([result.reason] if result.reason else []) + list(result.notes):
+            console.print(f"{result.job.label}: {remark}", highlight=False, markup=False)
+    told = dict.fromkeys(score.reason for score in scores if score.reason)
+    for reason in told:
+        console.print(f"SLMQ_infer: {reason}", highlight=False, markup=False)
+
+
+_COLUMNS = (
+    "artifact", "status", "threads", "MB", "KL", "ppl", "prefill 512", "decode", "decode 512", "p99 ms",
+    "bandwidth", "times", "peak MB", "load s", "others", "SLMQ_infer",
+)  # fmt: skip
+
+
+def _rows(result: EngineResult, score: Score) -> list[tuple[str, ...]]:
+    metrics = {metric.name: metric.value for metric in result.metrics}
+    suffixes = [name.removeprefix("load_s") for name in metrics if name.startswith("load_s") and "iqr" not in name]
+
+    def show(name: str, form: str, factor: float = 1.0) -> str:
+        return form.format(metrics[name] * factor) if name in metrics else ""
+
+    rows: list[tuple[str, ...]] = []
+    for suffix in suffixes or [""]:
+        rows.append(
+            (
+                result.job.label,
+                result.status.replace("_", " "),
+                (suffix.strip("/t") or "all") if suffixes else "",
+                show("artifact_bytes", "{:.1f}", 1e-6),
+                show("parity_kl_mean", "{:.4f}"),
+                show("engine_perplexity", "{:.3f}"),
+                show(f"prefill_tokens_per_s@512{suffix}", "{:.0f}"),
+                show(f"decode_tokens_per_s@0{suffix}", "{:.1f}"),
+                show(f"decode_tokens_per_s@512{suffix}", "{:.1f}"),
+                show(f"inter_token_p99_s@512{suffix}", "{:.1f}", 1e3),
+                show(f"decode_bandwidth_share@0{suffix}", "{:.0%}"),
+                show(f"decode_speedup@0{suffix}", "{:.2f}"),
+                show(f"inference_peak_rss_bytes{suffix}", "{:.0f}", 1e-6),
+                show(f"load_s{suffix}", "{:.2f}"),
+                show(f"noise_others{suffix}", "{:.0%}"),
+                f"{score.value:.1f}" if score.value is not None and suffix == "" else "",
+            )
+        )
+    return rows

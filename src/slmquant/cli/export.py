@@ -1,0 +1,180 @@
+"""`slmquant export`: a quantized model as a file that another engine runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slmquant.cli._output import (
+    DataOption,
+    JsonOption,
+    QuietOption,
+    console,
+    err_console,
+    print_json,
+    print_table,
+    progress_bar,
+)
+from slmquant.cli.quantize import Budget
+
+if TYPE_CHECKING:
+    from slmquant.api import Artifact
+    from slmquant.formats._base import Placement
+    from slmquant.progress import Progress
+    from slmquant.store.record import CalibrationSpec
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A model source, or a folder that `slmquant quantize` wrote.", metavar="MODEL")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
+    format_: Annotated[str, typer.Option("--format", "-f", help="How it shall lie on disk.")] = "gguf",
+    method: Annotated[
+        str | None, typer.Option(help="Quantize a model source with this method.", show_default="gptq")
+    ] = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="Quantize a model source with this scheme.", show_default="W4A16g32")
+    ] = None,
+    otherwise: Annotated[
+        str | None, typer.Option(help="What to store weights as that cannot be stored as asked, in the format's words.")
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Write slmquant's own folder, too: what `bench-engine --reference` compares with."),
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Calibration corpus.", show_default="WikiText-2's train split if at hand")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Calibration windows.")] = 128,
+    seq_len: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    budget: Annotated[Budget, typer.Option(help="What methods that learn may spend.")] = Budget.FAST,
+    data: DataOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Quantize a model and write it for another engine; nothing is stored otherwise than asked without being named.
+
+    Examples:
+        slmquant export smollm2-135m-instruct --method gptq --scheme W4A16g32 --format gguf -o model.gguf
+
+        slmquant export smollm2-gptq --format onnx -o model-onnx
+    """
+    from slmquant import formats
+    from slmquant.calib.corpora import calibration_corpus
+    from slmquant.formats._base import Export
+    from slmquant.store.record import CalibrationSpec
+
+    fmt = formats.load(format_)  # a wrong name is told before anything is quantized
+    spec = CalibrationSpec(corpus=corpus or calibration_corpus(data), num_samples=samples, seq_len=seq_len, seed=seed)
+    with progress_bar(quiet) as progress:
+        artifact = _artifact(model, method, scheme, spec, budget, data, progress)
+    if keep is not None:
+        artifact.save(keep)
+    export = Export(artifact.quantized, artifact.tokenizer, artifact.source, artifact.source_sha256)
+    written = fmt.write(export, output, otherwise)
+    summary = _summary(written.placements)
+    if json:
+        print_json(
+            {
+                "path": str(written.path),
+                "format": written.format,
+                "method": artifact.quantized.method,
+                "scheme": str(artifact.quantized.scheme),
+                "stored_bytes": written.stored_bytes,
+                "types": [asdict(kind) for kind in summary],
+                "substituted": [asdict(each) for each in written.placements if each.reason is not None],
+            }
+        )
+        return
+    if quiet:
+        return
+    for note in artifact.quantized.notes:
+        err_console.print(note, highlight=False)
+    print_table(
+        f"{written.path}: {fmt.title}, {written.stored_bytes / 1e6:.1f} MB",
+        ("stored as", "asked for", "weights", "share", "MB", "the codes themselves"),
+        [
+            (
+                k.stored,
+                k.asked,
+                str(k.weights),
+                f"{k.share:.1%}",
+                f"{k.stored_bytes / 1e6:.2f}",
+                "yes" if k.exact else "no",
+            )
+            for k in summary
+        ],
+    )
+    for each in written.placements:
+        if each.reason is not None:
+            console.print(
+                f"{each.name} is {each.stored}, not {each.asked}: {each.reason}", highlight=False, markup=False
+            )
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Weights that are stored alike.
+
+    Attributes:
+        stored: The format's name for it.
+        asked: What the scheme asked for.
+        weights: How many.
+        share: Of all elements, 0 to 1.
+        stored_bytes: What they take.
+        exact: Whether the file says the codes that were evaluated.
+    """
+
+    stored: str
+    asked: str
+    weights: int
+    share: float
+    stored_bytes: int
+    exact: bool
+
+
+def _summary(placements: Sequence[Placement]) -> list[_Kind]:
+    """Kinds in the order of their share."""
+    total = sum(each.parameters for each in placements)
+    kinds = []
+    for stored, asked, exact in dict.fromkeys((p.stored, p.asked, p.exact) for p in placements):
+        alike = [p for p in placements if (p.stored, p.asked, p.exact) == (stored, asked, exact)]
+        share = sum(p.parameters for p in alike) / total
+        kinds.append(_Kind(stored, asked, len(alike), share, sum(p.stored_bytes for p in alike), exact))
+    return sorted(kinds, key=lambda kind: -kind.share)
+
+
+def _artifact(
+    source: str,
+    method: str | None,
+    scheme: str | None,
+    calibration: CalibrationSpec,
+    budget: Budget,
+    data: Path | None,
+    progress: Progress,
+) -> Artifact:
+    """The quantized model: read from its folder, or made now."""
+    from slmquant import api
+    from slmquant.formats.native import is_native
+
+    folder = Path(source).expanduser()
+    if is_native(folder):
+        if method is not None or scheme is not None:
+            raise typer.BadParameter(f"{source} is quantized already; drop --method and --scheme", param_hint="MODEL")
+        return api.open_artifact(folder)
+    return api.quantize(
+        source,
+        method or "gptq",
+        scheme or "W4A16g32",
+        calibration=calibration,
+        seed=calibration.seed,
+        budget=budget.value,
+        data_dir=data,
+        progress=progress,
+    )

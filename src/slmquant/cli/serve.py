@@ -1,0 +1,70 @@
+"""`slmquant serve`: an artifact behind the server that its engine brings."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slmquant.cli._output import QuietOption, err_console
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="A file or folder that `slmquant export` wrote.")],
+    engine: Annotated[str, typer.Option("--engine", "-e", help="Whose server.")] = "llamacpp",
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 8080,
+    context: Annotated[int, typer.Option(min=8, help="Tokens that one conversation may hold.")] = 2048,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.", show_default="all cores")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Start the engine's own OpenAI-compatible server; Ctrl-C ends it.
+
+    Examples:
+        slmquant serve model.gguf
+    """
+    from slmquant import engines
+    from slmquant.engines._base import OpenOptions
+    from slmquant.engines._serving import Serves
+    from slmquant.errors import ModelError, RefusedError
+    from slmquant.runs.environment import usable_cores
+
+    chosen = engines.load(engine)
+    if not isinstance(chosen, Serves):
+        able = [name for name in engines.names() if isinstance(_loaded(name), Serves)]
+        raise RefusedError(f"{engine} brings no server; engines that do: {', '.join(able) or 'none'}")
+    status = chosen.status()
+    if not status.usable:
+        raise RefusedError(f"{engine}: {status.reason}")
+    if not artifact.exists():
+        raise ModelError(f"there is no {artifact}; write one with slmquant export")
+    arguments = chosen.server(artifact, host, port, OpenOptions(threads or usable_cores(), context))
+    if not quiet:
+        body = json.dumps({"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 64})
+        url = f"http://{host}:{port}/v1/chat/completions"
+        err_console.print("When it listens, ask it:", highlight=False)
+        err_console.print(
+            f"curl {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+    try:
+        code = subprocess.run(arguments, check=False).returncode
+    except KeyboardInterrupt:  # it was interrupted, too
+        code = 0
+    if code:
+        err_console.print(f"{engine}'s server ended with exit code {code}", highlight=False)
+        sys.exit(1)
+
+
+def _loaded(name: str) -> object:
+    from slmquant import engines
+
+    try:
+        return engines.load(name)
+    except ImportError:
+        return None

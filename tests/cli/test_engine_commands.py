@@ -1,0 +1,159 @@
+"""`engines`, `export`, `bench-engine` and `serve` say what is there, was written, was measured, and cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner, Result
+
+from slmquant.cli import bench_engine, export, serve
+from slmquant.cli import engines as engines_command
+from slmquant.errors import ModelError, RefusedError, UnknownNameError
+from slmquant.model.llama2c_import import read_llama2c
+from tests import made_up_engines, tiny_llama2c
+
+app = Typer()
+app.command("engines")(engines_command.command)
+app.command("export")(export.command)
+app.command("bench-engine")(bench_engine.command)
+app.command("serve")(serve.command)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Made-up engines on the path, and a folder to work in."""
+    (tmp_path / "path").mkdir()
+    made_up_engines.install(tmp_path / "path", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLMQUANT_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def folder(made_up: Path) -> Path:
+    """A tiny random llama."""
+    (made_up / "files").mkdir()
+    model, tokenizer = read_llama2c(*tiny_llama2c.write(made_up / "files"))
+    model.save_pretrained(made_up / "tiny")
+    tokenizer.save_pretrained(made_up / "tiny")
+    return made_up / "tiny"
+
+
+def test_engines_says_which_are_usable_and_how_to_get_the_others(made_up: Path) -> None:
+    listed = {card["engine"]: card for card in json.loads(run("engines", "--json").stdout)}
+
+    assert listed["torch_eager"]["usable"] and listed["torch_eager"]["version"].startswith("torch ")
+    assert listed["right"]["instructions"] == ["ABACUS"]
+    assert listed["missing"]["usable"] is False
+    assert "pip install slmquant[made-up]" in listed["missing"]["reason"]
+    assert "ABACUS" in run("engines").stdout
+
+
+def test_a_plug_in_that_cannot_be_imported_does_not_hide_the_others(made_up: Path) -> None:
+    (made_up / "path" / "made_up_package" / "right.py").write_text("import no_such_module")
+
+    listed = {card["engine"]: card for card in json.loads(run("engines", "--json").stdout)}
+
+    assert "no_such_module" in listed["right"]["reason"] and listed["torch_eager"]["usable"]
+
+
+def test_bench_engine_prints_a_row_for_each_and_keeps_everything(made_up: Path) -> None:
+    for name in ("a.bin", "full.bin"):
+        (made_up / name).write_bytes(bytes(1000))
+
+    result = run(
+        "bench-engine", "a.bin", "--engine", "right", "--baseline", "full.bin", "--quick", "--rounds", "1",
+        "--output", "out.json",
+    )  # fmt: skip
+
+    assert result.exit_code == 0
+    assert "a.bin" in result.stdout and "there is no reference" in result.stdout and "RAPL" in result.stdout
+    mine, full = json.loads((made_up / "out.json").read_text())
+    assert (mine["artifact"], full["artifact"], mine["status"]) == ("a.bin", "full.bin", "ok")
+    assert "decode_speedup@512" in {metric["name"] for metric in mine["metrics"]}
+    assert mine["slmq_infer"]["value"] > 0 and "against full.bin" in mine["slmq_infer"]["reason"]
+    assert mine["samples"] and mine["environment"]["cores"] >= 1
+
+
+def test_bench_engine_ends_with_the_exit_code_of_a_bench_where_a_row_failed(made_up: Path) -> None:
+    result = run("bench-engine", "a.bin", "-e", "unreadable", "--quick", "--json", "-o", "out.json")
+
+    (row,) = json.loads(result.stdout)
+    assert result.exit_code == 9
+    assert row["status"] == "failed" and "version 9" in row["reason"]
+    assert row["slmq_infer"]["value"] is None and "--baseline" in row["slmq_infer"]["reason"]
+
+
+def test_a_slmquant_folder_on_torch_gets_parity_and_no_speed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = folder.parent / "data"
+    (data / "wikitext2").mkdir(parents=True)
+    monkeypatch.setattr("slmquant.runs.engine_reference.calibration_corpus", lambda _: "made_up")
+    monkeypatch.setattr("slmquant.runs.engine_reference.load_corpus", lambda *_: _Corpus())
+    assert (
+        run("export", str(folder), "--method", "rtn", "--scheme", "W4A16g8", "-f", "native", "-o", "q").exit_code == 0
+    )
+
+    result = run("bench-engine", "q", "-e", "torch_eager", "--reference", "q", "--quick", "--json", "-o", "out.json")
+
+    (row,) = json.loads(result.stdout)
+    figures = {metric["name"]: metric["value"] for metric in row["metrics"]}
+    assert row["status"] == "ok" and figures["parity_kl_mean"] < 1e-5
+    assert not any("tokens_per_s" in name for name in figures)
+    assert any("no speed" in note for note in row["notes"])
+
+
+class _Card:
+    name, sha256 = "made_up", "ab" * 32
+
+
+class _Corpus:
+    text, card = "ab abc bc " * 2000, _Card()
+
+
+def test_export_tells_how_every_weight_is_stored(folder: Path) -> None:
+    result = run(
+        "export", str(folder), "--method", "rtn", "--scheme", "W4A16g8", "--format", "native", "-o", "out",
+        "--keep", "kept", "--json",
+    )  # fmt: skip
+
+    facts = json.loads(result.stdout)
+    assert (facts["format"], facts["scheme"]) == ("native", "W4A16g8")
+    assert sum(kind["share"] for kind in facts["types"]) == pytest.approx(1)
+    assert Path("out").is_dir() and Path("kept").is_dir()
+    again = run("export", "kept", "--format", "native", "-o", "again")
+    assert again.exit_code == 0 and "share" in again.stdout
+    assert run("export", "kept", "--method", "rtn", "-o", "again").exit_code == 2
+
+
+def test_bad_input_is_answered_in_a_line(made_up: Path) -> None:
+    assert isinstance(run("export", "x", "--format", "ggfu", "-o", "y").exception, UnknownNameError)
+    assert isinstance(run("bench-engine", "x", "-e", "rigt").exception, UnknownNameError)
+    assert run("bench-engine", "x", "y", "-e", "right", "--reference", "z").exit_code == 2
+    assert run("bench-engine", "x", "-e", "right", "--threads", "1,two").exit_code == 2
+    assert isinstance(run("serve", "x", "-e", "right").exception, RefusedError)
+
+
+def test_serve_starts_the_engines_own_server(made_up: Path) -> None:
+    (made_up / "path" / "made_up_package" / "right.py").write_text(
+        made_up_engines._COMMON
+        + "class Served(Engine):\n"
+        + "    def server(self, artifact, host, port, options):\n"
+        + "        words = f'{artifact} {host} {port} {options.threads} {options.context}'\n"
+        + "        return sys.executable, '-c', f'open(\"served\", \"w\").write({words!r})'\n"
+        + "ENGINE = Served()\n"
+    )
+    (made_up / "m.gguf").touch()
+
+    result = run("serve", "m.gguf", "-e", "right", "--port", "9000", "--threads", "2")
+
+    assert result.exit_code == 0
+    assert (made_up / "served").read_text() == "m.gguf 127.0.0.1 9000 2 2048"
+    assert "curl http://127.0.0.1:9000/v1/chat/completions" in result.stderr
+    assert isinstance(run("serve", "none.gguf", "-e", "right").exception, ModelError)
