@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,14 @@ class LlamaCpp:
         if not artifact.is_file():
             raise ModelError(f"{artifact} is no file; expected a .gguf file")
         return LlamaCppSession(artifact, options)
+
+    def server(self, artifact: Path, host: str, port: int, options: OpenOptions) -> tuple[str, ...]:
+        """The server that cyllama brings, the one in Python: the default of 0.2.18 lacks its module.
+
+        It takes no number of threads: llama.cpp chooses.
+        """
+        program = (sys.executable, "-m", "cyllama.llama.server", "--server-type", "python", "-m", str(artifact))
+        return (*program, "--host", host, "--port", str(port), "--ctx-size", str(options.context))
 
 
 class LlamaCppSession:
