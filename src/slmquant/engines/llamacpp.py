@@ -155,7 +155,7 @@ class LlamaCppSession:
 
 
 def _bound() -> Any:
-    """cyllama's module, its log in our keeping."""
+    """The bound C interface, its log in our keeping."""
     from cyllama.llama import llama_cpp
 
     llama_cpp.set_log_callback(_keep)
@@ -175,7 +175,7 @@ def _last_words(error: BaseException) -> str:
 
 
 def _with_vocabulary(bound: Any) -> type[llama_cpp.LlamaModel]:
-    """cyllama's model with the attribute that its `get_logits_ith` asks for and 0.2.18 does not have."""
+    """A model class with the attribute that its `get_logits_ith` asks for and 0.2.18 does not have."""
 
     class Model(bound.LlamaModel):  # type: ignore[misc]  # cyllama has no annotations
         @property

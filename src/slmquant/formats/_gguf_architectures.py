@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-Rows = Literal["interleaved", "by head"]
+Rows = Literal["interleaved", "apart"]
 """How rows are ordered anew.
 
 * `interleaved`: rotary pairs lie side by side (rows 0 and d/2 of a head become 0 and 1), as llama.cpp's older
   rotation wants them of queries and keys.
-* `by head`: a fused projection that gives query, key and value of one head after the other gives all queries first.
+* `apart`: a fused projection that gives query, key and value of one head after the other gives all queries first.
 """
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -63,21 +63,21 @@ class Architecture:
 
 _INTERLEAVED: Mapping[str, Rows] = {"q_proj": "interleaved", "k_proj": "interleaved"}
 _SILU = {"hidden_act": "silu"}
-_GEMMA = {"attention_bias": False}
+_GEMMA = {"attention_bias": False, "hidden_activation": "gelu_pytorch_tanh"}
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
-        "llama": Architecture(
-            gguf.MODEL_ARCH.LLAMA, rows=_INTERLEAVED, biases=(*_ATTENTION, *_GATED), required=_SILU
-        ),
+        "llama": Architecture(gguf.MODEL_ARCH.LLAMA, rows=_INTERLEAVED, biases=(*_ATTENTION, *_GATED), required=_SILU),
         "mistral": Architecture(gguf.MODEL_ARCH.LLAMA, rows=_INTERLEAVED, required=_SILU),
-        "qwen2": Architecture(
-            gguf.MODEL_ARCH.QWEN2, biases=_QKV, required={**_SILU, "use_sliding_window": False}
-        ),
+        "qwen2": Architecture(gguf.MODEL_ARCH.QWEN2, biases=_QKV, required={**_SILU, "use_sliding_window": False}),
         "qwen3": Architecture(
             gguf.MODEL_ARCH.QWEN3, required={**_SILU, "use_sliding_window": False, "attention_bias": False}
         ),
-        "gemma": Architecture(gguf.MODEL_ARCH.GEMMA, gain_offset=1.0, required=_GEMMA),
+        "gemma": Architecture(
+            gguf.MODEL_ARCH.GEMMA,
+            gain_offset=1.0,
+            required={"attention_bias": False, "hidden_act": "gelu_pytorch_tanh"},
+        ),
         "gemma2": Architecture(
             gguf.MODEL_ARCH.GEMMA2,
             gain_offset=1.0,
@@ -122,7 +122,10 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             required={**_SILU, "qk_layernorm": False},
         ),
         "olmo": Architecture(
-            gguf.MODEL_ARCH.OLMO, rows=_INTERLEAVED, layer_norm=True, floats={"attention.clamp_kqv": "clip_qkv"},
+            gguf.MODEL_ARCH.OLMO,
+            rows=_INTERLEAVED,
+            layer_norm=True,
+            floats={"attention.clamp_kqv": "clip_qkv"},
             required={**_SILU, "attention_bias": False},
         ),
         "olmo2": Architecture(gguf.MODEL_ARCH.OLMO2, required={**_SILU, "attention_bias": False}),
@@ -154,14 +157,17 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
         "gpt_neox": Architecture(
             gguf.MODEL_ARCH.GPTNEOX,
-            rows={"query_key_value": "by head"},
+            rows={"query_key_value": "apart"},
             biases=("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
             epsilon="layer_norm_eps",
             layer_norm=True,
             required={"hidden_act": "gelu", "attention_bias": True},
         ),
         "nemotron": Architecture(
-            gguf.MODEL_ARCH.NEMOTRON, gain_offset=1.0, epsilon="norm_eps", layer_norm=True,
+            gguf.MODEL_ARCH.NEMOTRON,
+            gain_offset=1.0,
+            epsilon="norm_eps",
+            layer_norm=True,
             required={"hidden_act": "relu2", "attention_bias": False, "mlp_bias": False},
         ),
     }
@@ -191,4 +197,7 @@ def refusal_of(config: PreTrainedConfig) -> str | None:
     for name, wanted in architecture.required.items():
         if (found := getattr(config, name, None)) != wanted:
             return f"llama.cpp computes {config.model_type} with {name} = {wanted}, this model has {found}"
+    scalar = getattr(config, "query_pre_attn_scalar", None)
+    if scalar is not None and scalar != config.head_dim:
+        return f"llama.cpp divides scores by the root of head_dim {config.head_dim}, this model by that of {scalar}"
     return None

@@ -134,11 +134,9 @@ def _step(elements: Elements) -> float | None:
 
 def _rounding(weight: QuantizedTensor, step: float, offset: bool) -> str | None:
     """What float16 does to scales, where that moves a weight by more than half a step; else None."""
-    scale = weight.scale * step
-    elements = weight.grid.elements
-    reach = float(elements.high - elements.low) if offset or weight.zero_point is not None else (
-        max(-elements.low, elements.high) / step
-    )
+    scale, elements = weight.scale * step, weight.grid.elements
+    largest = max(-elements.low, elements.high) / step
+    reach = largest if weight.zero_point is None else elements.high - elements.low
     moved = (scale.half().float() - scale).abs() * reach
     if offset:
         minimum = _minimum(weight)

@@ -35,7 +35,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     modules = _contents(reader, MODULES_KEY)
     model_type = _contents(reader, MODEL_TYPE_KEY)
     if not isinstance(modules, list) or model_type not in ARCHITECTURES:
-        raise ModelError(f"{path.name} was not exported by this slmquant, which knows no modules in it; export it again")
+        raise ModelError(
+            f"{path.name} was not exported by this slmquant, which knows no modules in it; export it again"
+        )
     names = dict(entry.split("=", 1) for entry in modules)
     weights = {}
     for tensor in reader.tensors:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import gguf
 import numpy as np
@@ -190,8 +190,8 @@ def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Pla
     for key, text in _provenance(export):
         writer.add_string(key, text)
     writer.add_string("slmquant.version", __version__)
-    rows = quantized.model.get_input_embeddings().weight.shape[0]
-    add_tokenizer_(writer, export.tokenizer, rows)
+    embedding = cast(Tensor, quantized.model.get_input_embeddings().weight)
+    add_tokenizer_(writer, export.tokenizer, embedding.shape[0])
 
 
 def _provenance(export: Export) -> Iterator[tuple[str, str]]:
