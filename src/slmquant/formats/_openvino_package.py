@@ -1,0 +1,48 @@
+"""The `openvino` package, imported where it is needed and kept from reporting to its maker.
+
+`import openvino` sends an event to a web analytics service through `openvino_telemetry` and leaves an identifier in
+the home folder. Where that module cannot be imported, openvino takes a stub of its own instead; so while slmquant
+imports openvino, it cannot.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from slmquant.errors import RefusedError
+
+NOT_INSTALLED = "openvino is not installed; pip install 'slmquant[openvino]'"
+_TELEMETRY = "openvino_telemetry"
+
+
+def import_openvino() -> ModuleType:
+    """The package.
+
+    Raises:
+        RefusedError: It is not installed.
+    """
+    with unreported():
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            if error.name != "openvino":
+                raise
+            raise RefusedError(NOT_INSTALLED) from error
+    package: ModuleType = openvino
+    return package
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """What is imported within this context, of openvino or of what builds on it, does not find `openvino_telemetry`."""
+    if _TELEMETRY in sys.modules:
+        yield
+        return
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # Python's own way to say: do not import this
+    try:
+        yield
+    finally:
+        del sys.modules[_TELEMETRY]

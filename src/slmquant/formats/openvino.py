@@ -1,0 +1,195 @@
+"""OpenVINO IR for OpenVINO and OpenVINO GenAI: a folder with the graph, its constants, config and tokenizer.
+
+The graph is traced from the transformers model and keeps its cache in states of its own, as GenAI expects. Weights
+are constants of 2, 4 or 8 bits that the CPU plugin multiplies without unpacking; nothing is rounded a second time. A
+scale takes 16 bits where those say it exactly, else 32. (OpenVINO's table of NF4 differs from ours by up to 2e-7 of a
+scale.) A tied embedding lies in the file once. Matrices that a
+scheme leaves alone are float16, vectors float32.
+
+OpenVINO on its own initiative rounds activations to 8 bits (in groups of 32) and the cache to 8 bits, neither of
+which was evaluated. The file therefore carries runtime options that say no to both, and that every runtime reads
+which compiles it: `DYNAMIC_QUANTIZATION_GROUP_SIZE` 0 and `KV_CACHE_PRECISION` f16.
+
+GenAI wants the tokenizer as a graph too: `convert_tokenizer FOLDER --with-detokenizer -o FOLDER`, of the package
+openvino-tokenizers, adds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from slmquant.errors import ModelError, RefusedError, UnknownNameError
+from slmquant.files import atomic_dir
+from slmquant.formats import _openvino_layout as layout
+from slmquant.formats._base import Export, Placement, Written, settle
+from slmquant.formats._openvino_constants import Stored, read_weights, replace_constants_
+from slmquant.formats._openvino_layout import Part
+from slmquant.formats._openvino_package import import_openvino
+from slmquant.formats._openvino_trace import cache_refusal, trace
+from slmquant.formats._placements import Entry, entries
+from slmquant.quantize import QuantizedModel
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+GRAPH = "openvino_model.xml"
+VERSION = 1
+FACTS = "slmquant"
+RUNTIME_OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f16"}
+"""What the file asks of whoever compiles it."""
+_OTHER_TYPES = ("f16", "f32", "i8")
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A weight and what becomes of it."""
+
+    entry: Entry
+    placement: Placement
+    stored: Stored | None
+    """None for a vector, which stays as it was traced."""
+
+
+class OpenVino:
+    """The format; see `_base.Format`."""
+
+    title = "OpenVINO IR"
+    summary = "a graph with 2-, 4- or 8-bit weights and a cache of its own, for OpenVINO and OpenVINO GenAI"
+    suffix = ""
+    extra: str | None = "openvino"
+
+    def refusal(self, quantized: QuantizedModel) -> str | None:
+        """Why no such model can be written; None where it can."""
+        scheme = quantized.scheme
+        if scheme.activations is not None:
+            return (
+                f"OpenVINO does not round activations to {scheme.activations.name} as it was evaluated: its own "
+                "dynamic quantization has scales for groups of channels"
+            )
+        if quantized.kv_bits is not None:
+            return "OpenVINO does not round the key-value cache as it was evaluated"
+        if quantized.online:
+            return "rotations that are done while the model runs are not written to the graph"
+        if any(weight.side is not None for weight in quantized.weights.values()):
+            return "weights with a branch in 16 bits are not written to the graph"
+        return cache_refusal(quantized.model)
+
+    def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
+        """How each weight would be stored; `otherwise` is `f16`, `f32` (exact) or `i8` (rounded anew, per channel)."""
+        return [placed.placement for placed in _place(quantized, otherwise)]
+
+    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
+        """Write the folder `path`; see `_base.Format.write`."""
+        quantized = export.quantized
+        if (reason := self.refusal(quantized)) is not None:
+            raise RefusedError(f"openvino: {reason}")
+        placed = _place(quantized, otherwise)
+        placements = tuple(entry.placement for entry in placed)
+        settle("openvino", placements, otherwise)
+        import_openvino()
+        dense = {name: weight.dequantize() for name, weight in quantized.weights.items()}
+        graph = trace(quantized.model, dense)
+        replace_constants_(graph, {one.entry.parameter: one.stored for one in placed if one.stored is not None})
+        _describe_(graph, export)
+        with atomic_dir(path) as folder:
+            _save(graph, folder / GRAPH)
+            quantized.model.config.save_pretrained(folder)
+            if (generation := quantized.model.generation_config) is not None:
+                generation.save_pretrained(folder)
+            export.tokenizer.save_pretrained(folder)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return Written(path, "openvino", size, placements)
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        """Module name → float32 weight; see `_base.Format.read`."""
+        graph = open_graph(path)
+        version = graph.get_rt_info([FACTS, "version"]).astype(int) if graph.has_rt_info([FACTS, "version"]) else None
+        if version is None:
+            raise ModelError(f"{path} is no OpenVINO model of slmquant's; export it again")
+        if version > VERSION:
+            raise ModelError(f"{path} is of format version {version}, this slmquant reads {VERSION}; update slmquant")
+        return {name.removesuffix(".weight"): weight for name, weight in read_weights(graph).items()}
+
+
+def open_graph(path: Path) -> ov.Model:
+    """The graph of the folder `path`, whoever wrote it.
+
+    Raises:
+        ModelError: There is none, or it is damaged.
+        RefusedError: openvino is not installed.
+    """
+    core = import_openvino().Core()
+    if not (path / GRAPH).is_file():
+        raise ModelError(f"{path} holds no {GRAPH}; expected a folder that slmquant or optimum exported for OpenVINO")
+    try:
+        return core.read_model(path / GRAPH)
+    except RuntimeError as error:
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(f"{path} is damaged ({said[-1]}); export it again") from error
+
+
+def _place(quantized: QuantizedModel, otherwise: str | None) -> list[_Placed]:
+    if otherwise is not None and otherwise not in _OTHER_TYPES:
+        raise UnknownNameError("OpenVINO weight type", otherwise, _OTHER_TYPES)
+    return [_place_one(entry, otherwise) for entry in entries(quantized)]
+
+
+def _place_one(entry: Entry, otherwise: str | None) -> _Placed:
+    weight, wanted = entry.quantized, entry.value.detach()
+    reason = None if weight is None else layout.misfit(weight)
+    stored: Stored | None
+    if weight is not None and reason is None:
+        stored, exact = layout.compress(weight), True
+    else:
+        wanted = wanted if weight is None else weight.dequantize()
+        stored = None if wanted.dim() == 1 else _dense(wanted, otherwise if reason else None)
+        exact = stored is None or (isinstance(stored, Part) and torch.equal(stored.values.float(), wanted.float()))
+    placement = Placement(
+        name=entry.name,
+        asked=entry.asked,
+        stored="f32" if stored is None else stored.title,
+        parameters=wanted.numel(),
+        stored_bytes=4 * wanted.numel() if stored is None else stored.stored_bytes,
+        exact=exact,
+        reason=reason,
+    )
+    return _Placed(entry, placement, stored)
+
+
+def _dense(weight: Tensor, kind: str | None) -> Stored:
+    """A matrix that has no codes, or whose codes do not fit; in float16 where nothing else is said."""
+    if kind == "i8":
+        return layout.nearest_i8(weight)
+    return Part(weight, "f32") if kind == "f32" else Part(weight.half(), "f16")
+
+
+def _describe_(graph: ov.Model, export: Export) -> None:
+    """Say in the file how it is to be run, and where it came from."""
+    from slmquant import __version__
+
+    for option, value in RUNTIME_OPTIONS.items():
+        graph.set_rt_info(value, ["runtime_options", option])
+    facts = {
+        "version": str(VERSION),
+        "slmquant": __version__,
+        "method": export.quantized.method,
+        "scheme": str(export.quantized.scheme),
+        "source": export.source,
+        "source_sha256": export.source_sha256,
+    }
+    for name, fact in facts.items():
+        graph.set_rt_info(fact, [FACTS, name])
+
+
+def _save(graph: ov.Model, path: Path) -> None:
+    """Write the graph as it is, its float32 constants too."""
+    import_openvino().save_model(graph, path, compress_to_fp16=False)
+
+
+FORMAT = OpenVino()

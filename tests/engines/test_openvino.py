@@ -1,0 +1,121 @@
+"""OpenVINO computes what was evaluated: on every architecture, at any lengths, token by token and all at once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from slmquant.engines import load as load_engine
+from slmquant.engines._base import OpenOptions, Session
+from slmquant.errors import ModelError
+from slmquant.formats import load
+from slmquant.formats._base import Export
+from slmquant.quantize import QuantizedModel
+from slmquant.testing.method_contract import quantized
+from slmquant.testing.tiny import VOCABULARY
+from tests.formats.test_native import tokenizer
+
+pytest.importorskip("openvino", reason="needs slmquant[openvino]")
+
+ARCHITECTURES = [
+    "llama", "llama-yarn", "llama-bias", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3",
+    "smollm3", "olmo2", "granite", "starcoder2", "gpt2", "gpt_neox", "opt", "bloom", "falcon-new", "exaone4",
+]  # fmt: skip
+TOKENS = torch.randint(3, VOCABULARY, (1, 23), generator=torch.Generator().manual_seed(3))
+
+
+def opened(model: QuantizedModel, folder: Path, context: int = 64) -> Session:
+    load("openvino").write(Export(model, tokenizer(), source="tiny", source_sha256="0" * 64), folder)
+    return load_engine("openvino").open(folder, OpenOptions(threads=1, context=context))
+
+
+def log_probabilities(logits: NDArray[np.float32] | torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(logits).double().log_softmax(-1)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_computes_what_torch_does(tmp_path: Path, architecture: str) -> None:
+    scheme = (
+        "W4A16g12-asym" if architecture == "gpt2" else "W4A16g16-asym"
+    )  # 16 and its 36 inputs have only 4 in common
+    model = quantized("rtn", scheme, architecture)
+    session, tokens = opened(model, tmp_path / "m"), TOKENS[0].tolist()
+    with torch.no_grad():
+        expected = log_probabilities(model.model(TOKENS).logits[0])
+
+    at_once = log_probabilities(session.feed(tokens, every=True))
+    session.reset()
+    prefix = log_probabilities(session.feed(tokens[:11]))
+    rest = [log_probabilities(session.feed([token])) for token in tokens[11:20]]
+    rest.append(log_probabilities(session.feed(tokens[20:], every=True)))
+
+    assert session.vocab == expected.shape[1]
+    assert prefix.shape == (1, session.vocab)
+    for got, want in ((at_once, expected), (torch.cat([prefix, *rest]), expected[10:])):
+        assert float((want.exp() * (want - got)).sum(-1).mean()) < 2e-5
+
+
+def test_a_forgotten_sequence_leaves_no_trace(tmp_path: Path) -> None:
+    session = opened(quantized("rtn", "W8A16"), tmp_path / "m")
+    first = session.feed([5, 6, 7])
+    session.feed([8, 9])
+
+    session.reset()
+
+    assert np.array_equal(session.feed([5, 6, 7]), first)
+
+
+def test_it_multiplies_compressed_weights_as_they_are(tmp_path: Path) -> None:
+    """Otherwise the file would be small and the memory not."""
+    import openvino as ov
+
+    load("openvino").write(
+        Export(quantized("rtn", "W4A16g16E8"), tokenizer(), source="tiny", source_sha256="0" * 64), tmp_path / "m"
+    )
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = ov.Core().compile_model(tmp_path / "m" / "openvino_model.xml", "CPU", settings)
+    executed = [
+        (str(node.get_rt_info()["layerType"].value), node) for node in compiled.get_runtime_model().get_ordered_ops()
+    ]
+
+    products = [node.input(1).get_element_type().get_type_name() for kind, node in executed if kind == "FullyConnected"]
+    assert sorted(products) == ["i4"] * 14 + ["i8"]
+    assert [kind for kind, _ in executed].count("ScaledDotProductAttention") == 2
+    assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+    assert compiled.get_property("KV_CACHE_PRECISION") == ov.Type.f16
+
+
+def test_the_context_is_a_limit(tmp_path: Path) -> None:
+    session = opened(quantized("rtn", "W8A16"), tmp_path / "m", context=4)
+    session.feed([1, 2, 3])
+
+    with pytest.raises(ValueError, match="5 tokens do not fit into a context of 4"):
+        session.feed([4, 5])
+
+
+def test_it_says_what_it_is() -> None:
+    status = load_engine("openvino").status()
+
+    assert status.usable
+    assert status.version is not None
+    assert "FP32" in status.instructions
+
+
+def test_nothing_is_reported_to_anyone() -> None:
+    """`import openvino` by itself sends an event; a fresh process that opens the engine has no module that could."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from slmquant.engines import load; load('openvino').status();"
+        "print('openvino' in sys.modules, 'openvino_telemetry' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", "False"]
+
+
+def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no openvino_model\.xml"):
+        load_engine("openvino").open(tmp_path, OpenOptions(threads=1, context=8))
