@@ -1,0 +1,122 @@
+"""The checkpoint layout of AutoAWQ ("gemm"), which transformers and vLLM load.
+
+It says nothing of how codes were found: any method's 4-bit integers fit. A linear of `(out, in)` becomes
+
+* `qweight`, int32 `(in, out/8)`: codes from 0, eight outputs to a word, interleaved: from its lowest bits upwards a
+  word holds outputs 0, 2, 4, 6, 1, 3, 5, 7 of its eight, as the kernel of the authors unpacks two at a time;
+* `qzeros`, int32 `(groups, out/8)`: zero points in the same way;
+* `scales`, float16 `(groups, out)`.
+
+Symmetric weights are written with zero points of 8. Layout as in the code of Lin et al., "AWQ" (MLSys 2024,
+arXiv 2306.00978).
+
+*Deviations*: scales per channel, float32 with us, are rounded to float16.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, JsonValue
+from torch import Tensor
+
+from slmquant.core import groups
+from slmquant.core.affine import QuantizedTensor
+from slmquant.core.pack import pack, unpack
+from slmquant.formats._checkpoint import Checkpoint
+from slmquant.formats._integers import counted, misfit
+from slmquant.formats._placements import describe
+from slmquant.schemes import Scheme
+
+_BITS = 4
+_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+"""Which of eight outputs lies in each four bits of a word, from the lowest."""
+
+
+class _Settings(BaseModel):
+    """What of `quantization_config` matters to whoever reads weights."""
+
+    bits: Literal[4]
+    group_size: int
+    version: Literal["gemm"] = "gemm"
+
+
+@dataclass(frozen=True)
+class _Awq:
+    method = "awq"
+
+    def refusal(self, scheme: Scheme) -> str | None:
+        """Weights alone are packed."""
+        if scheme.activations is not None:
+            return f"{scheme} rounds activations, which this layout cannot say; use compressed_tensors, or A16"
+        return None
+
+    def misfit(self, weight: QuantizedTensor) -> str | None:
+        """Integers of 4 bits in whole groups, and whole words of outputs."""
+        outputs = weight.codes.shape[0]
+        if outputs % len(_ORDER):
+            return f"its {outputs} outputs are no multiple of {len(_ORDER)}"
+        return misfit(weight, (_BITS,))
+
+    def stored(self, weight: QuantizedTensor, scheme: Scheme) -> str:
+        """The numbers themselves."""
+        del scheme
+        return describe(weight)
+
+    def encode(self, weight: QuantizedTensor, scheme: Scheme, input_scale: float | None) -> dict[str, Tensor]:
+        """The three tensors."""
+        del scheme, input_scale
+        codes, zeros, scales = counted(weight)
+        return {"qweight": _words(codes.T), "qzeros": _words(zeros.T), "scales": scales.T}
+
+    def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> dict[str, JsonValue]:
+        """As AutoAWQ writes them."""
+        del scheme
+        return {
+            "quant_method": self.method,
+            "bits": _BITS,
+            "group_size": -1 if packed.grid.group_size == sys.maxsize else packed.group_size,
+            "zero_point": True,
+            "version": "gemm",
+            "modules_to_not_convert": list(left_out),
+        }
+
+    def packs(self, parts: Mapping[str, Tensor]) -> bool:
+        """A packed weight has codes and scales; one alone is damage, and packed all the same."""
+        return "qweight" in parts or "scales" in parts
+
+    def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
+        """`scale · (code − zero point)`."""
+        said = _Settings.model_validate(settings)
+        codes, zeros, scales = _codes(parts["qweight"]), _codes(parts["qzeros"]), parts["scales"].float().T
+        inputs = codes.shape[1]
+        size = inputs if said.group_size == -1 else said.group_size
+        if scales.shape != (codes.shape[0], groups.count(inputs, size)):
+            raise ValueError(f"scales of shape {tuple(scales.T.shape)} do not belong to groups of {said.group_size}")
+        return groups.expand(scales, size, inputs) * (codes - groups.expand(zeros, size, inputs))
+
+
+def _words(codes: Tensor) -> Tensor:
+    """Rows of codes from 0 as rows of interleaved int32."""
+    return pack(codes.unflatten(1, (-1, len(_ORDER)))[..., _ORDER].flatten(1), _BITS).view(torch.int32)
+
+
+def _codes(words: Tensor) -> Tensor:
+    """Undo `_words`, transposed: `(out, in)` or `(out, groups)`, in float32."""
+    interleaved = unpack(words.contiguous().view(torch.uint8), _BITS, words.shape[1] * len(_ORDER), signed=False)
+    back = [_ORDER.index(place) for place in range(len(_ORDER))]
+    codes: Tensor = interleaved.unflatten(1, (-1, len(_ORDER)))[..., back]
+    return codes.flatten(1).T.float()
+
+
+FORMAT = Checkpoint(
+    name="awq",
+    title="AWQ checkpoint",
+    summary="4-bit integers in groups, for transformers with GPTQModel, and vLLM",
+    extra=None,
+    layout=_Awq(),
+)

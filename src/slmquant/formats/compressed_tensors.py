@@ -1,0 +1,266 @@
+"""compressed-tensors: the checkpoint layout of vLLM's own tools, which transformers and vLLM load.
+
+A weight of `(out, in)` becomes, by its numbers:
+
+* integers, `pack-quantized`: `weight_packed`, int32 `(out, ceil(in·bits/32))`, codes shifted to begin at 0, the first
+  in the lowest bits; `weight_shape`; where asymmetric `weight_zero_point`, packed along the outputs;
+* 8-bit integers whose inputs are 8-bit integers too, `int-quantized`: `weight`, int8;
+* FP8 E4M3, `float-quantized`: `weight`, float8;
+* NVFP4 and MXFP4, `nvfp4-pack-quantized` and `mxfp4-pack-quantized`: `weight_packed`, uint8 `(out, in/2)`, the first
+  code in the lower half; scales are codes themselves, NVFP4's divided by `weight_global_scale`, float32 `(1,)`;
+
+and `weight_scale`, `(out, groups)`, float16 where groups have one and float32 where channels have. A scale of a whole
+tensor is repeated for each channel. Calibrated scales of inputs lie in `input_scale`, float32 `(1,)`.
+
+*Deviations*: NVFP4's scale of the tensor is stored inverted, as the layout wants it: half a float32 rounding each way.
+Embeddings and head stay in 16 bits: the package can pack them, vLLM does not load them packed.
+
+What engines make of it, as far as that is not what was evaluated:
+
+* transformers rounds 8-bit integer activations with `max|x| / 127.5` for a token's scale; ours, and that of vLLM's
+  kernels, is `max|x| / 127`. That is all that differs on the same input. Over a whole model rounded activations
+  amplify any difference, even one in the last digit of a float32: compare with what a disturbance does to our own.
+* transformers (5.23, with compressed-tensors 0.20) unpacks NVFP4 to bfloat16, and integers with zero points to
+  float16; it does not load packed zero points beside rounded activations.
+* vLLM keeps scales of groups in the model's own dtype: run with `--dtype float16`, they stay what they are; in
+  bfloat16 they lose three bits. For NVFP4 it takes one scale of the tensor for q, k and v together.
+* vLLM has kernels for fewer combinations than can be said here (4 and 8 bits, groups of 32, 64, 128, channels).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, JsonValue
+from torch import Tensor
+
+from slmquant.core import groups
+from slmquant.core.affine import Grid, QuantizedTensor
+from slmquant.core.elements import TABLES, Integers
+from slmquant.core.pack import packed_bytes, unpack
+from slmquant.core.scales import Plain, PowerOfTwo, ScaleStorage, TensorScaled
+from slmquant.errors import RefusedError
+from slmquant.formats._checkpoint import Checkpoint, no_side, ragged
+from slmquant.formats._integers import not_plain
+from slmquant.formats._placements import describe
+from slmquant.schemes import ActivationSpec, Scheme
+
+EXTRA = "compressed-tensors"
+
+_Kind = Literal["pack-quantized", "int-quantized", "float-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"]
+_FP4_SCALES: dict[_Kind, ScaleStorage] = {"nvfp4-pack-quantized": TensorScaled(), "mxfp4-pack-quantized": PowerOfTwo()}
+
+
+class _Weights(BaseModel):
+    """What of the settings of weights matters to whoever reads them."""
+
+    num_bits: int
+    symmetric: bool
+    strategy: Literal["channel", "group", "tensor_group"]
+    group_size: int | None = None
+
+
+class _Group(BaseModel):
+    weights: _Weights
+    format: _Kind
+
+
+class _Settings(BaseModel):
+    """`quantization_config`; a model of ours has one group of linears."""
+
+    config_groups: dict[Literal["group_0"], _Group]
+
+
+@dataclass(frozen=True)
+class _CompressedTensors:
+    method = "compressed-tensors"
+
+    def refusal(self, scheme: Scheme) -> str | None:
+        """Activations are 8-bit integers or FP8 beside integers, FP8 beside FP8; the rules for others are not ours."""
+        spec = scheme.activations
+        if spec is None:
+            return None
+        if scheme.weights is None:
+            return f"{scheme} rounds activations alone, which no engine that loads this does; give weights fewer bits"
+        if spec.format in ("MXFP4", "NVFP4"):
+            rule = "a calibrated scale of the tensor" if spec.format == "NVFP4" else "another rule for the exponent"
+            return f"{spec.format} activations have {rule} there, not ours; use {scheme.weights.format.name}A16"
+        integers = scheme.weights.format.name.startswith("W")
+        if spec.format == "FP8" or (spec.format == "INT" and spec.bits == 8 and integers):
+            return None
+        return f"A{spec.name} beside {scheme.weights.format.name} weights is not held; use A16, A8 or AFP8"
+
+    def misfit(self, weight: QuantizedTensor) -> str | None:
+        """Integers with plain scales, E4M3 per channel, NVFP4 and MXFP4; groups divide the inputs."""
+        elements, storage = weight.grid.elements, weight.grid.storage
+        if (reason := no_side(weight)) is not None:
+            return reason
+        if isinstance(elements, Integers):
+            return not_plain(weight) or ragged(weight)
+        if elements == TABLES["E4M3"] and isinstance(storage, Plain):
+            return None if weight.grid.group_size == sys.maxsize else "FP8 is held with one scale per channel"
+        if elements == TABLES["E2M1"] and storage in _FP4_SCALES.values():
+            return ragged(weight)
+        return f"{elements.name} with {storage.name} scales is not held; INT, FP8, NVFP4 and MXFP4 are"
+
+    def stored(self, weight: QuantizedTensor, scheme: Scheme) -> str:
+        """The layout's name and the numbers."""
+        return f"{_kind(weight.grid, scheme.activations)} {describe(weight)}"
+
+    def encode(self, weight: QuantizedTensor, scheme: Scheme, input_scale: float | None) -> dict[str, Tensor]:
+        """The tensors of its kind."""
+        kind = _kind(weight.grid, scheme.activations)
+        tensors = {} if input_scale is None else {"input_scale": torch.tensor([input_scale])}
+        if kind in _FP4_SCALES:
+            tensors |= {"weight_packed": weight.grid.elements.pack(weight.codes), "weight_scale": weight.parts["scale"]}
+            if kind == "nvfp4-pack-quantized":
+                tensors["weight_global_scale"] = 1 / weight.parts["tensor_scale"].flatten()
+                tensors["weight_scale"] = weight.parts["scale"].view(torch.float8_e4m3fn)
+            return tensors
+        dtype = torch.float32 if weight.grid.group_size == sys.maxsize else torch.float16
+        tensors["weight_scale"] = weight.scale.expand(weight.codes.shape[0], -1).to(dtype)
+        if kind == "float-quantized":
+            return tensors | {"weight": weight.codes.view(torch.float8_e4m3fn)}
+        codes, zeros = _signed(weight.codes, weight.bits), weight.zero_point
+        if zeros is not None:
+            zeros = _signed(zeros.expand(tensors["weight_scale"].shape), weight.bits)
+        if kind == "int-quantized":
+            return tensors | {"weight": codes} | ({} if zeros is None else {"weight_zero_point": zeros})
+        pack_to_int32 = _package("compressors.pack_quantized.helpers").pack_to_int32
+        tensors["weight_packed"] = pack_to_int32(codes, weight.bits)
+        tensors["weight_shape"] = torch.tensor(codes.shape)
+        if zeros is not None:
+            tensors["weight_zero_point"] = pack_to_int32(zeros, weight.bits, packed_dim=0)
+        return tensors
+
+    def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> dict[str, JsonValue]:
+        """As compressed-tensors writes them."""
+        package, quantization = _package(), _package("quantization")
+        kind = _kind(packed.grid, scheme.activations)
+        inputs = None if scheme.activations is None else quantization.QuantizationArgs(**_inputs(scheme.activations))
+        linears = quantization.QuantizationScheme(
+            targets=["Linear"],
+            weights=quantization.QuantizationArgs(**_weights(packed.grid, kind)),
+            input_activations=inputs,
+            format=kind,
+        )
+        config = quantization.QuantizationConfig(
+            config_groups={"group_0": linears}, format=kind, quantization_status="compressed", ignore=list(left_out)
+        )
+        said: dict[str, JsonValue] = config.model_dump(mode="json", exclude_none=True)
+        return {**said, "quant_method": self.method, "version": package.__version__}
+
+    def packs(self, parts: Mapping[str, Tensor]) -> bool:
+        """A packed weight has scales and codes; one alone is damage, and packed all the same."""
+        return "weight_scale" in parts or "weight_packed" in parts
+
+    def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
+        """`scale · (element(code) − zero point)`."""
+        (group,) = _Settings.model_validate(settings).config_groups.values()
+        said, scale = group.weights, parts["weight_scale"]
+        zeros = parts.get("weight_zero_point")
+        if group.format in _FP4_SCALES:
+            scale, packed = _fp4_scale(group.format, parts), parts["weight_packed"]
+            codes = unpack(packed, 4, 2 * packed.shape[1], signed=False)
+            values = TABLES["E2M1"].values(codes)
+        elif group.format == "pack-quantized":
+            rows, size = (int(n) for n in parts["weight_shape"])
+            values = _unpacked(parts["weight_packed"], said.num_bits, size)
+            zeros = None if zeros is None else _unpacked(zeros.T, said.num_bits, rows).T
+        else:
+            values = parts["weight"].float()
+        if (zeros is None) != said.symmetric:
+            raise ValueError("zero points do not belong to what is said of symmetry")
+        size = said.group_size if said.group_size is not None and said.strategy != "channel" else values.shape[1]
+        if scale.shape != (values.shape[0], groups.count(values.shape[1], size)):
+            raise ValueError(f"scales of shape {tuple(scale.shape)} do not belong to groups of {size}")
+        if zeros is not None:
+            values = values - groups.expand(zeros.float(), size, values.shape[1])
+        return values * groups.expand(scale.float(), size, values.shape[1])
+
+
+def _kind(grid: Grid, activations: ActivationSpec | None) -> _Kind:
+    """The layout of weights that fit."""
+    for fp4, storage in _FP4_SCALES.items():
+        if storage == grid.storage and not grid.uniform:
+            return fp4
+    if not grid.uniform:
+        return "float-quantized"
+    whole_bytes = grid.bits == 8 and activations is not None and activations.format == "INT"
+    return "int-quantized" if whole_bytes else "pack-quantized"
+
+
+def _weights(grid: Grid, kind: _Kind) -> dict[str, object]:
+    """`QuantizationArgs` of weights."""
+    said: dict[str, object] = {"num_bits": grid.bits, "type": "int" if grid.uniform else "float"}
+    said["symmetric"] = grid.symmetric
+    if grid.group_size == sys.maxsize:
+        return said | {"strategy": "channel"}
+    said |= {"strategy": "group", "group_size": grid.group_size}
+    if kind == "nvfp4-pack-quantized":
+        said |= {"strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn, "zp_dtype": torch.float8_e4m3fn}
+    elif kind == "mxfp4-pack-quantized":
+        said |= {"scale_dtype": torch.uint8, "zp_dtype": torch.uint8}
+    return said
+
+
+def _inputs(spec: ActivationSpec) -> dict[str, object]:
+    """`QuantizationArgs` of activations."""
+    return {
+        "num_bits": 8,
+        "type": "int" if spec.format == "INT" else "float",
+        "symmetric": True,
+        "strategy": "tensor" if spec.static else "token",
+        "dynamic": not spec.static,
+    }
+
+
+def _signed(codes: Tensor, bits: int) -> Tensor:
+    """Codes as int8 around 0, as the layout counts them, whatever ours begin at."""
+    if codes.dtype == torch.int8:
+        return codes
+    around_zero: Tensor = codes.to(torch.int16) - 2 ** (bits - 1)
+    return around_zero.to(torch.int8)
+
+
+def _unpacked(words: Tensor, bits: int, size: int) -> Tensor:
+    """Rows of int32 as `size` codes around 0, in float32."""
+    octets = words.contiguous().view(torch.uint8)[:, : packed_bytes(size, bits)]
+    around_zero: Tensor = unpack(octets, bits, size, signed=False).float() - 2 ** (bits - 1)
+    return around_zero
+
+
+def _fp4_scale(kind: _Kind, parts: Mapping[str, Tensor]) -> Tensor:
+    if kind == "mxfp4-pack-quantized":
+        return PowerOfTwo().decode({"scale": parts["weight_scale"]}).scale
+    return parts["weight_scale"].float() / parts["weight_global_scale"]
+
+
+def _package(module: str = "") -> ModuleType:
+    """The compressed-tensors package, or a module of it.
+
+    Raises:
+        RefusedError: It is not installed.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(f"compressed_tensors.{module}".rstrip("."))
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("compressed_tensors"):
+            raise
+        raise RefusedError(f"compressed-tensors is not installed; pip install slmquant[{EXTRA}]") from error
+
+
+FORMAT = Checkpoint(
+    name="compressed_tensors",
+    title="compressed-tensors",
+    summary="safetensors with INT2 to INT8, W8A8, FP8, NVFP4 or MXFP4 weights, for transformers and vLLM",
+    extra=EXTRA,
+    layout=_CompressedTensors(),
+)
