@@ -38,7 +38,11 @@ def full_precision_of(record: Record, records: Iterable[Record]) -> Record | Non
     Of several, one with the same seed is preferred, then the latest.
     """
     here = conditions(record)[1:]
-    found = [r for r in records if is_reference(r) and r.status == "ok" and conditions(r)[1:] == here]
+    found = [
+        r
+        for r in records
+        if is_reference(r) and r.status == "ok" and conditions(r)[1:] == here and r.spec.engine == record.spec.engine
+    ]
     return max(found, key=lambda r: (r.spec.seed == record.spec.seed, r.finished_at), default=None)
 
 
@@ -54,6 +58,7 @@ def cheapest_of(record: Record, records: Iterable[Record], method: str) -> Recor
         if r.status == "ok"
         and (r.spec.method, r.spec.scheme, r.spec.device) == (method, spec.scheme, spec.device)
         and r.spec.model_sha256 == spec.model_sha256
+        and r.spec.engine == spec.engine
         and machine(r.environment) == here
     ]
     return max(found, key=lambda r: (conditions(r) == conditions(record), r.finished_at), default=None)

@@ -68,6 +68,13 @@ def command(
             show_default="ask all",
         ),
     ] = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated engines that every cell is exported for and measured on; see `slmquant engines`.",
+            show_default="none",
+        ),
+    ] = None,
     data: DataOption = None,
     store: Annotated[
         Path | None,
@@ -107,6 +114,7 @@ def command(
         "seed": seed,
         "budget": budget,
         "until_separated": until_separated,
+        "engines": _split(engines),
     }
     calibration = {"corpus": corpus, "num_samples": samples, "seq_len": seq_len, "seed": seed}
     plan, remarks = _plan(plan_file, fields, calibration, suite, data)

@@ -61,6 +61,7 @@ def columns(section: Section) -> list[Column]:
             _score(lambda cell: cell.scores.perf_above_chance),
             False,
         ),
+        *(column for engine in section.engines for column in _engine_columns(engine)),
         Column("quant s", "Seconds to load, capture and quantize.", _metric("quantize_s", seconds), True),
         Column(
             "peak MB",
@@ -173,6 +174,49 @@ def _accuracy_columns(task: str) -> list[Column]:
             False,
             about=task_name(task),
             task=task,
+        ),
+    ]
+
+
+def _engine_columns(engine: str) -> list[Column]:
+    def on_engine(read: Callable[[Cell], Reading | None]) -> Callable[[Cell], Reading | None]:
+        return lambda cell: read(cell.engines[engine]) if engine in cell.engines else None
+
+    def decoding(name: str) -> Callable[[Cell], Reading | None]:
+        """At a context of 512 tokens; at none where the model takes fewer."""
+        return lambda cell: next(
+            (found for at in (512, 0) if (found := _metric(f"{name}@{at}", significant)(cell))), None
+        )
+
+    return [
+        Column(
+            "file MB",
+            f"The exported artifact on disk, 10⁶ bytes, as {engine} opens it.",
+            on_engine(_metric("artifact_bytes", decimal(1), BYTES_PER_MB)),
+            True,
+            engine,
+        ),
+        Column(
+            "tok/s",
+            f"Tokens decoded in a second by {engine} with all cores after 512 tokens; after none where the model takes "
+            "fewer.",
+            on_engine(decoding("decode_tokens_per_s")),
+            False,
+            engine,
+        ),
+        Column(
+            "× full",
+            f"How many times as fast as full precision {engine} decodes, measured in turns with it.",
+            on_engine(decoding("decode_speedup")),
+            False,
+            engine,
+        ),
+        Column(
+            "infer",
+            f"SLMQ_infer on {engine}; 100 is full precision on the same engine.",
+            on_engine(_score(lambda cell: cell.scores.infer)),
+            False,
+            engine,
         ),
     ]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
 from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
@@ -14,10 +14,17 @@ from slmquant.store.record import Record
 
 @dataclass(frozen=True)
 class Cell:
-    """A measured cell and its scores."""
+    """A measured cell and its scores.
+
+    Attributes:
+        record: What was measured in torch.
+        scores: The scores of that.
+        engines: Engine → what was measured of the same quantized model on it.
+    """
 
     record: Record
     scores: CellScores
+    engines: Mapping[str, Cell] = field(default_factory=dict)
 
     @property
     def is_reference(self) -> bool:
@@ -57,6 +64,11 @@ class Section:
         return [cell.record for cell in self.cells] + list(self.failures)
 
     @property
+    def engines(self) -> list[str]:
+        """Engines on which any cell was measured."""
+        return list(dict.fromkeys(engine for cell in self.cells for engine in cell.engines))
+
+    @property
     def reference(self) -> Cell | None:
         """The full-precision cell, or None."""
         return next((cell for cell in self.cells if cell.is_reference), None)
@@ -74,19 +86,41 @@ NO_ANSWERS: Answers = {}
 def sections(
     records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, answers: Answers = NO_ANSWERS
 ) -> list[Section]:
-    """Group records by model, tasks, dtype and device, in the order in which they first appear."""
+    """Group records by model, tasks, dtype and device, in the order in which they first appear.
+
+    What an engine made of a cell stands beside the cell; where it failed, among the failures.
+    """
     scores = {score.cell_id: score for score in score_table(records, options)}
     groups: dict[object, list[Record]] = {}
     for record in records:
-        groups.setdefault(conditions(record), []).append(record)
-    return [_section(group, scores, answers) for group in groups.values()]
+        if record.spec.engine is None:
+            groups.setdefault(conditions(record), []).append(record)
+    on_engines = {record.spec: record for record in records if record.spec.engine is not None}
+    names = list(dict.fromkeys(spec.engine for spec in on_engines if spec.engine is not None))
+    found = []
+    for group in groups.values():
+        beside = [on_engines[spec] for r in group for name in names if (spec := r.spec.on(name)) in on_engines]
+        found.append(_section(group, beside, scores, answers))
+    return found
 
 
-def _section(group: list[Record], scores: dict[str, CellScores], answers: Answers) -> Section:
+def _section(group: list[Record], on_engines: list[Record], scores: dict[str, CellScores], answers: Answers) -> Section:
     texts, tasks = text_tasks(group), accuracy_tasks(group)
     text = texts[0] if texts else None
-    measured = [Cell(record, scores[record.cell_id]) for record in group if record.status == "ok"]
-    failures = [record for record in group if record.status != "ok"]
+    measured = [
+        Cell(
+            record,
+            scores[record.cell_id],
+            {
+                str(r.spec.engine): Cell(r, scores[r.cell_id])
+                for r in on_engines
+                if r.status == "ok" and r.spec == record.spec.on(str(r.spec.engine))
+            },
+        )
+        for record in group
+        if record.status == "ok"
+    ]
+    failures = [record for record in (*group, *on_engines) if record.status != "ok"]
     return Section(
         model=group[0].spec.model,
         cells=tuple(sorted(measured, key=lambda cell: _rank(cell, text))),

@@ -11,7 +11,7 @@ from slmquant.analysis.standing import Standing
 from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity
 from slmquant.report._sections import Cell, Section
 from slmquant.store.export import calibration_label
-from slmquant.store.record import CalibrationSpec, CellSpec, Environment
+from slmquant.store.record import CalibrationSpec, CellSpec, Environment, Record
 
 SMALL_LOSS = 1.15
 """The headline names the smallest cell whose perplexity is at most this multiple of full precision's."""
@@ -123,6 +123,11 @@ STATUS_WORDS = {
 }
 
 
+def scheme_words(record: Record) -> str:
+    """`W4A16g64`, or `W4A16g64 on llamacpp`."""
+    return record.spec.scheme + ("" if record.spec.engine is None else f" on {record.spec.engine}")
+
+
 def notes(section: Section) -> list[str]:
     """What a reader must know of this table: protocols, subsets, dtype, machine, provenance, scores."""
     return [
@@ -146,15 +151,15 @@ def machine_words(environment: Environment) -> str:
 def plans(section: Section) -> list[str]:
     """The YAML plans that measure these cells again: one for each seed and calibration set among them."""
     groups: dict[tuple[int, CalibrationSpec | None], list[CellSpec]] = {}
-    quantized = [r.spec for r in section.records if not is_reference(r)]
+    quantized = [r.spec for r in section.records if not is_reference(r) and r.spec.engine is None]
     sets = {spec.seed: spec.calibration for spec in quantized if spec.calibration}
     for spec in quantized:
         calibration = spec.calibration or sets.get(spec.seed)
         groups.setdefault((spec.seed, calibration), []).append(spec)
-    return [_plan(seed, calibration, specs) for (seed, calibration), specs in groups.items()]
+    return [_plan(seed, calibration, specs, section.engines) for (seed, calibration), specs in groups.items()]
 
 
-def _plan(seed: int, calibration: CalibrationSpec | None, specs: list[CellSpec]) -> str:
+def _plan(seed: int, calibration: CalibrationSpec | None, specs: list[CellSpec], engines: list[str]) -> str:
     fields: dict[str, object] = {
         "models": [specs[0].model],
         "methods": _unique(spec.method for spec in specs),
@@ -164,6 +169,8 @@ def _plan(seed: int, calibration: CalibrationSpec | None, specs: list[CellSpec])
         "device": specs[0].device,
         "seed": seed,
     }
+    if engines:
+        fields["engines"] = engines
     if calibration is not None:
         fields["calibration"] = calibration.model_dump()
     return yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=100)
@@ -312,13 +319,17 @@ def flips(section: Section) -> list[tuple[Cell, list[str]]]:
 
 def _score_notes(section: Section) -> list[str]:
     said = [
-        "Scores: 100 is parity, with full precision for perf, with round-to-nearest for cons. A model that "
+        "Scores: 100 is parity, with full precision for perf and infer, with round-to-nearest for cons. A model that "
         "only guesses still gets about 70 of perf; perf > chance counts accuracies from chance."
     ]
     for title, scores in (
         ("perf", [cell.scores.perf for cell in section.cells]),
         ("perf > chance", [cell.scores.perf_above_chance for cell in section.cells]),
         ("cons", [cell.scores.cons for cell in section.quantized]),
+        *(
+            (f"infer on {e}", [c.engines[e].scores.infer for c in section.cells if e in c.engines])
+            for e in section.engines
+        ),
     ):
         said += [f"{title}: {reason}." for reason in _unique(score.reason or "" for score in scores) if reason]
     return said

@@ -25,6 +25,7 @@ from slmquant.report._words import (
     notes,
     plans,
     remarks,
+    scheme_words,
 )
 from slmquant.store.export import calibration_label
 from slmquant.store.record import DataCard, Record
@@ -83,7 +84,7 @@ def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, a
     """The page as text; the same records give the same text."""
     here = files("slmquant.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, score=_score)
+    environment.filters.update(number=number, score=_score, scheme=scheme_words)
     template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
     return template.render(
         blocks=[_block(section) for section in sections(records, options, answers)],

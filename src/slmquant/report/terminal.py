@@ -18,7 +18,7 @@ from slmquant.analysis.scores import DEFAULT_OPTIONS, ScoreOptions
 from slmquant.analysis.standing import Answers
 from slmquant.report._columns import ABOVE_CHANCE, ABSENT, Column, best, columns, number
 from slmquant.report._sections import NO_ANSWERS, Section, sections
-from slmquant.report._words import STATUS_WORDS, flips, headline, notes, remarks
+from slmquant.report._words import STATUS_WORDS, flips, headline, notes, remarks, scheme_words
 from slmquant.store.record import Record, task_name
 
 DROP_ORDER = (ABOVE_CHANCE, "bpw", "peak MB", "KL p99", "cons", "top-1 %", "perf > chance", "quant s", "perf")
@@ -159,7 +159,7 @@ def _failures(failures: Sequence[Record]) -> Table:
     table = Table.grid(padding=(0, 2))
     for record in failures:
         status = Text(STATUS_WORDS[record.status], style="yellow" if record.status == "refused" else "red")
-        table.add_row(record.spec.method, record.spec.scheme, status, escape(record.reason or ABSENT))
+        table.add_row(record.spec.method, scheme_words(record), status, escape(record.reason or ABSENT))
     return table
 
 

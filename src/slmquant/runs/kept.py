@@ -44,6 +44,11 @@ def keep(
         save_file(exact, temporary / _EXACT)
 
 
+def kept_model(folder: Path) -> Path:
+    """The part of what `keep` wrote that is a model in slmquant's own format: what is not quantized, in 16 bits."""
+    return folder / _MODEL
+
+
 def restore(folder: Path, dtype: torch.dtype, device: str) -> Opened:
     """Read what `keep` wrote: the same model, with the same outputs.
 

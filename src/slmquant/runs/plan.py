@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from slmquant import methods, tasks
+from slmquant import engines, methods, tasks
 from slmquant.errors import SlmquantError
 from slmquant.methods._base import Budget
 from slmquant.schemes import Scheme, parse
@@ -52,6 +52,10 @@ class Plan(BaseModel):
     """Longest a single cell may take; where cells stop early, a single round."""
     until_separated: float | None = Field(default=None, gt=0.5, lt=1)
     """Ask items only until the cells of a model are told apart with this confidence; None asks them all."""
+    engines: tuple[str, ...] = ()
+    """Engines that every cell is exported for and measured on, side by side with full precision."""
+    engine_rounds: int = Field(default=3, ge=1)
+    """How many timed passes of each kind count."""
 
     @field_validator("methods")
     @classmethod
@@ -59,6 +63,13 @@ class Plan(BaseModel):
         for name in names:
             methods.load(name)
         return tuple(dict.fromkeys(names))
+
+    @field_validator("engines")
+    @classmethod
+    def _engines_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            engines.load(name)
+        return tuple(dict.fromkeys(name.lower() for name in names))
 
     @field_validator("schemes")
     @classmethod

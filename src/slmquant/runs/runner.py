@@ -6,6 +6,7 @@ command skips what is done. Work that cells share (statistics, the reference's s
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -19,7 +20,10 @@ from slmquant.files import cache_dir
 from slmquant.model.loading import identify
 from slmquant.progress import Progress, Silent
 from slmquant.runs.adaptive import Separation
+from slmquant.runs.engine_cells import EngineStage
+from slmquant.runs.engines import EngineResult
 from slmquant.runs.environment import environment
+from slmquant.runs.kept import kept_model
 from slmquant.runs.plan import Plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.process import Failure, run_isolated
@@ -127,7 +131,7 @@ class _Bench:
         self.records: list[Record] = []
         self.skipped = 0
         self._captured: dict[str, CapturedFile | Failure] = {}
-        self._total = len(plan.models) * len(plan.cells("model", "0", "float32"))
+        self._total = len(plan.models) * len(plan.cells("model", "0", "float32")) * (1 + len(plan.engines))
 
     def run_model(self, model: str) -> None:
         """Run all cells of one model."""
@@ -144,14 +148,16 @@ class _Bench:
         if pending and cells[0] not in pending and not self._has_reference_states(cells[0]):
             self._say("the reference's states are no longer cached: measuring it again")
             pending.insert(0, cells[0])
-        if pending and any(task.until_separated is not None for task in self.plan.asked):
-            self._separate(cells, pending, decision)
-            return
-        for spec in cells:
-            if spec in pending:
-                self._finish(spec, cells, decision)
+        with tempfile.TemporaryDirectory(prefix="slmquant-") as scratch:
+            if pending and any(task.until_separated is not None for task in self.plan.asked):
+                self._separate(cells, pending, decision)
             else:
-                self._skip(spec)
+                for spec in cells:
+                    if spec in pending:
+                        self._finish(spec, cells, decision, Path(scratch))
+                    else:
+                        self._skip(spec)
+            self._run_engines(cells, decision, Path(scratch))
 
     def _separate(self, cells: list[CellSpec], pending: list[CellSpec], decision: _Decision) -> None:
         """Run cells that are asked until they are told apart; those of the store take part and may be asked more."""
@@ -218,16 +224,53 @@ class _Bench:
             return replace(captured, reason=f"calibration: {captured.reason}")
         return CellJob(spec, captured, self.data_dir, self.cache_dir)
 
-    def _finish(self, spec: CellSpec, cells: list[CellSpec], decision: _Decision) -> None:
+    def _finish(self, spec: CellSpec, cells: list[CellSpec], decision: _Decision, scratch: Path) -> None:
         """Run one cell and store its row."""
         started = datetime.now(timezone.utc)
-        job = self._job(spec, cells)
-        ended = job if isinstance(job, Failure) else run_isolated(run_cell, job, self.progress, self.plan.timeout_s)
-        self._store(spec, ended, decision, started)
+        keep_in = scratch / spec.cell_id if self.plan.engines else None
+        self._store(spec, self._run(spec, cells, keep_in), decision, started)
 
-    def _store(self, spec: CellSpec, result: CellResult | Failure, decision: _Decision, started: datetime) -> None:
-        record = _record(spec, result, decision, started)
-        self.store.put(record, result.items if isinstance(result, CellResult) else ())
+    def _run(self, spec: CellSpec, cells: list[CellSpec], keep_in: Path | None) -> CellResult | Failure:
+        job = self._job(spec, cells)
+        if isinstance(job, Failure):
+            return job
+        return run_isolated(run_cell, replace(job, keep_in=keep_in), self.progress, self.plan.timeout_s)
+
+    def _run_engines(self, cells: list[CellSpec], decision: _Decision, scratch: Path) -> None:
+        """Measure the model's cells on every engine of the plan, unless the store holds all of them."""
+        for engine in self.plan.engines:
+            in_torch = {spec.on(engine): spec for spec in cells}
+            pending = [spec for spec in in_torch if not self.store.finished(spec.cell_id)]
+            for spec in in_torch:
+                if spec not in pending:
+                    self._skip(spec)
+            if not pending:
+                continue
+            baseline = cells[0].on(engine)
+            asked = pending if baseline in pending else [baseline, *pending]
+            folders = {spec: self._kept(in_torch[spec], cells, scratch) for spec in asked}
+            stage = EngineStage(folders, scratch, self.data_dir, self.plan.engine_rounds, self.progress)
+            started = datetime.now(timezone.utc)
+            for spec, result in stage.run(engine):
+                self._store(spec, result, decision, started)
+
+    def _kept(self, spec: CellSpec, cells: list[CellSpec], scratch: Path) -> Path | Failure:
+        """Where a cell's quantized model lies; it is quantized again where an earlier run measured the cell."""
+        folder = scratch / spec.cell_id
+        if not folder.exists():
+            ended = self._run(spec.model_copy(update={"tasks": ()}), cells, folder)
+            if isinstance(ended, Failure):
+                return ended
+        return kept_model(folder)
+
+    def _store(
+        self, spec: CellSpec, result: CellResult | EngineResult | Failure, decision: _Decision, started: datetime
+    ) -> None:
+        if isinstance(result, EngineResult):
+            record = _engine_record(spec, result, started)
+        else:
+            record = _record(spec, result, decision, started)
+        self.store.put(record, () if isinstance(result, Failure) else result.items)
         self.records = [one for one in self.records if one.cell_id != record.cell_id]  # it may have been asked more
         self.records.append(record)
         self._say(f"{spec.label}: {record.status}", record)
@@ -246,6 +289,18 @@ class _Bench:
 
     def _say(self, text: str, record: Record | None = None) -> None:
         self._tell(Event(text, record, len(self.records), self._total))
+
+
+def _engine_record(spec: CellSpec, result: EngineResult, started: datetime) -> Record:
+    return Record(
+        spec=spec,
+        status=result.status,
+        reason="; ".join(filter(None, (result.reason, *result.notes))) or None,
+        metrics=result.metrics,
+        environment=environment(),
+        started_at=started,
+        finished_at=datetime.now(timezone.utc),
+    )
 
 
 def _shared_needs(spec: CellSpec) -> frozenset[Statistic]:

@@ -96,6 +96,18 @@ class CellSpec(_Frozen):
     seed: int = 0
     budget: Literal["fast", "paper"] | None = None
     """What learning may cost; None where the method does not learn."""
+    engine: str | None = None
+    """The engine that runs the exported model, which is then asked no tasks; None for a model measured in torch."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave the engine out where there is none: the ids of older cells stay what they were."""
+        fields: dict[str, object] = dump(self)
+        return fields if self.engine is not None else {n: value for n, value in fields.items() if n != "engine"}
+
+    def on(self, engine: str) -> CellSpec:
+        """The cell in which an engine runs what this one quantizes."""
+        return self.model_copy(update={"engine": engine, "tasks": ()})
 
     @property
     def cell_id(self) -> str:
@@ -105,8 +117,8 @@ class CellSpec(_Frozen):
 
     @property
     def label(self) -> str:
-        """`model/method/scheme`, as tables print it."""
-        return f"{self.model}/{self.method}/{self.scheme}"
+        """`model/method/scheme`, and the engine where there is one, as tables print it."""
+        return f"{self.model}/{self.method}/{self.scheme}" + ("" if self.engine is None else f"/{self.engine}")
 
 
 class Metric(_Frozen):

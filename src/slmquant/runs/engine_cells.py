@@ -1,0 +1,107 @@
+"""The cells of one model on engines: exported, proved to be what was evaluated, and timed side by side.
+
+What an engine runs is the file that a user would ship. It is written from the quantized model that the cell put
+aside, in the format that the engine prefers. On an engine all cells of a model
+are measured in turns with the full-precision one, so a row that is asked for later measures that one again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from slmquant import engines, formats
+from slmquant.errors import SlmquantError
+from slmquant.files import cache_dir
+from slmquant.formats import native
+from slmquant.formats._base import Export, Written
+from slmquant.progress import Progress
+from slmquant.runs.engine_reference import TextOptions, describe, fixed_windows, keep_reference
+from slmquant.runs.engines import EngineJob, EngineResult, Settings, quick_settings, run_engines
+from slmquant.runs.process import Failure, run_isolated
+from slmquant.store.record import CellSpec
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """One quantized model to be written in one format."""
+
+    folder: Path
+    format: str
+    path: Path
+
+
+def run_export(job: ExportJob, progress: Progress) -> Written:
+    """Read a model in slmquant's own format and write it in another.
+
+    Raises:
+        RefusedError: The format cannot hold it; the message says which weights and why.
+        ModelError: The folder is damaged.
+    """
+    progress.start(f"export to {job.format}", None)
+    opened = native.load(job.folder)
+    return formats.load(job.format).write(
+        Export(opened.quantized, opened.tokenizer, opened.source, opened.source_sha256), job.path
+    )
+
+
+@dataclass(frozen=True)
+class EngineStage:
+    """One model's cells on engines.
+
+    Attributes:
+        kept: Cell, the full-precision one first → the folder, in slmquant's own format, of its quantized model; or why
+            there is none.
+        scratch: A folder for artifacts.
+        data_dir: A local folder of data, tried first.
+        rounds: Timed passes that count.
+        progress: Who is told how far it is.
+    """
+
+    kept: Mapping[CellSpec, Path | Failure]
+    scratch: Path
+    data_dir: Path | None
+    rounds: int
+    progress: Progress
+
+    def run(self, engine: str) -> Iterator[tuple[CellSpec, EngineResult | Failure]]:
+        """Measure the cells on `engine`; one result for each, in any order."""
+        cells = list(self.kept)
+        status = engines.load(engine).status()
+        if not status.usable:
+            for spec in cells:
+                yield spec, Failure("refused", f"{engine}: {status.reason}")
+            return
+        settings = replace(quick_settings(), rounds=self.rounds)
+        jobs: dict[CellSpec, EngineJob] = {}
+        for spec in cells:
+            job = self._job(engine, spec, settings)
+            if isinstance(job, Failure):
+                yield spec, job
+            else:
+                jobs[spec] = job
+        order = list(jobs)
+        baseline = order.index(cells[0]) if cells[0] in jobs else None
+        results = run_engines([jobs[spec] for spec in order], settings, baseline, self.progress)
+        yield from zip(order, results, strict=True)
+
+    def _job(self, engine: str, spec: CellSpec, settings: Settings) -> EngineJob | Failure:
+        """The artifact of a cell, and what it must agree with."""
+        kept = self.kept[spec]
+        if isinstance(kept, Failure):
+            return kept
+        name = engines.load(engine).formats[0]
+        artifact = kept
+        if name != "native":
+            path = self.scratch / f"{spec.cell_id}{formats.load(name).suffix}"
+            written = run_isolated(run_export, ExportJob(kept, name, path), self.progress, settings.timeout_s)
+            if isinstance(written, Failure):
+                return written
+            artifact = written.path
+        try:
+            windows = fixed_windows(str(kept), TextOptions(), self.data_dir)
+            reference = keep_reference(str(kept), windows, cache_dir(), settings.timeout_s)
+            return describe(EngineJob(spec.label, engine, artifact, reference), str(kept))
+        except SlmquantError as error:
+            return Failure("failed", str(error))

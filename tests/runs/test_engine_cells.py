@@ -1,0 +1,69 @@
+"""A bench on engines: every cell exported, measured beside full precision, and a row of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slmquant.report._sections import sections
+from slmquant.runs.plan import PlanError, make_plan
+from slmquant.runs.runner import Event, run
+from slmquant.store import Record, Store
+from slmquant.store.record import CellSpec
+
+FIELDS = {
+    "methods": ["rtn"],
+    "schemes": ["W8A16g32", "W8A8"],
+    "tasks": ["tinystories:2"],
+    "dtype": "float32",
+    "calibration": {"corpus": "tinystories", "num_samples": 2, "seq_len": 64},
+    "engine_rounds": 1,
+}
+
+
+def test_a_cell_without_an_engine_is_the_cell_that_it_always_was() -> None:
+    spec = CellSpec(model="m", model_sha256="0", method="rtn", scheme="W8A8")
+    assert "engine" not in spec.model_dump()
+    assert CellSpec.model_validate(spec.on("llamacpp").model_dump()) == spec.on("llamacpp")
+    assert spec.on("llamacpp").cell_id != spec.cell_id
+    assert spec.on("llamacpp").label == "m/rtn/W8A8/llamacpp"
+
+
+def test_an_unknown_engine_is_told_before_anything_runs() -> None:
+    with pytest.raises((PlanError, Exception), match="unknown engine 'lamacpp'"):
+        make_plan(FIELDS | {"models": ["tiny"], "engines": ["lamacpp"]})
+
+
+@pytest.mark.real_model
+def test_cells_are_measured_on_an_engine_and_what_it_cannot_do_is_a_row(data_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cyllama", reason="llama.cpp is not installed; pip install slmquant[llamacpp]")
+    plan = make_plan(FIELDS | {"models": ["stories15m"], "engines": ["llamacpp"]})
+    with Store(tmp_path / "results.sqlite") as store:
+        first = run(plan, store, data_dir=data_dir)
+        told: list[Event] = []
+        again = run(plan, store, data_dir=data_dir, tell=told.append)
+
+    found = {(r.spec.engine, r.spec.scheme): r for r in first.records}
+    assert set(found) == {
+        (engine, scheme) for engine in (None, "llamacpp") for scheme in ("W16A16", "W8A16g32", "W8A8")
+    }
+    assert again.skipped == len(again.records) == 6 and all("done before" in event.text for event in told[1:])
+    rounded_activations = found["llamacpp", "W8A8"]
+    assert rounded_activations.status == "refused" and "activations" in (rounded_activations.reason or "")
+    full, eight_bits = found["llamacpp", "W16A16"], found["llamacpp", "W8A16g32"]
+    assert full.status == eight_bits.status == "ok"
+    assert value(eight_bits, "artifact_bytes") < value(full, "artifact_bytes")
+    assert value(eight_bits, "parity_kl_mean") < 0.01
+    assert value(eight_bits, "decode_tokens_per_s@0") > 0 and value(eight_bits, "decode_speedup@0") > 0
+
+    (section,) = sections(first.records)
+    (cell,) = [cell for cell in section.quantized if cell.record.spec.scheme == "W8A16g32"]
+    assert section.engines == ["llamacpp"] and cell.engines["llamacpp"].record == eight_bits
+    assert rounded_activations in section.failures
+
+
+def value(record: Record, name: str) -> float:
+    metric = record.metric(name)
+    assert metric is not None, f"{name} is not among {[m.name for m in record.metrics]}"
+    return metric.value
