@@ -247,6 +247,7 @@ def _refusal(first: Metric, second: Metric, a: Record, b: Record) -> str | None:
         return f"different definitions: version {first.version} and {second.version} of the metric"
     if first.name.startswith(OF_THE_TOKENIZER) and a.spec.model_sha256 != b.spec.model_sha256:
         return "different models: it depends on the tokenizer and on the model itself"
-    if first.name in OF_THE_MACHINE and machine(a.environment) != machine(b.environment):
+    on_an_engine = a.spec.engine is not None and first.name != "artifact_bytes"
+    if (on_an_engine or first.name in OF_THE_MACHINE) and machine(a.environment) != machine(b.environment):
         return "different machines"
     return None
