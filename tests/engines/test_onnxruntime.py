@@ -9,10 +9,15 @@ import torch
 
 pytest.importorskip("onnxruntime_genai", reason="pip install slmquant[onnx]")
 
+from slmquant import api
+from slmquant.calib.corpora import load_corpus
+from slmquant.calib.windows import text_tokens
 from slmquant.engines._base import OpenOptions
 from slmquant.engines.onnxruntime import ENGINE
 from slmquant.errors import ModelError
 from slmquant.formats import _onnx_rewrite
+from slmquant.formats._base import Export
+from slmquant.formats.onnx import FORMAT
 from slmquant.quantize import QuantizedModel
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.onnx_models import SETTINGS, quantized, written
@@ -20,10 +25,10 @@ from tests.formats.onnx_models import SETTINGS, quantized, written
 TOKENS = torch.randint(0, VOCABULARY, (45,), generator=torch.Generator().manual_seed(3))
 
 
-def divergence(model: QuantizedModel, logits: np.ndarray) -> float:
+def divergence(model: QuantizedModel, logits: np.ndarray, tokens: torch.Tensor = TOKENS) -> float:
     """Mean KL of the torch reference to the engine, in nats."""
     with torch.no_grad():
-        expected = model.model(TOKENS[None]).logits[0].log_softmax(-1)
+        expected = model.model(tokens[None]).logits[0].log_softmax(-1)
     return float((expected.exp() * (expected - torch.from_numpy(logits).log_softmax(-1))).sum(-1).mean())
 
 
@@ -101,3 +106,15 @@ def test_the_engine_says_its_version() -> None:
 
     assert status.usable
     assert (status.version or "").startswith("onnxruntime 1.")
+
+
+@pytest.mark.real_model
+def test_a_real_model_stays_within_what_rounded_inputs_cost(tmp_path: Path) -> None:
+    made = api.quantize("smollm2-135m-instruct", "rtn", "W4A16g32-asym", dtype="float32")
+    folder = tmp_path / "model"
+    FORMAT.write(Export(made.quantized, made.tokenizer, made.source, made.source_sha256), folder)
+    tokens = text_tokens(made.tokenizer, load_corpus("wikitext2_test").text)[:256]
+
+    session = ENGINE.open(folder, OpenOptions(threads=1, context=256))
+
+    assert divergence(made.quantized, session.feed(tokens.tolist(), every=True), tokens) < 0.01
