@@ -104,7 +104,7 @@ class _Stepwise(nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=Cache(layers=layers),
+            past_key_values=Cache(layers=[*layers]),
             use_cache=True,
         )
         return (out.logits, *(tensor for layer in layers for tensor in _held(layer)))
