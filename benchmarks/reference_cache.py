@@ -39,7 +39,7 @@ from slmquant.core.divergence import TOP_K, compare_, log_normalize_, next_token
 from slmquant.model.head import OutputHead
 from slmquant.model.loading import load
 from slmquant.model.quantized import multiply_in_
-from slmquant.quantize import quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.tasks._noise_floor import rounded_hidden
 from slmquant.tasks._reference import pack, unpack

@@ -1,5 +1,6 @@
 """The package as a whole: what is public, what importing it costs, that every command helps."""
 
+import pkgutil
 import subprocess
 import sys
 
@@ -59,3 +60,9 @@ def test_a_plan_that_names_nothing_known_ends_with_a_line_and_a_code() -> None:
     assert done.returncode == 2
     assert "Did you mean 'gptq'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_submodule_takes_the_place_of_a_public_name() -> None:
+    """Importing a submodule sets it as an attribute of the package, whatever stood there before."""
+    submodules = {module.name for module in pkgutil.iter_modules(slmquant.__path__)}
+    assert not submodules & set(slmquant.__all__)

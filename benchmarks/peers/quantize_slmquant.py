@@ -11,7 +11,7 @@ from exchange import Stopwatch, deliver, request
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.model.loading import load
 from slmquant.progress import Silent
-from slmquant.quantize import quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 
 

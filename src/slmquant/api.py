@@ -29,7 +29,7 @@ from slmquant.methods._base import Budget
 from slmquant.model.loading import identify, load
 from slmquant.model.size import ModelSize
 from slmquant.progress import Progress, Silent
-from slmquant.quantize import QuantizedModel, quantize_
+from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.runs.plan import Dtype, make_plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.runner import run

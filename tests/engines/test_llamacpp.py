@@ -15,7 +15,7 @@ from slmquant.engines._base import OpenOptions, Session
 from slmquant.engines.llamacpp import ENGINE
 from slmquant.errors import ModelError
 from slmquant.formats.gguf import FORMAT, Gguf
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import MODELS, export, quantized
 

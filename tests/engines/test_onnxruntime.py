@@ -18,7 +18,7 @@ from slmquant.errors import ModelError
 from slmquant.formats import _onnx_rewrite
 from slmquant.formats._base import Export
 from slmquant.formats.onnx import FORMAT
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.onnx_models import SETTINGS, quantized, written
 

@@ -12,7 +12,7 @@ from slmquant.engines._base import OpenOptions, Session
 from slmquant.errors import ModelError
 from slmquant.formats import load
 from slmquant.formats._base import Export
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 from slmquant.testing.method_contract import quantized
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.test_native import tokenizer

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.formats._base import Export
 from slmquant.progress import Silent
-from slmquant.quantize import QuantizedModel, quantize_
+from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import VOCABULARY, tiny

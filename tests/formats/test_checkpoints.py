@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from slmquant import formats
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.formats._base import Format
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 from tests.formats.checkpoints import EVEN, export, rounded, tensors
 
 

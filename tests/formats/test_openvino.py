@@ -9,7 +9,7 @@ from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.formats import load
 from slmquant.formats._base import Export
 from slmquant.formats._openvino_layout import Part, compress, floats, misfit, nearest_i8
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 from slmquant.testing.method_contract import quantized
 from tests.formats.test_native import tokenizer
 

@@ -22,7 +22,7 @@ from slmquant.methods.smoothquant_plus import SearchedSmoothing
 from slmquant.model.quantized import QuantizedLinear, weight_at
 from slmquant.model.relations import discover
 from slmquant.progress import Silent
-from slmquant.quantize import QuantizedModel, quantize_
+from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.preservation import logit_change

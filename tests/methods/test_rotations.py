@@ -20,7 +20,7 @@ from slmquant.model.relations import discover
 from slmquant.model.residual import discover_stream
 from slmquant.model.rotate import ResidualStream, fold_norms_
 from slmquant.progress import Silent
-from slmquant.quantize import quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny

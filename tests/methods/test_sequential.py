@@ -21,7 +21,7 @@ from slmquant.model.blocks import walk
 from slmquant.model.quantized import replace_linears_, weight_at
 from slmquant.model.relations import discover
 from slmquant.progress import Silent
-from slmquant.quantize import quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.tiny import VOCABULARY, tiny
 

@@ -8,7 +8,7 @@ import torch
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.errors import RefusedError
 from slmquant.progress import Silent
-from slmquant.quantize import quantize_
+from slmquant.quantization import quantize_
 from slmquant.runs.kept import keep, restore
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens

@@ -10,7 +10,7 @@ import torch
 from slmquant.calib.calibration import NoCalibration
 from slmquant.model.head import OutputHead
 from slmquant.model.quantized import multiply_in_
-from slmquant.quantize import quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.store.record import Metric, TaskSpec
 from slmquant.tasks import resolve

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from slmquant.errors import RefusedError
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 
 
 @dataclass(frozen=True)

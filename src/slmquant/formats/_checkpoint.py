@@ -28,7 +28,7 @@ from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats._base import Export, Placement, Written, settle
 from slmquant.formats._placements import Entry, entries
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 from slmquant.schemes import Scheme
 
 DENSE = "bf16"

@@ -16,7 +16,7 @@ from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.formats import _gguf_architectures, _gguf_metadata
 from slmquant.formats._gguf_architectures import ARCHITECTURES, Architecture, row_order
 from slmquant.model.quantized import Linear, QuantizedLinear, weight_at
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 
 
 @dataclass(frozen=True)

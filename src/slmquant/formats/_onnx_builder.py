@@ -21,7 +21,7 @@ from transformers.utils import logging
 from slmquant.errors import RefusedError
 from slmquant.formats._onnx_decoder import Decoder
 from slmquant.formats._placements import entries
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 
 MODEL_TYPES = (
     "gemma",

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import Integers
 from slmquant.model.quantized import Linear, QuantizedLinear, weight_at
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 
 SIXTEEN_BITS = "16 bits"
 """What a scheme asks of everything that it leaves alone."""

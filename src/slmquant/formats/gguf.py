@@ -31,7 +31,7 @@ from slmquant.formats._gguf_metadata import keys_of, rope_of
 from slmquant.formats._gguf_model import Parameter, architecture_of, parameters_of, refusal_of
 from slmquant.formats._gguf_read import MODEL_TYPE_KEY, MODULES_KEY, read_weights
 from slmquant.formats._gguf_tokenizer import add_tokenizer_
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 
 Dense = Literal["F32", "F16", "BF16"]
 _LARGEST_HALF = torch.finfo(torch.float16).max

@@ -42,7 +42,7 @@ from slmquant.model.online import encode as encode_online
 from slmquant.model.quantized import linear_at, multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup
 from slmquant.model.size import count_parameters, size_of
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 from slmquant.schemes import parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 

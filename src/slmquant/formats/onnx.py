@@ -31,7 +31,7 @@ from slmquant.formats._onnx_blocks import Stored, blocks_of, dense_of, misfit, n
 from slmquant.formats._onnx_builder import GRAPH, architecture_refusal, plain_model, write_float_graph
 from slmquant.formats._onnx_rewrite import Matrix, Rewriting, initializers, save, stored_of
 from slmquant.formats._placements import Entry, entries
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 
 _FACTS = "slmquant"
 _OTHER_TYPES = ("f16", "int8")

@@ -33,7 +33,7 @@ from slmquant.formats._openvino_layout import Part
 from slmquant.formats._openvino_package import import_openvino
 from slmquant.formats._openvino_trace import cache_refusal, trace
 from slmquant.formats._placements import Entry, entries
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 
 if TYPE_CHECKING:
     import openvino as ov

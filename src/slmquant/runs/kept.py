@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from slmquant.files import atomic_dir
 from slmquant.formats import native
 from slmquant.formats.native import Opened
-from slmquant.quantize import QuantizedModel
+from slmquant.quantization import QuantizedModel
 
 _MODEL = "model"
 _EXACT = "exact.safetensors"

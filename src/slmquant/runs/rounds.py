@@ -12,7 +12,7 @@ from slmquant.calib.calibration import NoCalibration
 from slmquant.errors import RefusedError
 from slmquant.model.loading import load
 from slmquant.progress import Progress
-from slmquant.quantize import quantize_
+from slmquant.quantization import quantize_
 from slmquant.runs.environment import usable_cores
 from slmquant.runs.kept import restore
 from slmquant.schemes import parse

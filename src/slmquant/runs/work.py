@@ -26,7 +26,7 @@ from slmquant.model.loading import identify, let_go_of_file_, load
 from slmquant.model.quantized import multiply_in_
 from slmquant.model.relations import Relations, discover
 from slmquant.progress import Progress
-from slmquant.quantize import QuantizedModel, quantize_
+from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.runs.environment import usable_cores
 from slmquant.runs.kept import keep
 from slmquant.schemes import parse

@@ -17,7 +17,7 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import RefusedError
 from slmquant.model.relations import discover
 from slmquant.progress import Silent
-from slmquant.quantize import QuantizedModel, quantize_
+from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.schemes import Scheme, parse
 from slmquant.testing.tiny import VOCABULARY, tiny
 

@@ -1,0 +1,236 @@
+"""The driver: model × method × scheme × calibration to a quantized model, the same way for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from slmquant import methods
+from slmquant.calib.calibration import Calibration, FreshCalibration
+from slmquant.calib.statistics import InputStatistics, Statistics
+from slmquant.core.affine import QuantizedTensor
+from slmquant.errors import RefusedError
+from slmquant.methods._base import BlockSolver, Budget, Recipe, Rounding, Work, grid_of, static_scale
+from slmquant.methods._stacked import round_stacked
+from slmquant.model import attention
+from slmquant.model.activations import ActivationQuantizer, LastCodes
+from slmquant.model.blocks import walk
+from slmquant.model.online import Online, key_rotation, stored_bits
+from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
+from slmquant.model.relations import InputGroup, Relations, discover
+from slmquant.model.size import ModelSize, count_parameters, size_of
+from slmquant.progress import Progress, Silent, track
+from slmquant.schemes import PerGroup, Scheme, WeightSpec
+from slmquant.schemes.scheme import FULL_PRECISION_BITS
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A quantized model, ready to run, and the codes that it is made of.
+
+    Attributes:
+        model: The transformers model in float32, its linears replaced.
+        dtype: What its linears multiply in.
+        method: Name of the method, or `a+b`.
+        scheme: Which numbers it is made of.
+        weights: Module name → codes; a tied embedding under the embedding's name alone.
+        activation_scales: Module name → calibrated scale of its input, where the scheme has static ones.
+        groups: Linears that read the same input and share its quantizer.
+        embeddings: Names of the embedding and the head.
+        size: What it takes to store.
+        online: Rotations that are done while the model runs.
+        kv_bits: Bits of a cached key or value, scales included; None where the cache is left alone.
+        notes: What the method has to say about this very run.
+    """
+
+    model: PreTrainedModel
+    dtype: torch.dtype
+    method: str
+    scheme: Scheme
+    weights: Mapping[str, QuantizedTensor]
+    activation_scales: Mapping[str, float]
+    groups: tuple[InputGroup, ...]
+    embeddings: frozenset[str]
+    size: ModelSize
+    online: tuple[Online, ...] = ()
+    kv_bits: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@torch.no_grad()
+def quantize_(
+    model: PreTrainedModel,
+    method: str,
+    scheme: Scheme,
+    calibration: Calibration,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    budget: Budget = "fast",
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """Quantize `model` in place.
+
+    Args:
+        model: A full-precision model in float32; it is consumed.
+        method: Name of a method, or `a+b`.
+        scheme: Which numbers.
+        calibration: What the method may look at.
+        dtype: What the linears of the result multiply in.
+        seed: Of everything that a method draws.
+        budget: What learning may cost.
+        progress: Who is told how far it is.
+
+    Raises:
+        UnknownNameError: No such method.
+        RefusedError: The method cannot do this scheme on this model; the message says why.
+        NumericalError: A solver met numbers that are not finite.
+    """
+    recipe = methods.load(method)
+    _refuse(method, recipe.refusal(scheme))
+    if scheme.is_full_precision:
+        size = size_of(count_parameters(model), {}, frozenset())
+        multiply_in_(model, dtype)
+        return QuantizedModel(model, dtype, method, scheme, {}, {}, (), frozenset(), size)
+    relations = discover(model)
+    _refuse(method, recipe.refusal(scheme, relations))
+    _refuse(method, _group_refusal(model, relations, scheme))
+    if scheme.kv is not None:
+        _refuse(method, attention.refusal(model))
+    parameters = count_parameters(model)
+    work = Work(model, relations, scheme, calibration, dtype, seed, budget, progress or Silent())
+    quantization = _Quantization(recipe, work)
+    quantization.transform_()
+    added_bits = stored_bits(work.online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
+    quantization.round_()
+    multiply_in_(model, dtype)
+    kv_bits = None
+    if scheme.kv is not None:
+        kv_bits = attention.quantize_cache_(model, scheme.kv, key_rotation(work.online))
+    embeddings = frozenset({relations.embedding, *([relations.head] if relations.head else [])})
+    return QuantizedModel(
+        model=model,
+        dtype=dtype,
+        method=method,
+        scheme=scheme,
+        weights=quantization.weights,
+        activation_scales=quantization.activation_scales,
+        groups=relations.groups,
+        embeddings=embeddings,
+        size=size_of(parameters, quantization.weights, embeddings, added_bits),
+        online=tuple(work.online),
+        kv_bits=kv_bits,
+        notes=tuple(work.notes),
+    )
+
+
+class _Quantization:
+    """One model on its way to codes."""
+
+    def __init__(self, recipe: Recipe, work: Work) -> None:
+        self.recipe, self.work = recipe, work
+        self.weights: dict[str, QuantizedTensor] = {}
+        self.activation_scales: dict[str, float] = {}
+        self._last = LastCodes()
+        needs = recipe.needs_for(work.scheme)
+        self._statistics: Statistics = work.calibration.statistics(work.relations, needs) if needs else {}
+
+    def transform_(self) -> None:
+        """Apply the transforms in order; statistics that one of them made worthless are captured anew."""
+        work = self.work
+        for transform in self.recipe.transforms:
+            self._statistics = transform.apply_(work, self._statistics)
+            if transform.recaptures and (needs := self.recipe.needs_after(transform, work.scheme)):
+                anew = FreshCalibration(work.model, work.calibration.windows, work.dtype, work.progress)
+                self._statistics = anew.statistics(work.relations, needs)
+
+    def round_(self) -> None:
+        """Turn weights into codes: group by group, or block by block."""
+        rounding, work = self.recipe.rounding, self.work
+        if rounding is None:
+            return
+        title = f"quantize with {self.recipe.title}"
+        per_weight = rounding.embeddings if isinstance(rounding, BlockSolver) else rounding
+        if work.scheme.embeddings is not None:  # before the blocks: their inputs are then what they will be
+            self.weights |= self._quantize_embeddings_(work.scheme.embeddings, per_weight)
+        if isinstance(rounding, BlockSolver) and work.scheme.weights is not None:
+            blocks = walk(work.model, work.relations, work.calibration.windows, work.dtype, rounding.wants_exact)
+            for block in track(blocks, title, work.progress, len(work.relations.blocks)):
+                solved = rounding.solve_(block, work)
+                for group in block.groups:
+                    self._replace_(group, [solved[name] for name in group.linears])
+            return
+        for group in track(work.relations.groups, title, work.progress):
+            dense = [weight_at(work.model, name).float() for name in group.linears]
+            if work.scheme.weights is None:
+                self._replace_(group, dense)
+            else:
+                self._replace_(group, self._round(group, dense, work.scheme.weights, per_weight))
+        if self.recipe.correction is not None and all(weight.side is None for weight in self.weights.values()):
+            work.notes.append(f"{self.recipe.title}: no weight was given a branch in 16 bits")
+
+    def _round(
+        self, group: InputGroup, dense: list[Tensor], spec: WeightSpec, rounding: Rounding
+    ) -> list[QuantizedTensor]:
+        inputs, correction = self._statistics.get(group.linears[0]), self.recipe.correction
+        left = inputs if correction is None or inputs is None else correction.remaining(inputs)
+        round_rows = partial(rounding.round, grid=grid_of(spec), statistics=left)
+        rounded = round_stacked(group.linears, dense, spec, round_rows)
+        if correction is None:
+            return rounded
+        return [correction.correct(weight, codes, inputs) for weight, codes in zip(dense, rounded, strict=True)]
+
+    def _replace_(self, group: InputGroup, weights: list[QuantizedTensor] | list[Tensor]) -> None:
+        """Put quantized linears in place, with the quantizer of the input that they read, and remember the codes."""
+        work, inputs = self.work, None
+        if (spec := work.scheme.activations) is not None:
+            scale = static_scale(spec, self._remaining(group)) if spec.static else None
+            inputs = ActivationQuantizer(spec, work.dtype, scale, self._last)
+            if scale is not None:
+                self.activation_scales.update(dict.fromkeys(group.linears, scale))
+        replace_linears_(work.model, group.linears, weights, inputs, work.dtype)
+        for name, weight in zip(group.linears, weights, strict=True):
+            if isinstance(weight, QuantizedTensor):
+                self.weights[name] = weight
+
+    def _remaining(self, group: InputGroup) -> InputStatistics:
+        """What the codes of a group receive: its input, without the channels that a correction takes."""
+        inputs, correction = self._statistics[group.linears[0]], self.recipe.correction
+        return inputs if correction is None or self.recipe.rounds_blocks else correction.remaining(inputs)
+
+    def _quantize_embeddings_(self, spec: WeightSpec, rounding: Rounding) -> dict[str, QuantizedTensor]:
+        """Round embedding and head in place; a tied head follows its embedding.
+
+        The head is rounded under the statistics of what it reads. An embedding that is no head reads nothing: each
+        of its rows is looked up as it is, and no input makes one column matter more than another.
+        """
+        relations = self.work.relations
+        names = dict.fromkeys((relations.embedding, *([relations.head_weight] if relations.head_weight else [])))
+        rounded = {}
+        for name in names:
+            weight = self.work.model.get_submodule(name).get_parameter("weight")
+            inputs = self._statistics.get(name) if name == relations.head_weight else None
+            rounded[name] = rounding.round(weight.float(), grid_of(spec), inputs)
+            weight.copy_(rounded[name].dequantize())
+        return rounded
+
+
+def _refuse(method: str, reason: str | None) -> None:
+    if reason is not None:
+        raise RefusedError(f"{method}: {reason}")
+
+
+def _group_refusal(model: PreTrainedModel, relations: Relations, scheme: Scheme) -> str | None:
+    if scheme.weights is None or not isinstance(scheme.weights.granularity, PerGroup):
+        return None
+    size = scheme.weights.granularity.size
+    for name in relations.linears:
+        in_features = weight_at(model, name).shape[1]
+        if size > in_features:
+            return f"group size {size} is larger than the {in_features} inputs of {name!r}; use at most {in_features}"
+    return None
