@@ -76,7 +76,7 @@ def write_float_graph(plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     Raises:
         RefusedError: The builder fails, or its graph computes something else.
     """
-    from onnxruntime_genai.models import builder  # type: ignore[import-untyped]
+    from onnxruntime_genai.models import builder
 
     with tempfile.TemporaryDirectory(prefix="slmquant-onnx-") as temporary, _silence():
         source, cache = Path(temporary, "model"), str(Path(temporary, "cache"))

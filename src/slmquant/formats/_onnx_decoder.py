@@ -34,7 +34,7 @@ class Decoder:
     """
 
     def __init__(self, folder: Path, threads: int, context: int) -> None:
-        import onnxruntime as ort  # type: ignore[import-untyped]
+        import onnxruntime as ort
 
         head_size, graph = _facts(folder)
         options = ort.SessionOptions()
