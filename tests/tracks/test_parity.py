@@ -11,7 +11,7 @@ import pytest
 
 from slmquant.engines._base import OpenOptions
 from slmquant.errors import ModelError, NumericalError
-from slmquant.tracks._parity import KL_BOUND, Windows, compare, write_reference
+from slmquant.tracks._parity import KL_BOUND, Parity, Windows, compare, write_reference
 from tests.made_up_engines import VOCAB, Bigram
 
 OPTIONS = OpenOptions(threads=1, context=200)
@@ -113,3 +113,12 @@ def test_logits_that_are_no_numbers_are_an_error(reference: Path) -> None:
 
     with pytest.raises(NumericalError, match="not finite after 64 tokens"):
         compare(broken, WINDOWS, reference)
+
+
+def test_a_perplexity_is_out_of_bounds_only_by_what_is_shown() -> None:
+    same = Parity(1000, 20.0, 20.0, 0.003, 0.002, 0.1, 1e-4, 0.99)
+    assert replace(same, perplexity=20.2).refusal is None  # 1 % ± 0.3 %: half of a per cent is not ruled out
+    assert "computes another model" in (replace(same, perplexity=20.3).refusal or "")
+    assert replace(same, perplexity=20.2, log_change_stderr=0.001).refusal is not None
+    assert replace(same, perplexity=float("nan")).refusal is not None
+    assert "mean KL" in (replace(same, kl_mean=0.011).refusal or "")
