@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from slmquant.engines._base import EngineStatus, OpenOptions, Session
 from slmquant.errors import ModelError, RefusedError
-from slmquant.formats._openvino_package import NOT_INSTALLED, import_openvino
-from slmquant.formats.openvino import open_graph
+from slmquant.formats._openvino_package import NOT_INSTALLED, import_openvino, open_graph
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from slmquant import plugins
-from slmquant.formats._base import Format
+
+if TYPE_CHECKING:  # an engine that reads a helper from here does not need torch for it
+    from slmquant.formats._base import Format
 
 
 def names() -> list[str]:
@@ -20,4 +22,4 @@ def load(name: str) -> Format:
     Raises:
         UnknownNameError: No such format; the message carries the nearest names.
     """
-    return cast(Format, plugins.load(sys.modules[__name__], name.lower(), "format").FORMAT)
+    return cast("Format", plugins.load(sys.modules[__name__], name.lower(), "format").FORMAT)

@@ -10,10 +10,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from slmquant.errors import RefusedError
+from slmquant.errors import ModelError, RefusedError
 
+if TYPE_CHECKING:
+    import openvino as ov
+
+GRAPH = "openvino_model.xml"
+"""The file of a folder that holds its graph."""
 NOT_INSTALLED = "openvino is not installed; pip install 'slmquant[openvino]'"
 _TELEMETRY = "openvino_telemetry"
 
@@ -46,3 +53,20 @@ def unreported() -> Iterator[None]:
         yield
     finally:
         del sys.modules[_TELEMETRY]
+
+
+def open_graph(path: Path) -> ov.Model:
+    """The graph of the folder `path`, whoever wrote it.
+
+    Raises:
+        ModelError: There is none, or it is damaged.
+        RefusedError: openvino is not installed.
+    """
+    core = import_openvino().Core()
+    if not (path / GRAPH).is_file():
+        raise ModelError(f"{path} holds no {GRAPH}; expected a folder that slmquant or optimum exported for OpenVINO")
+    try:
+        return core.read_model(path / GRAPH)
+    except RuntimeError as error:
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(f"{path} is damaged ({said[-1]}); export it again") from error

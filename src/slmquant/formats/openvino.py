@@ -30,7 +30,7 @@ from slmquant.formats import _openvino_layout as layout
 from slmquant.formats._base import Export, Placement, Written, settle
 from slmquant.formats._openvino_constants import Stored, read_weights, replace_constants_
 from slmquant.formats._openvino_layout import Part
-from slmquant.formats._openvino_package import import_openvino
+from slmquant.formats._openvino_package import GRAPH, import_openvino, open_graph
 from slmquant.formats._openvino_trace import cache_refusal, trace
 from slmquant.formats._placements import Entry, entries
 from slmquant.quantization import QuantizedModel
@@ -38,7 +38,6 @@ from slmquant.quantization import QuantizedModel
 if TYPE_CHECKING:
     import openvino as ov
 
-GRAPH = "openvino_model.xml"
 VERSION = 1
 FACTS = "slmquant"
 RUNTIME_OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f16"}
@@ -115,23 +114,6 @@ class OpenVino:
         if version > VERSION:
             raise ModelError(f"{path} is of format version {version}, this slmquant reads {VERSION}; update slmquant")
         return {name.removesuffix(".weight"): weight for name, weight in read_weights(graph).items()}
-
-
-def open_graph(path: Path) -> ov.Model:
-    """The graph of the folder `path`, whoever wrote it.
-
-    Raises:
-        ModelError: There is none, or it is damaged.
-        RefusedError: openvino is not installed.
-    """
-    core = import_openvino().Core()
-    if not (path / GRAPH).is_file():
-        raise ModelError(f"{path} holds no {GRAPH}; expected a folder that slmquant or optimum exported for OpenVINO")
-    try:
-        return core.read_model(path / GRAPH)
-    except RuntimeError as error:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ModelError(f"{path} is damaged ({said[-1]}); export it again") from error
 
 
 def _place(quantized: QuantizedModel, otherwise: str | None) -> list[_Placed]:
