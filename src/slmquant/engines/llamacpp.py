@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slmquant.engines import _llama_server
 from slmquant.engines._base import EngineStatus, OpenOptions
 from slmquant.errors import ModelError, RefusedError
 
@@ -70,12 +71,8 @@ class LlamaCpp:
         return LlamaCppSession(artifact, options)
 
     def server(self, artifact: Path, host: str, port: int, options: OpenOptions) -> tuple[str, ...]:
-        """The server that cyllama brings, the one in Python: the default of 0.2.18 lacks its module.
-
-        It takes no number of threads: llama.cpp chooses.
-        """
-        program = (sys.executable, "-m", "cyllama.llama.server", "--server-type", "python", "-m", str(artifact))
-        return (*program, "--host", host, "--port", str(port), "--ctx-size", str(options.context))
+        """llama.cpp's own server, see `_llama_server`."""
+        return (sys.executable, *_llama_server.command(artifact, host, port, options.context, options.threads))
 
 
 class LlamaCppSession:
