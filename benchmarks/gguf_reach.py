@@ -54,9 +54,12 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--timing", action="store_true")
+    parser.add_argument("--folder", type=Path, help="keep the files there, and take those that are there already")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        files, windows = make(arguments.model, arguments.ours, Path(folder), arguments.windows)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        files, windows = make(arguments.model, arguments.ours, folder, arguments.windows)
         options = OpenOptions(arguments.threads, WINDOW)
         rates = decode_rates(files, windows[0], options) if arguments.timing else {}
         table = Table("file", "MB", "ppl, llama.cpp", "ppl, torch", "decode, tokens/s")
@@ -76,12 +79,15 @@ def make(model: str, ours: Sequence[str], folder: Path, count: int) -> tuple[lis
     windows: list[list[int]] = []
     for entry in ("none:W16A16", *ours):
         method, scheme = entry.split(":")
-        made = api.quantize(model, method, scheme, dtype="float32")
+        path = folder / f"{method}-{scheme}.gguf"
+        full = method == "none"
+        if path.exists() and not full:
+            files.append(File(f"{method} {scheme}", path, None))
+            continue
+        made = api.quantize(model, method, scheme)
         if not windows:
             ids = text_tokens(made.tokenizer, load_corpus("wikitext2_test").text).tolist()
             windows = [ids[WINDOW * place : WINDOW * (place + 1)] for place in range(count)]
-        path = folder / f"{method}-{scheme}.gguf"
-        full = method == "none"
         export = Export(made.quantized, made.tokenizer, made.source, made.source_sha256)
         (Gguf("F32") if full else Gguf()).write(export, path)
         files.append(File("float32" if full else f"{method} {scheme}", path, torch_ppl(made.quantized.model, windows)))
