@@ -36,6 +36,9 @@ check: $(READY) ## lint, format, types, import directions, file sizes
 test: $(READY) ## unit and contract tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
+test-engines: $(READY) ## export to every engine and format, run it there, compare
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m "engine and not real_model"
+
 test-real: $(READY) ## tests on real trained models (they are pulled where they are missing)
 	$(SLMQUANT) pull smollm2-135m-instruct stories15m
 	$(BIN)/pytest -q -m real_model
@@ -46,4 +49,4 @@ test-slow: $(READY) ## minutes to hours
 clean: ## remove what was built and measured here; pulled models stay in the cache
 	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup demo check test test-real test-slow clean
+.PHONY: help setup demo check test test-engines test-real test-slow clean

@@ -19,6 +19,8 @@ from slmquant.quantization import QuantizedModel
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import MODELS, export, quantized
 
+pytestmark = pytest.mark.engine
+
 pytest.importorskip("cyllama", reason="cyllama is not installed; pip install slmquant[llamacpp]")
 
 CACHE_KL, ACTIVATIONS_KL = 3e-6, 1e-3

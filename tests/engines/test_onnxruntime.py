@@ -22,6 +22,8 @@ from slmquant.quantization import QuantizedModel
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.onnx_models import SETTINGS, quantized, written
 
+pytestmark = pytest.mark.engine
+
 TOKENS = torch.randint(0, VOCABULARY, (45,), generator=torch.Generator().manual_seed(3))
 
 

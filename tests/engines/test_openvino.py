@@ -20,7 +20,10 @@ from slmquant.testing.tiny import VOCABULARY
 from tests.formats.test_native import tokenizer
 
 # not `importorskip`: importing openvino from here would report to its maker, see `formats._openvino_package`
-pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs slmquant[openvino]")
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(find_spec("openvino") is None, reason="needs slmquant[openvino]"),
+]
 
 ARCHITECTURES = [
     "llama", "llama-yarn", "llama-bias", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3",

@@ -12,6 +12,8 @@ from slmquant.errors import ModelError, RefusedError
 from slmquant.formats import compressed_tensors
 from tests.formats.checkpoints import EVEN, export, rounded, tensors
 
+pytestmark = pytest.mark.engine
+
 OPTIONS = OpenOptions(threads=1, context=16)
 
 

@@ -13,6 +13,8 @@ from slmquant.formats import _onnx_builder
 from slmquant.formats.onnx import FORMAT
 from tests.formats.onnx_models import quantized, written
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.mark.parametrize(
     "scheme",

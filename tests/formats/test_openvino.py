@@ -15,7 +15,10 @@ from slmquant.testing.method_contract import quantized
 from tests.formats.test_native import tokenizer
 
 # not `importorskip`: importing openvino from here would report to its maker, see `formats._openvino_package`
-pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs slmquant[openvino]")
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(find_spec("openvino") is None, reason="needs slmquant[openvino]"),
+]
 
 
 def export(model: QuantizedModel) -> Export:
