@@ -20,6 +20,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -90,7 +91,7 @@ def answer(job: Job, progress: Progress) -> Answers:
     else:
         multiply_in_(loaded.model, dtype)
         backend = ContextLM(context, job.task)
-    ask = backend.loglikelihood
+    ask = partial(backend.loglikelihood, disable_tqdm=True) if job.batch_size else backend.loglikelihood
     ask(requests[:WARM_UP])
     started = time.perf_counter()
     values = ask(requests)
