@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from slmquant import engines
+from slmquant.engines._base import EngineStatus
 from slmquant.report._sections import sections
+from slmquant.runs.engine_cells import absence
 from slmquant.runs.plan import PlanError, make_plan
+from slmquant.runs.process import Failure
 from slmquant.runs.runner import Event, run
 from slmquant.store import Record, Store
 from slmquant.store.record import CellSpec
@@ -33,6 +37,15 @@ def test_a_cell_without_an_engine_is_the_cell_that_it_always_was() -> None:
 def test_an_unknown_engine_is_told_before_anything_runs() -> None:
     with pytest.raises((PlanError, Exception), match="unknown engine 'lamacpp'"):
         make_plan(FIELDS | {"models": ["tiny"], "engines": ["lamacpp"]})
+
+
+def test_an_engine_that_is_not_there_fails_the_row_so_that_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing:
+        def status(self) -> EngineStatus:
+            return EngineStatus(False, reason="it is not installed; pip install it")
+
+    monkeypatch.setattr(engines, "load", lambda name: Missing())
+    assert absence("missing") == Failure("failed", "missing: it is not installed; pip install it")
 
 
 @pytest.mark.real_model

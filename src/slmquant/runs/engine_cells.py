@@ -23,6 +23,12 @@ from slmquant.runs.process import Failure, run_isolated
 from slmquant.store.record import CellSpec
 
 
+def absence(engine: str) -> Failure | None:
+    """Why nothing can be measured on `engine` here; a failure, not a refusal: it may be installed and tried again."""
+    status = engines.load(engine).status()
+    return None if status.usable else Failure("failed", f"{engine}: {status.reason}")
+
+
 @dataclass(frozen=True)
 class ExportJob:
     """One quantized model to be written in one format."""
@@ -68,11 +74,6 @@ class EngineStage:
     def run(self, engine: str) -> Iterator[tuple[CellSpec, EngineResult | Failure]]:
         """Measure the cells on `engine`; one result for each, in any order."""
         cells = list(self.kept)
-        status = engines.load(engine).status()
-        if not status.usable:
-            for spec in cells:
-                yield spec, Failure("refused", f"{engine}: {status.reason}")
-            return
         settings = replace(quick_settings(), rounds=self.rounds)
         jobs: dict[CellSpec, EngineJob] = {}
         for spec in cells:

@@ -20,7 +20,7 @@ from slmquant.files import cache_dir
 from slmquant.model.loading import identify
 from slmquant.progress import Progress, Silent
 from slmquant.runs.adaptive import Separation
-from slmquant.runs.engine_cells import EngineStage
+from slmquant.runs.engine_cells import EngineStage, absence
 from slmquant.runs.engines import EngineResult
 from slmquant.runs.environment import environment
 from slmquant.runs.kept import kept_model
@@ -246,11 +246,15 @@ class _Bench:
                     self._skip(spec)
             if not pending:
                 continue
+            started = datetime.now(timezone.utc)
+            if (absent := absence(engine)) is not None:
+                for spec in pending:
+                    self._store(spec, absent, decision, started)
+                continue
             baseline = cells[0].on(engine)
             asked = pending if baseline in pending else [baseline, *pending]
             folders = {spec: self._kept(in_torch[spec], cells, scratch) for spec in asked}
             stage = EngineStage(folders, scratch, self.data_dir, self.plan.engine_rounds, self.progress)
-            started = datetime.now(timezone.utc)
             for spec, result in stage.run(engine):
                 self._store(spec, result, decision, started)
 
