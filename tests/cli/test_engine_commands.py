@@ -15,6 +15,8 @@ from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.model.llama2c_import import read_llama2c
 from tests import made_up_engines, tiny_llama2c
 
+pytestmark = pytest.mark.engine
+
 app = Typer()
 app.command("engines")(engines_command.command)
 app.command("export")(export.command)

@@ -14,6 +14,8 @@ from slmquant.quantization import QuantizedModel
 from slmquant.testing.method_contract import calibration_tokens
 from tests.formats.checkpoints import EVEN, export, rounded, tensors
 
+pytestmark = pytest.mark.engine
+
 pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
 
 NAME = "model.layers.1.mlp.down_proj"
