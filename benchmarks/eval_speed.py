@@ -10,6 +10,11 @@ fast at them. Every run has a process of its own, which loads the model, answers
 timed from lm-eval's requests to their answers, tokenization included. Items are the first of the file: of MMLU, the
 first subjects, whole. Answers are compared in float32 on the first `--equal` items of every task.
 
+How much faster ours can be is bounded by how much less it computes: tokens through the body and rows through the head
+are counted on both sides, and "less work" is the quotient of the products they take (attention, norms and soft-max are
+left out of both). What is lost against it is in the rates at which the two get through their work, which stand beside
+it with that of a plain bfloat16 product, measured in between.
+
 Perplexity and divergence are set against the rate of a plain bfloat16 matrix product of this machine, in operations
 that the model must do: linears, causal attention, one head for perplexity and two for divergence.
 """
@@ -27,6 +32,7 @@ import torch
 from machine import product_rate
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from slmquant.files import cache_dir
 from slmquant.model.head import OutputHead
@@ -71,6 +77,27 @@ class Answers:
     seconds: float
     peak_rss_bytes: int
     values: list[tuple[float, bool]]
+    operations: float
+    """Of the products of linears and head."""
+    product_rate: float
+    """Of a plain bfloat16 product right after, operations per second."""
+
+
+class Counter:
+    """Counts the tokens that a model's body is given, and the rows that its head makes logits of."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._body = operations_per_token(model, window=0, heads=0)
+        self._head = 2.0 * model.get_output_embeddings().weight.numel()
+        self.operations = 0.0
+        model.get_input_embeddings().register_forward_pre_hook(self._count_body)
+        model.register_forward_pre_hook(self._count_head, with_kwargs=True)
+
+    def _count_body(self, _module: object, given: tuple[torch.Tensor]) -> None:
+        self.operations += self._body * given[0].numel()
+
+    def _count_head(self, _module: object, given: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
+        self.operations += self._head * (given[0] if given else named["input_ids"]).numel()
 
 
 def answer(job: Job, progress: Progress) -> Answers:
@@ -82,6 +109,7 @@ def answer(job: Job, progress: Progress) -> Answers:
     torch.set_num_threads(usable_cores())
     dtype = getattr(torch, job.dtype)
     loaded = load(job.model, dtype if job.batch_size else torch.float32)
+    counter = Counter(loaded.model)
     context = EvalContext(loaded.model, dtype, loaded.tokenizer, loaded.sha256, cache_dir(), progress=progress)
     requests = first_requests(job, context)
     if job.batch_size:
@@ -93,9 +121,11 @@ def answer(job: Job, progress: Progress) -> Answers:
         backend = ContextLM(context, job.task)
     ask = partial(backend.loglikelihood, disable_tqdm=True) if job.batch_size else backend.loglikelihood
     ask(requests[:WARM_UP])
+    counter.operations = 0.0
     started = time.perf_counter()
     values = ask(requests)
-    return Answers(time.perf_counter() - started, peak_rss_bytes(), values)
+    seconds = time.perf_counter() - started
+    return Answers(seconds, peak_rss_bytes(), values, counter.operations, product_rate())
 
 
 def first_requests(job: Job, context: EvalContext) -> list[object]:
@@ -138,29 +168,46 @@ def fastest(job: Job, items: int) -> Job:
 def compare_tasks(model: str, names: Sequence[str], items: int, equal: int, tried: int, dtype: str) -> Table:
     """Both backends on every task."""
     table = Table(title=f"{model}: first {items} items, {usable_cores()} cores")
-    for column in ("task", "lm-eval's backend", "s", "peak MB", "ours", "s", "peak MB", "faster", "largest difference"):
-        table.add_column(column, justify="left" if column in ("task", "lm-eval's backend", "ours") else "right")
-    total_theirs = total_ours = 0.0
+    left = ("task", "lm-eval's backend", "largest difference")
+    for column in (
+        "task", "lm-eval's backend", "s", "MB", "GFLOP/s", "ours: s", "MB", "GFLOP/s", "faster", "less work",
+        "a product", "largest difference",
+    ):  # fmt: skip
+        table.add_column(column, justify="left" if column in left else "right")
+    all_theirs: list[Answers] = []
+    all_ours: list[Answers] = []
     for name in names:
         asked = Job(model, name, items, dtype, None)
         best = fastest(asked, tried)
         ours, theirs = run(asked), run(best)
-        total_ours, total_theirs = total_ours + ours.seconds, total_theirs + theirs.seconds
+        all_ours.append(ours)
+        all_theirs.append(theirs)
         table.add_row(
             name,
             f"{best.dtype}, batch {best.batch_size}",
-            f"{theirs.seconds:.1f}",
-            f"{theirs.peak_rss_bytes / 1e6:.0f}",
-            dtype,
-            f"{ours.seconds:.1f}",
-            f"{ours.peak_rss_bytes / 1e6:.0f}",
-            f"{theirs.seconds / ours.seconds:.1f}x",
+            *figures(theirs),
+            *figures(ours),
+            *ratios([theirs], [ours]),
+            f"{(ours.product_rate + theirs.product_rate) / 2e9:.0f}",
             equality(replace(asked, items=equal, dtype="float32")),
         )
     if names:
-        ratio = f"{total_theirs / total_ours:.1f}x"
-        table.add_row("all", "", f"{total_theirs:.1f}", "", "", f"{total_ours:.1f}", "", ratio, "")
+        seconds = [f"{sum(each.seconds for each in side):.1f}" for side in (all_theirs, all_ours)]
+        table.add_row("all", "", seconds[0], "", "", seconds[1], "", "", *ratios(all_theirs, all_ours), "", "")
     return table
+
+
+def figures(answers: Answers) -> tuple[str, str, str]:
+    """Seconds, peak megabytes, and the rate of its products."""
+    rate = answers.operations / answers.seconds / 1e9
+    return f"{answers.seconds:.1f}", f"{answers.peak_rss_bytes / 1e6:.0f}", f"{rate:.0f}"
+
+
+def ratios(theirs: Sequence[Answers], ours: Sequence[Answers]) -> tuple[str, str]:
+    """How many times less time ours take, and how many times fewer operations."""
+    time_ratio = sum(each.seconds for each in theirs) / sum(each.seconds for each in ours)
+    work_ratio = sum(each.operations for each in theirs) / sum(each.operations for each in ours)
+    return f"{time_ratio:.1f}x", f"{work_ratio:.1f}x"
 
 
 def equality(job: Job) -> str:
@@ -233,7 +280,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=4, help="of WikiText-2, for perplexity; 0 for none")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="of our products")
     given = parser.parse_args()
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(width=None if Console().is_terminal else 180)
     names = [name for name in given.tasks.split(",") if name]
     if names:
         console.print(compare_tasks(given.model, names, given.items, given.equal, given.tried, given.dtype))

@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmquant.cli._calibration import (
+    Budget,
+    BudgetOption,
+    CorpusOption,
+    SamplesOption,
+    SeedOption,
+    SeqLenOption,
+    calibration,
+)
 from slmquant.cli._output import (
     DataOption,
     JsonOption,
@@ -19,11 +28,10 @@ from slmquant.cli._output import (
     print_table,
     progress_bar,
 )
-from slmquant.cli.quantize import Budget
 
 if TYPE_CHECKING:
     from slmquant.api import Artifact
-    from slmquant.formats._base import Placement
+    from slmquant.formats._base import Placement, Written
     from slmquant.progress import Progress
     from slmquant.store.record import CalibrationSpec
 
@@ -47,13 +55,11 @@ def command(
         Path | None,
         typer.Option(help="Write slmquant's own folder, too: what `bench-engine --reference` compares with."),
     ] = None,
-    corpus: Annotated[
-        str | None, typer.Option(help="Calibration corpus.", show_default="WikiText-2's train split if at hand")
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Calibration windows.")] = 128,
-    seq_len: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    budget: Annotated[Budget, typer.Option(help="What methods that learn may spend.")] = Budget.FAST,
+    corpus: CorpusOption = None,
+    samples: SamplesOption = 128,
+    seq_len: SeqLenOption = 512,
+    seed: SeedOption = 0,
+    budget: BudgetOption = Budget.FAST,
     data: DataOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -66,56 +72,57 @@ def command(
         slmquant export smollm2-gptq --format onnx -o model-onnx
     """
     from slmquant import formats
-    from slmquant.calib.corpora import calibration_corpus
     from slmquant.formats._base import Export
-    from slmquant.store.record import CalibrationSpec
 
     fmt = formats.load(format_)  # a wrong name is told before anything is quantized
-    spec = CalibrationSpec(corpus=corpus or calibration_corpus(data), num_samples=samples, seq_len=seq_len, seed=seed)
+    spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
         artifact = _artifact(model, method, scheme, spec, budget, data, progress)
     if keep is not None:
         artifact.save(keep)
     export = Export(artifact.quantized, artifact.tokenizer, artifact.source, artifact.source_sha256)
     written = fmt.write(export, output, otherwise)
-    summary = _summary(written.placements)
     if json:
-        print_json(
-            {
-                "path": str(written.path),
-                "format": written.format,
-                "method": artifact.quantized.method,
-                "scheme": str(artifact.quantized.scheme),
-                "stored_bytes": written.stored_bytes,
-                "types": [asdict(kind) for kind in summary],
-                "substituted": [asdict(each) for each in written.placements if each.reason is not None],
-            }
-        )
-        return
-    if quiet:
-        return
-    for note in artifact.quantized.notes:
-        err_console.print(note, highlight=False)
+        print_json(_facts(written, artifact))
+    elif not quiet:
+        for note in artifact.quantized.notes:
+            err_console.print(note, highlight=False)
+        _print(written, fmt.title)
+
+
+def _facts(written: Written, artifact: Artifact) -> dict[str, object]:
+    return {
+        "path": str(written.path),
+        "format": written.format,
+        "method": artifact.quantized.method,
+        "scheme": str(artifact.quantized.scheme),
+        "stored_bytes": written.stored_bytes,
+        "types": [asdict(kind) for kind in _summary(written.placements)],
+        "substituted": [asdict(each) for each in written.placements if each.reason is not None],
+    }
+
+
+def _print(written: Written, title: str) -> None:
+    """What the file holds, and every weight that is not stored as asked."""
     print_table(
-        f"{written.path}: {fmt.title}, {written.stored_bytes / 1e6:.1f} MB",
+        f"{written.path}: {title}, {written.stored_bytes / 1e6:.1f} MB",
         ("stored as", "asked for", "weights", "share", "MB", "the codes themselves"),
         [
             (
-                k.stored,
-                k.asked,
-                str(k.weights),
-                f"{k.share:.1%}",
-                f"{k.stored_bytes / 1e6:.2f}",
-                "yes" if k.exact else "no",
+                kind.stored,
+                kind.asked,
+                str(kind.weights),
+                f"{kind.share:.1%}",
+                f"{kind.stored_bytes / 1e6:.2f}",
+                "yes" if kind.exact else "no",
             )
-            for k in summary
+            for kind in _summary(written.placements)
         ],
     )
     for each in written.placements:
         if each.reason is not None:
-            console.print(
-                f"{each.name} is {each.stored}, not {each.asked}: {each.reason}", highlight=False, markup=False
-            )
+            remark = f"{each.name} is {each.stored}, not {each.asked}: {each.reason}"
+            console.print(remark, highlight=False, markup=False)
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ def _artifact(
     source: str,
     method: str | None,
     scheme: str | None,
-    calibration: CalibrationSpec,
+    spec: CalibrationSpec,
     budget: Budget,
     data: Path | None,
     progress: Progress,
@@ -172,8 +179,8 @@ def _artifact(
         source,
         method or "gptq",
         scheme or "W4A16g32",
-        calibration=calibration,
-        seed=calibration.seed,
+        calibration=spec,
+        seed=spec.seed,
         budget=budget.value,
         data_dir=data,
         progress=progress,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from slmquant.cli._calibration import (
+    Budget,
+    BudgetOption,
+    CorpusOption,
+    SamplesOption,
+    SeedOption,
+    SeqLenOption,
+    calibration,
+)
 from slmquant.cli._output import DataOption, JsonOption, QuietOption, console, err_console, print_json, progress_bar
-
-
-class Budget(str, Enum):
-    """What learning may cost: two cores, or the authors' setting."""
-
-    FAST = "fast"
-    PAPER = "paper"
 
 
 def command(
@@ -23,13 +24,11 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     method: Annotated[str, typer.Option(help="A method, or a combination a+b.")] = "gptq",
     scheme: Annotated[str, typer.Option(help="A scheme name.")] = "W4A16g64",
-    corpus: Annotated[
-        str | None, typer.Option(help="Calibration corpus.", show_default="WikiText-2's train split if at hand")
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Calibration windows.")] = 128,
-    seq_len: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    budget: Annotated[Budget, typer.Option(help="What methods that learn may spend.")] = Budget.FAST,
+    corpus: CorpusOption = None,
+    samples: SamplesOption = 128,
+    seq_len: SeqLenOption = 512,
+    seed: SeedOption = 0,
+    budget: BudgetOption = Budget.FAST,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     data: DataOption = None,
     json: JsonOption = False,
@@ -43,17 +42,13 @@ def command(
         slmquant quantize ./my-model --method smoothquant --scheme W8A8 -o my-model-w8a8
     """
     from slmquant import api
-    from slmquant.calib.corpora import calibration_corpus
-    from slmquant.store.record import CalibrationSpec
 
-    chosen = corpus or calibration_corpus(data)
-    calibration = CalibrationSpec(corpus=chosen, num_samples=samples, seq_len=seq_len, seed=seed)
     with progress_bar(quiet) as progress:
         artifact = api.quantize(
             model,
             method,
             scheme,
-            calibration=calibration,
+            calibration=calibration(corpus, samples, seq_len, seed, data),
             device=device,
             seed=seed,
             budget=budget.value,

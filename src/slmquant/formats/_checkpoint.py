@@ -27,7 +27,7 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats._base import Export, Placement, Written, settle
-from slmquant.formats._placements import Entry, entries
+from slmquant.formats._placements import Entry, entries, run_time_refusal
 from slmquant.quantization import QuantizedModel
 from slmquant.schemes import Scheme
 
@@ -103,7 +103,11 @@ class Checkpoint:
 
     def refusal(self, quantized: QuantizedModel) -> str | None:
         """Numbers that the layout cannot say, work done at run time, or linears that no loader looks for."""
-        return self.layout.refusal(quantized.scheme) or _run_time_refusal(quantized) or _structure_refusal(quantized)
+        return (
+            self.layout.refusal(quantized.scheme)
+            or run_time_refusal(quantized, "what loads such a folder")
+            or _structure_refusal(quantized)
+        )
 
     def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> tuple[Placement, ...]:
         """How each weight would be stored.
@@ -229,16 +233,6 @@ def ragged(weight: QuantizedTensor) -> str | None:
 def no_side(weight: QuantizedTensor) -> str | None:
     """Why a branch in 16 bits cannot be said; None where there is none."""
     return None if weight.side is None else "it has a branch in 16 bits beside its codes"
-
-
-def _run_time_refusal(quantized: QuantizedModel) -> str | None:
-    if quantized.online:
-        return f"{quantized.method} rotates while the model runs, which no engine that loads this does"
-    if quantized.scheme.kv is not None:
-        return "keys and values get a scale for each token here, and calibrated ones there; drop the KV part"
-    if any(weight.side is not None for weight in quantized.weights.values()):
-        return f"{quantized.method} keeps branches in 16 bits beside the codes, which no engine that loads this adds"
-    return None
 
 
 def _structure_refusal(quantized: QuantizedModel) -> str | None:

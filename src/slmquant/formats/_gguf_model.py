@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.formats import _gguf_architectures, _gguf_metadata
 from slmquant.formats._gguf_architectures import ARCHITECTURES, Architecture, row_order
+from slmquant.formats._placements import run_time_refusal
 from slmquant.model.quantized import Linear, QuantizedLinear, weight_at
 from slmquant.quantization import QuantizedModel
 
@@ -103,14 +104,9 @@ def refusal_of(quantized: QuantizedModel) -> str | None:
             f"{scheme} rounds activations; llama.cpp rounds them in a way of its own, to 8 bits in blocks of 32, "
             "so the file would compute something else; use a scheme with A16"
         )
-    if scheme.kv is not None:
-        return f"{scheme} rounds the key-value cache; llama.cpp has cache types of its own; use a scheme without KV"
-    if quantized.online:
-        return f"{quantized.method} rotates while the model runs, which no graph of llama.cpp does"
-    if any(weight.side is not None for weight in quantized.weights.values()):
-        return f"{quantized.method} keeps a branch in 16 bits beside the codes, which no graph of llama.cpp adds"
     return (
-        _gguf_architectures.refusal_of(config)
+        run_time_refusal(quantized, "llama.cpp")
+        or _gguf_architectures.refusal_of(config)
         or _gguf_metadata.rope_refusal(config)
         or _gguf_metadata.window_refusal(config)
         or _structure_refusal(quantized.model, ARCHITECTURES[config.model_type])

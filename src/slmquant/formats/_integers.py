@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,8 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import Integers
 from slmquant.core.scales import Plain
 from slmquant.formats._checkpoint import no_side, ragged
+from slmquant.formats._placements import describe
+from slmquant.schemes import Scheme
 
 _PRECISION = 2**-11
 """What rounding to a normal float16 changes a number by, relative to it, at most."""
@@ -24,6 +26,25 @@ class Counted(NamedTuple):
     codes: UInt8[Tensor, "out in"]
     zeros: UInt8[Tensor, "out groups"]
     scales: Float16[Tensor, "out groups"]
+
+
+class WordLayout:
+    """What the layouts of GPTQ and AWQ share: integer weights in 32-bit words, and 16-bit activations."""
+
+    def refusal(self, scheme: Scheme) -> str | None:
+        """Weights alone are packed."""
+        if scheme.activations is not None:
+            return f"{scheme} rounds activations, which this layout cannot say; use compressed_tensors, or A16"
+        return None
+
+    def stored(self, weight: QuantizedTensor, scheme: Scheme) -> str:
+        """The numbers themselves."""
+        del scheme
+        return describe(weight)
+
+    def packs(self, parts: Mapping[str, Tensor]) -> bool:
+        """A packed weight has codes and scales; one alone is damage, and packed all the same."""
+        return "qweight" in parts or "scales" in parts
 
 
 def misfit(weight: QuantizedTensor, bits: Collection[int]) -> str | None:

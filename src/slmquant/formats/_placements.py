@@ -1,4 +1,4 @@
-"""The weights of a quantized model one by one, and what a scheme asked of each, in words."""
+"""What all formats ask of a quantized model: its weights one by one, and what it does that is no weight."""
 
 from __future__ import annotations
 
@@ -37,6 +37,23 @@ class Entry:
     def asked(self) -> str:
         """What the scheme asked for."""
         return SIXTEEN_BITS if self.quantized is None else describe(self.quantized)
+
+
+def run_time_refusal(quantized: QuantizedModel, engine: str) -> str | None:
+    """What a model does while it runs, activations aside, that `engine` does not do; None where there is nothing.
+
+    A cache in fewer bits, online rotations, branches beside the codes.
+    """
+    if quantized.scheme.kv is not None:
+        return (
+            f"{quantized.scheme} rounds the key-value cache with a scale for each token, which {engine} does not do; "
+            "drop the KV part"
+        )
+    if quantized.online:
+        return f"{quantized.method} rotates while the model runs, which {engine} does not do"
+    if any(weight.side is not None for weight in quantized.weights.values()):
+        return f"{quantized.method} keeps a branch in 16 bits beside the codes, which {engine} does not add"
+    return None
 
 
 def entries(quantized: QuantizedModel) -> Iterator[Entry]:

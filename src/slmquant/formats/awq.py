@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,8 +27,7 @@ from slmquant.core import groups
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.pack import pack, unpack
 from slmquant.formats._checkpoint import Checkpoint
-from slmquant.formats._integers import counted, misfit
-from slmquant.formats._placements import describe
+from slmquant.formats._integers import WordLayout, counted, misfit
 from slmquant.schemes import Scheme
 
 _BITS = 4
@@ -45,15 +43,8 @@ class _Settings(BaseModel):
     version: Literal["gemm"] = "gemm"
 
 
-@dataclass(frozen=True)
-class _Awq:
+class _Awq(WordLayout):
     method = "awq"
-
-    def refusal(self, scheme: Scheme) -> str | None:
-        """Weights alone are packed."""
-        if scheme.activations is not None:
-            return f"{scheme} rounds activations, which this layout cannot say; use compressed_tensors, or A16"
-        return None
 
     def misfit(self, weight: QuantizedTensor) -> str | None:
         """Integers of 4 bits in whole groups, and whole words of outputs."""
@@ -61,11 +52,6 @@ class _Awq:
         if outputs % len(_ORDER):
             return f"its {outputs} outputs are no multiple of {len(_ORDER)}"
         return misfit(weight, (_BITS,))
-
-    def stored(self, weight: QuantizedTensor, scheme: Scheme) -> str:
-        """The numbers themselves."""
-        del scheme
-        return describe(weight)
 
     def encode(self, weight: QuantizedTensor, scheme: Scheme, input_scale: float | None) -> dict[str, Tensor]:
         """The three tensors."""
@@ -84,10 +70,6 @@ class _Awq:
             "version": "gemm",
             "modules_to_not_convert": list(left_out),
         }
-
-    def packs(self, parts: Mapping[str, Tensor]) -> bool:
-        """A packed weight has codes and scales; one alone is damage, and packed all the same."""
-        return "qweight" in parts or "scales" in parts
 
     def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
         """`scale · (code − zero point)`."""

@@ -21,7 +21,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -31,8 +30,7 @@ from torch import Tensor
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.pack import pack, unpack
 from slmquant.formats._checkpoint import Checkpoint
-from slmquant.formats._integers import counted, misfit
-from slmquant.formats._placements import describe
+from slmquant.formats._integers import WordLayout, counted, misfit
 from slmquant.schemes import Scheme
 
 _BITS = (2, 3, 4, 8)
@@ -48,15 +46,8 @@ class _Settings(BaseModel):
     checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
 
 
-@dataclass(frozen=True)
-class _Gptq:
+class _Gptq(WordLayout):
     method = "gptq"
-
-    def refusal(self, scheme: Scheme) -> str | None:
-        """Weights alone are packed."""
-        if scheme.activations is not None:
-            return f"{scheme} rounds activations, which this layout cannot say; use compressed_tensors, or A16"
-        return None
 
     def misfit(self, weight: QuantizedTensor) -> str | None:
         """Integers of 2, 3, 4 or 8 bits in whole groups, and whole words of codes along both sides."""
@@ -67,11 +58,6 @@ class _Gptq:
                 multiple = _WORD if weight.bits == 3 else _WORD // weight.bits
                 return f"its {size} {side} are no multiple of {multiple}"
         return None
-
-    def stored(self, weight: QuantizedTensor, scheme: Scheme) -> str:
-        """The numbers themselves."""
-        del scheme
-        return describe(weight)
 
     def encode(self, weight: QuantizedTensor, scheme: Scheme, input_scale: float | None) -> dict[str, Tensor]:
         """The four tensors."""
@@ -102,10 +88,6 @@ class _Gptq:
             "pack_dtype": "int32",
             **({"dynamic": {f"-:^{re.escape(name)}$": {} for name in blocks}} if blocks else {}),
         }
-
-    def packs(self, parts: Mapping[str, Tensor]) -> bool:
-        """A packed weight has codes and scales; one alone is damage, and packed all the same."""
-        return "qweight" in parts or "scales" in parts
 
     def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
         """`scale · (code − zero point)`, in whatever order `g_idx` has the groups."""

@@ -25,12 +25,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.files import atomic_dir
+from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats._base import Export, Placement, Written, settle
 from slmquant.formats._onnx_blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
 from slmquant.formats._onnx_builder import GRAPH, architecture_refusal, plain_model, write_float_graph
 from slmquant.formats._onnx_rewrite import Matrix, Rewriting, initializers, save, stored_of
-from slmquant.formats._placements import Entry, entries
+from slmquant.formats._placements import Entry, entries, run_time_refusal
 from slmquant.quantization import QuantizedModel
 
 _FACTS = "slmquant"
@@ -76,13 +76,7 @@ class Onnx:
                 "ONNX Runtime rounds the inputs of MatMulNBits to 8-bit integers, with scales found while running, or "
                 f"not at all; not to {scheme.activations.name}{'-static' if scheme.activations.static else ''}"
             )
-        if quantized.kv_bits is not None:
-            return "ONNX Runtime does not round the key-value cache as it was evaluated"
-        if quantized.online:
-            return "rotations that are done while the model runs have no operator in the graph"
-        if any(weight.side is not None for weight in quantized.weights.values()):
-            return "weights with a branch in 16 bits have no operator in the graph"
-        return architecture_refusal(quantized)
+        return run_time_refusal(quantized, "ONNX Runtime") or architecture_refusal(quantized)
 
     def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
         """How each weight would be stored; `otherwise` is `f16` or `int8` (rounded anew in groups of 32)."""
@@ -123,8 +117,7 @@ class Onnx:
             for file in floats.iterdir():
                 if not file.name.startswith(GRAPH):
                     shutil.copy(file, folder / file.name)
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        return Written(path, "onnx", size, placements)
+        return Written(path, "onnx", folder_bytes(path), placements)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         """Module name → float32 weight; see `_base.Format.read`."""

@@ -3,8 +3,7 @@
 The graph is traced from the transformers model and keeps its cache in states of its own, as GenAI expects. Weights
 are constants of 2, 4 or 8 bits that the CPU plugin multiplies without unpacking; nothing is rounded a second time. A
 scale takes 16 bits where those say it exactly, else 32. (OpenVINO's table of NF4 differs from ours by up to 2e-7 of a
-scale.) A tied embedding lies in the file once. Matrices that a
-scheme leaves alone are float16, vectors float32.
+scale.) A tied embedding lies in the file once. Matrices that a scheme leaves alone are float16, vectors float32.
 
 OpenVINO on its own initiative rounds activations to 8 bits (in groups of 32) and the cache to 8 bits, neither of
 which was evaluated. The file therefore carries runtime options that say no to both, and that every runtime reads
@@ -25,14 +24,14 @@ import torch
 from torch import Tensor
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.files import atomic_dir
+from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats import _openvino_layout as layout
 from slmquant.formats._base import Export, Placement, Written, settle
 from slmquant.formats._openvino_constants import Stored, read_weights, replace_constants_
 from slmquant.formats._openvino_layout import Part
 from slmquant.formats._openvino_package import GRAPH, import_openvino, open_graph
 from slmquant.formats._openvino_trace import cache_refusal, trace
-from slmquant.formats._placements import Entry, entries
+from slmquant.formats._placements import Entry, entries, run_time_refusal
 from slmquant.quantization import QuantizedModel
 
 if TYPE_CHECKING:
@@ -71,13 +70,7 @@ class OpenVino:
                 f"OpenVINO does not round activations to {scheme.activations.name} as it was evaluated: its own "
                 "dynamic quantization has scales for groups of channels"
             )
-        if quantized.kv_bits is not None:
-            return "OpenVINO does not round the key-value cache as it was evaluated"
-        if quantized.online:
-            return "rotations that are done while the model runs are not written to the graph"
-        if any(weight.side is not None for weight in quantized.weights.values()):
-            return "weights with a branch in 16 bits are not written to the graph"
-        return cache_refusal(quantized.model)
+        return run_time_refusal(quantized, "OpenVINO") or cache_refusal(quantized.model)
 
     def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
         """How each weight would be stored; `otherwise` is `f16`, `f32` (exact) or `i8` (rounded anew, per channel)."""
@@ -102,8 +95,7 @@ class OpenVino:
             if (generation := quantized.model.generation_config) is not None:
                 generation.save_pretrained(folder)
             export.tokenizer.save_pretrained(folder)
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        return Written(path, "openvino", size, placements)
+        return Written(path, "openvino", folder_bytes(path), placements)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         """Module name → float32 weight; see `_base.Format.read`."""
