@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from slmquant import api
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
-from slmquant.engines._base import Engine, OpenOptions, Session
+from slmquant.engines._base import Chooses, Engine, OpenOptions, Session
 from slmquant.formats._base import Export, Format
 
 WINDOW, ROUNDS, STEPS = 512, 15, 32
@@ -148,7 +148,7 @@ def decode_rates(
             session.feed(tokens[:16])
             started = time.perf_counter()
             for token in tokens[16 : 16 + STEPS]:
-                session.feed([token])
+                session.choose([token]) if isinstance(session, Chooses) else session.feed([token])
             seconds[name].append((time.perf_counter() - started) / STEPS)
     for session in sessions.values():
         session.close()

@@ -54,6 +54,20 @@ def test_the_graph_is_the_same(tmp_path: Path, name: str) -> None:
     session.close()
 
 
+def test_what_it_chooses_is_the_most_probable_token_of_the_logits(tmp_path: Path) -> None:
+    made = quantized("llama")
+    Gguf("F32").write(export(made), tmp_path / "model.gguf")
+    session = ENGINE.open(tmp_path / "model.gguf", OPTIONS)
+    first, *others = tokens(made)
+
+    chosen = [session.choose([first]), *(session.choose([token]) for token in others)]
+    session.reset()
+    logits = session.feed([first, *others], every=True)
+
+    assert chosen == logits.argmax(axis=1).tolist()
+    session.close()
+
+
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,19 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give memory back; the session is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Chooses(Protocol):
+    """What a session has besides where its engine chooses tokens by itself, so that no row of logits leaves it."""
+
+    def choose(self, tokens: Sequence[int]) -> int:
+        """Append `tokens` as `feed` does, and return the most probable next token.
+
+        Raises:
+            ValueError: The sequence would outgrow `OpenOptions.context`.
+        """
         ...
 
 

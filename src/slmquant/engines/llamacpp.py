@@ -3,7 +3,8 @@
 Activations are rounded by llama.cpp itself: to 8 bits in blocks of 32 before products with integer codes, to float16
 before float16 weights; keys and values are cached in float16. That is what a user of the file gets, so it is left on.
 
-cyllama hands logits over as Python lists, which takes some 1.5 ms a row of 49,152, and this is part of every step.
+cyllama hands logits over as Python lists, which takes some 1.5 ms a row of 49,152; a decoding step, whose token
+llama.cpp's own sampler chooses, does not pay that.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,8 @@ class LlamaCppSession:
             self._context = bound.LlamaContext(self._model, context)
         except (ValueError, RuntimeError, MemoryError, OSError) as error:
             raise ModelError(f"llama.cpp cannot load {artifact.name}: {_last_words(error)}") from error
+        self._greedy = bound.LlamaSampler(bound.LlamaSamplerChainParams())
+        self._greedy.add_greedy()
         self._batch = bound.LlamaBatch(n_tokens=_BATCH, embd=0, n_seq_max=1)
         self._longest, self._length = options.context, 0
         self._vocab = int(self._model.n_vocab)
@@ -122,17 +125,33 @@ class LlamaCppSession:
             ValueError: No tokens, or more than the context holds.
             ModelError: llama.cpp failed.
         """
+        logits = np.empty((len(tokens) if every else 1, self._vocab), np.float32)
+        for start, wanted in self._run(tokens, every):
+            for place in wanted:
+                logits[start + place if every else 0] = self._context.get_logits_ith(place)
+        return logits
+
+    def choose(self, tokens: Sequence[int]) -> int:
+        """Append `tokens`; the most probable next one, by llama.cpp's own sampler. It does not look for NaN.
+
+        Raises:
+            ValueError: No tokens, or more than the context holds.
+            ModelError: llama.cpp failed.
+        """
+        for _ in self._run(tokens, every=False):
+            pass
+        return int(self._greedy.sample(self._context, -1))
+
+    def _run(self, tokens: Sequence[int], every: bool) -> Iterator[tuple[int, range]]:
+        """Compute piece by piece; where each piece begins, and which of its places have logits now."""
         if not tokens or self._length + len(tokens) > self._longest:
             raise ValueError(f"{len(tokens)} tokens after {self._length} do not fit a context of {self._longest}")
-        logits = np.empty((len(tokens) if every else 1, self._vocab), np.float32)
         for start in range(0, len(tokens), _BATCH):
             piece = tokens[start : start + _BATCH]
             is_last = start + len(piece) == len(tokens)
             wanted = range(0 if every else len(piece) - 1 if is_last else len(piece), len(piece))
             self._decode(piece, wanted)
-            for place in wanted:
-                logits[start + place if every else 0] = self._context.get_logits_ith(place)
-        return logits
+            yield start, wanted
 
     def _decode(self, piece: Sequence[int], wanted: range) -> None:
         self._batch.clear()
@@ -146,6 +165,7 @@ class LlamaCppSession:
 
     def close(self) -> None:
         """Give memory back."""
+        self._greedy.close()
         self._batch.close()
         self._context.close()
         self._model.close()

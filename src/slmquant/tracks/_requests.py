@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from slmquant import engines
-from slmquant.engines._base import OpenOptions, Session
+from slmquant.engines._base import Chooses, OpenOptions, Session
 from slmquant.errors import NumericalError, RefusedError
 from slmquant.tracks._limits import MachineLimits, measure_limits
 from slmquant.tracks._meters import (
@@ -250,7 +250,9 @@ def _prompt(vocab: int, length: int) -> list[int]:
 
 
 def _next(session: Session, tokens: list[int]) -> int:
-    """Feed, and choose the most probable token."""
+    """Feed, and choose the most probable token, by the engine's own means where it has them."""
+    if isinstance(session, Chooses):
+        return session.choose(tokens)
     last = session.feed(tokens)[-1]
     best = int(last.argmax())
     if not np.isfinite(last[best]):  # argmax stops at a NaN
