@@ -15,8 +15,7 @@ are counted on both sides, and "less work" is the quotient of the products they 
 left out of both). What is lost against it is in the rates at which the two get through their work, which stand beside
 it with that of a plain bfloat16 product, measured in between.
 
-Perplexity and divergence are set against the rate of a plain bfloat16 matrix product of this machine, in operations
-that the model must do: linears, causal attention, one head for perplexity and two for divergence.
+Perplexity and divergence have a table of their own; see `text_speed.py`.
 """
 
 from __future__ import annotations
@@ -26,22 +25,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
+import text_speed
 import torch
-from machine import product_rate
+from machine import operations_per_token, product_rate
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
 from slmquant.files import cache_dir
-from slmquant.model.head import OutputHead
 from slmquant.model.loading import load
 from slmquant.model.quantized import multiply_in_
 from slmquant.progress import Progress, Silent
 from slmquant.runs.environment import usable_cores
 from slmquant.runs.process import Failure, run_isolated
-from slmquant.store.record import TaskSpec
 from slmquant.tasks._base import EvalContext
 from slmquant.tracks._meters import peak_rss_bytes
 
@@ -87,8 +84,8 @@ class Counter:
     """Counts the tokens that a model's body is given, and the rows that its head makes logits of."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._body = operations_per_token(model, window=0, heads=0)
-        self._head = 2.0 * model.get_output_embeddings().weight.numel()
+        work = operations_per_token(model, window=0)
+        self._body, self._head = work.linears, work.head
         self.operations = 0.0
         model.get_input_embeddings().register_forward_pre_hook(self._count_body)
         model.register_forward_pre_hook(self._count_head, with_kwargs=True)
@@ -218,59 +215,7 @@ def equality(job: Job) -> str:
     return f"{apart:.1e} of {len(ours)} in float32" + (f", {verdicts} verdicts differ" if verdicts else "")
 
 
-def operations_per_token(model: torch.nn.Module, window: int, heads: int) -> float:
-    """Multiplications and additions that a token of a window takes: linears, causal attention, heads."""
-    config = model.config.get_text_config()
-    head = model.get_output_embeddings()
-    linears = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
-    width = config.num_attention_heads * (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
-    attention = config.num_hidden_layers * width * (window + 1)  # two products over half of the window on average
-    return 2.0 * (linears + attention + heads * head.weight.numel())
-
-
-@dataclass(frozen=True)
-class TextJob:
-    """Perplexity and divergence of some windows."""
-
-    model: str
-    windows: int
-    dtype: str
-    scratch: Path
-
-
-def measure_text(job: TextJob, progress: Progress) -> list[tuple[str, float, float, int, float]]:
-    """For both: name, seconds, operations per second, peak bytes, and the machine's own rate right before."""
-    from slmquant import tasks
-
-    torch.set_num_threads(usable_cores())
-    loaded = load(job.model)
-    head = OutputHead(loaded.model)
-    plain = operations_per_token(loaded.model, 2048, heads=1), operations_per_token(loaded.model, 2048, heads=2)
-    dtype = getattr(torch, job.dtype)
-    multiply_in_(loaded.model, dtype)
-    head.hidden(torch.zeros(1, 512, dtype=torch.long))
-    context = EvalContext(
-        loaded.model, dtype, loaded.tokenizer, loaded.sha256, job.scratch, is_reference=True, progress=progress
-    )
-    spec = TaskSpec(name="wikitext2", limit=job.windows)
-    rows = []
-    for name, operations, asked in (
-        ("perplexity", plain[0], context),
-        ("perplexity and divergence", plain[1], replace(context, is_reference=False)),
-    ):
-        rate = product_rate()
-        started = time.perf_counter()
-        tasks.resolve(spec).run(asked, spec)
-        seconds = time.perf_counter() - started
-        rows.append((name, seconds, job.windows * 2048 * operations / seconds, peak_rss_bytes(), rate))
-    return rows
-
-
 def main() -> None:
-    import tempfile
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated; empty for none")
@@ -285,20 +230,7 @@ def main() -> None:
     if names:
         console.print(compare_tasks(given.model, names, given.items, given.equal, given.tried, given.dtype))
     if given.windows:
-        with tempfile.TemporaryDirectory() as scratch:
-            job = TextJob(given.model, given.windows, given.dtype, Path(scratch))
-            rows = run_isolated(measure_text, job, Silent())
-        if isinstance(rows, Failure):
-            raise SystemExit(rows.reason)
-        table = Table(title=f"{given.model}: WikiText-2, {given.windows} windows of 2048, {given.dtype}")
-        for column in ("measured", "s", "GFLOP/s", "a plain product", "share", "peak MB"):
-            table.add_column(column, justify="left" if column == "measured" else "right")
-        for name, seconds, rate, peak, machine in rows:
-            share = f"{rate / machine:.0%}"
-            table.add_row(
-                name, f"{seconds:.1f}", f"{rate / 1e9:.0f}", f"{machine / 1e9:.0f}", share, f"{peak / 1e6:.0f}"
-            )
-        console.print(table)
+        console.print(text_speed.table(given.model, given.windows, given.dtype))
 
 
 if __name__ == "__main__":

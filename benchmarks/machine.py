@@ -1,10 +1,33 @@
-"""What this machine can do: the yardstick of the benchmarks beside this file."""
+"""What this machine can do, and what a model asks of it: the yardsticks of the benchmarks beside this file."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Multiplications and additions that a token takes."""
+
+    linears: float
+    attention: float
+    head: float
+
+
+def operations_per_token(model: PreTrainedModel, window: int) -> Operations:
+    """What a token of a window takes on average: linears of the blocks, causal attention, one row of logits."""
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    linears = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    attention = config.num_hidden_layers * width * (window + 1)  # two products over half of the window on average
+    return Operations(2.0 * linears, 2.0 * attention, 2.0 * head.weight.numel())
 
 
 def product_rate(size: int = 2048, seconds: float = 2.0) -> float:

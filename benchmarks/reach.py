@@ -11,7 +11,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Contest:
     full: tuple[str, Format]
     ours: Format
     entries: Sequence[str]
-    theirs: Callable[[Export, Path, Path], Sequence[Artifact]]
+    theirs: Callable[[Export, Path, Path], Iterable[Artifact]]
     weight_bytes: Callable[[Path], int]
 
 

@@ -1,0 +1,179 @@
+"""Perplexity and divergence of WikiText-2, set against what this machine can do at most.
+
+The yardstick is a plain bfloat16 matrix product. Operations are those that the model must do: linears, causal
+attention, heads. The full-precision model is run once with one head, and over its first windows again with two for the
+noise floor of divergences; every other cell is run once, with a head of its own and one of the full-precision model.
+
+Not all of it is done in bfloat16. Attention and heads are float32, since rounded logits would put a floor under every
+divergence. "Bound" is what would be reached if linears ran at the rate of the bfloat16 product, attention and heads at
+the rates that they have here by themselves in the shapes of this model, and everything else (norms, rotary embedding,
+activations, log-sums) took no time. Attention in bfloat16 stands beside it.
+
+    python benchmarks/text_speed.py --windows 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from machine import Operations, operations_per_token, product_rate
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from slmquant import tasks
+from slmquant.model.head import OutputHead
+from slmquant.model.loading import load
+from slmquant.model.quantized import multiply_in_
+from slmquant.progress import Progress, Silent
+from slmquant.runs.environment import usable_cores
+from slmquant.runs.process import Failure, run_isolated
+from slmquant.store.record import TaskSpec
+from slmquant.tasks._base import EvalContext
+from slmquant.tasks._noise_floor import NOISE_FLOOR_WINDOWS
+from slmquant.tasks._perplexity import logit_rows
+from slmquant.tracks._meters import peak_rss_bytes
+
+WINDOW = 2048
+SECONDS = 2.0
+"""How long each rate is measured."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """So many windows in a dtype."""
+
+    model: str
+    windows: int
+    dtype: str
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Operations per second of each part by itself, in the shapes of the model."""
+
+    product: float
+    attention: float
+    attention_bfloat16: float
+    head: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of the two runs."""
+
+    name: str
+    seconds: float
+    operations: float
+    bound_seconds: float
+    peak_rss_bytes: int
+    rates: Rates
+
+
+def measure(job: Job, progress: Progress) -> list[Row]:
+    """The full-precision model, then a cell that is compared with it."""
+    torch.set_num_threads(usable_cores())
+    loaded = load(job.model)
+    work = operations_per_token(loaded.model, WINDOW)
+    rates = part_rates(loaded.model, work)
+    dtype = getattr(torch, job.dtype)
+    multiply_in_(loaded.model, dtype)
+    OutputHead(loaded.model).hidden(torch.zeros(1, 512, dtype=torch.long))
+    reference = EvalContext(
+        loaded.model, dtype, loaded.tokenizer, loaded.sha256, job.scratch, is_reference=True, progress=progress
+    )
+    spec = TaskSpec(name="wikitext2", limit=job.windows)
+    floor = min(job.windows, NOISE_FLOOR_WINDOWS)
+    rows = []
+    for name, context, bodies, heads in (
+        ("full precision, with its noise floor", reference, job.windows + floor, job.windows + 2 * floor),
+        ("perplexity and divergence of a cell", replace(reference, is_reference=False), job.windows, 2 * job.windows),
+    ):
+        started = time.perf_counter()
+        tasks.resolve(spec).run(context, spec)
+        seconds = time.perf_counter() - started
+        operations = WINDOW * (bodies * (work.linears + work.attention) + heads * work.head)
+        bound = WINDOW * (
+            bodies * (work.linears / rates.product + work.attention / rates.attention) + heads * work.head / rates.head
+        )
+        rows.append(Row(name, seconds, operations, bound, peak_rss_bytes(), rates))
+    return rows
+
+
+@torch.inference_mode()
+def part_rates(model: PreTrainedModel, work: Operations) -> Rates:
+    """How fast this machine does each part alone."""
+    config = model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    operations = WINDOW * work.attention / config.num_hidden_layers
+    states = [torch.randn(1, heads, WINDOW, size) for _ in range(3)]
+    halves = [each.bfloat16() for each in states]
+    weight = model.get_output_embeddings().weight.float()
+    rows = torch.randn(logit_rows(len(weight)), weight.shape[1])
+    block = torch.empty(len(rows), len(weight))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return Rates(
+        product=product_rate(),
+        attention=rate(lambda: attend(*states, is_causal=True), operations),
+        attention_bfloat16=rate(lambda: attend(*halves, is_causal=True), operations),
+        head=rate(lambda: torch.mm(rows, weight.T, out=block), len(rows) * work.head),
+    )
+
+
+def rate(run: Callable[[], object], operations: float) -> float:
+    """Operations per second of something repeated."""
+    run()
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < SECONDS:
+        run()
+        count += 1
+    return count * operations / (time.perf_counter() - started)
+
+
+def table(model: str, windows: int, dtype: str) -> Table:
+    """Both runs, in a process of their own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = run_isolated(measure, Job(model, windows, dtype, Path(scratch)), Silent())
+    if isinstance(rows, Failure):
+        raise SystemExit(rows.reason)
+    rates = rows[0].rates
+    found = Table(
+        title=f"{model}: WikiText-2, {windows} windows of {WINDOW}, {dtype}",
+        caption="GFLOP/s of the parts by themselves: "
+        f"bfloat16 product {rates.product / 1e9:.0f}, float32 head {rates.head / 1e9:.0f}, "
+        f"attention {rates.attention / 1e9:.0f} in float32 and {rates.attention_bfloat16 / 1e9:.0f} in bfloat16",
+    )
+    for column in ("measured", "s", "GFLOP/s", "of the product's rate", "bound", "peak MB"):
+        found.add_column(column, justify="left" if column == "measured" else "right")
+    for row in rows:
+        found.add_row(
+            row.name,
+            f"{row.seconds:.1f}",
+            f"{row.operations / row.seconds / 1e9:.0f}",
+            f"{row.operations / row.seconds / rates.product:.0%}",
+            f"{row.operations / row.bound_seconds / rates.product:.0%}",
+            f"{row.peak_rss_bytes / 1e6:.0f}",
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
+    parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="of our products")
+    given = parser.parse_args()
+    console = Console(width=None if Console().is_terminal else 180)
+    console.print(table(given.model, given.windows, given.dtype))
+
+
+if __name__ == "__main__":
+    main()
