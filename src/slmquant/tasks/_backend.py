@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from math import ceil
 
 import torch
 from lm_eval.api.instance import Instance
@@ -30,6 +31,10 @@ __all__ = ["ContextLM"]
 
 _BATCH_TOKENS = 512
 """Tokens of a forward pass, padding included: full speed on a CPU, and few enough that lengths differ little."""
+_BLOCKS_TOGETHER = 4
+"""Blocks of logits that are computed in a row, so that the last, which may be small, is one of several."""
+_REMEMBERED_TEXTS = 64
+"""Texts whose tokens are kept: lm-eval asks for those of a context again with every option."""
 _DEFAULT_CONTEXT_TOKENS = 2048
 _UNLIMITED_TOKENS = 10**29
 """What a tokenizer without a limit says is more than this."""
@@ -46,6 +51,43 @@ class _Scored:
     targets: tuple[int, ...]
 
 
+class _Asked:
+    """Hidden states that predict something, batch after batch, and what is asked of each.
+
+    Attributes:
+        count: How many states there are.
+        index: For each token that is asked about, the number of the state that predicts it.
+        targets: The token.
+        owners: The request whose continuation it is part of.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.index: list[int] = []
+        self.targets: list[int] = []
+        self.owners: list[int] = []
+        self._states: list[Tensor] = []
+
+    def add(self, batch: Batch, hidden: Tensor, inputs: Mapping[Tokens, list[_Scored]]) -> None:
+        """Take what is asked of one batch, whose states have the shape `(trees, nodes, hidden)`; none comes twice."""
+        where: list[tuple[int, int]] = []  # (tree, node) of each state that predicts
+        for row, (tree, members) in enumerate(zip(batch.trees, batch.inputs, strict=True)):
+            for tokens, path in zip(members, tree.paths, strict=True):
+                for continuation in inputs[tokens]:
+                    size = len(continuation.targets)
+                    where += [(row, node) for node in path[-size:]]
+                    self.targets += continuation.targets
+                    self.owners += [continuation.request] * size
+        number = {place: self.count + index for index, place in enumerate(sorted(set(where)))}
+        self.index += [number[place] for place in where]
+        self._states.append(hidden[tuple(torch.tensor(list(number)).T)])
+        self.count += len(number)
+
+    def joined(self) -> Tensor:
+        """All states, `(count, hidden)`."""
+        return torch.cat(self._states)
+
+
 class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     """An `EvalContext` as a language model that lm-eval can ask.
 
@@ -59,6 +101,13 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         self._context, self._name = context, name
         self._head = OutputHead(context.model)
         self.tokenizer = context.tokenizer
+
+        @lru_cache(maxsize=_REMEMBERED_TEXTS)
+        def encode(string: str, add_special_tokens: bool) -> Tokens:
+            ids = context.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
+            return tuple(ids)
+
+        self._encode = encode
 
     @property
     def eot_token_id(self) -> int:
@@ -86,8 +135,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         if add_special_tokens is None:
             has_bos = string.startswith(str(self.tokenizer.decode(self.prefix_token_id)))
             add_special_tokens = not has_bos
-        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
-        return ids
+        return list(self._encode(string, add_special_tokens))
 
     def loglikelihood(self, requests: list[Instance]) -> list[Answer]:
         """One answer per (context, continuation)."""
@@ -126,13 +174,17 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     ) -> list[Answer]:
         """One answer per (_, context ids, continuation ids)."""
         inputs = self._distinct_inputs(requests)
-        answers: list[Answer | None] = [None] * len(requests)
+        answers: dict[int, Answer] = {}
+        enough = _BLOCKS_TOGETHER * logit_rows(self._vocab)
+        asked = _Asked()
         self._context.progress.start(f"{self._name}: answers", len(requests))
         for batch, hidden in self._run(list(inputs), {ids: _first_scored(ids, inputs[ids]) for ids in inputs}):
-            for request, answer in self._score(batch, hidden, inputs):
-                answers[request] = answer
-                self._context.progress.advance()
-        return [answer for answer in answers if answer is not None]
+            asked.add(batch, hidden, inputs)
+            if asked.count >= enough:
+                answers |= self._score(asked)
+                asked = _Asked()
+        answers |= self._score(asked)
+        return [answers[request] for request in range(len(requests))]
 
     def _distinct_inputs(self, requests: Sequence[tuple[object, list[int], list[int]]]) -> dict[Tokens, list[_Scored]]:
         """Model input → the continuations that are read off it. Too long a context is cut on its left."""
@@ -167,27 +219,13 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def _longest_shared(self) -> int | None:
         return longest_shared(self._context.model)
 
-    def _score(self, batch: Batch, hidden: Tensor, inputs: Mapping[Tokens, list[_Scored]]) -> list[tuple[int, Answer]]:
-        """Returns (request, answer) for every continuation that is read off the states of one batch."""
-        where: list[tuple[int, int]] = []  # (tree, node) of each hidden state that predicts
-        targets: list[int] = []
-        owners: list[int] = []
-        for row, (tree, members) in enumerate(zip(batch.trees, batch.inputs, strict=True)):
-            for tokens, path in zip(members, tree.paths, strict=True):
-                for continuation in inputs[tokens]:
-                    size = len(continuation.targets)
-                    where += [(row, node) for node in path[-size:]]
-                    targets += continuation.targets
-                    owners += [continuation.request] * size
-        distinct = sorted(set(where))
-        index_of = {place: index for index, place in enumerate(distinct)}
-        log_probs, greedy = self._predictions(
-            hidden[tuple(torch.tensor(distinct).T)],
-            torch.tensor([index_of[place] for place in where]),
-            torch.tensor(targets),
-        )
+    def _score(self, asked: _Asked) -> dict[int, Answer]:
+        """Request → answer, of every continuation that is asked about."""
+        if not asked.count:
+            return {}
+        log_probs, greedy = self._predictions(asked)
         found: dict[int, Answer] = {}
-        for request, log_prob, is_greedy in zip(owners, log_probs, greedy, strict=True):
+        for request, log_prob, is_greedy in zip(asked.owners, log_probs, greedy, strict=True):
             total, so_far = found.get(request, (0.0, True))
             found[request] = (total + log_prob, so_far and is_greedy)
         for total, _ in found.values():
@@ -196,21 +234,28 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
                     f"a log-likelihood of {self._name!r} is {total}; the quantized model overflows: "
                     "use more bits, smaller groups, or evaluate in float32"
                 )
-        return list(found.items())
+        self._context.progress.advance(len(found))
+        return found
 
-    def _predictions(self, states: Tensor, index: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:
+    def _predictions(self, asked: _Asked) -> tuple[list[float], list[bool]]:
         """Log-probability of each target at the state of its index, and whether it is the likeliest token."""
-        log_probs = torch.empty(len(targets), dtype=torch.double)
-        greedy = torch.empty(len(targets), dtype=torch.bool)
-        rows = logit_rows(int(self._context.model.config.get_text_config().vocab_size))
-        for start in range(0, len(states), rows):
-            logits = self._head.logits(states[start : start + rows], again=True)
+        log_probs = torch.empty(len(asked.targets), dtype=torch.double)
+        greedy = torch.empty(len(asked.targets), dtype=torch.bool)
+        index, targets = torch.tensor(asked.index), torch.tensor(asked.targets)
+        # Blocks of one size: a product of few rows takes as long as one of many, as it reads the whole head, too.
+        rows = ceil(asked.count / ceil(asked.count / logit_rows(self._vocab)))
+        for start, states in zip(range(0, asked.count, rows), asked.joined().split(rows), strict=True):
+            logits = self._head.logits(states, again=True)
             inside = (index >= start) & (index < start + rows)
             at, wanted = (index[inside] - start).to(logits.device), targets[inside].to(logits.device)
             normalizer, top = normalizers(logits)
             log_probs[inside] = (logits[at, wanted] - normalizer[at]).double().cpu()
             greedy[inside] = (top[at] == wanted).cpu()
         return log_probs.tolist(), greedy.tolist()
+
+    @property
+    def _vocab(self) -> int:
+        return int(self._context.model.config.get_text_config().vocab_size)
 
     def _special_token(self, token: int | None) -> int:
         if token is None:
