@@ -88,7 +88,7 @@ def main(description: str, contest: Contest) -> None:
             own = "" if artifact.torch_ppl is None else f"{artifact.torch_ppl:.3f}"
             size = contest.weight_bytes(artifact.path) / 1e6
             table.add_row(artifact.name, f"{size:.2f}", f"{ppl:.3f}", own, rate)
-    Console().print(table)
+    Console(width=None if Console().is_terminal else 120).print(table)
 
 
 def make(
