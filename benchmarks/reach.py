@@ -50,6 +50,7 @@ class Contest:
         entries: `METHOD:SCHEME` of ours.
         theirs: Makes theirs, given the full-precision model, the file made of it, and a folder to work in.
         weight_bytes: What an artifact's weights take, tokenizer aside where it lies in files of its own.
+        variants: Makes others of one of ours, in the folder given.
     """
 
     engine: Engine
@@ -58,6 +59,7 @@ class Contest:
     entries: Sequence[str]
     theirs: Callable[[Export, Path, Path], Iterable[Artifact]]
     weight_bytes: Callable[[Path], int]
+    variants: Callable[[Artifact, Path], Iterable[Artifact]] = lambda _artifact, _folder: ()
 
 
 def main(description: str, contest: Contest) -> None:
@@ -102,10 +104,11 @@ def make(
     for entry in entries:
         method, scheme = entry.split(":")
         path = folder / f"{method}-{scheme}{contest.ours.suffix}"
-        if path.exists():
-            yield Artifact(entry, path)
-        else:
-            yield written(entry, api.quantize(plain.source, method, scheme), contest.ours, path, windows)
+        ours = Artifact(entry, path)
+        if not path.exists():
+            ours = written(entry, api.quantize(plain.source, method, scheme), contest.ours, path, windows)
+        yield ours
+        yield from contest.variants(ours, folder)
 
 
 def written(name: str, made: api.Artifact, fmt: Format, path: Path, windows: Sequence[Sequence[int]]) -> Artifact:
