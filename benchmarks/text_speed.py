@@ -116,15 +116,15 @@ def part_rates(model: PreTrainedModel, work: Operations) -> Rates:
     operations = WINDOW * work.attention / config.num_hidden_layers
     states = [torch.randn(1, heads, WINDOW, size) for _ in range(3)]
     halves = [each.bfloat16() for each in states]
-    weight = model.get_output_embeddings().weight.float()
-    rows = torch.randn(logit_rows(len(weight)), weight.shape[1])
-    block = torch.empty(len(rows), len(weight))
+    head = OutputHead(model)
+    vocab, hidden = model.get_output_embeddings().weight.shape
+    rows = torch.randn(logit_rows(vocab), hidden)
     attend = torch.nn.functional.scaled_dot_product_attention
     return Rates(
         product=product_rate(),
         attention=rate(lambda: attend(*states, is_causal=True), operations),
         attention_bfloat16=rate(lambda: attend(*halves, is_causal=True), operations),
-        head=rate(lambda: torch.mm(rows, weight.T, out=block), len(rows) * work.head),
+        head=rate(lambda: head.logits(rows, again=True), len(rows) * work.head),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from slmquant import api, engines
 from slmquant.engines._base import OpenOptions
 from slmquant.engines._torch import TorchSession
+from slmquant.engines.torch_compiled import CompiledSession
 from slmquant.errors import ModelError, RefusedError
 from slmquant.model.llama2c_import import read_llama2c
 from slmquant.testing.tiny import tiny
@@ -33,6 +34,29 @@ def test_pieces_are_the_whole(name: str) -> None:
 
         assert session.vocab == whole.shape[1]
         assert np.concatenate(pieces) == pytest.approx(np.concatenate((whole[:10], whole[27:])), abs=1e-4)
+
+
+@pytest.mark.engine
+def test_a_compiled_model_gives_the_logits_of_the_plain_one() -> None:
+    model = tiny("llama")
+    with torch.inference_mode():
+        whole = model(input_ids=torch.tensor([IDS])).logits[0].numpy()
+    session = CompiledSession(model, context=64)
+
+    for _ in range(2):
+        session.reset()
+        pieces = [session.feed(IDS[:10]), *(session.feed([token]) for token in IDS[10:])]
+
+        assert np.concatenate(pieces) == pytest.approx(whole[9:], abs=1e-4)
+
+
+def test_without_a_compiler_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+
+    status = engines.load("torch_compiled").status()
+
+    assert not status.usable
+    assert "g++" in (status.reason or "")
 
 
 def test_a_sequence_does_not_outgrow_its_context() -> None:

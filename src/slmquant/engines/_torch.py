@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,7 +66,11 @@ class TorchEngine:
             raise RefusedError(
                 f"{model.config.model_type} keeps no key-value cache; {self.title} feeds models that do, token by token"
             )
-        return TorchSession(model, options.context)
+        return self.session(model, options.context)
+
+    def session(self, model: PreTrainedModel, context: int) -> TorchSession:
+        """One sequence in a loaded model."""
+        return TorchSession(model, context)
 
 
 class TorchSession:
@@ -79,6 +83,7 @@ class TorchSession:
 
     def __init__(self, model: PreTrainedModel, context: int) -> None:
         self._model, self._context = model, context
+        self._forward: Callable[..., Any] = model
         self._width: int = model.get_output_embeddings().weight.shape[0]
         self._cache: Any = None  # of whatever class the model makes
         self._length = 0
@@ -105,7 +110,7 @@ class TorchSession:
         if self._length + len(tokens) > self._context:
             raise ValueError(f"{self._length} + {len(tokens)} tokens are more than the context of {self._context}")
         with torch.inference_mode():
-            out = self._model(
+            out = self._forward(
                 input_ids=torch.tensor([list(tokens)]),
                 past_key_values=self._cache,
                 use_cache=True,
@@ -118,4 +123,4 @@ class TorchSession:
 
     def close(self) -> None:
         """Let go of the model."""
-        del self._model, self._cache
+        del self._model, self._forward, self._cache
