@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_named(
         ("W4A16g4", "gpt2", "rtn", "linears of gpt2 .* lie transposed"),
         ("W4A16KV8g8", "llama", "rtn", "drop the KV part"),
         ("W4A16g8", "llama", "quarot+rtn", "rotates while the model runs"),
-        ("W4A16g8", "llama", "lqer", "keeps branches in 16 bits"),
+        ("W4A16g8", "llama", "lqer", "keeps a branch in 16 bits"),
         ("W16A8", "llama", "rtn", "rounds activations"),
     ],
 )
