@@ -135,7 +135,31 @@ def test_seconds_of_different_phases_are_compared_as_costs() -> None:
     bad, _, good = cells()
     phases = changed(good, "quantize_s", protocol="load + capture (shared) + quantize")
 
-    assert of(compare(bad, phases), "quantize_s").verdict == "worse"
+    found = of(compare(bad, phases), "quantize_s")
+
+    assert found.difference is not None and found.difference > 0
+    assert found.verdict == "unknown"  # measured once: its error is not known
+
+
+def test_only_exact_figures_are_judged_by_their_sign_alone() -> None:
+    bad, _, good = cells()
+    slower = changed(bad, "quantize_s", value=10.02)
+
+    assert of(compare(changed(bad, "quantize_s", value=10.01), slower), "quantize_s").verdict == "unknown"
+    assert of(compare(bad, good), "kl_p99", invented.TEXT).verdict == "unknown"
+    assert of(compare(bad, good), "stored_bytes").verdict == "worse"
+
+
+def test_few_windows_make_a_wide_test() -> None:
+    bad, _, good = cells()
+    few = [
+        cell.model_copy(update={"metrics": tuple(m.model_copy(update={"clusters": 3}) for m in cell.metrics)})
+        for cell in (bad, good)
+    ]
+    many, three = (of(compare(*pair), "perplexity", invented.TEXT) for pair in ((bad, good), few))
+
+    assert many.p_value is not None and three.p_value is not None and three.p_value > 5 * many.p_value
+    assert many.interval is not None and three.interval is not None and three.interval.low < many.interval.low
 
 
 def test_what_one_cell_lacks_is_named() -> None:

@@ -12,9 +12,9 @@ from scipy import stats
 from slmquant.analysis.intervals import (
     Interval,
     bootstrap_mean,
+    in_logarithm,
     interval_of,
     is_plain_share,
-    log_normal,
     matched_pairs,
     normal,
     student,
@@ -126,8 +126,29 @@ def test_the_interval_follows_what_the_figure_is() -> None:
     assert is_plain_share(share) and not is_plain_share(tokens) and not is_plain_share(perplexity)
     assert interval_of(share) == wilson(0.3, 100)
     assert interval_of(tokens) == normal(0.9, 0.02)
-    assert interval_of(perplexity) == log_normal(20.0, 0.4)
+    assert interval_of(perplexity) == in_logarithm(20.0, 0.4)
     assert interval_of(metric("bpw", 4.5, None, None, "bits")) is None
+
+
+def test_the_interval_of_a_text_knows_how_few_its_windows_are() -> None:
+    tokens, perplexity = metric("top1_agreement", 0.9, 0.02, 6141), metric("perplexity", 20.0, 0.4, 6141, "1")
+    windows = {"clusters": 3}
+    share, ppl = interval_of(tokens.model_copy(update=windows)), interval_of(perplexity.model_copy(update=windows))
+    reach = stats.t.ppf(0.975, 2)
+
+    assert share is not None and (share.high - 0.9) / 0.02 == pytest.approx(reach)
+    assert ppl is not None and math.log(ppl.high / 20) / (0.4 / 20) == pytest.approx(reach)
+    assert interval_of(metric("loop_tokens", 4.0, 1.0, 12, "tokens")) == student(4.0, 1.0, 12)
+    half = metric("flips_to_wrong", 0.5, math.sqrt(0.25 / 99)).model_copy(update=windows)
+    assert not is_plain_share(half)  # whatever its error happens to be
+
+
+def test_three_windows_cover_as_often_as_they_say() -> None:
+    draws = np.random.default_rng(3).normal(size=(4000, 3))
+    errors = draws.std(axis=1, ddof=1) / math.sqrt(3)
+    held = [0.0 in student(float(mean), float(error), 3) for mean, error in zip(draws.mean(1), errors, strict=True)]
+
+    assert np.mean(held) == pytest.approx(0.95, abs=0.012)  # normal quantiles would hold 81 % of them
 
 
 def test_all_right_or_none_still_has_a_width() -> None:
@@ -145,7 +166,7 @@ def test_all_right_or_none_still_has_a_width() -> None:
         lambda: bootstrap_mean([1.0]),
         lambda: bootstrap_mean([1.0, 2.0], [1.0, 0.0]),
         lambda: normal(0, 1, confidence=95),
-        lambda: log_normal(0, 1),
+        lambda: in_logarithm(0, 1),
     ],
 )
 def test_nonsense_is_refused(wrong: object) -> None:

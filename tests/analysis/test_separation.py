@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from slmquant.analysis.separation import EarlyStop, early_stops
-from slmquant.store.record import ItemOutcome
+import pytest
+
+from slmquant.analysis.separation import EarlyStop, _lot, early_stops
+from slmquant.store.record import ItemOutcome, TaskSpec
+from slmquant.tasks._order import items_asked
 
 
 def outcomes(task: str, values: list[float], metric: str = "acc") -> list[ItemOutcome]:
@@ -33,3 +36,14 @@ def test_the_metric_is_the_one_that_stands_for_the_task() -> None:
     both = [ItemOutcome(task="arc", item="0", values={"acc": 1.0, "acc_norm": 0.0})]
 
     assert early_stops(both, both)[0].metric == "acc_norm"
+
+
+@pytest.mark.parametrize(
+    ("task", "parts"), [("piqa", {"piqa": 40}), ("mmlu", {"mmlu_anatomy": 20, "mmlu_virology": 20})]
+)
+def test_kept_answers_are_taken_in_the_order_in_which_bench_asks(task: str, parts: dict[str, int]) -> None:
+    asked = items_asked(parts, TaskSpec(name=task, order_seed=0))
+    names = [str(index) if part == task else f"{part}/{index}" for part, index in asked]
+
+    assert sorted(names, key=lambda item: _lot(task, item)) == names
+    assert names != sorted(names)

@@ -12,6 +12,7 @@ from scipy import integrate
 from slmquant.analysis.separation import Pair, decided, replay, rounds, undecided
 from slmquant.analysis.sequential import (
     Evidence,
+    difference_sequence,
     evidence,
     log_capital,
     mean_p_value,
@@ -195,6 +196,20 @@ def test_the_sequence_of_a_mean_holds_the_truth_from_50_items_on() -> None:
 
     assert missed / simulations <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / simulations)
     assert mean_sequence([1.0]) is None
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0.03, 0.01), (0.1, 0.1), (0.02, 0.2)])
+def test_the_sequence_of_a_difference_holds_the_truth_at_every_item(lost: float, won: float) -> None:
+    draws = np.random.default_rng(8)
+    simulations, missed = 300, 0
+    for _ in range(simulations):
+        kinds = draws.choice(3, p=[lost, won, 1 - lost - won], size=400)
+        only_first, only_second = np.cumsum(kinds == 0), np.cumsum(kinds == 1)
+        found = [difference_sequence(int(only_first[n - 1]), int(only_second[n - 1]), n) for n in (1, 10, 50, 100, 400)]
+        missed += any(won - lost not in interval for interval in found)
+
+    assert missed / simulations <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / simulations)
+    assert difference_sequence(0, 0, 50).high > 0.03  # nothing seen in 50 items is no proof of nothing
 
 
 @pytest.mark.parametrize("shift", [0.1, 0.3, 0.6])

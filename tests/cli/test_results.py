@@ -106,3 +106,26 @@ def test_an_empty_store_has_nothing_to_report(tmp_path: Path) -> None:
     Store(tmp_path / "empty.sqlite").close()
     with pytest.raises(StoreError, match="no cells yet"):
         run("report", "--store", str(tmp_path / "empty.sqlite"))
+
+
+def test_the_perplexity_in_the_list_is_that_of_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LAMBADA has one too, of the words that it asks for."""
+    record = invented.benchmark()[1]
+    lambada = (
+        invented.metric("acc", 0.3, "lambada_openai", n=9),
+        invented.metric("perplexity", 77.0, "lambada_openai", n=9),
+    )
+    monkeypatch.setenv("COLUMNS", "200")
+    with Store(tmp_path / "one.sqlite") as store:
+        store.put(record.model_copy(update={"metrics": (*lambada, *record.metrics)}))
+    out = run("list", "--store", str(tmp_path / "one.sqlite")).stdout
+
+    assert "77.0" not in out and f"{record.metric('perplexity', invented.TEXT).value:.2f}" in out  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("results")
+@pytest.mark.parametrize("confidence", ["95", "0.05"])
+def test_what_is_no_confidence_is_refused(confidence: str) -> None:
+    said = CliRunner().invoke(app, ["compare", "rtn/W4A16g64", "gptq/W4A16g64", "--until-separated", confidence])
+
+    assert said.exit_code == 2 and "such as 0.95" in said.output

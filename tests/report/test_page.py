@@ -119,6 +119,18 @@ def test_the_plan_on_the_page_asks_for_the_cells_of_the_table() -> None:
     assert {r.cell_id for r in records} <= {spec.cell_id for spec in asked}
 
 
+def test_the_plan_asks_for_the_budget_that_learning_had() -> None:
+    cells = [
+        invented.record("autoround", "W4A16g64", cell=invented.spec("autoround", "W4A16g64").model_copy(update=update))
+        for update in ({"budget": "paper"}, {"budget": "fast"})
+    ]
+    section = sections([*invented.benchmark()[:1], *cells])[0]
+    budgets = [yaml.safe_load(plan)["budget"] for plan in plans(section)]
+
+    assert sorted(budgets) == ["fast", "paper"]
+    assert {cell.method for cell in section.quantized} == {"autoround (paper budget)", "autoround (fast budget)"}
+
+
 def test_files_are_written_whole_into_a_new_folder(tmp_path: Path) -> None:
     records, folder = invented.benchmark(), tmp_path / "a" / "report"
     paths = [

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from slmquant.report._columns import best, columns, significant
 from slmquant.report._sections import sections
+from slmquant.report._tables import tables
 from slmquant.report._words import headline, notes
 from slmquant.report.terminal import print_report, record_report
-from slmquant.store.record import Metric
+from slmquant.store.record import Metric, Record
 from tests import invented
 
 
@@ -118,7 +119,8 @@ def test_best_is_among_quantized_cells_and_needs_a_contest() -> None:
     winners = {column.title: best(column, section) for column in columns(section)}
     by_label = {cell.name: cell.record.cell_id for cell in section.cells}
 
-    assert winners["ppl"] == {by_label["smoothquant W8A8"]}
+    assert winners["top-1 %"] == {by_label["smoothquant W8A8"]}
+    assert winners["ppl"] == {by_label[f"{method} W8A8"] for method in ("smoothquant", "rtn", "gptq")}
     assert winners["MB"] == {by_label["gptq W3A16g64"]}
     alone = sections(invented.benchmark()[:2])[0]
     assert not any(best(column, alone) for column in columns(alone))
@@ -189,3 +191,35 @@ def test_best_cells_that_cannot_be_told_apart_are_all_marked() -> None:
     column = next(one for one in columns(section) if one.task == invented.ARC)
 
     assert len(best(column, section)) > 2
+
+
+def on_engine(cell: Record, engine: str) -> Record:
+    """What an engine made of a cell, with invented figures."""
+    figures = (("artifact_bytes", 1e8), ("inference_peak_rss_bytes", 3e8), ("decode_tokens_per_s@512", 60.0))
+    return cell.model_copy(
+        update={
+            "spec": cell.spec.on(engine),
+            "metrics": tuple(invented.metric(name, value, unit="x") for name, value in figures),
+        }
+    )
+
+
+def test_three_tracks_stand_side_by_side_where_engines_ran() -> None:
+    cells = [record for record in invented.benchmark() if record.status == "ok"]
+    ran = [on_engine(cell, engine) for cell in cells[:3] for engine in ("llamacpp", "openvino")]
+    (section,) = sections([*cells, *ran])
+    kept, on_engines, tracks = tables(section)
+
+    assert [row.heads[2] for row in on_engines.rows] == ["llamacpp"] * 3 + ["openvino"] * 3
+    assert not {"perf", "cons"} & {column.title for column in kept.columns}
+    titles = [(column.title, column.about) for column in tracks.columns]
+    assert titles == [
+        ("perf", None),
+        ("perf > chance", None),
+        ("infer", "llamacpp"),
+        ("infer", "openvino"),
+        ("cons", None),
+    ]
+    full = next(row for row in tracks.rows if row.cell.is_reference)
+    assert [field.reading.text for field in full.fields if field.reading] == ["100.0"] * 4
+    assert "The three tracks" in printed([*cells, *ran], width=100)

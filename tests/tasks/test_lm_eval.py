@@ -150,6 +150,16 @@ def test_examples_come_from_a_split_of_their_own(context: Build, sums: Any, data
         _run(context(model=sums), GSM8K)
 
 
+def test_a_question_is_never_its_own_example(context: Build, data: Path) -> None:
+    """MMLU's shots are the convention's, not in lm-eval's definition: without its dev split there are none to show."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    subjects = [load_yaml(path)["dataset_name"] for path in _lm_eval_definitions.definitions(KNOWN_TASKS["mmlu"])]
+    write_rows(data, "mmlu", "test", [row for subject in subjects for row in _exam(subject, 1)])
+    with pytest.raises(DataError, match="'mmlu' shows 5 examples of its dev split; there is test"):
+        _run(context(), TaskSpec(name="mmlu"))
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

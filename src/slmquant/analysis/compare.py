@@ -41,4 +41,4 @@ def corrected(table: Mapping[K, Difference]) -> dict[K, Difference]:
 def _with_p(one: Difference, p: float) -> Difference:
     if one.difference is None:
         return one
-    return replace(one, p_corrected=p, verdict=verdict(one.difference, p, one.higher_is_better))
+    return replace(one, p_corrected=p, verdict=verdict(one.name, one.difference, p, one.higher_is_better))

@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from slmquant.analysis.cells import machine, stops_early
 from slmquant.analysis.intervals import Interval, bootstrap_mean, matched_pairs, normal, student
-from slmquant.analysis.paired import Flips, PairedTest, flips, normal_p, paired_test
-from slmquant.analysis.sequential import evidence, mean_p_value, mean_sequence
+from slmquant.analysis.paired import Flips, PairedTest, flips, normal_p, paired_test, student_p
+from slmquant.analysis.sequential import difference_sequence, evidence, mean_p_value, mean_sequence
 from slmquant.store.record import ItemOutcome, Metric, Record, task_name
 
 SIGNIFICANCE = 0.05
 """Two cells are called different where the two-sided p, corrected over its table, lies below this."""
 
-Verdict = Literal["better", "worse", "different", "equal", "indistinguishable", "refused"]
-"""Of B, seen from A. Where no standard error is known the sign alone decides: sizes, for one, are exact."""
+Verdict = Literal["better", "worse", "different", "equal", "indistinguishable", "unknown", "refused"]
+"""Of B, seen from A. Unknown where a figure has an error that is not known: seconds that were measured once."""
+
+EXACT = frozenset({"bpw", "bpw_linears", "stored_bytes", "artifact_bytes", "kv_bits", "kl_nonfinite"})
+"""Figures without an error: their sign alone decides."""
 
 UNPAIRED = "not in pairs: the standard error is an upper bound"
 NOT_KEPT = "stopped early: only items that both answered may be compared, and the answers are not at hand"
@@ -124,7 +127,7 @@ def difference(
         task,
         some.unit,
         *values,
-        verdict=verdict(values[1] - values[0], test.p_value, some.higher_is_better),
+        verdict=verdict(name, values[1] - values[0], test.p_value, some.higher_is_better),
         difference=values[1] - values[0],
         stderr=test.stderr,
         interval=interval,
@@ -136,10 +139,12 @@ def difference(
     )
 
 
-def verdict(difference: float, p_value: float | None, higher_is_better: bool | None) -> Verdict:
-    """What a difference means, given its p."""
+def verdict(name: str, difference: float, p_value: float | None, higher_is_better: bool | None) -> Verdict:
+    """What a difference of the metric `name` means, given its p."""
     if difference == 0:
         return "equal"
+    if p_value is None and name not in EXACT:
+        return "unknown"
     if p_value is not None and p_value >= SIGNIFICANCE:
         return "indistinguishable"
     if higher_is_better is None:
@@ -196,10 +201,12 @@ class _Pairs:
 
     def test_at_any_time(self) -> tuple[PairedTest, Interval | None]:
         """For a number of items that the answers themselves decided."""
-        test, differences = paired_test(self.first, self.second), self._differences()
-        right_or_wrong = flips(self.first, self.second) is not None
-        p_value = evidence(self.first, self.second).p_value if right_or_wrong else mean_p_value(differences)
-        return PairedTest(test.difference, test.stderr, p_value, test.n), mean_sequence(differences)
+        test, flipped = paired_test(self.first, self.second), flips(self.first, self.second)
+        if flipped:
+            found = replace(test, p_value=evidence(self.first, self.second).p_value)
+            return found, difference_sequence(flipped.to_wrong, flipped.to_right, flipped.n)
+        differences = self._differences()
+        return replace(test, p_value=mean_p_value(differences)), mean_sequence(differences)
 
     def _differences(self) -> list[float]:
         return [b - a for a, b in zip(self.first, self.second, strict=True)]
@@ -224,6 +231,11 @@ def _unpaired(first: Metric, second: Metric) -> tuple[PairedTest, Interval | Non
     if first.stderr is None or second.stderr is None:
         return PairedTest(difference, None, None, 0), None
     stderr = math.hypot(first.stderr, second.stderr)
+    windows = [metric.clusters for metric in (first, second) if metric.clusters is not None]
+    if windows:  # the smaller of the two: fewer degrees of freedom than Welch's, so on the safe side
+        fewest = min(windows)
+        p_value = student_p(difference, stderr, fewest - 1)
+        return PairedTest(difference, stderr, p_value, 0), student(difference, stderr, fewest)
     return PairedTest(difference, stderr, normal_p(difference, stderr), 0), normal(difference, stderr)
 
 

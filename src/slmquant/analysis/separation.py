@@ -6,7 +6,6 @@ to is decided, by the test of `analysis.sequential`; nothing here knows where an
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from slmquant.analysis.cells import ACCURACIES
 from slmquant.analysis.intervals import CONFIDENCE
 from slmquant.analysis.multiple import holm
 from slmquant.analysis.sequential import Evidence, evidence
+from slmquant.lots import lot
 from slmquant.store.record import ItemOutcome, task_name
 
 FIRST_ROUND = 50
@@ -167,7 +167,7 @@ def early_stops(
         b = {outcome.item: outcome.values for outcome in second if outcome.task == task}
         common = [item for item in a if item in b]
         if "@" not in task:
-            common.sort(key=lambda item: hashlib.sha256(f"0/{task_name(task)}/{item}".encode()).digest())
+            common.sort(key=lambda item: _lot(task_name(task), item))
         name = next((name for name in ACCURACIES if all(name in a[item] and name in b[item] for item in common)), None)
         if name is None or not common:
             continue
@@ -183,6 +183,12 @@ def early_stops(
         EarlyStop(task, metrics[task], found.items[task]["first"], found.available[task], leaders.get(task))
         for task in answers
     ]
+
+
+def _lot(task: str, item: str) -> bytes:
+    """What `bench --until-separated` would have drawn for an item, which a task with parts calls `part/index`."""
+    subtask, _, index = item.rpartition("/")
+    return lot(0, task, subtask or task, index)
 
 
 def _length(task: str, of_cell: Mapping[str, Sequence[float]]) -> int:

@@ -125,6 +125,26 @@ def share_sequence(right: int, n: int, confidence: float = CONFIDENCE) -> Interv
     return Interval(low, high, confidence, "any time")
 
 
+def difference_sequence(only_first: int, only_second: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of the difference of two shares, second minus first, on the same items, for every `n` at once.
+
+    From the sequences of the two kinds of disagreement, each with half of the error: it has a width where none was
+    seen yet.
+
+    Args:
+        only_first: Items that only the first got right.
+        only_second: Items that only the second got right.
+        n: Items in all.
+        confidence: Share of such intervals that hold the truth at all times.
+
+    Raises:
+        ValueError: The counts do not fit together.
+    """
+    halved = (1 + confidence) / 2
+    lost, won = share_sequence(only_first, n, halved), share_sequence(only_second, n, halved)
+    return Interval(max(-1.0, won.low - lost.high), min(1.0, won.high - lost.low), confidence, "any time")
+
+
 def _edge(excluded: Callable[[float], bool], outer: float, inner: float) -> float:
     """Where exclusion ends between `outer`, which is excluded, and `inner`, which is not; on the outer side."""
     for _ in range(60):

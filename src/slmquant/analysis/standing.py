@@ -1,44 +1,77 @@
-"""How cells stand on each task: against full precision, and against the best of them."""
+"""How cells stand on each task and text: against full precision, and against the best of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slmquant.analysis.cells import accuracy, accuracy_tasks, is_reference
+from slmquant.analysis.cells import ACCURACIES, accuracy_tasks, is_reference, text_tasks
 from slmquant.analysis.compare import corrected
 from slmquant.analysis.difference import Difference, difference
-from slmquant.store.record import ItemOutcome, Record
+from slmquant.store.record import ItemOutcome, Metric, Record
 
 Answers = Mapping[str, Sequence[ItemOutcome]]
 """Cell id → what it answered on each item; cells may be missing."""
 
+_ON_TEXTS = ("perplexity", "kl_mean")
+_ALIKE = ("equal", "indistinguishable")
+
 
 @dataclass(frozen=True)
 class Standing:
-    """One task.
+    """One figure of one task.
 
     Attributes:
         task: As `str(TaskSpec)`.
+        metric: `accuracy`, or `perplexity` or `kl_mean` of a text.
         against_reference: Cell id → how it differs from full precision; p-values are corrected over all cells and
-            tasks. Empty where full precision was not measured.
+            figures. Empty where full precision was not measured, and for divergences, which are from it.
         best: Cell ids of the quantized cell that scored best and of those that cannot be told apart from it, best
             first. The best was picked by its score, which makes a set like this a little too small.
     """
 
     task: str
+    metric: str
     against_reference: Mapping[str, Difference]
     best: tuple[str, ...]
 
     @property
     def indistinguishable(self) -> tuple[str, ...]:
         """Cell ids that cannot be told apart from full precision."""
-        alike = ("equal", "indistinguishable")
-        return tuple(cell for cell, one in self.against_reference.items() if one.verdict in alike)
+        return tuple(cell for cell, one in self.against_reference.items() if one.verdict in _ALIKE)
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """What cells are compared by: the first of `names` that a cell has on a task."""
+
+    task: str
+    metric: str
+    names: tuple[str, ...]
+
+    def of(self, record: Record) -> Metric | None:
+        return next((metric for name in self.names if (metric := record.metric(name, self.task))), None)
+
+    def loss(self, record: Record) -> float:
+        """Smaller is better."""
+        metric = self.of(record)
+        if metric is None:
+            raise ValueError(f"{record.spec.label} has no {self.metric} on {self.task!r}")
+        return -metric.value if metric.higher_is_better else metric.value
+
+    def compare(self, a: Record, b: Record, answers: Answers) -> Difference:
+        metric = self.of(a) or self.of(b)
+        if metric is None:
+            raise ValueError(f"neither cell has {self.metric} on {self.task!r}")
+        items = (answers.get(a.cell_id, ()), answers.get(b.cell_id, ()))
+        return difference(metric.name, self.task, a, b, *items)
 
 
 def standings(records: Sequence[Record], answers: Answers) -> list[Standing]:
-    """The standing of each task on which a quantized cell has an accuracy, in the order of the cells' own task lists.
+    """The standing by each figure that a quantized cell has, in the order of the cells' own task lists.
+
+    Accuracies first, then perplexities and divergences. A figure whose error no cell knows, that of a text of one
+    window for instance, is left out.
 
     Args:
         records: Cells of one model under one set of conditions.
@@ -46,51 +79,37 @@ def standings(records: Sequence[Record], answers: Answers) -> list[Standing]:
     """
     measured = [record for record in records if record.status == "ok"]
     reference = next((record for record in measured if is_reference(record)), None)
-    scored = {
-        task: {record.cell_id: record for record in measured if not is_reference(record) and accuracy(record, task)}
-        for task in accuracy_tasks(measured)
-    }
-    scored = {task: cells for task, cells in scored.items() if cells}
+    scored = {}
+    for figure in _figures(measured):
+        cells = [record for record in measured if not is_reference(record) and figure.of(record)]
+        if cells:
+            scored[figure] = sorted(cells, key=figure.loss)
     against_reference = corrected(
         {
-            (task, cell_id): _on(task, reference, record, answers)
-            for task, cells in scored.items()
-            for cell_id, record in cells.items()
-            if reference is not None and accuracy(reference, task)
+            (figure, record.cell_id): figure.compare(reference, record, answers)
+            for figure, cells in scored.items()
+            for record in cells
+            if reference is not None and figure.of(reference)
         }
     )
-    ranked = {task: sorted(cells.values(), key=lambda r: -_score(r, task)) for task, cells in scored.items()}
     against_best = corrected(
         {
-            (task, record.cell_id): _on(task, best, record, answers)
-            for task, (best, *others) in ranked.items()
+            (figure, record.cell_id): figure.compare(best, record, answers)
+            for figure, (best, *others) in scored.items()
             for record in others
         }
     )
-    return [
-        Standing(
-            task=task,
-            against_reference={cell: one for (of, cell), one in against_reference.items() if of == task},
-            best=(
-                ranked[task][0].cell_id,
-                *(
-                    cell
-                    for (of, cell), one in against_best.items()
-                    if of == task and one.verdict in ("equal", "indistinguishable")
-                ),
-            ),
-        )
-        for task in scored
-    ]
+    found = []
+    for figure, (best, *_) in scored.items():
+        from_reference = {cell: one for (of, cell), one in against_reference.items() if of == figure}
+        from_best = {cell: one for (of, cell), one in against_best.items() if of == figure}
+        if any(one.verdict == "unknown" for one in (*from_reference.values(), *from_best.values())):
+            continue
+        alike = (cell for cell, one in from_best.items() if one.verdict in _ALIKE)
+        found.append(Standing(figure.task, figure.metric, from_reference, (best.cell_id, *alike)))
+    return found
 
 
-def _on(task: str, a: Record, b: Record, answers: Answers) -> Difference:
-    metric = accuracy(a, task) or accuracy(b, task)
-    if metric is None:
-        raise ValueError(f"neither cell has an accuracy on {task!r}")
-    return difference(metric.name, task, a, b, answers.get(a.cell_id, ()), answers.get(b.cell_id, ()))
-
-
-def _score(record: Record, task: str) -> float:
-    metric = accuracy(record, task)
-    return metric.value if metric else 0.0
+def _figures(records: Sequence[Record]) -> list[_Figure]:
+    accuracies = [_Figure(task, "accuracy", ACCURACIES) for task in accuracy_tasks(records)]
+    return accuracies + [_Figure(text, name, (name,)) for text in text_tasks(records) for name in _ON_TEXTS]

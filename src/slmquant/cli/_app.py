@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import typer
+from rich.markup import escape
 
 from slmquant.cli._output import err_console
 from slmquant.errors import SlmquantError
@@ -57,6 +58,6 @@ def main() -> NoReturn:
     try:
         app()
     except SlmquantError as error:
-        err_console.print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        err_console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     sys.exit(0)

@@ -10,6 +10,7 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from slmquant.errors import RefusedError
+from slmquant.model.context import context_limit
 from slmquant.model.quiet import quiet_transformers
 from slmquant.tasks._generate import FiniteOnly, greedy_config
 
@@ -66,7 +67,7 @@ class Speaker:
         """
         said = [*self._said, {"role": "user", "content": text}]
         ids = self._tokens(said) if self.is_chat else self.tokenizer.encode(text)
-        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        longest = context_limit(self.model.config)
         if longest is not None and len(ids) + manner.max_tokens > longest:
             raise RefusedError(
                 f"{len(ids)} tokens and {manner.max_tokens} of an answer are more than the {longest} that "

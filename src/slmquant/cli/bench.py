@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar
 
@@ -42,7 +43,9 @@ def command(
     tasks: Annotated[
         str | None, typer.Option(help="Comma-separated tasks, each name or name:limit.", show_default="suite demo")
     ] = None,
-    suite: Annotated[str | None, typer.Option(help="A suite of tasks; `slmquant tasks` lists them.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="A suite of tasks, beside those named; `slmquant tasks` lists them.")
+    ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="Calibration corpus.", show_default="WikiText-2's train split if at hand")
     ] = None,
@@ -119,7 +122,7 @@ def command(
     calibration = {"corpus": corpus, "num_samples": samples, "seq_len": seq_len, "seed": seed}
     plan, remarks = _plan(plan_file, fields, calibration, suite, data)
     for remark in remarks if not quiet else ():
-        err_console.print(remark, highlight=False)
+        err_console.print(escape(remark), highlight=False)
     with Store(store or default_store_path()) as opened, progress_bar(quiet) as progress:
         try:
             result = run(plan, opened, data_dir=data, progress=progress, tell=_Teller(quiet))
@@ -160,17 +163,20 @@ def _plan(
     content |= {name: value for name, value in fields.items() if value is not None and value != []}
     if "tasks" not in content or suite is not None:
         chosen = choose_suite(suite or "demo", data)
-        content["tasks"] = chosen.tasks
+        named = fields.get("tasks")
+        beside = named if isinstance(named, list) else []
+        content["tasks"] = [*chosen.tasks, *(task for task in beside if task not in map(str, chosen.tasks))]
         remarks += [chosen.remark] if chosen.remark else []
     content.setdefault("methods", list(DEFAULT_METHODS))
     if content["methods"] == ["all"]:
         content["methods"] = [name for name in methods.names() if name != methods.REFERENCE]
     content.setdefault("schemes", list(DEFAULT_SCHEMES))
-    window = dict(content["calibration"]) if isinstance(content.get("calibration"), dict) else {}  # type: ignore[call-overload]  # checked to be a dict
-    window |= {name: value for name, value in calibration.items() if value is not None}
-    if "corpus" not in window:
-        window["corpus"] = calibration_corpus(data)
-        remarks.append(f"calibrating on {window['corpus']}")
+    window = content.get("calibration") or {}
+    if isinstance(window, dict):  # what is none is refused with the plan
+        window = window | {name: value for name, value in calibration.items() if value is not None}
+        if "corpus" not in window:
+            window["corpus"] = calibration_corpus(data)
+            remarks.append(f"calibrating on {window['corpus']}")
     return make_plan(content | {"calibration": window}), remarks
 
 
@@ -188,12 +194,12 @@ class _Teller:
         if self._quiet:
             return
         if event.record is None:
-            err_console.print(event.text, highlight=False)
+            err_console.print(escape(event.text), highlight=False)
             return
         colour = {"ok": "green", "refused": "yellow"}.get(event.record.status, "red")
-        line = f"[{colour}]{event.done}/{event.total}[/{colour}] {event.text}"
+        line = f"[{colour}]{event.done}/{event.total}[/{colour}] {escape(event.text)}"
         if event.record.status != "ok":
-            line += f" ({event.record.reason})"
+            line += escape(f" ({event.record.reason})")
         err_console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -26,7 +26,8 @@ def command(
     """Compare two cells, in pairs of the same items where their answers were kept.
 
     The verdict is on B. "indistinguishable" means that the two-sided p, corrected over the table by Holm's method, is
-    0.05 or more. Flips are answers that turned from right to wrong (−) and from wrong to right (+).
+    0.05 or more; "unknown" that a figure was measured once, so that its error is not known. Flips are answers that
+    turned from right to wrong (−) and from wrong to right (+).
 
     For example:
 
@@ -42,6 +43,11 @@ def command(
     from slmquant.analysis.separation import early_stops
     from slmquant.report.terminal import comparison_report
 
+    if until_separated is not None and not 0.5 < until_separated < 1:
+        raise typer.BadParameter(
+            f"{until_separated} is no confidence; expected more than 0.5 and less than 1, such as 0.95",
+            param_hint="--until-separated",
+        )
     with open_store(store) as results:
         first, second = results.get(a), results.get(b)
         items = results.items(first.cell_id), results.items(second.cell_id)

@@ -55,9 +55,12 @@ def command(
 def _line(record: Record) -> tuple[str, ...]:
     from rich.markup import escape
 
+    from slmquant.analysis.cells import text_tasks
     from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity, significant
 
-    ppl, divergence, size = (record.metric(name) for name in ("perplexity", "kl_mean", "stored_bytes"))
+    text = next(iter(text_tasks([record])), None)
+    ppl, divergence = (record.metric(name, text) if text else None for name in ("perplexity", "kl_mean"))
+    size = record.metric("stored_bytes")
     return (
         record.cell_id[:SHOWN_DIGITS],
         escape(record.spec.model),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from slmquant.analysis.cells import accuracy
@@ -34,9 +34,10 @@ class Column:
         title: Its short head, with the unit.
         meaning: One sentence; the page shows it when the head is pointed at.
         read: Cell → what it says, or None where it was not measured.
-        lower_is_better: None where neither direction is better.
+        lower_is_better: None where neither direction is better, and where the error is not known that tells whether.
         about: The task, where several tasks have the same column.
-        task: The task as `str(TaskSpec)`, of an accuracy.
+        task: The task as `str(TaskSpec)`, of an accuracy, a perplexity or a divergence.
+        figure: Which of these, as `Standing.metric` calls them.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Column:
     lower_is_better: bool | None = None
     about: str | None = None
     task: str | None = None
+    figure: str | None = None
 
 
 def columns(section: Section) -> list[Column]:
@@ -54,14 +56,7 @@ def columns(section: Section) -> list[Column]:
         Column("MB", "Stored size, 10⁶ bytes.", _metric("stored_bytes", decimal(1), BYTES_PER_MB), True),
         *(column for text in section.texts for column in _text_columns(text, len(section.texts) > 1)),
         *(column for task in section.tasks for column in _accuracy_columns(task)),
-        Column("perf", "SLMQ_perf; 100 is full precision.", _score(lambda cell: cell.scores.perf), False),
-        Column(
-            "perf > chance",
-            "SLMQ_perf with accuracies counted from chance; 100 is full precision.",
-            _score(lambda cell: cell.scores.perf_above_chance),
-            False,
-        ),
-        *(column for engine in section.engines for column in _engine_columns(engine)),
+        *_performance_scores(),
         Column("quant s", "Seconds to load, capture and quantize.", _metric("quantize_s", seconds), True),
         Column(
             "peak MB",
@@ -69,21 +64,73 @@ def columns(section: Section) -> list[Column]:
             _metric("quantize_peak_rss_bytes", decimal(0), BYTES_PER_MB),
             True,
         ),
-        Column("cons", "SLMQ_cons; 100 is round-to-nearest.", _score(lambda cell: cell.scores.cons), False),
+        _consumption_score(),
     ]
-    return [column for column in all_columns if any(column.read(cell) for cell in section.cells)]
+    return _known(all_columns, section.cells)
+
+
+SCORES = ("perf", "perf > chance", "cons")
+"""Titles of the columns that stand in a table of their own where there is one for the scores."""
+
+
+def score_columns(section: Section) -> list[Column]:
+    """The scores of the three tracks, that of an engine once for each."""
+    infer = [
+        Column(
+            "infer",
+            f"SLMQ_infer on {engine}; 100 is full precision on the same engine.",
+            _on_engine(engine, _score(lambda cell: cell.scores.infer)),
+            about=engine,
+        )
+        for engine in section.engines
+    ]
+    return _known([*_performance_scores(), *infer, _consumption_score()], section.cells)
+
+
+def engine_columns(section: Section) -> list[Column]:
+    """Size, memory and speed of a cell on an engine; to be read from `Cell.engines`."""
+    all_columns = [
+        Column(
+            "file MB",
+            "The exported artifact on disk, 10⁶ bytes, as the engine opens it.",
+            _metric("artifact_bytes", decimal(1), BYTES_PER_MB),
+        ),
+        Column(
+            "RAM MB",
+            "Highest resident memory of the engine's process while it read and wrote tokens, 10⁶ bytes.",
+            _metric("inference_peak_rss_bytes", decimal(0), BYTES_PER_MB),
+        ),
+        Column(
+            "prefill tok/s",
+            "Tokens read in a second by the engine with all cores, 512 at once; 128 where the model takes fewer.",
+            _at("prefill_tokens_per_s", 512, 128),
+        ),
+        Column(
+            "tok/s",
+            "Tokens decoded in a second by the engine with all cores after 512 tokens; after none where the model "
+            "takes fewer.",
+            _at("decode_tokens_per_s", 512, 0),
+        ),
+        Column(
+            "× full",
+            "How many times as fast as full precision the engine decodes, measured in turns with it.",
+            _at("decode_speedup", 512, 0),
+        ),
+    ]
+    return _known(all_columns, [measured for cell in section.cells for measured in cell.engines.values()])
 
 
 def best(column: Column, section: Section) -> frozenset[str]:
-    """Cell ids whose shown value is the best of the quantized cells; none where there is no contest.
+    """Cell ids whose shown value is the best of the quantized cells.
 
-    Of an accuracy, also those that cannot be told apart from the best.
+    None where there is no contest. Of an accuracy, a perplexity and a mean divergence also those that cannot be told
+    apart from the best.
     """
     readings = {cell.record.cell_id: column.read(cell) for cell in section.quantized}
     known = {cell_id: reading for cell_id, reading in readings.items() if reading}
     if column.lower_is_better is None or len({reading.text for reading in known.values()}) < 2:
         return frozenset()
-    standing = next((one for one in section.standings if one.task == column.task), None)
+    standing = next((s for s in section.standings if (s.task, s.metric) == (column.task, column.figure)), None)
     if standing is not None:
         return frozenset(standing.best)
     choose = min if column.lower_is_better else max
@@ -128,13 +175,23 @@ def _magnitude(value: float) -> int:
 def _text_columns(text: str, several: bool) -> list[Column]:
     about = text if several else None
     return [
-        Column("ppl", f"Perplexity on {text}.", _metric("perplexity", perplexity, task=text), True, about),
+        Column(
+            "ppl",
+            f"Perplexity on {text}.",
+            _metric("perplexity", perplexity, task=text),
+            True,
+            about,
+            task=text,
+            figure="perplexity",
+        ),
         Column(
             "KL",
             f"Mean divergence from full precision on {text}, in nats.",
             _metric("kl_mean", significant, task=text),
             True,
             about,
+            task=text,
+            figure="kl_mean",
         ),
         Column(
             "KL p99",
@@ -166,7 +223,7 @@ def _accuracy_columns(task: str) -> list[Column]:
 
     meaning = f"Accuracy on {task}, ± one standard error."
     return [
-        Column(f"{task_name(task)} %", meaning, read, False, task=task),
+        Column(f"{task_name(task)} %", meaning, read, False, task=task, figure="accuracy"),
         Column(
             ABOVE_CHANCE,
             f"Accuracy on {task} counted from chance, ± one standard error: 0 is guessing, 100 all right.",
@@ -174,51 +231,41 @@ def _accuracy_columns(task: str) -> list[Column]:
             False,
             about=task_name(task),
             task=task,
+            figure="accuracy",
         ),
     ]
 
 
-def _engine_columns(engine: str) -> list[Column]:
-    def on_engine(read: Callable[[Cell], Reading | None]) -> Callable[[Cell], Reading | None]:
-        return lambda cell: read(cell.engines[engine]) if engine in cell.engines else None
-
-    def decoding(name: str) -> Callable[[Cell], Reading | None]:
-        """At a context of 512 tokens; at none where the model takes fewer."""
-        return lambda cell: next(
-            (found for at in (512, 0) if (found := _metric(f"{name}@{at}", significant)(cell))), None
-        )
-
+def _performance_scores() -> list[Column]:
     return [
+        Column("perf", "SLMQ_perf; 100 is full precision.", _score(lambda cell: cell.scores.perf), False),
         Column(
-            "file MB",
-            f"The exported artifact on disk, 10⁶ bytes, as {engine} opens it.",
-            on_engine(_metric("artifact_bytes", decimal(1), BYTES_PER_MB)),
-            True,
-            engine,
-        ),
-        Column(
-            "tok/s",
-            f"Tokens decoded in a second by {engine} with all cores after 512 tokens; after none where the model takes "
-            "fewer.",
-            on_engine(decoding("decode_tokens_per_s")),
+            "perf > chance",
+            "SLMQ_perf with accuracies counted from chance; 100 is full precision.",
+            _score(lambda cell: cell.scores.perf_above_chance),
             False,
-            engine,
-        ),
-        Column(
-            "× full",
-            f"How many times as fast as full precision {engine} decodes, measured in turns with it.",
-            on_engine(decoding("decode_speedup")),
-            False,
-            engine,
-        ),
-        Column(
-            "infer",
-            f"SLMQ_infer on {engine}; 100 is full precision on the same engine.",
-            on_engine(_score(lambda cell: cell.scores.infer)),
-            False,
-            engine,
         ),
     ]
+
+
+def _consumption_score() -> Column:
+    return Column("cons", "SLMQ_cons; 100 is round-to-nearest.", _score(lambda cell: cell.scores.cons), False)
+
+
+def _known(all_columns: Iterable[Column], cells: Sequence[Cell]) -> list[Column]:
+    """Those in which any of the cells has a value."""
+    return [column for column in all_columns if any(column.read(cell) for cell in cells)]
+
+
+def _on_engine(engine: str, read: Callable[[Cell], Reading | None]) -> Callable[[Cell], Reading | None]:
+    return lambda cell: read(cell.engines[engine]) if engine in cell.engines else None
+
+
+def _at(name: str, *contexts: int) -> Callable[[Cell], Reading | None]:
+    """At the first of the contexts that was measured."""
+    return lambda cell: next(
+        (found for context in contexts if (found := _metric(f"{name}@{context}", significant)(cell))), None
+    )
 
 
 def _metric(

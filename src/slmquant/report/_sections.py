@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
 from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
 from slmquant.analysis.standing import Answers, Standing, standings
-from slmquant.store.record import Record
+from slmquant.store.export import calibration_label
+from slmquant.store.record import CellSpec, Record
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,14 @@ class Cell:
         record: What was measured in torch.
         scores: The scores of that.
         engines: Engine → what was measured of the same quantized model on it.
+        apart: What tells it from another cell of the same method and scheme, such as its seed; empty where there is
+            none.
     """
 
     record: Record
     scores: CellScores
     engines: Mapping[str, Cell] = field(default_factory=dict)
+    apart: str = ""
 
     @property
     def is_reference(self) -> bool:
@@ -32,10 +36,16 @@ class Cell:
         return is_reference(self.record)
 
     @property
+    def method(self) -> str:
+        """`gptq`, or `gptq (seed 1)` where the same method and scheme stand in the table with another seed."""
+        return self.record.spec.method + (f" ({self.apart})" if self.apart else "")
+
+    @property
     def name(self) -> str:
         """`gptq W4A16g64`, or `full precision`."""
         spec = self.record.spec
-        return "full precision" if self.is_reference else f"{spec.method} {spec.scheme}"
+        plain = "full precision" if self.is_reference else f"{spec.method} {spec.scheme}"
+        return plain + (f" ({self.apart})" if self.apart else "")
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class Section:
         failures: Cells that were refused or failed, by method and scheme.
         texts: Tasks with a perplexity or a divergence.
         tasks: Tasks with an accuracy.
-        standings: Which cells can be told apart from full precision and from the best, task by task.
+        standings: Which cells can be told apart from full precision and from the best, by each figure.
     """
 
     model: str
@@ -67,6 +77,11 @@ class Section:
     def engines(self) -> list[str]:
         """Engines on which any cell was measured."""
         return list(dict.fromkeys(engine for cell in self.cells for engine in cell.engines))
+
+    @property
+    def accuracies(self) -> list[Standing]:
+        """Those of the standings that are of tasks with right and wrong answers."""
+        return [standing for standing in self.standings if standing.metric == "accuracy"]
 
     @property
     def reference(self) -> Cell | None:
@@ -107,6 +122,7 @@ def sections(
 def _section(group: list[Record], on_engines: list[Record], scores: dict[str, CellScores], answers: Answers) -> Section:
     texts, tasks = text_tasks(group), accuracy_tasks(group)
     text = texts[0] if texts else None
+    apart = _told_apart([record.spec for record in group if record.status == "ok"])
     measured = [
         Cell(
             record,
@@ -116,6 +132,7 @@ def _section(group: list[Record], on_engines: list[Record], scores: dict[str, Ce
                 for r in on_engines
                 if r.status == "ok" and r.spec == record.spec.on(str(r.spec.engine))
             },
+            apart[record.spec],
         )
         for record in group
         if record.status == "ok"
@@ -129,6 +146,27 @@ def _section(group: list[Record], on_engines: list[Record], scores: dict[str, Ce
         tasks=tuple(tasks),
         standings=tuple(standings(group, answers)),
     )
+
+
+def _told_apart(specs: Sequence[CellSpec]) -> dict[CellSpec, str]:
+    """What tells each cell from others of its method and scheme: seed, calibration set, budget of learning."""
+    groups: dict[tuple[str, str], list[CellSpec]] = {}
+    for spec in specs:
+        groups.setdefault((spec.method, spec.scheme), []).append(spec)
+    words = {}
+    for group in groups.values():
+        facts = [
+            (
+                f"seed {spec.seed}",
+                calibration_label(spec.calibration) or "no calibration",
+                f"{spec.budget} budget" if spec.budget else "",
+            )
+            for spec in group
+        ]
+        differ = [len(set(values)) > 1 for values in zip(*facts, strict=True)]
+        for spec, mine in zip(group, facts, strict=True):
+            words[spec] = ", ".join(fact for fact, wanted in zip(mine, differ, strict=True) if wanted and fact)
+    return words
 
 
 def _rank(cell: Cell, text: str | None) -> tuple[bool, float, float, str]:

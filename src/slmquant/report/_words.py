@@ -104,8 +104,8 @@ def remarks(section: Section) -> list[str]:
     said = []
     contest = _widest_contest(section)
     if contest:
-        ranking = ", ".join(f"{cell.record.spec.method} {perplexity(value)}" for value, cell in contest)
-        said.append(f"The method matters most at {contest[0][1].record.spec.scheme}: perplexity {ranking}.")
+        ranking = ", ".join(f"{cell.method} {perplexity(value)}" for value, cell in contest)
+        said.append(f"Methods lie furthest apart at {contest[0][1].record.spec.scheme}: perplexity {ranking}.")
     counts = [f"{len(section.cells)} cell{'s' * (len(section.cells) != 1)} measured"]
     for status in ("refused", "failed", "timeout", "out_of_memory"):
         number = sum(record.status == status for record in section.failures)
@@ -149,17 +149,23 @@ def machine_words(environment: Environment) -> str:
 
 
 def plans(section: Section) -> list[str]:
-    """The YAML plans that measure these cells again: one for each seed and calibration set among them."""
-    groups: dict[tuple[int, CalibrationSpec | None], list[CellSpec]] = {}
+    """The YAML plans that measure these cells again: one for each seed, calibration set and budget among them."""
+    groups: dict[_Setting, list[CellSpec]] = {}
     quantized = [r.spec for r in section.records if not is_reference(r) and r.spec.engine is None]
     sets = {spec.seed: spec.calibration for spec in quantized if spec.calibration}
-    for spec in quantized:
-        calibration = spec.calibration or sets.get(spec.seed)
-        groups.setdefault((spec.seed, calibration), []).append(spec)
-    return [_plan(seed, calibration, specs, section.engines) for (seed, calibration), specs in groups.items()]
+    budgets = {spec.seed: spec.budget for spec in quantized if spec.budget}
+    for spec in quantized:  # a cell that needs no calibration or budget goes with one that has some
+        setting = (spec.seed, spec.calibration or sets.get(spec.seed), spec.budget or budgets.get(spec.seed))
+        groups.setdefault(setting, []).append(spec)
+    return [_plan(setting, specs, section.engines) for setting, specs in groups.items()]
 
 
-def _plan(seed: int, calibration: CalibrationSpec | None, specs: list[CellSpec], engines: list[str]) -> str:
+_Setting = tuple[int, CalibrationSpec | None, str | None]
+"""Seed, calibration set and budget of learning."""
+
+
+def _plan(setting: _Setting, specs: list[CellSpec], engines: list[str]) -> str:
+    seed, calibration, budget = setting
     fields: dict[str, object] = {
         "models": [specs[0].model],
         "methods": _unique(spec.method for spec in specs),
@@ -169,6 +175,8 @@ def _plan(seed: int, calibration: CalibrationSpec | None, specs: list[CellSpec],
         "device": specs[0].device,
         "seed": seed,
     }
+    if budget is not None:
+        fields["budget"] = budget
     if engines:
         fields["engines"] = engines
     if calibration is not None:
@@ -262,23 +270,27 @@ def _noise_notes(section: Section) -> list[str]:
     return said
 
 
+_BY = {"accuracy": "", "perplexity": " in perplexity", "kl_mean": " in divergence"}
+
+
 def _standing_notes(section: Section) -> list[str]:
-    """Who cannot be told apart from full precision, and from the best, on each task."""
+    """Who cannot be told apart from full precision, and from the best, on each task and text."""
     said = []
     names = {cell.record.cell_id: cell.name for cell in section.quantized}
     for standing in section.standings:
-        alike, compared = standing.indistinguishable, standing.against_reference
+        alike, compared, by = standing.indistinguishable, standing.against_reference, _BY[standing.metric]
         if compared:
             best_first = [cell for cell in names if cell in alike]
             of_whom = "all quantized cells" if len(alike) == len(compared) > 1 else _listed(best_first, names)
-            said.append(f"{_with_n(standing)}: indistinguishable from full precision: {of_whom or 'none'}.")
+            said.append(f"{_with_n(standing)}: indistinguishable from full precision{by}: {of_whom or 'none'}.")
         if len(standing.best) > 1:
             rivals = "any other" if len(standing.best) == len(names) else _listed(standing.best[1:], names)
-            said.append(f"{standing.task}: the best, {names[standing.best[0]]}, cannot be told apart from {rivals}.")
+            best = names[standing.best[0]]
+            said.append(f"{standing.task}: the best{by}, {best}, cannot be told apart from {rivals}.")
     if said:
         said.append(
-            "Told apart: at 95 % confidence over all cells and tasks of the table (Holm), on the same items where "
-            "answers were kept."
+            "Told apart: at 95 % confidence over all cells, tasks and texts of the table (Holm), on the same items, or "
+            "windows of a text, where answers were kept."
         )
     return said
 
@@ -299,13 +311,13 @@ VERDICT_SIGNS = {"better": "▲", "worse": "▼", "equal": "≈", "indistinguish
 
 
 def flips(section: Section) -> list[tuple[Cell, list[str]]]:
-    """Quantized cells with their flips against full precision, one text a task of `section.standings`.
+    """Quantized cells with their flips against full precision, one text for each of `section.accuracies`.
 
     Empty where no answers were kept.
     """
     rows = []
     for cell in section.quantized:
-        found = [standing.against_reference.get(cell.record.cell_id) for standing in section.standings]
+        found = [standing.against_reference.get(cell.record.cell_id) for standing in section.accuracies]
         texts = [
             f"−{one.flips.to_wrong} +{one.flips.to_right} {VERDICT_SIGNS.get(one.verdict, '')}"
             if one and one.flips

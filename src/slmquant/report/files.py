@@ -46,6 +46,7 @@ def as_json(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) 
             "scores": {
                 "slmq_perf": _score(scores.perf),
                 "slmq_perf_above_chance": _score(scores.perf_above_chance),
+                "slmq_infer": _score(scores.infer),
                 "slmq_cons": _score(scores.cons),
             },
         }

@@ -13,9 +13,10 @@ from markupsafe import Markup
 from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions
 from slmquant.analysis.standing import Answers
 from slmquant.files import atomic_file
-from slmquant.report._columns import ABSENT, Column, Reading, best, columns, decimal, number
+from slmquant.report._columns import ABSENT, decimal, number
 from slmquant.report._plot import Plot, method_series, plot
 from slmquant.report._sections import NO_ANSWERS, Cell, Section, sections
+from slmquant.report._tables import Table, over_models, tables
 from slmquant.report._words import (
     DEFINITIONS,
     STATUS_WORDS,
@@ -35,15 +36,10 @@ GLYPHS = ("●", "■", "▲", "◆", "▼", "✚")
 
 
 @dataclass(frozen=True)
-class _Field:
-    reading: Reading | None
-    is_best: bool
+class _Detail:
+    """What is told of a cell when it is opened."""
 
-
-@dataclass(frozen=True)
-class _Row:
     cell: Cell
-    fields: tuple[_Field, ...]
     scores: tuple[tuple[str, Score], ...]
     calibration: str | None
 
@@ -58,8 +54,8 @@ class _Block:
     notes: list[str]
     plots: list[Plot]
     legend: list[tuple[str, int, str]]
-    columns: list[Column]
-    rows: list[_Row]
+    tables: list[Table]
+    details: list[_Detail]
     flips: list[tuple[Cell, list[str]]]
     data: list[DataCard]
     machines: list[str]
@@ -88,6 +84,7 @@ def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, a
     template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
     return template.render(
         blocks=[_block(section) for section in sections(records, options, answers)],
+        over_models=over_models(records, options),
         css=Markup((here / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         definitions=DEFINITIONS,
         status_words=STATUS_WORDS,
@@ -98,8 +95,6 @@ def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, a
 
 
 def _block(section: Section) -> _Block:
-    shown = columns(section)
-    winners = [best(column, section) for column in shown]
     series = method_series(section)
     return _Block(
         section=section,
@@ -108,8 +103,8 @@ def _block(section: Section) -> _Block:
         notes=notes(section),
         plots=_plots(section),
         legend=[(name, look.colour, GLYPHS[look.marker]) for name, look in series.items()],
-        columns=shown,
-        rows=[_row(cell, shown, winners) for cell in section.cells],
+        tables=tables(section) if section.cells else [],
+        details=[_detail(cell) for cell in section.cells],
         flips=flips(section),
         data=list(dict.fromkeys(card for record in section.records for card in record.data)),
         machines=list(dict.fromkeys(machine_words(record.environment) for record in section.records)),
@@ -125,14 +120,14 @@ def _plots(section: Section) -> list[Plot]:
     return [one for one in drawn if one is not None]
 
 
-def _row(cell: Cell, shown: Sequence[Column], winners: Sequence[frozenset[str]]) -> _Row:
-    cell_id = cell.record.cell_id
-    return _Row(
+def _detail(cell: Cell) -> _Detail:
+    infer = [(f"infer on {engine}", measured.scores.infer) for engine, measured in cell.engines.items()]
+    return _Detail(
         cell=cell,
-        fields=tuple(_Field(c.read(cell), cell_id in w) for c, w in zip(shown, winners, strict=True)),
         scores=(
             ("perf", cell.scores.perf),
             ("perf > chance", cell.scores.perf_above_chance),
+            *infer,
             ("cons", cell.scores.cons),
         ),
         calibration=calibration_label(cell.record.spec.calibration),

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from slmquant.analysis.chance import above_chance, accuracy_interval
@@ -16,15 +16,13 @@ from slmquant.analysis.difference import UNPAIRED, Difference
 from slmquant.analysis.intervals import Interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, ScoreOptions
 from slmquant.analysis.standing import Answers
-from slmquant.report._columns import ABOVE_CHANCE, ABSENT, Column, best, columns, number
+from slmquant.report._columns import ABSENT, number
 from slmquant.report._sections import NO_ANSWERS, Section, sections
+from slmquant.report._tables import Table, over_models, tables
 from slmquant.report._words import STATUS_WORDS, flips, headline, notes, remarks, scheme_words
 from slmquant.store.record import Record, task_name
 
-DROP_ORDER = (ABOVE_CHANCE, "bpw", "peak MB", "KL p99", "cons", "top-1 %", "perf > chance", "quant s", "perf")
-"""Columns that a narrow terminal does without, the first to go first."""
-
-VERDICT_STYLES = {"better": "green", "worse": "red", "refused": "dim", "indistinguishable": "dim"}
+VERDICT_STYLES = {"better": "green", "worse": "red", "refused": "dim", "indistinguishable": "dim", "unknown": "dim"}
 
 
 def print_report(
@@ -36,13 +34,25 @@ def print_report(
     """Print a table for each model and set of conditions, with its headline and its footnotes."""
     for section in sections(records, options, answers):
         console.print(_section_report(section, console))
+    summary = over_models(records, options)
+    if summary is not None:
+        table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
+        for place, head in enumerate(summary.heads):
+            table.add_column(head, justify="left" if place < 2 else "right")
+        for row in summary.rows:
+            table.add_row(*row)
+        notes_below = (Text(f"· {note}", style="dim") for note in summary.notes)
+        console.print(Group(Text("Over models", style="bold cyan"), table, *notes_below, ""))
 
 
 def _section_report(section: Section, console: Console) -> RenderableType:
     title = Text.assemble((section.model, "bold cyan"), "  ", (headline(section), "bold"))
     parts: list[RenderableType] = [title, Text(" ".join(remarks(section)), style="dim")]
     if section.cells:
-        parts += _results_that_fit(section, console)
+        first, *others = tables(section)
+        parts += _that_fits(first, console)
+        for table in others:
+            parts += [Text(table.title), *_that_fits(table, console)]
     if section.failures:
         parts.append(_failures(section.failures))
     if flips(section):
@@ -54,7 +64,7 @@ def _section_report(section: Section, console: Console) -> RenderableType:
 def record_report(record: Record) -> RenderableType:
     """Everything that is known of one cell, apart from its items."""
     spec = record.spec
-    facts = Table.grid(padding=(0, 2))
+    facts = RichTable.grid(padding=(0, 2))
     for name, value in (
         ("cell", record.cell_id),
         ("status", STATUS_WORDS[record.status] + (f": {record.reason}" if record.reason else "")),
@@ -76,7 +86,7 @@ def record_report(record: Record) -> RenderableType:
 
 def comparison_report(a: Record, b: Record, differences: Sequence[Difference]) -> RenderableType:
     """The metrics of two cells side by side; the verdict is on B."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("metric", no_wrap=True)
     table.add_column("task")
     for name in ("A", "B", "B − A", "95 % interval", "p (Holm)", "flips"):
@@ -106,65 +116,61 @@ def _p(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def _flips(section: Section) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
+def _flips(section: Section) -> RichTable:
+    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
     table.add_column("method", no_wrap=True)
     table.add_column("scheme", no_wrap=True)
-    for standing in section.standings:
+    for standing in section.accuracies:
         table.add_column(task_name(standing.task), justify="right", no_wrap=True)
     for cell, texts in flips(section):
-        table.add_row(cell.record.spec.method, cell.record.spec.scheme, *texts)
+        table.add_row(cell.method, cell.record.spec.scheme, *texts)
     return table
 
 
-def _results_that_fit(section: Section, console: Console) -> list[RenderableType]:
-    """The table, without its least telling columns where the terminal is too narrow, and which those are."""
-    shown, dropped = columns(section), list[str]()
-    table = _results(section, shown)
-    for title in DROP_ORDER:
-        if Measurement.get(console, console.options.update(width=10_000), table).maximum <= console.width:
+def _that_fits(table: Table, console: Console) -> list[RenderableType]:
+    """A table, without its least telling columns where the terminal is too narrow, and which those are."""
+    dropped: list[str] = []
+    for title in ("", *table.drop_order):
+        dropped += [title] if any(column.title == title for column in table.columns) else []
+        drawn = _drawn(table.without(dropped))
+        if Measurement.get(console, console.options.update(width=10_000), drawn).maximum <= console.width:
             break
-        dropped += [title] if any(column.title == title for column in shown) else []
-        shown = [column for column in shown if column.title != title]
-        table = _results(section, shown)
     if not dropped:
-        return [table]
+        return [drawn]
     note = f"Not shown in {console.width} columns: {', '.join(dropped)}. Widen the terminal, or see the page.\n"
-    return [table, Text(note, style="dim")]
+    return [drawn, Text(note, style="dim")]
 
 
-def _results(section: Section, shown: Sequence[Column]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
-    table.add_column("method", no_wrap=True)
-    table.add_column("scheme", no_wrap=True)
-    for column in shown:
-        table.add_column("\n".join(filter(None, (column.title, column.about))), justify="right")
-    winners = [best(column, section) for column in shown]
-    for cell in section.cells:
+def _drawn(table: Table) -> RichTable:
+    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
+    for head in table.heads:
+        drawn.add_column(head, no_wrap=True)
+    for column in table.columns:
+        drawn.add_column("\n".join(filter(None, (column.title, column.about))), justify="right")
+    for row in table.rows:
         texts = []
-        for column, winner in zip(shown, winners, strict=True):
-            reading = column.read(cell)
+        for field in row.fields:
+            reading = field.reading
             text = Text(reading.text if reading else ABSENT, style="" if reading else "dim", no_wrap=True)
-            if cell.record.cell_id in winner:
+            if field.is_best:
                 text.stylize("bold green")
             if reading and reading.stderr is not None:
                 text.append(f" ±{reading.stderr:.1f}", style="dim")
             texts.append(text)
-        spec = cell.record.spec
-        table.add_row(spec.method, spec.scheme, *texts, style="italic" if cell.is_reference else "")
-    return table
+        drawn.add_row(*row.heads, *texts, style="italic" if row.cell.is_reference else "")
+    return drawn
 
 
-def _failures(failures: Sequence[Record]) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _failures(failures: Sequence[Record]) -> RichTable:
+    table = RichTable.grid(padding=(0, 2))
     for record in failures:
         status = Text(STATUS_WORDS[record.status], style="yellow" if record.status == "refused" else "red")
         table.add_row(record.spec.method, scheme_words(record), status, escape(record.reason or ABSENT))
     return table
 
 
-def _metrics(record: Record) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+def _metrics(record: Record) -> RichTable:
+    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for name, justify in (
         ("metric", "left"),
         ("value", "right"),
@@ -185,8 +191,8 @@ def _metrics(record: Record) -> Table:
     return table
 
 
-def _phases(record: Record) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+def _phases(record: Record) -> RichTable:
+    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("phase")
     for name in ("seconds", "peak MB"):
         table.add_column(name, justify="right")

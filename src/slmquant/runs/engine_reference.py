@@ -20,6 +20,7 @@ from slmquant.engines._torch import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
 from slmquant.files import cache_dir, sha256
 from slmquant.formats.native import MANIFEST, is_native
+from slmquant.model.context import context_limit
 from slmquant.model.size import count_parameters
 from slmquant.model.sources import resolve
 from slmquant.progress import Progress, Silent
@@ -164,12 +165,6 @@ def describe(job: EngineJob, reference: str | None) -> EngineJob:
         context_limit=None if config is None else context_limit(config),
         no_speed=_UNPACKING.get(job.engine) or _no_speed(job.artifact),
     )
-
-
-def context_limit(config: PreTrainedConfig) -> int | None:
-    """How many tokens the model takes; None where it does not say."""
-    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return limit
 
 
 def _work(config: PreTrainedConfig, job: EngineJob) -> Work:

@@ -137,6 +137,8 @@ class Metric(_Frozen):
     """How many tokens or items it is an average of."""
     stderr: float | None = None
     """Standard error of `value`, in its unit."""
+    clusters: int | None = None
+    """How many windows of a text the standard error rests on; None where the `n` items are independent themselves."""
     version: int = 1
     """Version of the metric's definition; see `tracks`."""
     protocol: str | None = None

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from slmquant.errors import DataError
 from slmquant.files import atomic_file
+from slmquant.model.context import context_limit
 from slmquant.model.packed import Tokens
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
@@ -132,7 +133,7 @@ class _Asked:
 
 def _asked(context: EvalContext, spec: TaskSpec) -> _Asked:
     order = items_asked({spec.name: len(PROMPTS)}, spec)[: spec.limit]
-    longest = getattr(context.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = context_limit(context.model.config)
     new_tokens = NEW_TOKENS if longest is None else min(NEW_TOKENS, longest // 2)
     room = None if longest is None else new_tokens - longest  # what is too long is cut on its left
     prompts = [PROMPTS[index] for _, index in order]

@@ -166,10 +166,15 @@ def _subtask(task: LmEvalTask, config: dict[str, Any]) -> Any:
         raise RefusedError(f"task {task.name!r} needs a package that is not here ({_first_line(error)})") from error
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"task {task.name!r} cannot be built from its data ({_first_line(error)})") from error
-    if built.get_config("num_fewshot") is None:
-        built.set_config("num_fewshot", task.known.num_fewshot if task.known else 0)
+    built.set_config("num_fewshot", _shots(config, task))
     built.set_fewshot_seed(_FEWSHOT_SEED)
     return built
+
+
+def _shots(config: Mapping[str, Any], task: LmEvalTask) -> int:
+    """How many examples stand before a question: as lm-eval says, else as the task is commonly reported."""
+    stated = config.get("num_fewshot")
+    return int(stated if stated is not None else task.known.num_fewshot if task.known else 0)
 
 
 def _first_line(error: Exception) -> str:
@@ -184,7 +189,7 @@ def _local_data(config: Mapping[str, Any], splits: Mapping[str, list[Row]], task
     if not {config.get("test_split"), config.get("validation_split")} & set(splits):
         raise DataError(f"task {task.name!r} needs its test or validation split; there is {here}")
     keys = ("training_split", "validation_split", "test_split", "fewshot_split")
-    shots = config.get("num_fewshot") or 0
+    shots = _shots(config, task)
     examples = config.get("fewshot_split") or config.get("training_split") or config.get("validation_split")
     if shots and examples not in splits and "samples" not in (config.get("fewshot_config") or {}):
         raise DataError(f"task {task.name!r} shows {shots} examples of its {examples} split; there is {here}")

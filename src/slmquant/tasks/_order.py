@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
+from slmquant.lots import lot
 from slmquant.store.record import TaskSpec
 
 __all__ = ["items_asked"]
@@ -22,10 +22,7 @@ def items_asked(sizes: Mapping[str, int], spec: TaskSpec) -> list[tuple[str, int
         spec: Says which order. Its limit is not applied.
     """
     items = [(name, index) for name, size in sizes.items() for index in range(size)]
-    if spec.order_seed is None:
+    seed = spec.order_seed
+    if seed is None:
         return sorted(items, key=lambda item: item[1])  # stable: subtasks stay in their own order
-
-    def lot(item: tuple[str, int]) -> bytes:
-        return hashlib.sha256(f"{spec.order_seed}/{spec.name}/{item[0]}/{item[1]}".encode()).digest()
-
-    return sorted(items, key=lot)
+    return sorted(items, key=lambda item: lot(seed, spec.name, *item))

@@ -20,6 +20,7 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
 from slmquant.errors import DataError, NumericalError
+from slmquant.model.context import context_limit
 from slmquant.model.head import OutputHead
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
@@ -117,8 +118,7 @@ def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
 
 
 def _window_tokens(context: EvalContext) -> int:
-    config = context.model.config.get_text_config()
-    return min(_WINDOW_TOKENS, getattr(config, "max_position_embeddings", None) or _WINDOW_TOKENS)
+    return min(_WINDOW_TOKENS, context_limit(context.model.config) or _WINDOW_TOKENS)
 
 
 def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
@@ -232,7 +232,7 @@ def _perplexity(nll: Float[Tensor, "windows predictions"], labels: Labels) -> Me
     perplexity = math.exp(loss)
     # Delta method: a small error e of the mean loss changes the perplexity by perplexity · e.
     stderr = None if loss_stderr is None else perplexity * loss_stderr
-    return labels.metric("perplexity", perplexity, "1", False, nll.numel(), stderr)
+    return labels.metric("perplexity", perplexity, "1", False, nll.numel(), stderr, len(nll))
 
 
 def _items(scores: _Scores, task: str, with_divergence: bool) -> tuple[ItemOutcome, ...]:

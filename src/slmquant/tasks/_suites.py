@@ -41,10 +41,10 @@ SUITES: Mapping[str, Suite] = {
         "a first look: perplexity, divergence and two zero-shot tasks",
         ((_TEXT, 3), ("arc_easy", 60), ("piqa", 60)),
     ),
-    "quick": Suite(  # about 170,000 tokens through the body of a model, and 96 steps of writing a dozen texts at once
+    "quick": Suite(  # about 160,000 tokens through the body of a model, and 96 steps of writing a dozen texts at once
         "a longer look, minutes: perplexity, divergence, five zero-shot tasks, what it writes",
         (
-            (_TEXT, 20),
+            (_TEXT, 14),
             ("arc_easy", 400),
             ("piqa", 400),
             ("hellaswag", 200),

@@ -33,8 +33,9 @@ class Labels:
         higher_is_better: bool | None,
         n: int,
         stderr: float | None = None,
+        clusters: int | None = None,
     ) -> Metric:
-        """One figure."""
+        """One figure, and how many windows its standard error rests on."""
         return Metric(
             name=name,
             value=value,
@@ -43,6 +44,7 @@ class Labels:
             task=self.task,
             n=n,
             stderr=stderr,
+            clusters=None if stderr is None else clusters,
             version=METRIC_VERSION,
             protocol=self.protocol,
         )
@@ -52,7 +54,7 @@ class Labels:
     ) -> Metric:
         """The mean of all values that are not NaN, of which there must be one."""
         mean, stderr = clustered_mean(values)
-        return self.metric(name, mean, unit, higher_is_better, int((~values.isnan()).sum()), stderr)
+        return self.metric(name, mean, unit, higher_is_better, int((~values.isnan()).sum()), stderr, len(values))
 
 
 def clustered_mean(values: Float[Tensor, "clusters items"]) -> tuple[float, float | None]:

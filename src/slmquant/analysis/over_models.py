@@ -1,0 +1,106 @@
+"""The scores of a method and scheme over several models: where the paper's E is a mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from slmquant.analysis.scores import (
+    DEFAULT_OPTIONS,
+    CellScores,
+    Score,
+    ScoreOptions,
+    score_table,
+    slmq_cons,
+    slmq_infer,
+    slmq_perf,
+)
+from slmquant.store.record import Record
+
+_Key = tuple[str, str, tuple[str, ...]]
+_Terms = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class ModelsScores:
+    """The scores of one method and scheme.
+
+    Attributes:
+        method: The method.
+        scheme: The scheme.
+        models: The models, of which there are two or more.
+        perf: SLMQ_perf.
+        perf_above_chance: The same with accuracies counted from chance.
+        infer: Engine → SLMQ_infer on it.
+        cons: SLMQ_cons.
+    """
+
+    method: str
+    scheme: str
+    models: tuple[str, ...]
+    perf: Score
+    perf_above_chance: Score
+    infer: Mapping[str, Score]
+    cons: Score
+
+
+def scores_over_models(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[ModelsScores]:
+    """Score each method and scheme over the models on which it was measured by the same tasks, where there are several.
+
+    Of several cells of a model, the latest counts. A score that is missing for one of the models, or of other terms
+    there, is None with a reason.
+    """
+    scores = {each.cell_id: each for each in score_table(records, options)}
+    groups: dict[_Key, dict[str, Record]] = {}
+    for record in sorted((r for r in records if r.status == "ok"), key=lambda r: r.finished_at):
+        spec = record.spec
+        if spec.engine is None:
+            groups.setdefault((spec.method, spec.scheme, tuple(map(str, spec.tasks))), {})[spec.model] = record
+    on_engines = {record.spec: record for record in records if record.spec.engine is not None}
+    engines = dict.fromkeys(spec.engine for spec in on_engines if spec.engine is not None)
+    found = []
+    for (method, scheme, _), of_model in groups.items():
+        if len(of_model) < 2:
+            continue
+        cells = {model: scores[record.cell_id] for model, record in of_model.items()}
+        infer = {}
+        for engine in engines:
+            ran = {m: on_engines[spec] for m, r in of_model.items() if (spec := r.spec.on(engine)) in on_engines}
+            if len(ran) == len(of_model):
+                measured = {model: scores[record.cell_id] for model, record in ran.items()}
+                infer[engine] = _score(measured, lambda each: each.infer, lambda terms: _infer(terms, options))
+        found.append(
+            ModelsScores(
+                method,
+                scheme,
+                tuple(of_model),
+                _score(cells, lambda each: each.perf, lambda terms: slmq_perf(terms, options.expectation)),
+                _score(cells, lambda each: each.perf_above_chance, lambda terms: slmq_perf(terms, options.expectation)),
+                infer,
+                _score(cells, lambda each: each.cons, lambda terms: _cons(terms, options)),
+            )
+        )
+    return found
+
+
+def _score(
+    cells: Mapping[str, CellScores], choose: Callable[[CellScores], Score], combine: Callable[[_Terms], Score]
+) -> Score:
+    """Term by term, the ratios of all models."""
+    scores = {model: choose(each) for model, each in cells.items()}
+    for model, score in scores.items():
+        if score.value is None:
+            return Score(None, reason=f"{model}: {score.reason}")
+    terms = {tuple(score.ratios) for score in scores.values()}
+    if len({frozenset(names) for names in terms}) > 1:
+        return Score(None, reason=f"not of the same terms for {', '.join(scores)}")
+    names = next(iter(terms))
+    return combine({name: [score.ratios[name] for score in scores.values()] for name in names})
+
+
+def _infer(terms: _Terms, options: ScoreOptions) -> Score:
+    return slmq_infer(terms["memory"], terms["tokens per second"], terms["size"], options.expectation)
+
+
+def _cons(terms: _Terms, options: ScoreOptions) -> Score:
+    return slmq_cons(terms["time"], terms["memory"], options.expectation)

@@ -1,0 +1,43 @@
+"""What `slmquant bench` makes of its flags and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from slmquant.cli import bench
+from slmquant.runs.plan import Plan, PlanError
+from slmquant.runs.runner import Event
+from tests import invented
+
+FIELDS: Mapping[str, object] = {"models": ["tiny"], "methods": ["rtn"], "schemes": ["W8A8"]}
+
+
+def planned(suite: str | None = None, tasks: list[str] | None = None) -> Plan:
+    return bench._plan(None, {**FIELDS, "tasks": tasks}, {"corpus": "wikitext2_train"}, suite, None)[0]
+
+
+def test_named_tasks_stand_beside_those_of_a_suite() -> None:
+    alone, beside = planned("demo"), planned("demo", tasks=["gsm8k:5", "piqa:60"])
+
+    assert beside.tasks[:-1] == alone.tasks  # piqa:60 is in the suite
+    assert str(beside.tasks[-1]) == "gsm8k:5"
+
+
+def test_without_either_the_demo_is_asked() -> None:
+    assert planned().tasks == planned("demo").tasks
+    assert [str(task) for task in planned(tasks=["piqa"]).tasks] == ["piqa"]
+
+
+def test_a_calibration_that_is_no_table_is_refused() -> None:
+    with pytest.raises(PlanError, match="calibration"):
+        bench._plan(None, {**FIELDS, "calibration": "c4"}, {}, None, None)
+
+
+def test_what_a_cell_says_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "[enforce fail at alloc_cpu.cpp:1] no room in [/tmp/x]"
+    record = invented.record("rtn", "W4A8", status="failed", reason=reason)
+    bench._Teller(quiet=False)(Event("tiny/rtn/W4A8: failed", record, 1, 1))
+
+    assert reason in capsys.readouterr().err.replace("\n", " ")
