@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from slmquant import methods, tasks
 from slmquant.calib.calibration import NoCalibration
 from slmquant.errors import RefusedError
-from slmquant.files import cache_dir
+from slmquant.files import cache_dir, check_output
 from slmquant.formats import native
 from slmquant.methods._base import Budget
 from slmquant.model.loading import identify, load
@@ -62,8 +62,19 @@ class Artifact:
         """What it takes to store."""
         return self.quantized.size
 
-    def save(self, folder: str | Path) -> Path:
-        """Write it in slmquant's own format, whole or not at all; `open_artifact` reads it back."""
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write it in slmquant's own format, whole or not at all; `open_artifact` reads it back.
+
+        Args:
+            folder: Where. One that holds such a model already is replaced.
+            overwrite: Replace a folder of other things, too.
+
+        Raises:
+            OutputError: A file lies there, or a folder with other things in it.
+            SourceError: The disk is full.
+        """
+        if not overwrite:
+            check_output(Path(folder), folder=True, ours=native.is_native)
         return native.save(
             self.quantized, self.tokenizer, Path(folder), source=self.source, source_sha256=self.source_sha256
         )

@@ -10,7 +10,8 @@
     ├── SourceError                a source that cannot be fetched: no network, checksum mismatch, no space
     ├── DataError                  a corpus or a task whose data is absent or malformed
     ├── NumericalError             a solver or a loss that stopped being finite
-    └── StoreError                 a result store that cannot be read or written
+    ├── StoreError                 a result store that cannot be read or written
+    └── OutputError                an output that would take the place of something else
 
 A command prints these as one line and exits with `exit_code`; any other exception is a bug and keeps
 its traceback.
@@ -25,6 +26,7 @@ __all__ = [
     "DataError",
     "ModelError",
     "NumericalError",
+    "OutputError",
     "RefusedError",
     "SchemeError",
     "SlmquantError",
@@ -98,3 +100,9 @@ class StoreError(SlmquantError):
     """A result store that cannot be read or written."""
 
     exit_code = 8
+
+
+class OutputError(SlmquantError):
+    """An output path that cannot be written, or not without losing what lies there."""
+
+    exit_code = 2

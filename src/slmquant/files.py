@@ -8,13 +8,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
 
-from slmquant.errors import SourceError
+from slmquant.errors import OutputError, SourceError
 
 _CHUNK_BYTES = 1 << 22
 _LEFTOVER_AGE_S = 24 * 3600
@@ -66,10 +66,41 @@ def remove_leftovers(folder: Path) -> None:
                 continue
         except FileNotFoundError:  # its owner has just finished
             continue
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        remove(entry)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, where it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_output(path: Path, folder: bool, ours: Callable[[Path], bool] | None = None) -> None:
+    """Refuse an output that would take the place of something else, before anything is computed for it.
+
+    Args:
+        path: Where a file or a folder shall be written.
+        folder: Whether it will be a folder.
+        ours: Whether a folder that is there already is an earlier output, which may be replaced; None where that
+            cannot be told.
+
+    Raises:
+        OutputError: A folder lies where a file shall be written, or the reverse; or the folder holds other things.
+    """
+    if not path.exists():
+        return
+    if not folder:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give the name of a file to write")
+        return
+    if not path.is_dir():
+        raise OutputError(f"{path} is a file; give the name of a folder to write")
+    if any(path.iterdir()) and (ours is None or not ours(path)):
+        raise OutputError(
+            f"{path} is a folder with other things in it, which would be lost; name a new folder, or say --overwrite"
+        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 from slmquant.analysis.scores import (
     DEFAULT_OPTIONS,
     ScoreOptions,
+    infer_score,
     score_table,
     slmq_cons,
     slmq_infer,
@@ -240,3 +241,17 @@ def test_infer_without_an_engine_or_a_baseline_is_absent_with_a_reason() -> None
         "no full-precision cell o",
         "decode_tokens_per_s@512 ",
     ]
+
+
+def test_one_thread_is_scored_against_one_thread() -> None:
+    def measured(memory: float, speed: float, size: float) -> list[Metric]:
+        named = (
+            ("inference_peak_rss_bytes/1t", memory),
+            ("decode_tokens_per_s@512/1t", speed),
+            ("artifact_bytes", size),
+        )
+        return [invented.metric(name, value) for name, value in named]
+
+    score = infer_score(measured(1e8, 30.0, 1e8), measured(2e8, 20.0, 4e8), "full")
+
+    assert score.ratios == {"memory": 2.0, "tokens per second": 1.5, "size": 4.0}

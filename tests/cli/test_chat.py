@@ -62,6 +62,14 @@ def test_every_line_of_a_pipe_is_answered(artifact: Path, folder: Path) -> None:
     assert result.stdout.count(f"{folder}/rtn/W4A16g8") == 2 == result.stdout.count(f"{folder}, original")
 
 
+def test_what_is_too_long_does_not_end_a_conversation(folder: Path) -> None:
+    result = run(str(folder), "--max-tokens", "3", said=f"{'cb ' * 200}\nab\n")
+
+    assert result.exit_code == 0
+    assert "begin anew with /new" in result.stderr and f"{folder}" in result.stdout
+    assert isinstance(run(str(folder), "-p", "cb " * 200, "--max-tokens", "3").exception, RefusedError)
+
+
 def test_a_plain_model_answers_alone(folder: Path) -> None:
     result = run(str(folder), "-p", "ab", "--max-tokens", "3")
     assert result.exit_code == 0 and result.stdout.count(str(folder)) == 1

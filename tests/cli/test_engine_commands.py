@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from slmquant.cli import bench_engine, export, serve
 from slmquant.cli import engines as engines_command
-from slmquant.errors import ModelError, RefusedError, UnknownNameError
+from slmquant.errors import ModelError, OutputError, RefusedError, UnknownNameError
 from slmquant.model.llama2c_import import read_llama2c
 from tests import made_up_engines, tiny_llama2c
 
@@ -131,7 +135,32 @@ def test_export_tells_how_every_weight_is_stored(folder: Path) -> None:
     assert Path("out").is_dir() and Path("kept").is_dir()
     again = run("export", "kept", "--format", "native", "-o", "again")
     assert again.exit_code == 0 and "share" in again.stdout
-    assert run("export", "kept", "--method", "rtn", "-o", "again").exit_code == 2
+    assert run("export", "kept", "--method", "rtn", "-o", "other").exit_code == 2
+
+
+def test_what_lies_there_is_not_lost(folder: Path) -> None:
+    Path("photos").mkdir()
+    (Path("photos") / "one.jpg").touch()
+    quantized = ("export", str(folder), "--method", "rtn", "--scheme", "W4A16g8", "--format", "native")
+
+    for words in (("-o", "photos"), ("-o", "new", "--keep", "photos")):
+        refused = run(*quantized, *words).exception
+        assert isinstance(refused, OutputError) and "other things in it, which would be lost" in str(refused)
+    assert isinstance(run("export", str(folder), "--format", "gguf", "-o", "photos").exception, OutputError)
+    assert (Path("photos") / "one.jpg").exists() and not Path("new").exists()
+    assert run(*quantized, "-o", "new").exit_code == run(*quantized, "-o", "new").exit_code == 0  # its own may go
+    assert run(*quantized, "-o", "photos", "--overwrite").exit_code == 0
+    assert not (Path("photos") / "one.jpg").exists()
+
+
+def test_one_damaged_artifact_leaves_the_others_their_rows(made_up: Path) -> None:
+    for name, content in (("cut", "{"), ("vision", '{"model_type": "clip_vision_model"}')):
+        (made_up / name).mkdir()
+        (made_up / name / "config.json").write_text(content)
+    (made_up / "m.bin").touch()
+    result = run("bench-engine", "cut", "vision", "m.bin", "-e", "right", "--quick", "--json", "-o", "out.json")
+
+    assert [row["artifact"] for row in json.loads(result.stdout)] == ["cut", "vision", "m.bin"]
 
 
 def test_bad_input_is_answered_in_a_line(made_up: Path) -> None:
@@ -159,3 +188,42 @@ def test_serve_starts_the_engines_own_server(made_up: Path) -> None:
     assert (made_up / "served").read_text() == "m.gguf 127.0.0.1 9000 2 2048"
     assert "curl http://127.0.0.1:9000/v1/chat/completions" in result.stderr
     assert isinstance(run("serve", "none.gguf", "-e", "right").exception, ModelError)
+
+
+def test_a_server_does_not_outlive_its_command(made_up: Path) -> None:
+    beats, path = made_up / "beats", made_up / "path"
+    (path / "made_up_package" / "right.py").write_text(
+        made_up_engines._COMMON
+        + "class Served(Engine):\n"
+        + "    def server(self, artifact, host, port, options):\n"
+        + f"        return sys.executable, {str(made_up / 'serving.py')!r}\n"
+        + "ENGINE = Served()\n"
+    )
+    (made_up / "serving.py").write_text(
+        f"import time\nwhile True:\n    open({str(beats)!r}, 'a').write('x')\n    time.sleep(0.02)\n"
+    )
+    (made_up / "m.gguf").touch()
+    here = Path(made_up_engines.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{here}"}
+    command = [sys.executable, "-m", "slmquant", "serve", "m.gguf", "-e", "right"]
+    with subprocess.Popen(command, env=environment) as served:
+        while not beats.exists():
+            assert served.poll() is None
+            time.sleep(0.05)
+        served.terminate()
+    written = beats.stat().st_size
+    time.sleep(0.3)
+
+    assert served.returncode == 0 and beats.stat().st_size == written
+
+
+def test_a_hint_keeps_its_brackets(made_up: Path) -> None:
+    """`slmquant[made-up]` is markup to Rich, which would leave `slmquant`."""
+    assert "pip install slmquant[made-up]" in " ".join(run("engines").stdout.split())
+    here = Path(made_up_engines.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{made_up / 'path'}{os.pathsep}{here}"}
+    (made_up / "m.bin").touch()
+    command = [sys.executable, "-m", "slmquant", "bench-engine", "m.bin", "-e", "[/missing]"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert said.returncode == 2 and said.stderr.startswith("error: unknown engine '[/missing]'")

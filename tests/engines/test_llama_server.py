@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
 from slmquant.engines import _llama_server
 from slmquant.engines._base import OpenOptions
 from slmquant.errors import RefusedError
+from slmquant.formats.gguf import Gguf
+from tests.formats.gguf_models import export, quantized
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,3 +33,28 @@ def test_every_option_reaches_the_program(monkeypatch: pytest.MonkeyPatch) -> No
     assert dict(zip(command[4::2], command[5::2], strict=True)) == {
         "--host": "0.0.0.0", "--port": "8123", "--context": "512", "--threads": "3",
     }  # fmt: skip
+
+
+@pytest.mark.engine
+def test_the_server_answers_over_http(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the server is not installed; pip install 'slmquant[serve]'")
+    Gguf("F32").write(export(quantized("llama")), tmp_path / "model.gguf")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = (sys.executable, *_llama_server.command(tmp_path / "model.gguf", "127.0.0.1", port, 64, 1))
+    asked = Request(  # our own server
+        f"http://127.0.0.1:{port}/v1/completions",
+        json.dumps({"prompt": "ab", "max_tokens": 4, "temperature": 0}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert any(line.startswith("listening on") for line in server.stdout)
+            with urlopen(asked, timeout=30) as answer:
+                said = json.load(answer)
+        finally:
+            server.terminate()
+
+    assert said["usage"]["completion_tokens"] in range(1, 5)

@@ -82,7 +82,7 @@ def test_what_is_done_at_run_time_comes_back(tmp_path: Path, method: str, archit
 def test_a_newer_version_is_named(tmp_path: Path) -> None:
     folder = native.save(quantized("rtn", "W8A8"), tokenizer(), tmp_path / "m", source="tiny", source_sha256="0")
     manifest = json.loads((folder / native.MANIFEST).read_text())
-    (folder / native.MANIFEST).write_text(json.dumps(manifest | {"version": 99}))
+    (folder / native.MANIFEST).write_text(json.dumps(manifest | {"version": 99, "a_field_of_the_future": 1}))
 
     with pytest.raises(ModelError, match="format version 99, this slmquant reads up to 2"):
         native.load(folder)

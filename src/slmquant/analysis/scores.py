@@ -156,16 +156,17 @@ def infer_score(
             taken for the speed; else the ratio of medians.
         options: At which context.
     """
-    speed = f"decode_tokens_per_s@{options.inference_context}"
+    end = _thread_ending(mine, f"decode_tokens_per_s@{options.inference_context}")
+    speed = f"decode_tokens_per_s@{options.inference_context}{end}"
     ratios: dict[str, float] = {}
-    for name in ("inference_peak_rss_bytes", speed, "artifact_bytes"):
+    for name in (f"inference_peak_rss_bytes{end}", speed, "artifact_bytes"):
         ours, theirs = _named(mine, name), _named(baseline, name)
         if ours is None or theirs is None or ours.value <= 0 or theirs.value <= 0:
             return Score(None, reason=f"{name} was not measured for this artifact or for {label}")
         if _definition(ours) != _definition(theirs):
             return Score(None, reason=f"{name} of {label} is of another engine, version or number of threads")
         ratios[name] = ours.value / theirs.value if name == speed else theirs.value / ours.value
-    paired = _named(mine, f"decode_speedup@{options.inference_context}")
+    paired = _named(mine, f"decode_speedup@{options.inference_context}{end}")
     if paired is not None and f"against {label}," in (paired.protocol or ""):
         ratios[speed] = paired.value
     how = _named(mine, speed)
@@ -287,6 +288,13 @@ def _definition(metric: Metric) -> tuple[str, str | None, int]:
 
 def _named(metrics: Sequence[Metric], name: str) -> Metric | None:
     return next((metric for metric in metrics if metric.name == name), None)
+
+
+def _thread_ending(metrics: Sequence[Metric], name: str) -> str:
+    """What follows a name that was measured with fewer threads than cores, `/1t`; empty where all computed."""
+    if _named(metrics, name) is not None:
+        return ""
+    return next((metric.name.removeprefix(name) for metric in metrics if metric.name.startswith(f"{name}/")), "")
 
 
 def _infer(record: Record, records: Sequence[Record], options: ScoreOptions) -> Score:

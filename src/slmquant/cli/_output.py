@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from slmquant.progress import Progress, Silent
 
@@ -39,6 +40,8 @@ err_console = Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no remarks.")]
+
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there already.")]
 
 DataOption = Annotated[
     Path | None,
@@ -59,7 +62,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         numeric = bool(cells) and all(cell.lstrip("~-+").replace(",", "")[:1].isdigit() for cell in cells)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     console.print(table)
 
 

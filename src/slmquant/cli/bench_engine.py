@@ -86,7 +86,7 @@ def command(
     facts = [_facts(result, score) for result, score in zip(results, scores, strict=True)]
     path = output or Path("results/engines") / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json"
     with atomic_file(path) as temporary:
-        temporary.write_text(_document(facts))
+        temporary.write_text(_document(facts), encoding="utf-8")
     if json:
         print_json(facts)
     else:

@@ -50,6 +50,7 @@ def command(
         slmquant chat smollm2-135m-instruct --method gptq --scheme W3A16g64 --prompt "Why is the sky blue?"
     """
     from slmquant.cli._conversation import Manner
+    from slmquant.errors import RefusedError
 
     with progress_bar(quiet) as progress:
         speakers = _speakers(model, method, scheme, original, device, data, progress)
@@ -59,8 +60,13 @@ def command(
             for speaker in speakers:
                 speaker.forget()
             continue
-        for speaker in speakers:
-            _answer(speaker, text, manner)
+        try:
+            for speaker in speakers:
+                _answer(speaker, text, manner)
+        except RefusedError as error:  # too long a conversation: it says what to do
+            if prompt is not None:
+                raise
+            err_console.print(str(error), highlight=False, markup=False, soft_wrap=True)
 
 
 def _speakers(

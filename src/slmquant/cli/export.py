@@ -21,6 +21,7 @@ from slmquant.cli._calibration import (
 from slmquant.cli._output import (
     DataOption,
     JsonOption,
+    OverwriteOption,
     QuietOption,
     console,
     err_console,
@@ -61,6 +62,7 @@ def command(
     seed: SeedOption = 0,
     budget: BudgetOption = Budget.FAST,
     data: DataOption = None,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -72,21 +74,27 @@ def command(
         slmquant export smollm2-gptq --format onnx -o model-onnx
     """
     from slmquant import formats
+    from slmquant.files import check_output
     from slmquant.formats._base import Export
+    from slmquant.formats.native import is_native
 
     fmt = formats.load(format_)  # a wrong name is told before anything is quantized
+    if not overwrite or fmt.suffix:
+        check_output(output, folder=not fmt.suffix, ours=is_native if format_ == "native" else None)
+    if keep is not None and not overwrite:
+        check_output(keep, folder=True, ours=is_native)
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
         artifact = _artifact(model, method, scheme, spec, budget, data, progress)
     if keep is not None:
-        artifact.save(keep)
+        artifact.save(keep, overwrite=overwrite)
     export = Export(artifact.quantized, artifact.tokenizer, artifact.source, artifact.source_sha256)
     written = fmt.write(export, output, otherwise)
     if json:
         print_json(_facts(written, artifact))
     elif not quiet:
         for note in artifact.quantized.notes:
-            err_console.print(note, highlight=False)
+            err_console.print(note, highlight=False, markup=False)
         _print(written, fmt.title)
 
 

@@ -53,8 +53,6 @@ def command(
 
 
 def _line(record: Record) -> tuple[str, ...]:
-    from rich.markup import escape
-
     from slmquant.analysis.cells import text_tasks
     from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity, significant
 
@@ -63,7 +61,7 @@ def _line(record: Record) -> tuple[str, ...]:
     size = record.metric("stored_bytes")
     return (
         record.cell_id[:SHOWN_DIGITS],
-        escape(record.spec.model),
+        record.spec.model,
         record.spec.method,
         record.spec.scheme,
         record.status,
@@ -71,5 +69,5 @@ def _line(record: Record) -> tuple[str, ...]:
         significant(divergence.value) if divergence else ABSENT,
         f"{size.value / BYTES_PER_MB:.1f}" if size else ABSENT,
         f"{record.finished_at:%Y-%m-%d %H:%M}",
-        escape(record.reason or ""),
+        record.reason or "",
     )

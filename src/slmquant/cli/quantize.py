@@ -16,7 +16,16 @@ from slmquant.cli._calibration import (
     SeqLenOption,
     calibration,
 )
-from slmquant.cli._output import DataOption, JsonOption, QuietOption, console, err_console, print_json, progress_bar
+from slmquant.cli._output import (
+    DataOption,
+    JsonOption,
+    OverwriteOption,
+    QuietOption,
+    console,
+    err_console,
+    print_json,
+    progress_bar,
+)
 
 
 def command(
@@ -31,6 +40,7 @@ def command(
     budget: BudgetOption = Budget.FAST,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     data: DataOption = None,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -42,7 +52,11 @@ def command(
         slmquant quantize ./my-model --method smoothquant --scheme W8A8 -o my-model-w8a8
     """
     from slmquant import api
+    from slmquant.files import check_output
+    from slmquant.formats.native import is_native
 
+    if not overwrite:
+        check_output(output, folder=True, ours=is_native)
     with progress_bar(quiet) as progress:
         artifact = api.quantize(
             model,
@@ -55,9 +69,9 @@ def command(
             data_dir=data,
             progress=progress,
         )
-        artifact.save(output)
+        artifact.save(output, overwrite=overwrite)
     for note in artifact.quantized.notes if not quiet else ():
-        err_console.print(note, highlight=False)
+        err_console.print(note, highlight=False, markup=False)
     facts = {
         "folder": str(output),
         "model": model,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -38,9 +40,6 @@ def command(
     if not isinstance(chosen, Serves):
         able = [name for name in engines.names() if isinstance(_loaded(name), Serves)]
         raise RefusedError(f"{engine} brings no server; engines that do: {', '.join(able) or 'none'}")
-    status = chosen.status()
-    if not status.usable:
-        raise RefusedError(f"{engine}: {status.reason}")
     if not artifact.exists():
         raise ModelError(f"there is no {artifact}; write one with slmquant export")
     arguments = chosen.server(artifact, host, port, OpenOptions(threads or usable_cores(), context))
@@ -52,13 +51,22 @@ def command(
             f"curl {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
-    try:
-        code = subprocess.run(arguments, check=False).returncode
-    except KeyboardInterrupt:  # it was interrupted, too
-        code = 0
-    if code:
+    code = _serve(arguments)
+    if code not in (0, -signal.SIGTERM):
         err_console.print(f"{engine}'s server ended with exit code {code}", highlight=False)
         sys.exit(1)
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    """Run a server until it ends, or until this process is told to; its exit code."""
+    with subprocess.Popen(arguments) as server:
+        before = signal.signal(signal.SIGTERM, lambda *_: server.terminate())  # else it would keep the port
+        try:
+            return server.wait()
+        except KeyboardInterrupt:  # it was interrupted, too
+            return 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _loaded(name: str) -> object:

@@ -32,7 +32,7 @@ _EXTRA = "llamacpp"
 _BATCH = 512
 """Tokens that are computed at once, as in llama.cpp's own programs."""
 _LOG_LINES = 20
-_MISSING = f"cyllama is not installed; pip install slmquant[{_EXTRA}]"
+_MISSING = f"cyllama is not installed; pip install 'slmquant[{_EXTRA}]'"
 
 _log: deque[str] = deque(maxlen=_LOG_LINES)
 
@@ -54,7 +54,10 @@ class LlamaCpp:
             _bound()
             version, instructions = _version(), _instructions()
         except (ImportError, OSError) as error:
-            return EngineStatus(False, reason=f"cyllama does not load ({error}); reinstall slmquant[{_EXTRA}]")
+            return EngineStatus(
+                False,
+                reason=f"cyllama does not load ({error}); reinstall 'slmquant[{_EXTRA}]'",
+            )
         return EngineStatus(True, version, instructions)
 
     def open(self, artifact: Path, options: OpenOptions) -> LlamaCppSession:

@@ -49,7 +49,10 @@ class OpenVino:
             installed = version(_PACKAGE)
         except PackageNotFoundError:
             return EngineStatus(False, reason=NOT_INSTALLED)
-        capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        try:
+            capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        except (ImportError, OSError, RuntimeError, RefusedError) as error:
+            return EngineStatus(False, reason=f"{_PACKAGE} {installed} does not load ({error}); reinstall it")
         numbers = tuple(name for name in capabilities if name in ("FP32", "FP16", "BF16", "INT8"))
         return EngineStatus(True, f"{_PACKAGE} {installed}", numbers)
 

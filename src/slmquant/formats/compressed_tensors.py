@@ -254,7 +254,7 @@ def _package(module: str = "") -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("compressed_tensors"):
             raise
-        raise RefusedError(f"compressed-tensors is not installed; pip install slmquant[{EXTRA}]") from error
+        raise RefusedError(f"compressed-tensors is not installed; pip install 'slmquant[{EXTRA}]'") from error
 
 
 FORMAT = Checkpoint(

@@ -174,7 +174,7 @@ def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Pla
 
     quantized, config = export.quantized, export.quantized.model.config
     writer.add_type("model")
-    writer.add_name(Path(export.source).stem)
+    writer.add_name(Path(export.source).name.removesuffix(".gguf"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_file_type(_file_type(placements))
     for end, value in keys_of(config):

@@ -9,12 +9,12 @@ It is the format to keep and to compare; no engine but slmquant's own torch refe
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -83,7 +83,7 @@ def save(
             generation.to_json_file(temporary / _GENERATION)
         tokenizer.save_pretrained(temporary)
         save_file(encode(quantized), temporary / _WEIGHTS)
-        (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+        (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     return folder
 
 
@@ -121,21 +121,28 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
         ModelError: The folder is of a newer version, truncated or damaged; the message says which.
     """
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        _check_version(folder, content)
+        manifest = Manifest.model_validate(content)
         tensors = load_file(folder / _WEIGHTS)
-    except (OSError, ValidationError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise ModelError(f"{folder} is not a readable slmquant model ({first}); quantize again") from error
-    if manifest.version > VERSION:
-        raise ModelError(
-            f"{folder} is of format version {manifest.version}, this slmquant reads up to {VERSION}; update slmquant"
-        )
     try:
         quantized = _assemble(folder, manifest, tensors, dtype, device)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder} is damaged: {error}; quantize again") from error
     tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
     return Opened(quantized, tokenizer, manifest.source, manifest.source_sha256)
+
+
+def _check_version(folder: Path, content: object) -> None:
+    """Before the fields, of which a newer version may have others."""
+    version = content.get("version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise ModelError(
+            f"{folder} is of format version {version}, this slmquant reads up to {VERSION}; update slmquant"
+        )
 
 
 def _assemble(

@@ -149,6 +149,7 @@ def _place(quantized: QuantizedModel, otherwise: str | None) -> list[_Placed]:
 def _place_one(entry: Entry, looked_up: bool, otherwise: str | None) -> _Placed:
     reason: str | None = None
     stored: Stored | None = None
+    exact = True
     if entry.quantized is None:
         if entry.value.dim() == 2:
             stored = dense_of(entry.value.detach())
@@ -158,13 +159,14 @@ def _place_one(entry: Entry, looked_up: bool, otherwise: str | None) -> _Placed:
         weight = entry.quantized.dequantize()
         fits = not looked_up or weight.shape[1] % 16 == 0
         stored = nearest_int8(weight, looked_up=looked_up) if fits and otherwise != "f16" else dense_of(weight)
+        exact = torch.equal(stored.dequantize(), weight)
     placement = Placement(
         name=entry.name,
         asked=entry.asked,
         stored="f32" if stored is None else stored.type,
         parameters=entry.value.numel(),
         stored_bytes=4 * entry.value.numel() if stored is None else stored.stored_bytes,
-        exact=reason is None or (stored is not None and stored.type in ("f16", "f32")),
+        exact=exact,
         reason=reason,
     )
     return _Placed(placement, stored)

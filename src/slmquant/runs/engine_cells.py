@@ -13,7 +13,7 @@ from pathlib import Path
 
 from slmquant import engines, formats
 from slmquant.errors import SlmquantError
-from slmquant.files import cache_dir
+from slmquant.files import cache_dir, remove
 from slmquant.formats import native
 from slmquant.formats._base import Export, Written
 from slmquant.progress import Progress
@@ -62,6 +62,7 @@ class EngineStage:
         scratch: A folder for artifacts.
         data_dir: A local folder of data, tried first.
         rounds: Timed passes that count.
+        timeout_s: Seconds for an export, for opening, for a comparison, for a pass; None for the engines' own limit.
         progress: Who is told how far it is.
     """
 
@@ -69,12 +70,15 @@ class EngineStage:
     scratch: Path
     data_dir: Path | None
     rounds: int
+    timeout_s: float | None
     progress: Progress
 
     def run(self, engine: str) -> Iterator[tuple[CellSpec, EngineResult | Failure]]:
         """Measure the cells on `engine`; one result for each, in any order."""
         cells = list(self.kept)
         settings = replace(quick_settings(), rounds=self.rounds)
+        if self.timeout_s is not None:
+            settings = replace(settings, timeout_s=self.timeout_s)
         jobs: dict[CellSpec, EngineJob] = {}
         for spec in cells:
             job = self._job(engine, spec, settings)
@@ -85,6 +89,8 @@ class EngineStage:
         order = list(jobs)
         baseline = order.index(cells[0]) if cells[0] in jobs else None
         results = run_engines([jobs[spec] for spec in order], settings, baseline, self.progress)
+        for spec in cells:
+            remove(self._artifact(engine, spec))
         yield from zip(order, results, strict=True)
 
     def _job(self, engine: str, spec: CellSpec, settings: Settings) -> EngineJob | Failure:
@@ -95,14 +101,21 @@ class EngineStage:
         name = engines.load(engine).formats[0]
         artifact = kept
         if name != "native":
-            path = self.scratch / f"{spec.cell_id}{formats.load(name).suffix}"
-            written = run_isolated(run_export, ExportJob(kept, name, path), self.progress, settings.timeout_s)
+            job = ExportJob(kept, name, self._artifact(engine, spec))
+            written = run_isolated(run_export, job, self.progress, settings.timeout_s)
             if isinstance(written, Failure):
                 return written
             artifact = written.path
+        full = next(iter(self.kept))  # its reference serves other runs, too
         try:
             windows = fixed_windows(str(kept), TextOptions(), self.data_dir)
-            reference = keep_reference(str(kept), windows, cache_dir(), settings.timeout_s)
+            place = cache_dir() if spec == full else self.scratch
+            reference = keep_reference(str(kept), windows, place, settings.timeout_s)
             return describe(EngineJob(spec.label, engine, artifact, reference), str(kept))
         except SlmquantError as error:
             return Failure("failed", str(error))
+
+    def _artifact(self, engine: str, spec: CellSpec) -> Path:
+        """Where the file or folder that the engine runs is written."""
+        name = engines.load(engine).formats[0]
+        return self.scratch / f"{spec.cell_id}-{name}{formats.load(name).suffix}"

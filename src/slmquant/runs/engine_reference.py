@@ -158,10 +158,14 @@ def keep_reference(source: str, windows: Windows, cache: Path, timeout_s: float)
 def describe(job: EngineJob, reference: str | None) -> EngineJob:
     """`job` with what its reference, or the artifact's own config, says of the model; absent where neither does."""
     folder = reference_folder(reference) if reference is not None else job.artifact
-    config = _config(folder) if (folder / "config.json").is_file() else None
+    try:
+        config = _config(folder) if (folder / "config.json").is_file() else None
+        work = Work() if config is None else _work(config, job)
+    except ModelError:  # opening it will say what is wrong
+        config, work = None, Work()
     return replace(
         job,
-        work=Work() if config is None else _work(config, job),
+        work=work,
         context_limit=None if config is None else context_limit(config),
         no_speed=_UNPACKING.get(job.engine) or _no_speed(job.artifact),
     )
@@ -172,8 +176,11 @@ def _work(config: PreTrainedConfig, job: EngineJob) -> Work:
 
     Torch reads its own dtype, whatever the file holds; other engines are taken to read what they were given.
     """
-    with torch.device("meta"):  # shapes without numbers
-        skeleton = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            skeleton = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise ModelError(f"{job.artifact} is no language model: {str(error).splitlines()[0]}") from error
     embedding, head = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
     tied = head is None or embedding.weight is head.weight
     multiplied = count_parameters(skeleton) - (0 if tied else embedding.weight.numel())

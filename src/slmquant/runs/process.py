@@ -104,7 +104,7 @@ def _listen(
 
 
 def _death(exit_code: int) -> Failure:
-    if exit_code == -signal.SIGKILL:
+    if exit_code == -getattr(signal, "SIGKILL", 9):  # Windows has none
         return Failure(
             "out_of_memory",
             "killed by the system, most likely for want of memory; free some, or use a smaller model",

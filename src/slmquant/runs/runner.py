@@ -131,6 +131,7 @@ class _Bench:
         self.records: list[Record] = []
         self.skipped = 0
         self._captured: dict[str, CapturedFile | Failure] = {}
+        self._unkept: dict[CellSpec, Failure] = {}
         self._total = len(plan.models) * len(plan.cells("model", "0", "float32")) * (1 + len(plan.engines))
 
     def run_model(self, model: str) -> None:
@@ -178,7 +179,8 @@ class _Bench:
 
     def _fail_all(self, model: str, error: SlmquantError) -> None:
         """Every cell of a model that cannot be had ends as a row that says why."""
-        for spec in self.plan.cells(model, NO_MODEL, "float32"):
+        cells = self.plan.cells(model, NO_MODEL, "float32")
+        for spec in [*cells, *(spec.on(engine) for engine in self.plan.engines for spec in cells)]:
             self._store(spec, Failure("failed", str(error)), _Decision("float32"), datetime.now(timezone.utc))
 
     def _decide(self, model: str, sha256: str) -> _Decision:
@@ -228,7 +230,10 @@ class _Bench:
         """Run one cell and store its row."""
         started = datetime.now(timezone.utc)
         keep_in = scratch / spec.cell_id if self.plan.engines else None
-        self._store(spec, self._run(spec, cells, keep_in), decision, started)
+        ended = self._run(spec, cells, keep_in)
+        if isinstance(ended, Failure) and ended.status != "failed":  # what fails may have failed in a task
+            self._unkept[spec] = ended
+        self._store(spec, ended, decision, started)
 
     def _run(self, spec: CellSpec, cells: list[CellSpec], keep_in: Path | None) -> CellResult | Failure:
         job = self._job(spec, cells)
@@ -254,16 +259,21 @@ class _Bench:
             baseline = cells[0].on(engine)
             asked = pending if baseline in pending else [baseline, *pending]
             folders = {spec: self._kept(in_torch[spec], cells, scratch) for spec in asked}
-            stage = EngineStage(folders, scratch, self.data_dir, self.plan.engine_rounds, self.progress)
+            stage = EngineStage(
+                folders, scratch, self.data_dir, self.plan.engine_rounds, self.plan.timeout_s, self.progress
+            )
             for spec, result in stage.run(engine):
                 self._store(spec, result, decision, started)
 
     def _kept(self, spec: CellSpec, cells: list[CellSpec], scratch: Path) -> Path | Failure:
         """Where a cell's quantized model lies; it is quantized again where an earlier run measured the cell."""
         folder = scratch / spec.cell_id
+        if (known := self._unkept.get(spec)) is not None:
+            return known
         if not folder.exists():
             ended = self._run(spec.model_copy(update={"tasks": ()}), cells, folder)
             if isinstance(ended, Failure):
+                self._unkept[spec] = ended
                 return ended
         return kept_model(folder)
 

@@ -136,6 +136,7 @@ def write_reference(session: Session, windows: Windows, folder: Path) -> None:
             kept[start : start + len(targets)] = np.maximum(log_probs, np.finfo(np.float16).min)
             nll[start : start + len(targets)] = -log_probs[np.arange(len(targets)), targets]
         kept.flush()
+        del kept  # a file that is mapped cannot be moved on Windows
         np.save(temporary / _NLL, nll)
         np.save(temporary / _TOKENS, np.asarray(windows.tokens))
 
