@@ -55,6 +55,31 @@ def test_nothing_but_the_rounding_of_inputs_is_different(
     assert divergence(model, session.feed(TOKENS.tolist(), every=True)) < 2e-6
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3_text"])
+def test_onnx_runtime_genai_writes_the_same_from_the_same_folder(tmp_path: Path, architecture: str) -> None:
+    import onnxruntime_genai as genai
+
+    folder = written(quantized("W4A16g32", architecture), tmp_path / "model").path
+    session = ENGINE.open(folder, OpenOptions(threads=1, context=64))
+    start, length = TOKENS[:9].tolist(), 20
+    ours = list(start)
+    logits = session.feed(start)
+    while len(ours) < length:
+        ours.append(int(np.argmax(logits[-1])))
+        logits = session.feed(ours[-1:])
+
+    model = genai.Model(str(folder))
+    options = genai.GeneratorParams(model)
+    options.set_search_options(max_length=length, do_sample=False)
+    generator = genai.Generator(model, options)
+    generator.append_tokens(np.array(start, dtype=np.int32))
+    while not generator.is_done() and generator.token_count() < length:
+        generator.generate_next_token()
+
+    theirs = generator.get_sequence(0).tolist()
+    assert len(theirs) > len(start) and theirs == ours[: len(theirs)]  # it ends where a model says that it does
+
+
 def test_real_zero_points_run(tmp_path: Path) -> None:
     model = quantized("W4A16g32-asym", method="hqq")
     session = ENGINE.open(written(model, tmp_path / "model").path, OpenOptions(threads=1, context=64))
