@@ -73,8 +73,7 @@ class Artifact:
             OutputError: A file lies there, or a folder with other things in it.
             SourceError: The disk is full.
         """
-        if not overwrite:
-            check_output(Path(folder), folder=True, ours=native.is_native)
+        check_output(Path(folder), True, native.is_native, overwrite)
         return native.save(
             self.quantized, self.tokenizer, Path(folder), source=self.source, source_sha256=self.source_sha256
         )

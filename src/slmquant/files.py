@@ -77,7 +77,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_output(path: Path, folder: bool, ours: Callable[[Path], bool] | None = None) -> None:
+def check_output(path: Path, folder: bool, ours: Callable[[Path], bool] | None = None, overwrite: bool = False) -> None:
     """Refuse an output that would take the place of something else, before anything is computed for it.
 
     Args:
@@ -85,6 +85,7 @@ def check_output(path: Path, folder: bool, ours: Callable[[Path], bool] | None =
         folder: Whether it will be a folder.
         ours: Whether a folder that is there already is an earlier output, which may be replaced; None where that
             cannot be told.
+        overwrite: Whether a folder of other things may be replaced, too.
 
     Raises:
         OutputError: A folder lies where a file shall be written, or the reverse; or the folder holds other things.
@@ -97,7 +98,7 @@ def check_output(path: Path, folder: bool, ours: Callable[[Path], bool] | None =
         return
     if not path.is_dir():
         raise OutputError(f"{path} is a file; give the name of a folder to write")
-    if any(path.iterdir()) and (ours is None or not ours(path)):
+    if not overwrite and any(path.iterdir()) and (ours is None or not ours(path)):
         raise OutputError(
             f"{path} is a folder with other things in it, which would be lost; name a new folder, or say --overwrite"
         )

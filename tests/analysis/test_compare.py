@@ -250,13 +250,31 @@ def windows(record: Record, losses: list[float]) -> tuple[Record, list[ItemOutco
 def test_perplexities_are_compared_window_by_window(count: int) -> None:
     """Windows differ far more from each other than cells do in each of them."""
     bad, _, good = cells()
-    hard = np.random.default_rng(0).normal(3, 0.5, size=count)
-    (a, items_a), (b, items_b) = windows(good, hard.tolist()), windows(bad, (hard + 0.02).tolist())
+    draws = np.random.default_rng(0)
+    hard, apart = draws.normal(3, 0.5, size=count), draws.normal(0.02, 1e-4, size=count)
+    (a, items_a), (b, items_b) = windows(good, hard.tolist()), windows(bad, (hard + apart).tolist())
     paired = of(compare(a, b, items_a, items_b), "perplexity", invented.TEXT)
     unpaired = of(compare(a, b), "perplexity", invented.TEXT)
 
     assert (paired.verdict, unpaired.verdict) == ("worse", "indistinguishable")
     assert paired.pairs == count and paired.flips is None
-    assert paired.difference == pytest.approx(a.metric("perplexity").value * (math.exp(0.02) - 1))
+    assert paired.difference == pytest.approx(a.metric("perplexity").value * (math.exp(0.02) - 1), rel=0.02)
     assert paired.interval is not None and paired.difference in paired.interval
     assert paired.interval.kind == ("student" if count < 20 else "bootstrap")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_ruined_model_is_told_from_a_good_one_by_few_windows(kept: bool) -> None:
+    """Its perplexity has an error as large as itself; its loss has not."""
+    good, ruined = [3.1, 3.3, 2.9], [16.1, 16.9, 15.8]
+    _, _, record = cells()
+    two = []
+    for losses in (good, ruined):
+        ppl, error = math.exp(statistics.fmean(losses)), statistics.stdev(losses) / math.sqrt(3)
+        two.append(changed(record, "perplexity", value=ppl, stderr=ppl * error, clusters=3))
+    items = (windows(two[0], good)[1], windows(two[1], ruined)[1]) if kept else ((), ())
+    found = of(compare(*two, *items), "perplexity", invented.TEXT)
+
+    assert found.verdict == "worse" and found.p_value is not None and found.p_value < 1e-3
+    assert found.interval is not None and 0 < found.interval.low < found.difference < found.interval.high  # type: ignore[operator]
+    assert found.difference == pytest.approx(math.exp(statistics.fmean(ruined)) - math.exp(statistics.fmean(good)))

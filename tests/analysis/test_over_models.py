@@ -31,7 +31,9 @@ BOTH = [*FIRST, *(another(record, 0.5) for record in FIRST)]
 @pytest.mark.parametrize("expectation", ["mean_then_square", "square_then_mean"])
 def test_ratios_of_all_models_enter_term_by_term(expectation: str) -> None:
     options = ScoreOptions(expectation=expectation)  # type: ignore[arg-type]  # one of the two
-    found = next(one for one in scores_over_models(BOTH, options) if (one.method, one.scheme) == ("gptq", "W4A16g64"))
+    found = next(
+        one for one in scores_over_models(BOTH, options) if one.spec.method == "gptq" and one.spec.scheme == "W4A16g64"
+    )
     of_cells = {score.cell_id: score.perf for score in score_table(BOTH, options)}
     pair = [of_cells[r.cell_id].ratios for r in BOTH if (r.spec.method, r.spec.scheme) == ("gptq", "W4A16g64")]
     terms = [[ratios[name] for ratios in pair] for name in pair[0]]
@@ -44,12 +46,13 @@ def test_ratios_of_all_models_enter_term_by_term(expectation: str) -> None:
 
 
 def test_the_order_of_mean_and_square_shows_where_models_differ() -> None:
-    values = [
-        [one.perf.value for one in scores_over_models(BOTH, ScoreOptions(expectation=order)) if one.method == "rtn"]
-        for order in ("mean_then_square", "square_then_mean")
-    ]
+    def values(order: str) -> list[float | None]:
+        options = ScoreOptions(expectation=order)  # type: ignore[arg-type]  # one of the two
+        return [one.perf.value for one in scores_over_models(BOTH, options) if one.spec.method == "rtn"]
 
-    assert all(a is not None and b is not None and a < b for a, b in zip(*values, strict=True))
+    pairs = zip(values("mean_then_square"), values("square_then_mean"), strict=True)
+
+    assert all(a is not None and b is not None and a < b for a, b in pairs)
 
 
 def test_one_model_is_not_several_and_what_is_missing_is_said() -> None:
@@ -67,3 +70,12 @@ def test_the_table_has_a_row_for_each_method_and_scheme() -> None:
 
     assert table is not None and len(table.rows) == len(FIRST) - 1  # full precision is what scores are against
     assert table.rows[0][2] == "2" and len({len(row) for row in table.rows} | {len(table.heads)}) == 1
+
+
+def test_what_was_measured_otherwise_is_not_mixed_and_is_named() -> None:
+    fast = [r.model_copy(update={"spec": r.spec.model_copy(update={"budget": "fast"})}) for r in BOTH]
+    table = over_models([*BOTH, *fast], ScoreOptions())
+
+    assert table is not None
+    names = [row[0] for row in table.rows if row[:2] == ("gptq", "W4A16g64") or row[0].startswith("gptq (")]
+    assert "gptq (fast budget)" in names and "gptq" in names

@@ -18,11 +18,11 @@ def planned(suite: str | None = None, tasks: list[str] | None = None) -> Plan:
     return bench._plan(None, {**FIELDS, "tasks": tasks}, {"corpus": "wikitext2_train"}, suite, None)[0]
 
 
-def test_named_tasks_stand_beside_those_of_a_suite() -> None:
-    alone, beside = planned("demo"), planned("demo", tasks=["gsm8k:5", "piqa:60"])
+def test_named_tasks_stand_beside_those_of_a_suite_and_in_their_place() -> None:
+    alone, beside = planned("demo"), planned("demo", tasks=["gsm8k:5", "piqa:200"])
 
-    assert beside.tasks[:-1] == alone.tasks  # piqa:60 is in the suite
-    assert str(beside.tasks[-1]) == "gsm8k:5"
+    assert [str(task) for task in alone.tasks][1:] == ["arc_easy:60", "piqa:60"]
+    assert [str(task) for task in beside.tasks][1:] == ["arc_easy:60", "gsm8k:5", "piqa:200"]
 
 
 def test_without_either_the_demo_is_asked() -> None:

@@ -149,6 +149,8 @@ def test_what_lies_there_is_not_lost(folder: Path) -> None:
     assert isinstance(run("export", str(folder), "--format", "gguf", "-o", "photos").exception, OutputError)
     assert (Path("photos") / "one.jpg").exists() and not Path("new").exists()
     assert run(*quantized, "-o", "new").exit_code == run(*quantized, "-o", "new").exit_code == 0  # its own may go
+    Path("notes.txt").touch()
+    assert isinstance(run(*quantized, "-o", "notes.txt", "--overwrite").exception, OutputError)
     assert run(*quantized, "-o", "photos", "--overwrite").exit_code == 0
     assert not (Path("photos") / "one.jpg").exists()
 

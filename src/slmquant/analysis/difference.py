@@ -116,7 +116,7 @@ def difference(
     values = (first.value, second.value)
     if pairs is not None and early:
         test, interval = pairs.test_at_any_time()
-        values = (statistics.fmean(pairs.first), statistics.fmean(pairs.second))
+        values = pairs.values
     elif pairs is not None and pairs.complete:
         test, interval = pairs.test()
     else:
@@ -160,11 +160,13 @@ class _Pairs:
         first: Per-item values of the first cell.
         second: Per-item values of the second.
         complete: Whether neither answered an item that the other did not.
+        of_perplexity: Whether the values are losses whose mean is the logarithm of the figure.
     """
 
     first: list[float]
     second: list[float]
     complete: bool
+    of_perplexity: bool
 
     @classmethod
     def of(
@@ -176,28 +178,24 @@ class _Pairs:
         if not common:
             return None
         complete = len(common) == len(first) == len(second)
-        pairs = cls([first[item] for item in common], [second[item] for item in common], complete)
-        return pairs._perplexities() if name == "perplexity" else pairs
+        return cls([first[i] for i in common], [second[i] for i in common], complete, name == "perplexity")
 
-    def _perplexities(self) -> _Pairs:
-        """Losses as perplexities, linearized around their means (the delta method), so that means can be compared."""
-
-        def linearized(losses: list[float]) -> list[float]:
-            mean = statistics.fmean(losses)
-            return [math.exp(mean) * (1 + loss - mean) for loss in losses]
-
-        return _Pairs(linearized(self.first), linearized(self.second), self.complete)
+    @property
+    def values(self) -> tuple[float, float]:
+        """The figure of either cell on these items."""
+        a, b = statistics.fmean(self.first), statistics.fmean(self.second)
+        return (math.exp(a), math.exp(b)) if self.of_perplexity else (a, b)
 
     def test(self) -> tuple[PairedTest, Interval | None]:
         """For a number of items that was fixed in advance."""
         test, flipped = paired_test(self.first, self.second), flips(self.first, self.second)
         if test.stderr is None:
-            return test, None
+            return self._as_figures(test, None)
         if flipped:
             return test, matched_pairs(flipped.to_wrong, flipped.to_right, flipped.n)
         if test.n < FEWEST_TO_RESAMPLE:
-            return test, student(test.difference, test.stderr, test.n)
-        return test, bootstrap_mean(self._differences())
+            return self._as_figures(test, student(test.difference, test.stderr, test.n))
+        return self._as_figures(test, bootstrap_mean(self._differences()))
 
     def test_at_any_time(self) -> tuple[PairedTest, Interval | None]:
         """For a number of items that the answers themselves decided."""
@@ -206,10 +204,27 @@ class _Pairs:
             found = replace(test, p_value=evidence(self.first, self.second).p_value)
             return found, difference_sequence(flipped.to_wrong, flipped.to_right, flipped.n)
         differences = self._differences()
-        return replace(test, p_value=mean_p_value(differences)), mean_sequence(differences)
+        return self._as_figures(replace(test, p_value=mean_p_value(differences)), mean_sequence(differences))
 
     def _differences(self) -> list[float]:
         return [b - a for a, b in zip(self.first, self.second, strict=True)]
+
+    def _as_figures(self, test: PairedTest, interval: Interval | None) -> tuple[PairedTest, Interval | None]:
+        return _in_perplexities(self.values, test, interval) if self.of_perplexity else (test, interval)
+
+
+def _in_perplexities(
+    values: tuple[float, float], test: PairedTest, interval: Interval | None
+) -> tuple[PairedTest, Interval | None]:
+    """What is known of a difference of losses, said of the perplexities.
+
+    The p stays what it is: perplexities are equal where losses are. They themselves would hide a difference that is
+    large, as their error grows with them.
+    """
+    a, b = values
+    if interval is not None:
+        interval = replace(interval, low=a * math.expm1(interval.low), high=a * math.expm1(interval.high))
+    return replace(test, difference=b - a, stderr=None if test.stderr is None else b * test.stderr), interval
 
 
 def _values(name: str, task: str | None, items: Sequence[ItemOutcome]) -> dict[str, float]:
@@ -227,16 +242,22 @@ def _values(name: str, task: str | None, items: Sequence[ItemOutcome]) -> dict[s
 
 
 def _unpaired(first: Metric, second: Metric) -> tuple[PairedTest, Interval | None]:
-    difference = second.value - first.value
+    a, b = first.value, second.value
     if first.stderr is None or second.stderr is None:
-        return PairedTest(difference, None, None, 0), None
-    stderr = math.hypot(first.stderr, second.stderr)
+        return PairedTest(b - a, None, None, 0), None
+    of_perplexity = first.name == "perplexity" and min(a, b) > 0
+    difference = math.log(b / a) if of_perplexity else b - a
+    stderr = (
+        math.hypot(first.stderr / a, second.stderr / b) if of_perplexity else math.hypot(first.stderr, second.stderr)
+    )
     windows = [metric.clusters for metric in (first, second) if metric.clusters is not None]
     if windows:  # the smaller of the two: fewer degrees of freedom than Welch's, so on the safe side
         fewest = min(windows)
-        p_value = student_p(difference, stderr, fewest - 1)
-        return PairedTest(difference, stderr, p_value, 0), student(difference, stderr, fewest)
-    return PairedTest(difference, stderr, normal_p(difference, stderr), 0), normal(difference, stderr)
+        p_value, interval = student_p(difference, stderr, fewest - 1), student(difference, stderr, fewest)
+    else:
+        p_value, interval = normal_p(difference, stderr), normal(difference, stderr)
+    test = PairedTest(difference, stderr, p_value, 0)
+    return _in_perplexities((a, b), test, interval) if of_perplexity else (test, interval)
 
 
 def _metric(record: Record, name: str, task: str | None) -> Metric | None:

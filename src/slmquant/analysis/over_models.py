@@ -15,9 +15,8 @@ from slmquant.analysis.scores import (
     slmq_infer,
     slmq_perf,
 )
-from slmquant.store.record import Record
+from slmquant.store.record import CellSpec, Record
 
-_Key = tuple[str, str, tuple[str, ...]]
 _Terms = Mapping[str, Sequence[float]]
 
 
@@ -26,8 +25,7 @@ class ModelsScores:
     """The scores of one method and scheme.
 
     Attributes:
-        method: The method.
-        scheme: The scheme.
+        spec: What the cells have in common: all but the model and what it computes in.
         models: The models, of which there are two or more.
         perf: SLMQ_perf.
         perf_above_chance: The same with accuracies counted from chance.
@@ -35,8 +33,7 @@ class ModelsScores:
         cons: SLMQ_cons.
     """
 
-    method: str
-    scheme: str
+    spec: CellSpec
     models: tuple[str, ...]
     perf: Score
     perf_above_chance: Score
@@ -45,21 +42,22 @@ class ModelsScores:
 
 
 def scores_over_models(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[ModelsScores]:
-    """Score each method and scheme over the models on which it was measured by the same tasks, where there are several.
+    """Score each method and scheme over the models on which it was measured alike, where there are several.
 
-    Of several cells of a model, the latest counts. A score that is missing for one of the models, or of other terms
-    there, is None with a reason.
+    Alike: by the same tasks, with the same calibration set, budget and seed. Of several cells of a model, the latest
+    counts. A score that is missing for one of the models, or of other terms there, is None with a reason.
     """
     scores = {each.cell_id: each for each in score_table(records, options)}
-    groups: dict[_Key, dict[str, Record]] = {}
+    groups: dict[CellSpec, dict[str, Record]] = {}
     for record in sorted((r for r in records if r.status == "ok"), key=lambda r: r.finished_at):
         spec = record.spec
         if spec.engine is None:
-            groups.setdefault((spec.method, spec.scheme, tuple(map(str, spec.tasks))), {})[spec.model] = record
+            alike = spec.model_copy(update={"model": "", "model_sha256": "", "compute_dtype": "float32"})
+            groups.setdefault(alike, {})[spec.model] = record
     on_engines = {record.spec: record for record in records if record.spec.engine is not None}
     engines = dict.fromkeys(spec.engine for spec in on_engines if spec.engine is not None)
     found = []
-    for (method, scheme, _), of_model in groups.items():
+    for alike, of_model in groups.items():
         if len(of_model) < 2:
             continue
         cells = {model: scores[record.cell_id] for model, record in of_model.items()}
@@ -71,8 +69,7 @@ def scores_over_models(records: Sequence[Record], options: ScoreOptions = DEFAUL
                 infer[engine] = _score(measured, lambda each: each.infer, lambda terms: _infer(terms, options))
         found.append(
             ModelsScores(
-                method,
-                scheme,
+                alike,
                 tuple(of_model),
                 _score(cells, lambda each: each.perf, lambda terms: slmq_perf(terms, options.expectation)),
                 _score(cells, lambda each: each.perf_above_chance, lambda terms: slmq_perf(terms, options.expectation)),

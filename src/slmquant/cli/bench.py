@@ -60,7 +60,8 @@ def command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="cpu")] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Longest a single cell may take, in seconds.", show_default="none")
+        float | None,
+        typer.Option(help="Longest a cell, or a step on an engine, may take, in seconds.", show_default="none, 300"),
     ] = None,
     until_separated: Annotated[
         float | None,
@@ -156,6 +157,7 @@ def _plan(
     from slmquant import methods
     from slmquant.calib.corpora import calibration_corpus
     from slmquant.runs.plan import make_plan, read_plan_fields
+    from slmquant.tasks import parse
     from slmquant.tasks._suites import suite as choose_suite
 
     remarks: list[str] = []
@@ -163,9 +165,10 @@ def _plan(
     content |= {name: value for name, value in fields.items() if value is not None and value != []}
     if "tasks" not in content or suite is not None:
         chosen = choose_suite(suite or "demo", data)
-        named = fields.get("tasks")
-        beside = named if isinstance(named, list) else []
-        content["tasks"] = [*chosen.tasks, *(task for task in beside if task not in map(str, chosen.tasks))]
+        named = content.get("tasks")
+        beside = [parse(str(task)) for task in named] if isinstance(named, list) else []
+        names = {task.name for task in beside}  # with the limit that the user gave them
+        content["tasks"] = [*(task for task in chosen.tasks if task.name not in names), *beside]
         remarks += [chosen.remark] if chosen.remark else []
     content.setdefault("methods", list(DEFAULT_METHODS))
     if content["methods"] == ["all"]:

@@ -174,6 +174,7 @@ def _rows(result: EngineResult, score: Score) -> list[tuple[str, ...]]:
     def show(name: str, form: str, factor: float = 1.0) -> str:
         return form.format(metrics[name] * factor) if name in metrics else ""
 
+    scored = "" if "" in suffixes else next(iter(suffixes), "")  # as `infer_score` does
     rows: list[tuple[str, ...]] = []
     for suffix in suffixes or [""]:
         rows.append(
@@ -193,7 +194,7 @@ def _rows(result: EngineResult, score: Score) -> list[tuple[str, ...]]:
                 show(f"inference_peak_rss_bytes{suffix}", "{:.0f}", 1e-6),
                 show(f"load_s{suffix}", "{:.2f}"),
                 show(f"noise_others{suffix}", "{:.0%}"),
-                f"{score.value:.1f}" if score.value is not None and suffix == "" else "",
+                f"{score.value:.1f}" if score.value is not None and suffix == scored else "",
             )
         )
     return rows

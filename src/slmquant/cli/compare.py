@@ -26,7 +26,7 @@ def command(
     """Compare two cells, in pairs of the same items where their answers were kept.
 
     The verdict is on B. "indistinguishable" means that the two-sided p, corrected over the table by Holm's method, is
-    0.05 or more; "unknown" that a figure was measured once, so that its error is not known. Flips are answers that
+    0.05 or more; "unknown" that the error of a figure is not known, of seconds for one. Flips are answers that
     turned from right to wrong (−) and from wrong to right (+).
 
     For example:

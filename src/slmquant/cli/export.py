@@ -79,10 +79,9 @@ def command(
     from slmquant.formats.native import is_native
 
     fmt = formats.load(format_)  # a wrong name is told before anything is quantized
-    if not overwrite or fmt.suffix:
-        check_output(output, folder=not fmt.suffix, ours=is_native if format_ == "native" else None)
-    if keep is not None and not overwrite:
-        check_output(keep, folder=True, ours=is_native)
+    check_output(output, not fmt.suffix, is_native if format_ == "native" else None, overwrite)
+    if keep is not None:
+        check_output(keep, True, is_native, overwrite)
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
         artifact = _artifact(model, method, scheme, spec, budget, data, progress)

@@ -55,8 +55,7 @@ def command(
     from slmquant.files import check_output
     from slmquant.formats.native import is_native
 
-    if not overwrite:
-        check_output(output, folder=True, ours=is_native)
+    check_output(output, True, is_native, overwrite)
     with progress_bar(quiet) as progress:
         artifact = api.quantize(
             model,

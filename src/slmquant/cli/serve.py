@@ -63,7 +63,9 @@ def _serve(arguments: Sequence[str]) -> int:
         before = signal.signal(signal.SIGTERM, lambda *_: server.terminate())  # else it would keep the port
         try:
             return server.wait()
-        except KeyboardInterrupt:  # it was interrupted, too
+        except KeyboardInterrupt:  # most likely it was interrupted, too
+            server.terminate()
+            server.wait()
             return 0
         finally:
             signal.signal(signal.SIGTERM, before)

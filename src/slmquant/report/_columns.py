@@ -57,12 +57,11 @@ def columns(section: Section) -> list[Column]:
         *(column for text in section.texts for column in _text_columns(text, len(section.texts) > 1)),
         *(column for task in section.tasks for column in _accuracy_columns(task)),
         *_performance_scores(),
-        Column("quant s", "Seconds to load, capture and quantize.", _metric("quantize_s", seconds), True),
+        Column("quant s", "Seconds to load, capture and quantize.", _metric("quantize_s", seconds)),
         Column(
             "peak MB",
             "Highest resident memory up to the end of quantization, 10⁶ bytes.",
             _metric("quantize_peak_rss_bytes", decimal(0), BYTES_PER_MB),
-            True,
         ),
         _consumption_score(),
     ]
@@ -249,7 +248,7 @@ def _performance_scores() -> list[Column]:
 
 
 def _consumption_score() -> Column:
-    return Column("cons", "SLMQ_cons; 100 is round-to-nearest.", _score(lambda cell: cell.scores.cons), False)
+    return Column("cons", "SLMQ_cons; 100 is round-to-nearest.", _score(lambda cell: cell.scores.cons))
 
 
 def _known(all_columns: Iterable[Column], cells: Sequence[Cell]) -> list[Column]:

@@ -122,7 +122,7 @@ def sections(
 def _section(group: list[Record], on_engines: list[Record], scores: dict[str, CellScores], answers: Answers) -> Section:
     texts, tasks = text_tasks(group), accuracy_tasks(group)
     text = texts[0] if texts else None
-    apart = _told_apart([record.spec for record in group if record.status == "ok"])
+    apart = told_apart([record.spec for record in group if record.status == "ok"])
     measured = [
         Cell(
             record,
@@ -148,8 +148,8 @@ def _section(group: list[Record], on_engines: list[Record], scores: dict[str, Ce
     )
 
 
-def _told_apart(specs: Sequence[CellSpec]) -> dict[CellSpec, str]:
-    """What tells each cell from others of its method and scheme: seed, calibration set, budget of learning."""
+def told_apart(specs: Sequence[CellSpec]) -> dict[CellSpec, str]:
+    """What tells each cell from others of its method and scheme: seed, calibration set, budget of learning, tasks."""
     groups: dict[tuple[str, str], list[CellSpec]] = {}
     for spec in specs:
         groups.setdefault((spec.method, spec.scheme), []).append(spec)
@@ -160,6 +160,7 @@ def _told_apart(specs: Sequence[CellSpec]) -> dict[CellSpec, str]:
                 f"seed {spec.seed}",
                 calibration_label(spec.calibration) or "no calibration",
                 f"{spec.budget} budget" if spec.budget else "",
+                " ".join(map(str, spec.tasks)),
             )
             for spec in group
         ]

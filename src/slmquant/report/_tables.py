@@ -20,7 +20,7 @@ from slmquant.report._columns import (
     engine_columns,
     score_columns,
 )
-from slmquant.report._sections import Cell, Section
+from slmquant.report._sections import Cell, Section, told_apart
 from slmquant.store.record import Record
 
 _OF_CELLS = (ABOVE_CHANCE, "bpw", "peak MB", "KL p99", "cons", "top-1 %", "perf > chance", "quant s", "perf")
@@ -126,17 +126,18 @@ class OverModels:
 
 def over_models(records: Sequence[Record], options: ScoreOptions) -> OverModels | None:
     """The table of `analysis.over_models`; None where no method was measured on two models."""
-    found = [one for one in scores_over_models(records, options) if one.method != REFERENCE_METHOD]
+    found = [one for one in scores_over_models(records, options) if one.spec.method != REFERENCE_METHOD]
     if not found:
         return None
     engines = list(dict.fromkeys(engine for one in found for engine in one.infer))
-    nothing = Score(None)
+    nothing, apart = Score(None), told_apart([one.spec for one in found])
     rows, reasons = [], list[str]()
     for one in found:
         scores = (one.perf, one.perf_above_chance, *(one.infer.get(e, nothing) for e in engines), one.cons)
         texts = (ABSENT if score.value is None else decimal(1)(score.value) for score in scores)
-        rows.append((one.method, one.scheme, str(len(one.models)), *texts))
-        reasons += [f"{one.method} {one.scheme}: {s.reason}" for s in scores if s.value is None and s.reason]
+        method = one.spec.method + (f" ({apart[one.spec]})" if apart[one.spec] else "")
+        rows.append((method, one.spec.scheme, str(len(one.models)), *texts))
+        reasons += [f"{method} {one.spec.scheme}: {s.reason}" for s in scores if s.value is None and s.reason]
     heads = ("method", "scheme", "models", "perf", "perf > chance", *(f"infer {e}" for e in engines), "cons")
     order = "averaged, then squared" if options.expectation == "mean_then_square" else "squared, then averaged"
     models = dict.fromkeys(model for one in found for model in one.models)

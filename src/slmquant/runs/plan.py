@@ -49,7 +49,7 @@ class Plan(BaseModel):
     budget: Budget = "fast"
     """What methods that learn may spend: `fast` suits two cores, `paper` is the authors' setting."""
     timeout_s: float | None = Field(default=None, gt=0)
-    """Longest a single cell may take; where cells stop early, a single round."""
+    """Longest a single cell may take; where cells stop early, a single round; on an engine a single step, else 300."""
     until_separated: float | None = Field(default=None, gt=0.5, lt=1)
     """Ask items only until the cells of a model are told apart with this confidence; None asks them all."""
     engines: tuple[str, ...] = ()

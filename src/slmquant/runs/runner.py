@@ -230,10 +230,7 @@ class _Bench:
         """Run one cell and store its row."""
         started = datetime.now(timezone.utc)
         keep_in = scratch / spec.cell_id if self.plan.engines else None
-        ended = self._run(spec, cells, keep_in)
-        if isinstance(ended, Failure) and ended.status != "failed":  # what fails may have failed in a task
-            self._unkept[spec] = ended
-        self._store(spec, ended, decision, started)
+        self._store(spec, self._run(spec, cells, keep_in), decision, started)
 
     def _run(self, spec: CellSpec, cells: list[CellSpec], keep_in: Path | None) -> CellResult | Failure:
         job = self._job(spec, cells)

@@ -33,6 +33,8 @@ _BATCH_TOKENS = 512
 """Tokens of a forward pass, padding included: full speed on a CPU, and few enough that lengths differ little."""
 _BLOCKS_TOGETHER = 4
 """Blocks of logits that are computed in a row, so that the last, which may be small, is one of several."""
+_REQUESTS_TOGETHER = 4096
+"""Requests whose tokens are in memory at once."""
 _REMEMBERED_TEXTS = 64
 """Texts whose tokens are kept: lm-eval asks for those of a context again with every option."""
 _DEFAULT_CONTEXT_TOKENS = 2048
@@ -138,9 +140,19 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         return list(self._encode(string, add_special_tokens))
 
     def loglikelihood(self, requests: list[Instance]) -> list[Answer]:
-        """One answer per (context, continuation)."""
-        answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=True)
-        return answers
+        """One answer per (context, continuation).
+
+        Some thousands are looked at together: what begins alike is among them, as contexts are sorted, and the tokens
+        of a whole suite need not be in memory at once.
+        """
+        self._context.progress.start(f"{self._name}: answers", len(requests))
+        order = sorted(range(len(requests)), key=lambda index: str(requests[index].args[0]))
+        answers: dict[int, Answer] = {}
+        for start in range(0, len(order), _REQUESTS_TOGETHER):
+            part = order[start : start + _REQUESTS_TOGETHER]
+            found = super().loglikelihood([requests[index] for index in part], disable_tqdm=True)
+            answers |= zip(part, found, strict=True)
+        return [answers[index] for index in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Log-likelihood of each whole text, in windows that each use as much context as fits."""
@@ -155,6 +167,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             ):
                 windows.append(((None, None), *make_disjoint_window(window)))
                 owners.append(index)
+        self._context.progress.start(f"{self._name}: windows", len(windows))
         totals = [0.0] * len(requests)
         for owner, (log_likelihood, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
             totals[owner] += log_likelihood
@@ -177,7 +190,6 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         answers: dict[int, Answer] = {}
         enough = _BLOCKS_TOGETHER * logit_rows(self._vocab)
         asked = _Asked()
-        self._context.progress.start(f"{self._name}: answers", len(requests))
         for batch, hidden in self._run(list(inputs), {ids: _first_scored(ids, inputs[ids]) for ids in inputs}):
             asked.add(batch, hidden, inputs)
             if asked.count >= enough:
@@ -192,8 +204,8 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         for index, (_, context_ids, continuation_ids) in enumerate(requests):
             if not 0 < len(continuation_ids) <= self.max_length:
                 raise ModelError(
-                    f"request {index} of {self._name!r} has a continuation of {len(continuation_ids)} tokens "
-                    f"where the model takes 1 to {self.max_length}"
+                    f"task {self._name!r} has a continuation of {len(continuation_ids)} tokens where the model takes "
+                    f"1 to {self.max_length}; leave the task out, or use a model with a longer context"
                 )
             ids = tuple((context_ids + continuation_ids)[-(self.max_length + 1) :][:-1])
             inputs.setdefault(ids, []).append(_Scored(index, tuple(continuation_ids)))
