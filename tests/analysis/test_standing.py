@@ -7,6 +7,8 @@ import pytest
 from slmquant.analysis.chance import above_chance
 from slmquant.analysis.intervals import wilson
 from slmquant.analysis.standing import standings
+from slmquant.report._sections import sections
+from slmquant.report._words import notes
 from slmquant.store.record import Metric
 from tests import invented
 
@@ -76,3 +78,22 @@ def test_worse_than_guessing_is_negative_and_without_chance_there_is_nothing() -
 
     assert found is not None and found.value < 0 and found.interval is None
     assert above_chance(invented.record("rtn", "W2A16g64", (guess,)), task) is None
+
+
+@pytest.mark.parametrize(("windows", "judged"), [(7, False), (8, True)])
+def test_few_windows_of_a_text_are_not_judged(windows: int, judged: bool) -> None:
+    records = [
+        record.model_copy(
+            update={
+                "metrics": tuple(
+                    m.model_copy(update={"clusters": windows}) if m.task == invented.TEXT and m.stderr else m
+                    for m in record.metrics
+                )
+            }
+        )
+        for record in RECORDS
+    ]
+    metrics = {one.metric for one in standings(records, {})}
+
+    assert metrics == ({"accuracy", "perplexity", "kl_mean"} if judged else {"accuracy"})
+    assert any("too little text" in note for note in notes(sections(records)[0])) == (not judged)

@@ -15,6 +15,8 @@ Answers = Mapping[str, Sequence[ItemOutcome]]
 
 _ON_TEXTS = ("perplexity", "kl_mean")
 _ALIKE = ("equal", "indistinguishable")
+FEWEST_WINDOWS = 8
+"""Of a text, from which on a verdict is given: with fewer, even a ruined model can hardly be told from a good one."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,14 @@ class _Figure:
             raise ValueError(f"{record.spec.label} has no {self.metric} on {self.task!r}")
         return -metric.value if metric.higher_is_better else metric.value
 
+    def is_of_too_little(self, records: Sequence[Record], compared: Sequence[Difference]) -> bool:
+        """Whether this is a figure of a text of few windows."""
+        if self.metric == "accuracy":
+            return False
+        known = [metric.clusters for record in records if (metric := self.of(record)) is not None]
+        counts = [count for count in (*known, *(one.pairs for one in compared)) if count is not None]
+        return any(count < FEWEST_WINDOWS for count in counts)
+
     def compare(self, a: Record, b: Record, answers: Answers) -> Difference:
         metric = self.of(a) or self.of(b)
         if metric is None:
@@ -70,8 +80,8 @@ class _Figure:
 def standings(records: Sequence[Record], answers: Answers) -> list[Standing]:
     """The standing by each figure that a quantized cell has, in the order of the cells' own task lists.
 
-    Accuracies first, then perplexities and divergences. A figure whose error no cell knows, that of a text of one
-    window for instance, is left out.
+    Accuracies first, then perplexities and divergences. Those of a text of fewer than `FEWEST_WINDOWS` windows are left
+    out, and any figure whose error no cell knows.
 
     Args:
         records: Cells of one model under one set of conditions.
@@ -103,7 +113,8 @@ def standings(records: Sequence[Record], answers: Answers) -> list[Standing]:
     for figure, (best, *_) in scored.items():
         from_reference = {cell: one for (of, cell), one in against_reference.items() if of == figure}
         from_best = {cell: one for (of, cell), one in against_best.items() if of == figure}
-        if any(one.verdict == "unknown" for one in (*from_reference.values(), *from_best.values())):
+        compared = (*from_reference.values(), *from_best.values())
+        if any(one.verdict == "unknown" for one in compared) or figure.is_of_too_little(measured, compared):
             continue
         alike = (cell for cell, one in from_best.items() if one.verdict in _ALIKE)
         found.append(Standing(figure.task, figure.metric, from_reference, (best.cell_id, *alike)))

@@ -287,7 +287,13 @@ def _standing_notes(section: Section) -> list[str]:
             rivals = "any other" if len(standing.best) == len(names) else _listed(standing.best[1:], names)
             best = names[standing.best[0]]
             said.append(f"{standing.task}: the best{by}, {best}, cannot be told apart from {rivals}.")
-    if said:
+    judged = {standing.task for standing in section.standings}
+    said += [
+        f"{text}: too little text to tell cells apart by perplexity or divergence."
+        for text in section.texts
+        if names and text not in judged
+    ]
+    if section.standings:
         said.append(
             "Told apart: at 95 % confidence over all cells, tasks and texts of the table (Holm), on the same items, or "
             "windows of a text, where answers were kept."
