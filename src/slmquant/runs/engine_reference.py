@@ -20,7 +20,7 @@ from slmquant.engines._torch import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
 from slmquant.files import cache_dir, sha256
 from slmquant.formats.native import MANIFEST, is_native
-from slmquant.model.context import context_limit
+from slmquant.model.context import context_limit, fitting
 from slmquant.model.size import count_parameters
 from slmquant.model.sources import resolve
 from slmquant.progress import Progress, Silent
@@ -119,7 +119,7 @@ def fixed_windows(source: str, options: TextOptions, data_dir: Path | None) -> W
     folder = reference_folder(source)
     tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
     corpus = load_corpus(calibration_corpus(data_dir), data_dir)
-    length = min(options.window_tokens, context_limit(_config(folder)) or options.window_tokens)
+    length = fitting(options.window_tokens, _config(folder))
     bos = window_bos(tokenizer)
     head = [] if bos is None else [bos]
     fresh = length - len(head)

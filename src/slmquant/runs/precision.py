@@ -25,7 +25,7 @@ from torch.nn import functional as F  # noqa: N812  # as every torch program cal
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
 from slmquant.files import atomic_file
-from slmquant.model.context import context_limit
+from slmquant.model.context import fitting
 from slmquant.model.head import OutputHead
 from slmquant.model.loading import load
 from slmquant.model.quantized import multiply_in_
@@ -95,7 +95,7 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
     corpus = load_corpus(job.corpus, job.data_dir, progress)
     plain, products = load(job.model, device=job.device), load(job.model, device=job.device)
     multiply_in_(products.model, torch.bfloat16)
-    length = min(_WINDOW_TOKENS, context_limit(plain.model.config) or _WINDOW_TOKENS)
+    length = fitting(_WINDOW_TOKENS, plain.model.config)
     windows = calibration_windows(plain.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
     heads = (OutputHead(plain.model), OutputHead(products.model))
     for head in heads:

@@ -20,7 +20,7 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
 from slmquant.errors import DataError, NumericalError
-from slmquant.model.context import context_limit
+from slmquant.model.context import fitting
 from slmquant.model.head import OutputHead
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
@@ -118,7 +118,7 @@ def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
 
 
 def _window_tokens(context: EvalContext) -> int:
-    return min(_WINDOW_TOKENS, context_limit(context.model.config) or _WINDOW_TOKENS)
+    return fitting(_WINDOW_TOKENS, context.model.config)
 
 
 def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
