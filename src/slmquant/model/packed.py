@@ -10,7 +10,7 @@ run so: `longest_shared` finds out by trying.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+
+from slmquant.model.tree_attention import in_parts, parts_of
 
 __all__ = ["Branch", "PackedBody", "Tokens", "Tree", "common_length", "lay_out", "longest_shared"]
 
@@ -135,27 +137,35 @@ class PackedBody:
                 inside = visible[row, branch.start : branch.stop, cached:]
                 inside[:, list(branch.ancestors)] = True
                 inside[:, branch.start : branch.stop] = torch.ones(size, size, dtype=torch.bool).tril_()
-        return self._run(ids, positions, visible)
+        starts = [branch.start for branch in trees[0].branches] if cached and len(trees) == 1 else []
+        return self._run(ids, positions, visible, starts)
 
     def _cached_tokens(self) -> int:
         return 0 if self._cache is None else self._cache.get_seq_length()
 
     @torch.inference_mode()
-    def _run(self, ids: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Run the body; what it adds to the cache stays there only where `visible` is None."""
+    def _run(self, ids: Tensor, positions: Tensor, visible: Tensor | None, starts: Sequence[int] = ()) -> Tensor:
+        """Run the body, in parts where the `starts` of a tree's branches are given.
+
+        What it adds to the cache stays there only where `visible` is None.
+        """
         device = self._model.device
         mask = None
+        attention: AbstractContextManager[None] = nullcontext()
         if visible is not None:
             # Additive, as attention that is written out in eager code wants it; sdpa takes it as well.
             nothing = torch.finfo(torch.float32).min
             mask = torch.zeros(visible.shape).masked_fill_(~visible, nothing)[:, None].to(device)
-        out = self._model.get_decoder()(
-            input_ids=ids.to(device),
-            attention_mask=mask,
-            position_ids=positions.to(device),
-            past_key_values=self._cache,
-            use_cache=self._cache is not None,
-        )
+            if starts:
+                attention = in_parts(self._model, parts_of(starts, mask))
+        with attention:
+            out = self._model.get_decoder()(
+                input_ids=ids.to(device),
+                attention_mask=mask,
+                position_ids=positions.to(device),
+                past_key_values=self._cache,
+                use_cache=self._cache is not None,
+            )
         if self._cache is not None and visible is not None:
             self._cache.crop(-ids.shape[1])
         return cast(Tensor, out[0])

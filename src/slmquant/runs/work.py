@@ -118,8 +118,9 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     torch.manual_seed(job.spec.seed)
     meter = Meter()
     dtype: torch.dtype = getattr(torch, job.spec.compute_dtype)
+    mapped = not methods.load(job.spec.method).rewrites_weights
     with meter.phase("load"):
-        loaded = load(job.spec.model, device=job.spec.device, mapped=not methods.load(job.spec.method).rewrites_weights)
+        loaded = load(job.spec.model, device=job.spec.device, mapped=mapped)
     calibration = CellCalibration(job.spec.calibration, job.captured, loaded.tokenizer, job.data_dir)
     with meter.phase("quantize"):
         quantized = quantize_(
@@ -136,6 +137,8 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         meter.phases.insert(1, calibration.phase)
     consumed = [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, calibration.tokens)
     with meter.phase("evaluate"):
+        if mapped and dtype != torch.float32:  # few of the file's weights are still read where they lie
+            let_go_of_file_(quantized.model)
         context = evaluation_context(
             quantized, loaded.tokenizer, job.spec.model, loaded.sha256, job.cache_dir, job.data_dir, progress
         )

@@ -145,7 +145,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         Some thousands are looked at together: what begins alike is among them, as contexts are sorted, and the tokens
         of a whole suite need not be in memory at once.
         """
-        self._context.progress.start(f"{self._name}: answers", len(requests))
+        self._context.progress.start(f"{requests[0].task_name or self._name}: answers", len(requests))
         order = sorted(range(len(requests)), key=lambda index: str(requests[index].args[0]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), _REQUESTS_TOGETHER):

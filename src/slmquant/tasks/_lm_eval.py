@@ -17,7 +17,7 @@ from slmquant.store.record import DataCard, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, KnownTask, Row
 from slmquant.tasks._lm_eval_definitions import definitions, group, known_source, task_file
-from slmquant.tasks._lm_eval_scores import Built, common_metrics, metrics, outcomes
+from slmquant.tasks._lm_eval_scores import Built, Sample, common_metrics, metrics, outcomes, without_prompts
 from slmquant.tasks._order import items_asked
 from slmquant.tasks._rows import TaskRows, load_rows, rows_sha256
 
@@ -64,10 +64,12 @@ class LmEvalTask:
         with _quiet():
             built = _build(self, context)
             asked = _select_(built.subtasks, spec, start, stop)
-            answered = evaluate(
-                lm=ContextLM(context, self.name), task_dict={"tasks": built.subtasks}, bootstrap_iters=0
-            )
-        samples = {name: answered["samples"][name] for name in built.subtasks}
+            backend = ContextLM(context, self.name)
+            samples: dict[str, list[Sample]] = {}
+            for name, subtask in built.subtasks.items():  # by itself: the prompts of all of MMLU take half a gigabyte
+                answered = evaluate(lm=backend, task_dict={"tasks": {name: subtask}}, bootstrap_iters=0)
+                samples[name] = [without_prompts(sample) for sample in answered["samples"][name]]
+                subtask._instances = None
         return TaskResult(
             metrics=metrics(built, samples, spec), data=(built.card,), items=outcomes(samples, spec, asked)
         )

@@ -13,10 +13,10 @@ from slmquant.errors import DataError
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._lm_eval_catalogue import KnownTask, Row
 
-__all__ = ["Built", "Sample", "common_metrics", "metrics", "outcomes"]
+__all__ = ["Built", "Sample", "common_metrics", "metrics", "outcomes", "without_prompts"]
 
 Sample = dict[str, Any]
-"""What lm-eval logs of one item under one of its filters."""
+"""What lm-eval logs of one item under one of its filters, as far as `without_prompts` keeps it."""
 
 _RATIOS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1"})
 
@@ -38,6 +38,11 @@ class Built:
     subtasks: dict[str, Any]
     card: DataCard
     remark: str | None
+
+
+def without_prompts(sample: Sample) -> Sample:
+    """What figures are made of: the item, the filter, and the value of each metric."""
+    return {key: sample[key] for key in ("doc_id", "doc", "filter", "metrics", *sample["metrics"])}
 
 
 def outcomes(
