@@ -104,6 +104,8 @@ def quantize_(
         _refuse(method, attention.refusal(model))
     parameters = count_parameters(model)
     work = Work(model, relations, scheme, calibration, dtype, seed, budget, progress or Silent())
+    if scheme.weights is not None and (left := _not_reached(model, relations)) is not None:
+        work.notes.append(left)
     quantization = _Quantization(recipe, work)
     quantization.transform_()
     added_bits = stored_bits(work.online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
@@ -226,11 +228,30 @@ def _refuse(method: str, reason: str | None) -> None:
 
 
 def _group_refusal(model: PreTrainedModel, relations: Relations, scheme: Scheme) -> str | None:
-    if scheme.weights is None or not isinstance(scheme.weights.granularity, PerGroup):
+    inputs: dict[str, int] = {}
+    if scheme.weights is not None:
+        inputs |= {name: weight_at(model, name).shape[1] for name in relations.linears}
+    if scheme.embeddings is not None:
+        inputs[relations.embedding] = model.get_input_embeddings().get_parameter("weight").shape[1]
+    spec = scheme.weights or scheme.embeddings
+    if spec is None or not isinstance(spec.granularity, PerGroup):
         return None
-    size = scheme.weights.granularity.size
-    for name in relations.linears:
-        in_features = weight_at(model, name).shape[1]
+    size = spec.granularity.size
+    for name, in_features in inputs.items():
         if size > in_features:
             return f"group size {size} is larger than the {in_features} inputs of {name!r}; use at most {in_features}"
     return None
+
+
+def _not_reached(model: PreTrainedModel, relations: Relations) -> str | None:
+    """What to say of matrices in the blocks that are not the weights of linears, experts above all."""
+    linears = {f"{name}.weight" for name in relations.linears}
+    others = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and name not in linears and name.startswith(tuple(f"{b}." for b in relations.blocks))
+    }
+    if not others:
+        return None
+    share, largest = sum(others.values()) / count_parameters(model), max(others, key=others.__getitem__)
+    return f"{share:.1%} of the weights stay in 16 bits: they lie in blocks and not in linears, as {largest!r} does"

@@ -110,3 +110,11 @@ def test_scales_of_a_whole_weight_are_not_taken_apart() -> None:
 
     with pytest.raises(ValueError, match="belong to a whole weight"):
         quantized.rows(0, 4)
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-6])
+def test_a_small_scale_is_kept_as_a_subnormal_number(size: float) -> None:
+    scale = scales() / 0.03 * size
+    read = Plain(16).decode(Plain(16).encode(scale, torch.zeros_like(scale))).scale
+
+    assert ((read - scale).abs() <= 2.0**-25).all()

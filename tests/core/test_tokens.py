@@ -70,3 +70,24 @@ def test_nvfp4_blocks_err_less_than_mxfp4s() -> None:
     nvfp4, mxfp4 = (block_codes(x, TABLES["E2M1"], size, two_level=two) for size, two in ((16, True), (32, False)))
 
     assert (nvfp4.codes * nvfp4.scale - x).norm() < (mxfp4.codes * mxfp4.scale - x).norm()
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("elements", "size", "two_level"), BLOCKS, ids=NAMES)
+def test_a_block_that_is_not_finite_stays_so(elements, size: int, two_level: bool, wrong: float) -> None:
+    x = activations()
+    x[0, 3] = wrong
+    codes, scale = block_codes(x, elements, size, two_level=two_level)
+
+    assert not (codes * scale)[0, :size].isfinite().any()
+    assert (codes * scale)[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("elements", [TABLES["E4M3"], TABLES["E2M1"], Integers.of(8, symmetric=True)])
+def test_a_token_that_is_no_number_stays_so(elements) -> None:
+    x = activations()
+    x[0, 3] = torch.nan
+    codes, scale = token_codes(x, elements)
+
+    assert (codes * scale)[0].isnan().any()
+    assert (codes * scale)[1:].isfinite().all()

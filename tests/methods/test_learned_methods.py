@@ -70,7 +70,7 @@ def nearest(block: BlockInHand, work: Work) -> dict[str, QuantizedTensor]:
     return {name: grid.quantize(block.weight(name)) for group in block.groups for name in group.linears}
 
 
-@pytest.mark.parametrize("scheme", ["W3A16g16", "W4A4", "W2A16g7-asym", "W4A16-tensor"])
+@pytest.mark.parametrize("scheme", ["W3A16g16", "W4A4", "W2A16g7-asym", "W4A16-tensor", "W4A4-tensor"])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "gemma3_text", "opt"])
 @SOLVERS
 def test_the_loss_is_never_above_that_of_nearest_rounding(solver: Solver, name: str, scheme: str) -> None:

@@ -10,6 +10,7 @@ from slmquant.calib.statistics import Rescaled
 from slmquant.errors import RefusedError, UnknownNameError
 from slmquant.methods._base import Work
 from slmquant.model.relations import discover
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens, check_method, combinations, quantized
 from slmquant.testing.tiny import tiny
@@ -68,12 +69,32 @@ class TestRefusals:
             methods.load("gtpq")
 
     def test_a_part_without_transform_adds_nothing(self) -> None:
-        with pytest.raises(UnknownNameError, match="unknown transform 'rtn'"):
+        with pytest.raises(RefusedError, match="'rtn' only rounds, as the last method does"):
             methods.load("rtn+gptq")
+
+    def test_a_weight_takes_one_branch(self) -> None:
+        with pytest.raises(RefusedError, match=r"LLM.int8\(\) and LQER both add a branch"):
+            methods.load("llm_int8+lqer")
 
     def test_a_group_larger_than_the_input_is_named(self) -> None:
         with pytest.raises(RefusedError, match=r"group size 4096 is larger than the \d+ inputs of 'model"):
             quantized("rtn", "W4A16g4096")
+
+    def test_embeddings_are_grouped_as_well(self) -> None:
+        with pytest.raises(
+            RefusedError, match=r"group size 4096 is larger than the \d+ inputs of 'model.embed_tokens'"
+        ):
+            quantized("rtn", "W16A16g4096E8")
+
+    @pytest.mark.parametrize(("name", "share"), [("olmoe", "78"), ("llama", None)])
+    def test_what_lies_in_no_linear_is_named_with_its_share(self, name: str, share: str | None) -> None:
+        notes = quantize_(tiny(name), "rtn", parse("W4A16g8"), NoCalibration()).notes
+        if share is None:
+            assert notes == ()
+        else:
+            assert len(notes) == 1
+            assert notes[0].startswith(f"{share}.")
+            assert "'model.layers.0.mlp.experts.gate_up_proj'" in notes[0]
 
 
 class TestStatistics:
@@ -94,6 +115,19 @@ class TestStatistics:
             assert torch.allclose(transformed[linear].rms, after[linear].rms, rtol=1e-4)
             assert torch.allclose(transformed[linear].hessian, after[linear].hessian, rtol=1e-3, atol=1e-5)
             assert torch.allclose(transformed[linear].first, after[linear].first, rtol=1e-3, atol=1e-5)
+
+    def test_tokens_in_one_row_have_a_first_as_well(self) -> None:
+        """OPT gives its feed-forward layers `(tokens, hidden)`."""
+        model = tiny("opt")
+        seen = []
+        name = "model.decoder.layers.0.fc1"
+        hook = model.get_submodule(name).register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+        model(calibration_tokens())
+        hook.remove()
+        statistics = capture(model, discover(model), calibration_tokens(), {"range"}).statistics
+
+        assert seen[0].ndim == 2
+        assert torch.allclose(statistics[name].first, seen[0].unflatten(0, calibration_tokens().shape)[:, 0], atol=1e-6)
 
     def test_the_hessian_is_the_mean_of_outer_products(self) -> None:
         model = tiny("llama")

@@ -93,3 +93,11 @@ def test_a_loss_that_is_not_finite_leaves_the_norms_alone_and_says_so() -> None:
 
     assert torch.equal(norm, before)
     assert work.notes == ["model.layers.0: the loss was not finite; its norms were left as they were"]
+
+
+def test_a_channel_that_hardly_varies_does_not_count_for_everything() -> None:
+    wanted = torch.randn(2, 50, 16, generator=torch.Generator().manual_seed(0))
+    wanted[..., 3] = 0.5
+    found = wanted + 1e-3 * torch.randn(2, 50, 16, generator=torch.Generator().manual_seed(1))
+
+    assert float(spread_difference(found, wanted)) < 0.1

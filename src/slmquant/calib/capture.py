@@ -66,12 +66,18 @@ class _Observer:
         self.H = torch.zeros(size, size, device=like.device) if with_hessian else None
         self.samples = 0
         self.tokens = 0
+        self.batch = torch.Size()
 
     def __call__(self, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.observe(args[0], linear.get_parameter("weight").dtype)
 
     def observe(self, inputs: Tensor, dtype: torch.dtype) -> None:
-        """Take in what a linear that multiplies in `dtype` was given, `(batch, seq, in)` or `(tokens, in)`."""
+        """Take in what a linear that multiplies in `dtype` was given, `(batch, seq, in)` or `(tokens, in)`.
+
+        Some architectures put all tokens of a batch into one row of tokens; others choose some for each expert.
+        """
+        if inputs.ndim == 2 and len(inputs) == self.batch.numel():
+            inputs = inputs.unflatten(0, self.batch)
         if inputs.ndim == 3:
             batch = len(inputs)
             self.first[self.samples : self.samples + batch].copy_(inputs[:, 0])
@@ -134,6 +140,8 @@ def capture(
     started = time.perf_counter()
     try:
         for part in torch.split(windows, batch):
+            for observer in observers.values():
+                observer.batch = part.shape
             hidden = body.hidden(part.to(model.device))
             if head is not None:
                 head.observe(hidden, torch.float32)
@@ -170,6 +178,8 @@ def capture_block(
             hooks.callback(block.linear(name).register_forward_pre_hook(observers[name]).remove)
         hooks.enter_context(multiplying_in(block.module, dtype))
         for part in block.batches():
+            for observer in observers.values():
+                observer.batch = block.inputs[part].shape[:2]
             block.run(block.inputs[part])
     return {name: observer.result() for name, observer in observers.items()}
 

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from slmquant.core.minifloat import SMALLEST_HALF
+
 __all__ = ["bits_per_value", "round_float8", "round_per_channel", "round_per_token"]
 
 _HALF_BITS = 16
@@ -83,7 +85,7 @@ def _round(x: Tensor, bits: int, dim: int) -> Tensor:
 
 def _stored_scale(scale: Tensor) -> Tensor:
     """Float16, and not 0: values that are all alike need no scale, any does."""
-    return _half(scale.clamp(min=torch.finfo(torch.float16).smallest_normal))
+    return _half(scale.clamp(min=SMALLEST_HALF))
 
 
 def _half(x: Tensor) -> Tensor:

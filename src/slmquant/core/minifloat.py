@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SMALLEST_HALF = 2.0**-24
+"""The smallest float16 above 0, a subnormal number: what a scale that is stored as one can at least be."""
+
 
 @dataclass(frozen=True)
 class MiniFloat:

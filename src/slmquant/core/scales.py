@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from slmquant.core.elements import TABLES
-from slmquant.core.minifloat import E4M3
+from slmquant.core.minifloat import E4M3, SMALLEST_HALF
 
 Parts = Mapping[str, Shaped[Tensor, "rows columns"]]
 """What is stored, by name; the first dimension is that of the scales where a part has rows at all, else 1."""
@@ -45,7 +45,7 @@ class ScaleStorage(Protocol):
 
     @property
     def name(self) -> str:
-        """`core.grids.storage_by_name(name)` is the same storage."""
+        """What it is called where codes are described."""
         ...
 
     @property
@@ -98,11 +98,10 @@ class Plain:
         return f"float{self.bits}" + (" with shift" if self.holds_shift else "")
 
     def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
-        """Rounded to the dtype; a scale is at least the smallest normal float16, and 1 where it was 0."""
+        """Rounded to the dtype; a scale is at least the smallest float16 above 0, and 1 where it was 0."""
         dtype = torch.float16 if self.bits == 16 else torch.float32
         if dtype == torch.float16:
-            limits = torch.finfo(dtype)
-            held = scale.abs().clamp(limits.smallest_normal, limits.max).copysign(scale)
+            held = scale.abs().clamp(SMALLEST_HALF, torch.finfo(dtype).max).copysign(scale)
         else:
             held = scale
         parts = {"scale": torch.where(scale == 0, torch.ones_like(held), held).to(dtype)}

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from slmquant.core.minifloat import SMALLEST_HALF
 from slmquant.core.scales import Packing, Parts, Stored
 
 SUPER_BLOCK = 256
@@ -78,7 +79,7 @@ class SuperBlocks:
         # signed codes reach one further down than up, and the extreme of either sign is put there
         low, high = (0, 2**self.bits - 1) if self.holds_shift else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
         d = extreme / (high if self.holds_shift else low)
-        d = torch.where(d == 0, torch.ones_like(d), d.abs().clamp(_SMALLEST_HALF, _LARGEST_HALF).copysign(d)).half()
+        d = torch.where(d == 0, torch.ones_like(d), d.abs().clamp(SMALLEST_HALF, _LARGEST_HALF).copysign(d)).half()
         codes = (padded / d.float()).round().clamp(low, high)
         if keep_nonzero:
             codes = torch.where(codes == 0, torch.ones_like(codes), codes)
@@ -89,5 +90,4 @@ class SuperBlocks:
         return d.float().repeat_interleave(self.groups, dim=1)[:, : codes.shape[1]]
 
 
-_SMALLEST_HALF = 2.0**-24
 _LARGEST_HALF = torch.finfo(torch.float16).max

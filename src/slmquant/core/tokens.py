@@ -37,7 +37,7 @@ def token_codes(
     """
     if scale is None:
         largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.where(largest > 0, largest / elements.high, torch.ones_like(largest))
+        scale = torch.where(largest == 0, torch.ones_like(largest), largest / elements.high)  # NaN stays NaN
     return TokenCodes(elements.values(elements.nearest(x / scale)).to(x.dtype), scale)
 
 
@@ -62,5 +62,6 @@ def block_codes(x: Float[Tensor, "*tokens in"], elements: Elements, size: int, *
         token = torch.ones_like(largest[..., :1])
         scale = power_below(largest) / float(power_below(torch.tensor(float(elements.high))))
         scale = torch.where(largest > 0, scale, torch.ones_like(scale))
+        scale = scale.masked_fill(~largest.isfinite(), torch.nan)  # as the formats say; no element could
     scale = scale.repeat_interleave(size, dim=-1)[..., : x.shape[-1]]
     return TokenCodes((elements.values(elements.nearest(x / token / scale)) * scale).to(x.dtype), token)

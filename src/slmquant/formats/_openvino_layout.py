@@ -19,6 +19,7 @@ from torch import Tensor
 from slmquant.core import groups
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import Elements, Integers
+from slmquant.core.minifloat import SMALLEST_HALF
 from slmquant.core.scales import PowerOfTwo
 
 TypeName = Literal["u2", "u4", "i4", "u8", "i8", "nf4", "f4e2m1", "f8e4m3", "f8e5m2", "f8e8m0", "f16", "f32"]
@@ -119,8 +120,7 @@ def compress(weight: QuantizedTensor) -> Compressed:
 
 def nearest_i8(W: Float[Tensor, "out in"]) -> Compressed:
     """`W` rounded to 8 bits with a float16 scale for each row: for what cannot be stored as it was asked."""
-    scale = W.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float16).smallest_normal * 127) / 127
-    scale = scale.half()
+    scale = (W.abs().amax(dim=1, keepdim=True) / 127).clamp(min=SMALLEST_HALF).half()
     codes = (W / scale.float()).round().clamp(-127, 127).to(torch.int8)
     return Compressed(Part(codes, "i8"), None, Part(scale, "f16"))
 

@@ -21,6 +21,7 @@ def load(name: str) -> Recipe:
 
     Raises:
         UnknownNameError: A part is not a method; the message carries the nearest names.
+        RefusedError: The parts cannot be combined; see `combine`.
     """
     parts = name.lower().split("+")
     return combine(name, [_recipe(part) for part in parts])

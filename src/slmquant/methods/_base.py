@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from slmquant.calib.calibration import Calibration
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import Grid, QuantizedTensor
-from slmquant.errors import UnknownNameError
+from slmquant.errors import RefusedError
 from slmquant.methods._grids import grid_of as grid_of
 from slmquant.methods._grids import unsupported
 from slmquant.model import activations
@@ -266,25 +266,30 @@ class Recipe:
 
 
 def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
-    """The recipe `a+b+...`: all transforms in order, the last correction, the rounding of the last.
+    """The recipe `a+b+...`: all transforms in order, the correction of whichever has one, the rounding of the last.
 
     Raises:
-        UnknownNameError: A recipe before the last has neither transform nor correction: it would contribute nothing.
+        RefusedError: A recipe before the last has neither transform nor correction: it would contribute nothing. Or
+            two of them add a branch, of which a weight takes one.
     """
     if len(recipes) == 1:
         return recipes[0]
     for part, recipe in zip(name.split("+"), recipes[:-1], strict=False):
         if not recipe.transforms and recipe.correction is None:
-            contributing = [r.title.lower() for r in recipes if r.transforms or r.correction]
-            raise UnknownNameError("transform", part, contributing)
+            raise RefusedError(
+                f"{name}: {part!r} only rounds, as the last method does; write it last or leave it out"
+            )
     corrections = [recipe.correction for recipe in recipes if recipe.correction is not None]
+    if len(corrections) > 1:
+        titles = " and ".join(recipe.title for recipe in recipes if recipe.correction is not None)
+        raise RefusedError(f"{name}: {titles} both add a branch to a weight, which takes one; leave one of them out")
     return Recipe(
         title=" + ".join(recipe.title for recipe in recipes),
         summary="; then ".join(recipe.summary for recipe in recipes),
         reference="; ".join(recipe.reference for recipe in recipes if recipe.reference),
         transforms=tuple(transform for recipe in recipes for transform in recipe.transforms),
         rounding=recipes[-1].rounding,
-        correction=corrections[-1] if corrections else None,
+        correction=corrections[0] if corrections else None,
     )
 
 

@@ -72,8 +72,8 @@ class EquivalentScale:
 
 
 @torch.no_grad()
-def equivalent_scales(block: BlockInHand, work: Work, alpha: float) -> list[EquivalentScale]:
-    """Every scale that the block can absorb, beginning as SmoothQuant has it.
+def equivalent_scales(block: BlockInHand, work: Work, alpha: float, with_links: bool = True) -> list[EquivalentScale]:
+    """Every scale that the block can absorb, by its norms alone or `with_links`, beginning as SmoothQuant has it.
 
     Shifts begin at the middle of each channel's range, and factors with the range that they leave. An input that an
     online rotation turns follows no linear any more.
@@ -88,7 +88,7 @@ def equivalent_scales(block: BlockInHand, work: Work, alpha: float) -> list[Equi
             largest = torch.maximum(low.abs(), high.abs()) if shift is None else (high - low) / 2
             scales.append(EquivalentScale(group, _factors(block, group.linears, largest, alpha), shift))
     scaled = {name for scale in scales for name in scale.linears}
-    for link in work.relations.links:
+    for link in work.relations.links if with_links else ():
         if link.target in ranges and link.target not in scaled | turned:
             low, high = ranges[link.target]
             factors = _factors(block, (link.target,), torch.maximum(low.abs(), high.abs()), alpha)

@@ -38,6 +38,9 @@ from slmquant.model.quantized import Linear, multiplying_in
 from slmquant.model.relations import Relations
 from slmquant.schemes.scheme import Scheme
 
+_LEAST_SHARE = 1e-3
+"""Of the mean variance: what a channel's is taken for at least where differences are measured by it."""
+
 
 @dataclass(frozen=True)
 class NormTweaking:
@@ -113,7 +116,8 @@ def spread_difference(
     found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)
     variance, mean = torch.var_mean(wanted, dim=0, correction=0)
     variance_found, mean_found = torch.var_mean(found, dim=0, correction=0)
-    size = variance.clamp(min=torch.finfo(variance.dtype).tiny)
+    # A channel that hardly varies would count for everything.
+    size = variance.clamp(min=float(variance.mean()) * _LEAST_SHARE + torch.finfo(variance.dtype).tiny)
     return ((mean_found - mean).abs() / size.sqrt() + (variance_found - variance).abs() / size).mean()
 
 

@@ -16,8 +16,9 @@ of those that the quantized blocks give (their `--aug_loss`). Logits start at 4,
 Deviations:
     * Which norm feeds which linears, and which linears follow which, is discovered, not listed for LLaMA, OPT and
       Falcon. Scales through links reach `down_proj` where a gated unit makes that exact; the authors leave it out.
-      Shifts are learned only where a norm and all its linears have biases, none through links. `α` is the same for
-      every model; the authors' scripts for OPT have ¾, and scales without rounded activations too.
+      Shifts are learned only where a norm and all its linears have biases, none through links. With one scale for a
+      whole tensor nothing goes through links. `α` is the same for every model; the authors' scripts for OPT have ¾,
+      and scales without rounded activations too.
     * No scale between queries and keys: a row of a weight may be scaled without changing its codes, and products of
       attention stay in 16 bits, so it would learn nothing.
     * Scales are learned as their logarithms, which keeps them positive; the authors cut small ones off.
@@ -118,7 +119,8 @@ class OmniQuant:
             raise ValueError(f"{work.scheme} leaves the weights of linears alone: there is nothing to round")
         scales: list[EquivalentScale] = []
         if work.scheme.activations is not None:
-            scales = equivalent_scales(block, work, self.alpha)
+            # A link scales rows of its source, which leaves their codes alone unless all rows share one scale.
+            scales = equivalent_scales(block, work, self.alpha, with_links=not grid_of(spec).per_tensor)
             block = replace(block, exact_outputs=_augmented_outputs(block, work.dtype))
         learner = _OmniLearner(block, scales, grid_of(spec), settings, self.clip_start, work.dtype)
         with learning(block, work) as stage:

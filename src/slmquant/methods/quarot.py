@@ -31,12 +31,12 @@ from torch import Generator, Tensor
 from transformers import PreTrainedModel
 
 from slmquant.calib.statistics import Statistic, Statistics
-from slmquant.core.hadamard import hadamard
+from slmquant.core.hadamard import Hadamard, hadamard
 from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
 from slmquant.methods._base import Recipe, Work
 from slmquant.methods.gptq_sequential import SequentialGptq
-from slmquant.model.online import RotatedKeys, attach_
+from slmquant.model.online import OnlineRotation, RotatedKeys, attach_
 from slmquant.model.relations import Relations
 from slmquant.model.residual import discover_stream
 from slmquant.model.rotate import ResidualStream, rotate_model_
@@ -119,6 +119,12 @@ def install_(work: Work, stream: ResidualStream, rotations: Rotations) -> None:
         work.notes.append(f"no Hadamard matrix of order {stream.width} is known here: {blocks} blocks are used")
     before = _some_logits(work.model)
     online = rotate_model_(work.model, work.relations, stream, rotations.residual, rotations.heads)
+    turned = [entry.rotation for entry in online if isinstance(entry, OnlineRotation)]
+    in_blocks = {turn.order: turn.blocks for turn in turned if isinstance(turn, Hadamard) and turn.blocks > 1}
+    for width, blocks in in_blocks.items():
+        work.notes.append(
+            f"no Hadamard matrix of order {width} is known here: such inputs are turned in {blocks} blocks"
+        )
     attach_(work.model, online)
     work.online.extend(online)
     if work.scheme.kv is not None:

@@ -144,6 +144,7 @@ def make_plan(fields: dict[str, object]) -> Plan:
     Raises:
         PlanError: A field is missing, unknown or wrong; the message names it.
         UnknownNameError: A method or a task is not known.
+        RefusedError: Methods are joined by `+` that cannot be.
         SchemeError: A scheme cannot be read.
     """
     try:
