@@ -8,6 +8,7 @@ import torch
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.formats._gguf_architectures import ARCHITECTURES, row_order
+from slmquant.formats._gguf_read import context_length
 from slmquant.formats.gguf import FORMAT, Gguf
 from slmquant.testing.tiny import tiny
 from tests.formats.gguf_models import MODELS, export, quantized
@@ -132,10 +133,24 @@ def test_what_no_graph_computes_is_refused(tmp_path: Path, method: str, scheme: 
         ("gemma3_text", {"query_pre_attn_scalar": 256}, "root of head_dim"),
         ("gemma2", {"layer_types": ["full_attention"] * 2}, "layer 0"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "'dynamic'"),
+        ("gemma2", {"final_logit_softcapping": None}, "with final_logit_softcapping, this model has none"),
+        ("gemma3_text", {"final_logit_softcapping": 2.0}, "final_logit_softcapping = None"),
+        ("smollm3", {"num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 1]}, "in layers [1, 1, 1, 0]"),
+        ("phi", {"tie_word_embeddings": True}, "a head of its own"),
+        ("starcoder2", {"use_bias": False}, "use_bias = True"),
     ],
 )
 def test_a_setting_that_no_graph_has_is_refused(name: str, settings: dict[str, object], said: str) -> None:
     assert said in str(FORMAT.refusal(quantized(name, **settings)))
+
+
+@pytest.mark.parametrize(("window", "context"), [(None, 64), (16, 16)])
+def test_a_file_promises_no_more_than_the_graph_does_right(tmp_path: Path, window: int | None, context: int) -> None:
+    """llama.cpp's phi3 has no windows."""
+    path = tmp_path / "model.gguf"
+    FORMAT.write(export(quantized("phi3", sliding_window=window, max_position_embeddings=64)), path)
+
+    assert context_length(path) == context
 
 
 def test_an_architecture_that_is_not_known_is_refused() -> None:
@@ -150,6 +165,16 @@ def test_a_bias_that_the_graph_lacks_is_refused() -> None:
     made.model.model.layers[0].mlp.up_proj.bias = torch.nn.Parameter(torch.ones(160))
 
     assert "adds no bias to 'model.layers.0.mlp.up_proj'" in str(FORMAT.refusal(made))
+
+
+def test_several_chat_templates_are_kept_by_name(tmp_path: Path) -> None:
+    made = export(quantized("llama"))
+    made.tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    FORMAT.write(made, tmp_path / "model.gguf")
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+
+    assert reader.get_field("tokenizer.chat_template").contents() == "{{ messages }}"
+    assert reader.get_field("tokenizer.chat_template.tool_use").contents() == "{{ tools }}"
 
 
 def test_a_damaged_file_is_said_to_be(tmp_path: Path) -> None:

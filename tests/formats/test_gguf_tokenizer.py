@@ -7,7 +7,7 @@ import gguf
 import pytest
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE, WordLevel
-from tokenizers.normalizers import Prepend, Replace, Sequence
+from tokenizers.normalizers import NFC, Lowercase, Prepend, Replace, Sequence
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Split, Whitespace
 from tokenizers.pre_tokenizers import Sequence as Steps
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -81,6 +81,10 @@ def test_what_llama_cpp_does_not_do_is_refused(tmp_path: Path) -> None:
         vocabulary_of(words, 1)
     with pytest.raises(RefusedError, match="splits text by 'Whitespace'"):
         vocabulary_of(byte_level(Whitespace()), 9)
+    lower = byte_level(ByteLevel(add_prefix_space=False))
+    lower.backend_tokenizer.normalizer = Sequence([NFC(), Lowercase()])
+    with pytest.raises(RefusedError, match="changes text by Lowercase"):
+        vocabulary_of(lower, 9)
     with pytest.raises(RefusedError, match="WordLevel"):
         FORMAT.write(Export(quantized("llama"), words, "tiny", "0" * 64), tmp_path / "model.gguf")
     assert list(tmp_path.iterdir()) == []

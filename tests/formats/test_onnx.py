@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 pytest.importorskip("onnxruntime_genai", reason="pip install slmquant[onnx]")
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.formats import _onnx_builder
+from slmquant.formats._base import Export
 from slmquant.formats.onnx import FORMAT
 from tests.formats.onnx_models import quantized, written
 
@@ -135,3 +139,19 @@ def test_a_version_that_is_not_known_is_not_read(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="version"):
         FORMAT.read(folder)
+
+
+def test_settings_of_generation_that_have_no_effect_do_no_harm(tmp_path: Path) -> None:
+    model = quantized("W4A16g32")
+    model.model.generation_config = GenerationConfig(do_sample=False, temperature=0.6, eos_token_id=[2, 3])
+    written(model, tmp_path / "model")
+
+    assert json.loads((tmp_path / "model" / "genai_config.json").read_text())["model"]["eos_token_id"] == [2, 3]
+
+
+def test_further_chat_templates_are_kept(tmp_path: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")))
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    FORMAT.write(Export(quantized("W4A16g32"), tokenizer, "tiny", "0" * 64), tmp_path / "model")
+
+    assert any("tool_use" in str(path) for path in (tmp_path / "model").rglob("*"))

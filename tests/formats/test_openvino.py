@@ -1,10 +1,12 @@
 """An OpenVINO IR says the codes that were evaluated, to the last bit, or says why it cannot."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.formats import load
@@ -187,3 +189,18 @@ def test_rounding_anew_stays_within_half_a_step() -> None:
     error = (stored.codes.values * scale - W).abs()
     assert (error <= scale * 0.5 * 1.15).all()  # the largest weight meets a scale that was rounded to 16 bits
     assert isinstance(stored.codes, Part)
+
+
+def test_rotary_frequencies_that_change_with_the_length_are_refused() -> None:
+    model = quantized("rtn", "W4A16g8")
+    model.model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+
+    assert "'dynamic' scaling changes" in str(load("openvino").refusal(model))
+
+
+def test_settings_of_generation_that_have_no_effect_are_kept(tmp_path: Path) -> None:
+    model = quantized("rtn", "W4A16g8")
+    model.model.generation_config = GenerationConfig(do_sample=False, temperature=0.6)
+    load("openvino").write(export(model), tmp_path / "model")
+
+    assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["temperature"] == 0.6

@@ -71,9 +71,10 @@ def test_the_clocks_of_this_machine_make_sense() -> None:
     assert 0 < times.own_s <= times.busy_s <= times.total_s
 
 
-def zone(root: Path, name: str, joules: float, span: float = 100.0) -> Path:
-    folder = root / name
+def zone(root: Path, zone: str, joules: float, span: float = 100.0, name: str = "package-0") -> Path:
+    folder = root / zone
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "name").write_text(f"{name}\n")
     (folder / "energy_uj").write_text(f"{joules * 1e6:.0f}\n")
     (folder / "max_energy_range_uj").write_text(f"{span * 1e6:.0f}\n")
     return folder
@@ -83,6 +84,7 @@ def test_energy_adds_packages_and_survives_a_counter_that_begins_anew(tmp_path: 
     zone(tmp_path, "intel-rapl:0", 10)
     zone(tmp_path, "intel-rapl:1", 95)
     zone(tmp_path, "intel-rapl:0:0", 5)  # a part of package 0 is in it already
+    zone(tmp_path, "intel-rapl:2", 7, name="psys")  # of the whole platform, packages included
     counter = EnergyCounter(tmp_path)
     before = counter.read()
     zone(tmp_path, "intel-rapl:0", 12)

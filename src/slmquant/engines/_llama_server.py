@@ -7,6 +7,8 @@ chat model answers as if it had never been taught to.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,9 +51,16 @@ def main() -> None:
     params.hostnames, params.port = [given.host], given.port
     params.n_ctx, params.n_parallel, params.use_jinja = given.context, 1, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
-    server = xllamacpp.Server(params)
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        sys.exit(
+            f"llama.cpp's server does not start ({error}): is {given.artifact} a whole GGUF file, and is nobody else "
+            f"listening on port {given.port}?"
+        )
     print(f"listening on {server.listening_address}", flush=True)  # noqa: T201  # this is a program
-    threading.Event().wait()
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

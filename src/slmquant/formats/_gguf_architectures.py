@@ -44,6 +44,8 @@ class Architecture:
         layer_norm: Whether its norms subtract the mean.
         floats: Further numbers, by the end of their key, and where the configuration has them.
         required: Settings that the graph takes for granted; None stands for an absence.
+        present: Settings without which it would take numbers of its own.
+        own_head: Whether it wants a head beside the embedding, so that no model with a tied one can be run.
     """
 
     graph: gguf.MODEL_ARCH
@@ -54,6 +56,8 @@ class Architecture:
     layer_norm: bool = False
     floats: Mapping[str, str] = field(default_factory=dict)
     required: Mapping[str, object] = field(default_factory=dict)
+    present: tuple[str, ...] = ()
+    own_head: bool = False
 
     @property
     def name(self) -> str:
@@ -86,9 +90,12 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
                 "final_logit_softcapping": "final_logit_softcapping",
             },
             required=_GEMMA,
+            present=("attn_logit_softcapping", "final_logit_softcapping"),
         ),
         "gemma3_text": Architecture(
-            gguf.MODEL_ARCH.GEMMA3, gain_offset=1.0, required={**_GEMMA, "attn_logit_softcapping": None}
+            gguf.MODEL_ARCH.GEMMA3,
+            gain_offset=1.0,
+            required={**_GEMMA, "attn_logit_softcapping": None, "final_logit_softcapping": None},
         ),
         "phi": Architecture(
             gguf.MODEL_ARCH.PHI2,
@@ -96,6 +103,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             epsilon="layer_norm_eps",
             layer_norm=True,
             required={"qk_layernorm": False, "hidden_act": "gelu_new"},
+            own_head=True,
         ),
         "phi3": Architecture(gguf.MODEL_ARCH.PHI3, required=_SILU),
         "gpt2": Architecture(
@@ -120,6 +128,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             epsilon="layer_norm_eps",
             layer_norm=True,
             required={**_SILU, "qk_layernorm": False},
+            own_head=True,
         ),
         "olmo": Architecture(
             gguf.MODEL_ARCH.OLMO,
@@ -128,7 +137,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             floats={"attention.clamp_kqv": "clip_qkv"},
             required={**_SILU, "attention_bias": False},
         ),
-        "olmo2": Architecture(gguf.MODEL_ARCH.OLMO2, required={**_SILU, "attention_bias": False}),
+        "olmo2": Architecture(gguf.MODEL_ARCH.OLMO2, required={**_SILU, "attention_bias": False}, own_head=True),
         "granite": Architecture(
             gguf.MODEL_ARCH.GRANITE,
             rows=_INTERLEAVED,
@@ -153,7 +162,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             biases=(*_ATTENTION, "c_fc", "c_proj"),
             epsilon="norm_epsilon",
             layer_norm=True,
-            required={"hidden_act": "gelu_pytorch_tanh", "sliding_window": None},
+            required={"hidden_act": "gelu_pytorch_tanh", "sliding_window": None, "use_bias": True},
         ),
         "gpt_neox": Architecture(
             gguf.MODEL_ARCH.GPTNEOX,
@@ -162,6 +171,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             epsilon="layer_norm_eps",
             layer_norm=True,
             required={"hidden_act": "gelu", "attention_bias": True},
+            own_head=True,
         ),
         "nemotron": Architecture(
             gguf.MODEL_ARCH.NEMOTRON,
@@ -169,6 +179,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             epsilon="norm_eps",
             layer_norm=True,
             required={"hidden_act": "relu2", "attention_bias": False, "mlp_bias": False},
+            own_head=True,
         ),
     }
 )
@@ -197,6 +208,15 @@ def refusal_of(config: PreTrainedConfig) -> str | None:
     for name, wanted in architecture.required.items():
         if (found := getattr(config, name, None)) != wanted:
             return f"llama.cpp computes {config.model_type} with {name} = {wanted}, this model has {found}"
+    for name in architecture.present:
+        if getattr(config, name, None) is None:
+            return f"llama.cpp computes {config.model_type} with {name}, this model has none"
+    if architecture.own_head and config.tie_word_embeddings:
+        return f"llama.cpp's {config.model_type} has a head of its own, this model's is tied to the embedding"
+    if config.model_type == "smollm3":
+        turned = [int((layer + 1) % config.no_rope_layer_interval != 0) for layer in range(config.num_hidden_layers)]
+        if list(config.no_rope_layers) != turned:
+            return f"llama.cpp turns queries and keys of smollm3 in layers {turned}, this model {config.no_rope_layers}"
     scalar = getattr(config, "query_pre_attn_scalar", None)
     if scalar is not None and scalar != config.head_dim:
         return f"llama.cpp divides scores by the root of head_dim {config.head_dim}, this model by that of {scalar}"

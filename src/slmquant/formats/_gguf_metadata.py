@@ -123,15 +123,13 @@ def _window(config: PreTrainedConfig) -> int | None:
     """Tokens that windowed layers look back to, where the graph has such layers."""
     if config.model_type in ("gemma2", "gemma3_text"):
         return int(config.sliding_window)
-    if config.model_type == "phi3":  # read by the graph, which has windows in no or in all layers
-        return int(config.sliding_window or 0) or None
     return None
 
 
 def _context(config: PreTrainedConfig) -> int:
-    """Positions that the file promises; mistral's graph has no windows, so no more than one of them."""
+    """Positions that the file promises; the graphs of mistral and phi3 have no windows, so no more than one of them."""
     longest = int(config.max_position_embeddings)
-    if config.model_type == "mistral" and config.sliding_window is not None:
+    if config.model_type in ("mistral", "phi3") and config.sliding_window is not None:
         return min(longest, int(config.sliding_window))
     return longest
 

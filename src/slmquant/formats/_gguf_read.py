@@ -23,15 +23,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: The file is truncated, damaged, of an unknown version, or was not made by slmquant.
     """
-    try:
-        reader = gguf.GGUFReader(path)
-        stop = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        raise ModelError(
-            f"{path.name} is truncated, of an unknown version, or no GGUF file ({error}); export it again"
-        ) from error
-    if path.stat().st_size < stop:
-        raise ModelError(f"{path.name} is truncated, {stop} bytes were expected; export it again")
+    reader = _opened(path)
     modules = _contents(reader, MODULES_KEY)
     model_type = _contents(reader, MODEL_TYPE_KEY)
     if not isinstance(modules, list) or model_type not in ARCHITECTURES:
@@ -45,6 +37,30 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             name = names[tensor.name]
             weights[name] = _in_model_order(_dense(tensor), reader, str(model_type), name)
     return weights
+
+
+def context_length(path: Path) -> int | None:
+    """Positions that a file promises, whoever wrote it; None where it does not say.
+
+    Raises:
+        ModelError: The file is truncated, damaged, or of an unknown version.
+    """
+    reader = _opened(path)
+    stated = _contents(reader, f"{_contents(reader, gguf.Keys.General.ARCHITECTURE)}.context_length")
+    return stated if isinstance(stated, int) else None
+
+
+def _opened(path: Path) -> gguf.GGUFReader:
+    try:
+        reader = gguf.GGUFReader(path)
+        stop = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise ModelError(
+            f"{path.name} is truncated, of an unknown version, or no GGUF file ({error}); export it again"
+        ) from error
+    if path.stat().st_size < stop:
+        raise ModelError(f"{path.name} is truncated, {stop} bytes were expected; export it again")
+    return reader
 
 
 def _contents(reader: gguf.GGUFReader, key: str) -> object:

@@ -67,6 +67,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
     model = description["model"]
     if model["type"] != "BPE":
         raise RefusedError(f"gguf: the tokenizer is a {model['type']} model, llama.cpp's here are BPE; no file is made")
+    _refuse_normalizers(description, {"Prepend", "Replace"} if model.get("byte_fallback") else {"NFC"})
     pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     if model.get("byte_fallback"):
         return _sentencepiece(description, pairs, rows)
@@ -128,6 +129,13 @@ def _splitting(description: dict[str, Any]) -> str:
     return _WHOLE_WORDS_FIRST.get(name, name) if description["model"].get("ignore_merges") else name
 
 
+def _refuse_normalizers(description: dict[str, Any], harmless: set[str]) -> None:
+    """NFC changes nothing of text that is composed, as nearly all is; llama.cpp does not do it."""
+    types = {step["type"] for step in _sequence(description["normalizer"], "normalizers")}
+    if other := types - harmless:
+        raise RefusedError(f"gguf: the tokenizer changes text by {', '.join(sorted(other))}, which llama.cpp does not")
+
+
 def _puts_space_first(description: dict[str, Any]) -> bool:
     normalizers = _sequence(description["normalizer"], "normalizers")
     splitters = _sequence(description["pre_tokenizer"], "pretokenizers")
@@ -169,5 +177,7 @@ def add_tokenizer_(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
     writer.add_add_bos_token(len(ids) > 0 and ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(len(ids) > 0 and ids[-1] == tokenizer.eos_token_id)
     template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):  # several, by name
+        template = [{"name": name, "template": text} for name, text in template.items()]
     if template:
         writer.add_chat_template(template)

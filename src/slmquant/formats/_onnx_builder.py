@@ -15,8 +15,14 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import GENERATION_CONFIG_NAME, logging
 
 from slmquant.errors import RefusedError
 from slmquant.formats._onnx_decoder import Decoder
@@ -78,9 +84,13 @@ def write_float_graph(plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """
     from onnxruntime_genai.models import builder
 
-    with tempfile.TemporaryDirectory(prefix="slmquant-onnx-") as temporary, _silence():
+    with tempfile.TemporaryDirectory(dir=folder) as temporary, _silence():
         source, cache = Path(temporary, "model"), str(Path(temporary, "cache"))
+        generation, plain.generation_config = plain.generation_config, GenerationConfig()
         plain.save_pretrained(source)
+        if generation is not None:  # as it is: `save_pretrained` refuses settings that have no effect
+            generation.to_json_file(source / GENERATION_CONFIG_NAME)
+            plain.generation_config = generation
         tokenizer.save_pretrained(source)
         place = ("", str(source), str(folder), "fp32", "cpu", cache)
         try:

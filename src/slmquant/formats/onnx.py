@@ -98,7 +98,7 @@ class Onnx:
         stored = {entry.placement.name: entry.stored for entry in placed if entry.stored is not None}
         plain = plain_model(quantized)
         dense = {name: plain.get_submodule(name).get_parameter("weight").detach() for name in stored}
-        with tempfile.TemporaryDirectory(prefix="slmquant-onnx-") as temporary, atomic_dir(path) as folder:
+        with atomic_dir(path) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             floats = Path(temporary)
             write_float_graph(plain, export.tokenizer, floats)
             model = ir.load(floats / GRAPH)
@@ -115,7 +115,9 @@ class Onnx:
             model.metadata_props[_FACTS] = facts.model_dump_json()
             save(model, folder / GRAPH)
             for file in floats.iterdir():
-                if not file.name.startswith(GRAPH):
+                if file.is_dir():  # further chat templates
+                    shutil.copytree(file, folder / file.name)
+                elif not file.name.startswith(GRAPH):
                     shutil.copy(file, folder / file.name)
         return Written(path, "onnx", folder_bytes(path), placements)
 

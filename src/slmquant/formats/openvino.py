@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
@@ -70,6 +71,9 @@ class OpenVino:
                 f"OpenVINO does not round activations to {scheme.activations.name} as it was evaluated: its own "
                 "dynamic quantization has scales for groups of channels"
             )
+        rotary = getattr(quantized.model.config, "rope_parameters", None) or {}
+        if rotary.get("rope_type") == "dynamic":
+            return "the graph would keep the rotary frequencies of short texts, which 'dynamic' scaling changes"
         return run_time_refusal(quantized, "OpenVINO") or cache_refusal(quantized.model)
 
     def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
@@ -93,7 +97,7 @@ class OpenVino:
             _save(graph, folder / GRAPH)
             quantized.model.config.save_pretrained(folder)
             if (generation := quantized.model.generation_config) is not None:
-                generation.save_pretrained(folder)
+                generation.to_json_file(folder / GENERATION_CONFIG_NAME)  # `save_pretrained` refuses idle settings
             export.tokenizer.save_pretrained(folder)
         return Written(path, "openvino", folder_bytes(path), placements)
 

@@ -276,9 +276,7 @@ def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
         return recipes[0]
     for part, recipe in zip(name.split("+"), recipes[:-1], strict=False):
         if not recipe.transforms and recipe.correction is None:
-            raise RefusedError(
-                f"{name}: {part!r} only rounds, as the last method does; write it last or leave it out"
-            )
+            raise RefusedError(f"{name}: {part!r} only rounds, as the last method does; write it last or leave it out")
     corrections = [recipe.correction for recipe in recipes if recipe.correction is not None]
     if len(corrections) > 1:
         titles = " and ".join(recipe.title for recipe in recipes if recipe.correction is not None)

@@ -41,6 +41,8 @@ NO_SPEED = (
     "a quantized model's speed; export it to a format of another engine (slmquant export)"
 )
 
+_TEXTS = (".json", ".txt", ".jinja")
+"""Files beside an artifact's weights that no token is multiplied with."""
 _UNPACKING = {
     "transformers": "no speed: the engine unpacks every weight when it loads, and computes as if nothing was quantized"
 }
@@ -161,14 +163,33 @@ def describe(job: EngineJob, reference: str | None) -> EngineJob:
     try:
         config = _config(folder) if (folder / "config.json").is_file() else None
         work = Work() if config is None else _work(config, job)
+        limit = _stated_context(job.artifact) if config is None else context_limit(config)
     except ModelError:  # opening it will say what is wrong
-        config, work = None, Work()
+        work, limit = Work(), None
     return replace(
         job,
         work=work,
-        context_limit=None if config is None else context_limit(config),
+        context_limit=limit,
         no_speed=_UNPACKING.get(job.engine) or _no_speed(job.artifact),
     )
+
+
+def _stated_context(artifact: Path) -> int | None:
+    """How many positions an artifact without a config of transformers says that it has; None where it does not.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    if artifact.suffix == ".gguf":
+        from slmquant.formats._gguf_read import context_length
+
+        return context_length(artifact)
+    if (stated := artifact / "genai_config.json").is_file():
+        try:
+            return int(json.loads(stated.read_text())["model"]["context_length"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{stated} cannot be read: {error!r}") from error
+    return None
 
 
 def _work(config: PreTrainedConfig, job: EngineJob) -> Work:
@@ -183,11 +204,21 @@ def _work(config: PreTrainedConfig, job: EngineJob) -> Work:
         raise ModelError(f"{job.artifact} is no language model: {str(error).splitlines()[0]}") from error
     embedding, head = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
     tied = head is None or embedding.weight is head.weight
-    multiplied = count_parameters(skeleton) - (0 if tied else embedding.weight.numel())
+    ends = embedding.weight.numel() if head is None else head.weight.numel()
+    body = count_parameters(skeleton) - ends - (0 if tied else embedding.weight.numel())
     engine = engines.load(job.engine)
     if isinstance(engine, TorchEngine):
-        return Work(read_bytes=multiplied * getattr(torch, engine.dtype).itemsize, multiplied=multiplied)
-    return Work(read_bytes=bytes_on_disk(job.artifact) if tied else None, multiplied=multiplied)
+        read = (body + ends) * getattr(torch, engine.dtype).itemsize
+    else:
+        read = _weight_bytes(job.artifact) if tied else None
+    return Work(read_bytes=read, multiplied=body, head=ends)
+
+
+def _weight_bytes(artifact: Path) -> int | None:
+    """What an artifact takes without the texts beside its weights: tokenizer, templates, configuration."""
+    if not artifact.is_dir():
+        return bytes_on_disk(artifact)
+    return sum(f.stat().st_size for f in artifact.rglob("*") if f.is_file() and f.suffix not in _TEXTS)
 
 
 def _no_speed(artifact: Path) -> str | None:

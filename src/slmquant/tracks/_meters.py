@@ -120,6 +120,14 @@ def noise_between(before: CpuTimes, after: CpuTimes) -> Noise | None:
     return Noise(stolen=_share(stolen / total), others=_share(others / total))
 
 
+def _is_package(zone: Path) -> bool:
+    """Whether a zone is a processor's: beside them may lie one of the whole platform, which counts them again."""
+    try:
+        return (zone / "name").read_text().startswith("package")
+    except OSError:
+        return False
+
+
 class EnergyCounter:
     """Energy of the processor packages, as their own counters (RAPL) say it.
 
@@ -131,7 +139,7 @@ class EnergyCounter:
     """
 
     def __init__(self, root: Path = _POWERCAP) -> None:
-        zones = sorted(zone for zone in root.glob("*-rapl:*") if zone.name.count(":") == 1)  # packages, not their parts
+        zones = sorted(zone for zone in root.glob("*-rapl:*") if zone.name.count(":") == 1 and _is_package(zone))
         self._zones: tuple[Path, ...] = ()
         self.reason: str | None = f"no energy counter: {root} has no RAPL zone"
         if zones:

@@ -25,8 +25,9 @@ from slmquant.tracks._requests import Memory, Opened, Pass, Point
 if TYPE_CHECKING:
     from slmquant.model.size import ModelSize
 
-VERSION = 1
-"""1: sizes as in `model.size`; speeds as in `docs/metrics.md`."""
+VERSION = 2
+"""1: sizes as in `model.size`; speeds as in `docs/metrics.md`. 2: `prefill_flop_share` counts the head once a prompt,
+and bytes that decoding reads are those of weights and graph, without tokenizer and configuration."""
 
 
 def size_metrics(size: ModelSize, kv_bits: float | None = None) -> list[Metric]:
@@ -87,10 +88,12 @@ class Work:
     Attributes:
         read_bytes: Weights that decoding reads for one token; None where nobody knows.
         multiplied: Weights that every token is multiplied with; None where nobody knows.
+        head: Those that only a token is multiplied with that others are to follow: of a prompt the last.
     """
 
     read_bytes: int | None = None
     multiplied: int | None = None
+    head: int = 0
 
 
 def parity_metrics(parity: Parity, engine: str, text: str) -> list[Metric]:
@@ -159,8 +162,11 @@ def speed_metrics(
         metrics += _spread(name, rate, "tokens/s", True, protocol)
         metrics += _spread(conditions.name("ttft_s", context), prefills, "s", False, f"{protocol}, first token chosen")
         if limits is not None and work.multiplied is not None:
-            share = 2 * work.multiplied * float(np.median(rate)) / limits.flop_per_s
-            of = f"{protocol}; 2 operations a weight and token, of {limits.flop_per_s / 1e9:.0f} GFLOP/s measured"
+            share = 2 * (work.multiplied + work.head / context) * float(np.median(rate)) / limits.flop_per_s
+            of = (
+                f"{protocol}; 2 operations a weight and token, those of the head for the last token alone, of "
+                f"{limits.flop_per_s / 1e9:.0f} GFLOP/s measured"
+            )
             metrics.append(
                 _metric(conditions.name("prefill_flop_share", context), share, "ratio", True,
                         {"version": VERSION, "n": len(rate), "protocol": of})
