@@ -16,13 +16,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from slmquant import methods, tasks
 from slmquant.calib.calibration import NoCalibration
-from slmquant.errors import RefusedError
+from slmquant.calib.corpora import calibration_corpus
+from slmquant.errors import DataError, RefusedError, UnknownNameError
 from slmquant.files import cache_dir, check_output
 from slmquant.formats import native
 from slmquant.methods._base import Budget
@@ -99,7 +101,7 @@ def quantize(
         method: Name of a method, or `a+b`.
         scheme: Scheme name.
         calibration: What the method may look at, if it looks at anything; by default 128 windows of 512 tokens of
-            WikiText-2's train split.
+            WikiText-2's train split, or of a text from a package where that is not here.
         dtype: What calibration runs and the result computes in; `auto` measures and decides.
         device: Where to work.
         seed: Of everything that a method draws.
@@ -110,7 +112,7 @@ def quantize(
     Raises:
         SlmquantError: What cannot be done, and what to do instead; see `slmquant.errors`.
     """
-    progress, spec = progress or Silent(), calibration or CalibrationSpec()
+    progress, spec = progress or Silent(), calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
     parsed = parse(scheme)
     recipe = methods.load(method)
     if (reason := recipe.refusal(parsed)) is not None:
@@ -203,7 +205,7 @@ def bench(
             "methods": methods,
             "schemes": schemes,
             "tasks": tasks,
-            "calibration": calibration or CalibrationSpec(),
+            "calibration": calibration or CalibrationSpec(corpus=calibration_corpus(data_dir)),
             "dtype": dtype,
             "device": device,
         }
@@ -215,11 +217,16 @@ def bench(
 def _dtype(
     source: str, dtype: Dtype, device: str, calibration: CalibrationSpec, data_dir: Path | None, progress: Progress
 ) -> str:
+    if dtype not in get_args(Dtype):
+        raise UnknownNameError("dtype", dtype, get_args(Dtype))
     if dtype != "auto":
         return dtype
     sha256 = identify(source).sha256
     job = PrecisionJob(source, sha256, calibration.corpus, device, data_dir, cache_dir())
-    return decide_precision(job, progress).dtype
+    try:
+        return decide_precision(job, progress).dtype
+    except DataError:  # without a text nothing can be measured; a method that reads one will say so itself
+        return "float32"
 
 
 def _measure_reference(

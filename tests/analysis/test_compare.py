@@ -278,3 +278,18 @@ def test_a_ruined_model_is_told_from_a_good_one_by_few_windows(kept: bool) -> No
     assert found.verdict == "worse" and found.p_value is not None and found.p_value < 1e-3
     assert found.interval is not None and 0 < found.interval.low < found.difference < found.interval.high  # type: ignore[operator]
     assert found.difference == pytest.approx(math.exp(statistics.fmean(ruined)) - math.exp(statistics.fmean(good)))
+
+
+def test_differences_that_are_all_the_same_say_nothing_of_their_spread() -> None:
+    """One token in each of two windows, as counts in few windows often have it."""
+    _, _, record = cells()
+    found = []
+    for share in (0.982387, 0.981409):
+        kept = [ItemOutcome(task=invented.TEXT, item=str(i), values={"top1_agreement": share + i}) for i in range(2)]
+        cell = changed(record, "top1_agreement", value=share + 0.5, stderr=0.5, clusters=2, higher_is_better=True)
+        found.append((cell, kept))
+    (a, items_a), (b, items_b) = found
+    one = of(compare(a, b, items_a, items_b), "top1_agreement", invented.TEXT)
+
+    assert one.verdict == "unknown" and one.p_value is None and one.interval is None
+    assert one.difference == pytest.approx(-0.000978)

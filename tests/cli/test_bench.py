@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
+import typer
 
 from slmquant.cli import bench
-from slmquant.runs.plan import Plan, PlanError
+from slmquant.runs.plan import Plan, PlanError, read_plan_fields
 from slmquant.runs.runner import Event
 from tests import invented
 
@@ -41,3 +43,21 @@ def test_what_a_cell_says_is_no_markup(capsys: pytest.CaptureFixture[str]) -> No
     bench._Teller(quiet=False)(Event("tiny/rtn/W4A8: failed", record, 1, 1))
 
     assert reason in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_method_is_one_whatever_its_letters_and_a_model_is_asked_once() -> None:
+    plan = bench._plan(None, {**FIELDS, "models": ["tiny", "tiny"], "methods": ["RTN", "rtn"]}, {}, None, None)[0]
+
+    assert (plan.models, plan.methods) == (("tiny",), ("rtn",))
+
+
+def test_an_option_that_names_nothing_is_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="names nothing"):
+        bench._split(" ")
+    assert bench._split(None) is None and bench._split("a, b,") == ["a", "b"]
+
+
+def test_a_plan_that_is_no_text_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_bytes(b"models: \xff\xfe")
+    with pytest.raises(PlanError, match="not text in UTF-8"):
+        read_plan_fields(tmp_path / "plan.yaml")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from slmquant.model.head import OutputHead
-from slmquant.testing.tiny import tiny
+from slmquant.testing.tiny import ARCHITECTURES, tiny
 
 
-def test_logits_are_those_of_the_model_whatever_was_computed_before() -> None:
-    model = tiny("llama").float().eval()
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_logits_are_those_of_the_model_whatever_was_computed_before(name: str) -> None:
+    model = tiny(name)
     head = OutputHead(model)
     ids = torch.randint(model.config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0))
     hidden = head.hidden(ids)

@@ -29,6 +29,9 @@ NOT_KEPT = "stopped early: only items that both answered may be compared, and th
 FEWEST_TO_RESAMPLE = 20
 """Pairs from which on the bootstrap is trusted; fewer resamples say too little, and Student's t is used."""
 
+_NO_SPREAD = 1e-9
+"""Of a difference: a standard error so small is one of 0, but for rounding."""
+
 PER_ITEM: Mapping[str, tuple[str, float]] = {"nll_mean": ("perplexity", 1.0), "loglikelihood": ("perplexity", -1.0)}
 """Per-item value → the figure that is e to its mean, and with which sign."""
 
@@ -122,6 +125,10 @@ def difference(
     else:
         pairs = None
         test, interval = _unpaired(first, second)
+    flipped = flips(pairs.first, pairs.second) if pairs else None
+    if flipped is None and test.stderr is not None and test.stderr <= _NO_SPREAD * abs(test.difference):
+        # All values differ by the same: of counts in a few windows that is chance, and says nothing of their spread.
+        test, interval = replace(test, p_value=None), None
     return Difference(
         name,
         task,
@@ -133,7 +140,7 @@ def difference(
         interval=interval,
         p_value=test.p_value,
         pairs=test.n or None,
-        flips=flips(pairs.first, pairs.second) if pairs else None,
+        flips=flipped,
         higher_is_better=some.higher_is_better,
         reason=UNPAIRED if test.stderr is not None and pairs is None else None,
     )

@@ -65,9 +65,11 @@ class _Figure:
         """Whether this is a figure of a text of few windows."""
         if self.metric == "accuracy":
             return False
-        known = [metric.clusters for record in records if (metric := self.of(record)) is not None]
-        counts = [count for count in (*known, *(one.pairs for one in compared)) if count is not None]
-        return any(count < FEWEST_WINDOWS for count in counts)
+        known = [metric for record in records if (metric := self.of(record)) is not None]
+        windows = [1 if metric.stderr is None else metric.clusters for metric in known]  # one alone has no error
+        return any(
+            count is not None and count < FEWEST_WINDOWS for count in (*windows, *(one.pairs for one in compared))
+        )
 
     def compare(self, a: Record, b: Record, answers: Answers) -> Difference:
         metric = self.of(a) or self.of(b)

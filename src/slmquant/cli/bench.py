@@ -184,7 +184,12 @@ def _plan(
 
 
 def _split(names: str | None) -> list[str] | None:
-    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    if names is None:
+        return None
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if not found:  # an unset variable of a shell, most likely: not a wish for the defaults
+        raise typer.BadParameter(f"{names!r} names nothing; write names between commas, or leave the option out")
+    return found
 
 
 class _Teller:

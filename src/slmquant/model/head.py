@@ -20,6 +20,14 @@ _FLOAT32_ERROR = 1e-5
 """Relative; a product of a few hundred terms is off by 1e-7 in float32, by 1e-3 in bfloat16."""
 
 
+class _Output(BaseModelOutputWithPast):
+    """What a body returns; whatever else a model looks for in it (router logits, states, ...) is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 class _Replay(nn.Module):
     """Stands where the body was and returns given hidden states."""
 
@@ -31,8 +39,8 @@ class _Replay(nn.Module):
     def decoder(self) -> _Replay:  # OPT calls `model.decoder`
         return self
 
-    def forward(self, *_args: object, **_kwargs: object) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+    def forward(self, *_args: object, **_kwargs: object) -> _Output:
+        return _Output(last_hidden_state=self.hidden)
 
 
 class OutputHead:

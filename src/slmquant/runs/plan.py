@@ -62,6 +62,11 @@ class Plan(BaseModel):
     def _methods_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             methods.load(name)
+        return tuple(dict.fromkeys(name.lower() for name in names))
+
+    @field_validator("models")
+    @classmethod
+    def _models_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(names))
 
     @field_validator("engines")
@@ -131,6 +136,8 @@ def read_plan_fields(path: Path) -> dict[str, object]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise PlanError(f"cannot read plan {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise PlanError(f"plan {path} is not text in UTF-8: {error.reason} at byte {error.start}") from error
     except yaml.YAMLError as error:
         raise PlanError(f"plan {path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):

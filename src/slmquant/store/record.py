@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -126,7 +127,7 @@ class Metric(_Frozen):
 
     name: str
     """`perplexity`, `kl_mean`, `acc`, `stored_bytes`, `quantize_s`, ..."""
-    value: float
+    value: FiniteFloat
     unit: str
     """`nats`, `ratio`, `bytes`, `bits`, `s`, `tokens`, `count`, or `1` for a pure number."""
     higher_is_better: bool | None
@@ -135,7 +136,7 @@ class Metric(_Frozen):
     """The task it was measured on, as `str(TaskSpec)`; None for figures of the model itself."""
     n: int | None = None
     """How many tokens or items it is an average of."""
-    stderr: float | None = None
+    stderr: FiniteFloat | None = None
     """Standard error of `value`, in its unit."""
     clusters: int | None = None
     """How many windows of a text the standard error rests on; None where the `n` items are independent themselves."""
