@@ -128,7 +128,7 @@ def quantize(
         loaded.model,
         method,
         parsed,
-        CellCalibration(spec, captured, loaded.tokenizer, data_dir),
+        CellCalibration(spec, captured, loaded, data_dir),
         dtype=getattr(torch, chosen),
         seed=seed,
         budget=budget,

@@ -104,16 +104,29 @@ def check_output(path: Path, folder: bool, ours: Callable[[Path], bool] | None =
         )
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and see that it can be written to, before anything is computed for it.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    with _made_beside(folder / "file"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds, else remove it.
 
     Raises:
+        OutputError: Nothing can be written there.
         SourceError: The disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    with _made_beside(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
@@ -132,10 +145,12 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     An existing folder at `path` is replaced only once the new one is whole.
 
     Raises:
+        OutputError: Nothing can be written there.
         SourceError: The disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _made_beside(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -150,6 +165,18 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         raise _explained(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _made_beside(path: Path) -> Iterator[None]:
+    """Explain why a file or folder cannot be made where `path` shall lie."""
+    try:
+        yield
+    except OSError as error:
+        explained = _explained(error, path)
+        if explained is error:
+            explained = OutputError(f"cannot write in {path.parent}: {error.strerror or error}; name another place")
+        raise explained from error
 
 
 def _explained(error: OSError, path: Path) -> Exception:

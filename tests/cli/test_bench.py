@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from slmquant.cli import bench
+from slmquant.cli import app, bench
+from slmquant.errors import OutputError, UnknownNameError
 from slmquant.runs.plan import Plan, PlanError, read_plan_fields
 from slmquant.runs.runner import Event
 from tests import invented
@@ -35,6 +37,38 @@ def test_without_either_the_demo_is_asked() -> None:
 def test_a_calibration_that_is_no_table_is_refused() -> None:
     with pytest.raises(PlanError, match="calibration"):
         bench._plan(None, {**FIELDS, "calibration": "c4"}, {}, None, None)
+
+
+def test_a_corpus_that_is_none_is_told_before_anything_runs() -> None:
+    with pytest.raises(UnknownNameError, match="wikitext2_train"):
+        bench._plan(None, dict(FIELDS), {"corpus": "wikitext2_trian"}, None, None)
+
+
+def test_tasks_of_a_plan_may_be_fields_beside_a_suite(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("models: [tiny]\ntasks: [{name: piqa, limit: 7}]\n")
+    plan = bench._plan(path, {}, {}, "demo", None)[0]
+
+    assert [str(task) for task in plan.tasks][1:] == ["arc_easy:60", "piqa:7"]
+    path.write_text("models: [tiny]\ntasks: [{nam: piqa}]\n")
+    with pytest.raises(PlanError, match="tasks"):
+        bench._plan(path, {}, {}, "demo", None)
+
+
+def test_one_name_where_a_list_belongs_says_how_to_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("models: tiny\n")
+    with pytest.raises(PlanError, match=r"'models': write a list"):
+        bench._plan(path, {}, {}, None, None)
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = tmp_path / "store.sqlite"
+    command = ["bench", "nowhere", "--report", str(tmp_path / "file" / "report"), "--store", str(store)]
+    with pytest.raises(OutputError, match="name another place"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert not store.exists()
 
 
 def test_what_a_cell_says_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

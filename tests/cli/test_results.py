@@ -84,6 +84,17 @@ class TestCommands:
         written = sorted(path.name for path in (tmp_path / "results" / "report").iterdir())
         assert written == ["index.html", "results.csv", "results.json"]
 
+    def test_a_reference_that_was_not_measured_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UnknownNameError, match="Did you mean 'gptq'"):
+            run("report", "-f", "html", "-o", str(tmp_path), "--consumption-reference", "gptk")
+
+    def test_the_page_says_how_its_scores_were_computed(self, tmp_path: Path) -> None:
+        for flags, said in (((), "with round-to-nearest for"), (("--consumption-reference", "gptq"), "with gptq for")):
+            run("report", "-f", "html", "-o", str(tmp_path), *flags)
+            assert said in (tmp_path / "index.html").read_text()
+        run("report", "-f", "html", "-o", str(tmp_path), "--no-perplexity")
+        assert "inverse perplexity" not in (tmp_path / "index.html").read_text()
+
     def test_report_of_one_format_writes_nothing_else(self, tmp_path: Path) -> None:
         assert run("report", "--format", "csv", "-o", "out", "--quiet").output == ""
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.csv"]

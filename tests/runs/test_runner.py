@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slmquant.errors import NumericalError, RefusedError, SchemeError, UnknownNameError
+from slmquant.errors import NumericalError, RefusedError, SchemeError, SourceError, UnknownNameError
 from slmquant.progress import Progress, Silent
 from slmquant.runs.plan import Plan, PlanError, make_plan, read_plan_fields
 from slmquant.runs.process import Failure, run_isolated
@@ -198,6 +198,40 @@ class TestStories260k:
 
         assert self.values(tmp_path / "two.sqlite") == first
         assert len(first) == 1 * 2 + 6 * 5
+
+    def test_no_window_is_longer_than_the_model_takes(self, tmp_path: Path) -> None:
+        long = self.plan.calibration.model_copy(update={"seq_len": 4096, "num_samples": 2})
+        plan = self.plan.model_copy(
+            update={"calibration": long, "methods": ("gptq", "gptaq"), "schemes": ("W4A16g16",)}
+        )
+        with Store(tmp_path / "results.sqlite") as store:
+            reference, *quantized = run(plan, store).records
+
+        assert reference.reason is None
+        assert [record.status for record in quantized] == ["ok", "ok"]
+        for record in quantized:
+            assert "windows of 512 tokens instead of 4096" in str(record.reason)
+            assert record.metric("calibration_tokens").value == 2 * 512
+
+    def test_a_model_that_was_missing_leaves_no_rows_once_it_is_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def missing(source: str) -> None:
+            raise SourceError(f"{source} is not here")
+
+        plan = self.plan.model_copy(update={"methods": ("rtn",), "schemes": ("W8A8",)})
+        with Store(tmp_path / "results.sqlite") as store:
+            with monkeypatch.context() as absent:
+                absent.setattr("slmquant.runs.runner.identify", missing)
+                run(plan, store)
+            assert {record.status for record in store.records()} == {"failed"}
+            found = run(plan, store).records
+
+            assert [record.status for record in store.records()] == [record.status for record in found] == ["ok", "ok"]
+
+    def test_a_device_that_is_not_here_is_refused_before_anything_runs(self, tmp_path: Path) -> None:
+        with Store(tmp_path / "results.sqlite") as store, pytest.raises(RefusedError, match="use cpu"):
+            run(self.plan.model_copy(update={"device": "abacus"}), store)
 
     def test_a_cell_that_lacks_its_corpus_fails_alone(self, tmp_path: Path) -> None:
         plan = self.plan.model_copy(

@@ -119,6 +119,38 @@ def test_a_cell_is_found_by_prefix_and_by_label(path: Path) -> None:
             store.get("")
 
 
+def test_what_an_engine_made_of_a_cell_has_a_label_of_its_own(path: Path) -> None:
+    spec = invented.spec("rtn", "W4A16g64")
+    record, measured = (invented.record("rtn", "W4A16g64", cell=one) for one in (spec, spec.on("llamacpp")))
+    with Store(path) as store:
+        store.put(record)
+        store.put(measured)
+
+        assert store.get("rtn/W4A16g64") == record
+        assert store.get("rtn/w4a16g64/llamacpp") == measured
+        assert store.get(measured.spec.label) == measured
+        with pytest.raises(UnknownNameError, match="rtn/W4A16g64/llamacpp"):
+            store.get("rtn/W4A16g64/openvino")
+
+
+def test_a_fingerprint_is_forgotten_with_its_items(path: Path) -> None:
+    kept, gone = invented.benchmark()[1:3]
+    gone = gone.model_copy(update={"spec": gone.spec.model_copy(update={"model_sha256": "unavailable"})})
+    with Store(path) as store:
+        for record in (kept, gone):
+            store.put(record, [ItemOutcome(task="piqa", item="0", values={"acc": 1})])
+        store.forget(gone.spec.model, "unavailable")
+
+        assert store.records() == [kept]
+        assert store.items(kept.cell_id) and not store.items(gone.cell_id)
+
+
+def test_a_place_that_cannot_be_written_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite.writer-lock").mkdir()
+    with pytest.raises(StoreError, match="cannot use the store"):
+        Store(tmp_path / "store.sqlite")
+
+
 def test_an_ambiguous_name_lists_the_cells_it_may_mean(path: Path) -> None:
     cells = [invented.record("rtn", "W8A8", cell=invented.spec("rtn", "W8A8", seed=seed)) for seed in (0, 1)]
     with Store(path) as store:

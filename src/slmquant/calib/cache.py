@@ -23,7 +23,7 @@ from slmquant.errors import SourceError
 from slmquant.files import atomic_dir
 from slmquant.store.record import CalibrationSpec
 
-_VERSION = 7
+_VERSION = 8
 _FACTS = "captured.json"
 
 

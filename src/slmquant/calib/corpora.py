@@ -25,6 +25,7 @@ __all__ = [
     "CORPORA",
     "Corpus",
     "Whereabouts",
+    "check_corpus",
     "data_folder",
     "known",
     "load_corpus",
@@ -61,6 +62,15 @@ class Corpus:
 def known() -> dict[str, str]:
     """Name → description of every known corpus."""
     return {name: spec.description for name, spec in CORPORA.items()}
+
+
+def check_corpus(name: str) -> None:
+    """Refuse a name that no corpus has, before anything is computed.
+
+    Raises:
+        UnknownNameError: There is no such corpus.
+    """
+    _spec(name)
 
 
 def data_folder(data_dir: Path | None) -> Path | None:

@@ -29,9 +29,14 @@ BudgetOption = Annotated[Budget, typer.Option("--budget", help="What methods tha
 
 
 def calibration(corpus: str | None, samples: int, seq_len: int, seed: int, data: Path | None) -> CalibrationSpec:
-    """What the options ask for; without a corpus, the best at hand."""
-    from slmquant.calib.corpora import calibration_corpus
+    """What the options ask for; without a corpus, the best at hand.
+
+    Raises:
+        UnknownNameError: There is no such corpus.
+    """
+    from slmquant.calib.corpora import calibration_corpus, check_corpus
     from slmquant.store.record import CalibrationSpec
 
     chosen = corpus or calibration_corpus(data)
+    check_corpus(chosen)
     return CalibrationSpec(corpus=chosen, num_samples=samples, seq_len=seq_len, seed=seed)

@@ -102,7 +102,8 @@ def command(
 
         slmquant bench smollm2-135m-instruct --tasks piqa,arc_easy --until-separated 0.95
     """
-    from slmquant.report.files import write_report_csv, write_report_json
+    from slmquant.files import make_folder
+    from slmquant.report.files import as_json, write_report_csv, write_report_json
     from slmquant.report.page import write_page
     from slmquant.runs.runner import run
     from slmquant.store import Store, default_store_path
@@ -122,6 +123,7 @@ def command(
     }
     calibration = {"corpus": corpus, "num_samples": samples, "seq_len": seq_len, "seed": seed}
     plan, remarks = _plan(plan_file, fields, calibration, suite, data)
+    make_folder(report)
     for remark in remarks if not quiet else ():
         err_console.print(escape(remark), highlight=False)
     with Store(store or default_store_path()) as opened, progress_bar(quiet) as progress:
@@ -134,7 +136,7 @@ def command(
     written = [write(result.records, report) for write in (write_report_csv, write_report_json)]
     written.append(write_page(result.records, report, answers=answers))
     if json:
-        print_json([record.model_dump(mode="json") for record in result.records])
+        print_json(as_json(result.records))
     elif not quiet:
         _print_results(result.records, answers)
         err_console.print(f"wrote {', '.join(str(path) for path in written)}", highlight=False, soft_wrap=True)
@@ -156,8 +158,7 @@ def _plan(
     """The plan that a file and flags make together, and what to remark about it."""
     from slmquant import methods
     from slmquant.calib.corpora import calibration_corpus
-    from slmquant.runs.plan import make_plan, read_plan_fields
-    from slmquant.tasks import parse
+    from slmquant.runs.plan import as_task, make_plan, read_plan_fields
     from slmquant.tasks._suites import suite as choose_suite
 
     remarks: list[str] = []
@@ -166,7 +167,7 @@ def _plan(
     if "tasks" not in content or suite is not None:
         chosen = choose_suite(suite or "demo", data)
         named = content.get("tasks")
-        beside = [parse(str(task)) for task in named] if isinstance(named, list) else []
+        beside = [as_task(task) for task in named] if isinstance(named, list) else []
         names = {task.name for task in beside}  # with the limit that the user gave them
         content["tasks"] = [*(task for task in chosen.tasks if task.name not in names), *beside]
         remarks += [chosen.remark] if chosen.remark else []

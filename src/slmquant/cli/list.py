@@ -43,27 +43,30 @@ def command(
     if json:
         print_json(rows(records))
     elif records:
+        engines = any(record.spec.engine is not None for record in records)
         print_table(
             f"{len(records)} cells in {results.path}",
-            ("cell", "model", "method", "scheme", "status", "ppl", "KL", "MB", "finished", "reason"),
-            [_line(record) for record in records],
-        )
+            ("cell", "model", "method", "scheme", *(["engine"] if engines else []), "status", "ppl", "KL", "MB",
+             "finished", "reason"),
+            [_line(record, engines) for record in records],
+        )  # fmt: skip
     else:
         err_console.print(f"no cells match in {results.path}", highlight=False)
 
 
-def _line(record: Record) -> tuple[str, ...]:
+def _line(record: Record, engines: bool) -> tuple[str, ...]:
     from slmquant.analysis.cells import text_tasks
     from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity, significant
 
     text = next(iter(text_tasks([record])), None)
     ppl, divergence = (record.metric(name, text) if text else None for name in ("perplexity", "kl_mean"))
-    size = record.metric("stored_bytes")
+    size = record.metric("stored_bytes") or record.metric("artifact_bytes")
     return (
         record.cell_id[:SHOWN_DIGITS],
         record.spec.model,
         record.spec.method,
         record.spec.scheme,
+        *([record.spec.engine or "torch"] if engines else []),
         record.status,
         perplexity(ppl.value) if ppl else ABSENT,
         significant(divergence.value) if divergence else ABSENT,

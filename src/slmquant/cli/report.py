@@ -69,6 +69,9 @@ def command(
         answers = {record.cell_id: results.items(record.cell_id) for record in records}
     if not records:
         raise StoreError(f"{results.path} holds no cells yet; run `slmquant bench` first")
+    measured = {record.spec.method for record in records}
+    if consumption_reference not in {"rtn", *measured}:
+        raise UnknownNameError("measured method", consumption_reference, measured)
     options = ScoreOptions(expectation.value, perplexity, consumption_reference)
     if "table" in wanted:
         print_report(records, console, options, answers)

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from slmquant.errors import ModelError
+from slmquant.errors import ModelError, RefusedError
 from slmquant.model.fingerprint import fingerprint, safetensors_files
 from slmquant.model.provenance import read_provenance
 from slmquant.model.quiet import quiet_transformers
@@ -79,7 +79,9 @@ def load(
         UnknownNameError: `source` names nothing.
         SourceError: It names something that is not here and cannot be had.
         ModelError: It is not decoder-only, pickled, truncated, damaged, or has weights that are not finite.
+        RefusedError: The device is not here.
     """
+    check_device(device)
     identity = identify(source, progress)
     folder = identity.folder
     tokenizer = _tokenizer(folder)
@@ -89,6 +91,19 @@ def load(
     _check_finite(model)
     torch.nn.Module.to(model, device)  # transformers' own `to` is typed for one argument less
     return LoadedModel(model.train(False), tokenizer, identity.sha256, identity.card, folder)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that cannot be computed on.
+
+    Raises:
+        RefusedError: This torch does not know it, or the machine has none.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no class of its own for this
+        why = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise RefusedError(f"device {str(device)!r} cannot be used here: {why}; use cpu") from error
 
 
 def let_go_of_file_(model: PreTrainedModel) -> None:

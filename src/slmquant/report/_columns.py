@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from slmquant.analysis.cells import accuracy
 from slmquant.analysis.chance import above_chance
-from slmquant.analysis.scores import Score
+from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions
 from slmquant.report._sections import Cell, Section
 from slmquant.store.record import Metric, task_name
 
@@ -63,7 +63,7 @@ def columns(section: Section) -> list[Column]:
             "Highest resident memory up to the end of quantization, 10⁶ bytes.",
             _metric("quantize_peak_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
-        _consumption_score(),
+        _consumption_score(section.options),
     ]
     return _known(all_columns, section.cells)
 
@@ -83,7 +83,7 @@ def score_columns(section: Section) -> list[Column]:
         )
         for engine in section.engines
     ]
-    return _known([*_performance_scores(), *infer, _consumption_score()], section.cells)
+    return _known([*_performance_scores(), *infer, _consumption_score(section.options)], section.cells)
 
 
 def engine_columns(section: Section) -> list[Column]:
@@ -135,6 +135,12 @@ def best(column: Column, section: Section) -> frozenset[str]:
     choose = min if column.lower_is_better else max
     winner = choose(known.values(), key=lambda reading: reading.value)
     return frozenset(cell_id for cell_id, reading in known.items() if reading.text == winner.text)
+
+
+def reference_words(options: ScoreOptions) -> str:
+    """The method whose SLMQ_cons is 100, in words."""
+    method = options.consumption_reference
+    return "round-to-nearest" if method == DEFAULT_OPTIONS.consumption_reference else method
 
 
 def decimal(digits: int) -> Callable[[float], str]:
@@ -247,8 +253,8 @@ def _performance_scores() -> list[Column]:
     ]
 
 
-def _consumption_score() -> Column:
-    return Column("cons", "SLMQ_cons; 100 is round-to-nearest.", _score(lambda cell: cell.scores.cons))
+def _consumption_score(options: ScoreOptions) -> Column:
+    return Column("cons", f"SLMQ_cons; 100 is {reference_words(options)}.", _score(lambda cell: cell.scores.cons))
 
 
 def _known(all_columns: Iterable[Column], cells: Sequence[Cell]) -> list[Column]:

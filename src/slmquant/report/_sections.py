@@ -59,6 +59,7 @@ class Section:
         texts: Tasks with a perplexity or a divergence.
         tasks: Tasks with an accuracy.
         standings: Which cells can be told apart from full precision and from the best, by each figure.
+        options: How the scores were computed.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Section:
     texts: tuple[str, ...]
     tasks: tuple[str, ...]
     standings: tuple[Standing, ...] = ()
+    options: ScoreOptions = DEFAULT_OPTIONS
 
     @property
     def records(self) -> list[Record]:
@@ -115,11 +117,17 @@ def sections(
     found = []
     for group in groups.values():
         beside = [on_engines[spec] for r in group for name in names if (spec := r.spec.on(name)) in on_engines]
-        found.append(_section(group, beside, scores, answers))
+        found.append(_section(group, beside, scores, answers, options))
     return found
 
 
-def _section(group: list[Record], on_engines: list[Record], scores: dict[str, CellScores], answers: Answers) -> Section:
+def _section(
+    group: list[Record],
+    on_engines: list[Record],
+    scores: dict[str, CellScores],
+    answers: Answers,
+    options: ScoreOptions,
+) -> Section:
     texts, tasks = text_tasks(group), accuracy_tasks(group)
     text = texts[0] if texts else None
     apart = told_apart([record.spec for record in group if record.status == "ok"])
@@ -145,6 +153,7 @@ def _section(group: list[Record], on_engines: list[Record], scores: dict[str, Ce
         texts=tuple(texts),
         tasks=tuple(tasks),
         standings=tuple(standings(group, answers)),
+        options=options,
     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import yaml
 
 from slmquant.analysis.cells import accuracy, is_reference
+from slmquant.analysis.scores import ScoreOptions
 from slmquant.analysis.standing import Standing
-from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity
+from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity, reference_words
 from slmquant.report._sections import Cell, Section
 from slmquant.store.export import calibration_label
 from slmquant.store.record import CalibrationSpec, CellSpec, Environment, Record
@@ -18,7 +19,7 @@ SMALL_LOSS = 1.15
 
 NBSP = "\N{NO-BREAK SPACE}"
 
-DEFINITIONS: tuple[tuple[str, str], ...] = (
+_DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
         "bpw",
         "Stored bits of the whole model divided by its number of weights: scales, zero points, embeddings "
@@ -54,9 +55,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "perf",
-        "SLMQ_perf of the SLMQuant paper: the quadratic mean of each accuracy, and of the inverse "
-        "perplexity, relative to full precision, times 100. A small model that only guesses "
-        "still scores about 70.",
+        "SLMQ_perf of the SLMQuant paper: the quadratic mean of each accuracy{and_perplexity}, relative to full "
+        "precision, times 100. A small model that only guesses still scores about 70.",
     ),
     (
         "perf > chance",
@@ -70,10 +70,19 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("peak MB", "Highest resident memory of the cell's process up to the end of quantization, in 10⁶ bytes."),
     (
         "cons",
-        "SLMQ_cons: the quadratic mean of time and memory of round-to-nearest, of the same model and "
+        "SLMQ_cons: the quadratic mean of time and memory of {cheapest}, of the same model and "
         "scheme on the same machine, relative to this cell's, times 100. Higher is cheaper.",
     ),
 )
+
+
+def definitions(options: ScoreOptions) -> list[tuple[str, str]]:
+    """What the columns mean: title and sentence, the scores as `options` has them computed."""
+    words = {
+        "and_perplexity": ", and of the inverse perplexity" if options.perplexity else "",
+        "cheapest": reference_words(options),
+    }
+    return [(title, meaning.format(**words)) for title, meaning in _DEFINITIONS]
 
 
 def headline(section: Section) -> str:
@@ -337,8 +346,8 @@ def flips(section: Section) -> list[tuple[Cell, list[str]]]:
 
 def _score_notes(section: Section) -> list[str]:
     said = [
-        "Scores: 100 is parity, with full precision for perf and infer, with round-to-nearest for cons. A model that "
-        "only guesses still gets about 70 of perf; perf > chance counts accuracies from chance."
+        f"Scores: 100 is parity, with full precision for perf and infer, with {reference_words(section.options)} for "
+        "cons. A model that only guesses still gets about 70 of perf; perf > chance counts accuracies from chance."
     ]
     for title, scores in (
         ("perf", [cell.scores.perf for cell in section.cells]),

@@ -18,8 +18,8 @@ from slmquant.report._plot import Plot, method_series, plot
 from slmquant.report._sections import NO_ANSWERS, Cell, Section, sections
 from slmquant.report._tables import Table, over_models, tables
 from slmquant.report._words import (
-    DEFINITIONS,
     STATUS_WORDS,
+    definitions,
     flips,
     headline,
     machine_words,
@@ -86,7 +86,7 @@ def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, a
         blocks=[_block(section) for section in sections(records, options, answers)],
         over_models=over_models(records, options),
         css=Markup((here / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
-        definitions=DEFINITIONS,
+        definitions=definitions(options),
         status_words=STATUS_WORDS,
         absent=ABSENT,
         finished=max((record.finished_at for record in records), default=None),

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from slmquant import engines, methods, tasks
+from slmquant.calib.corpora import check_corpus
 from slmquant.errors import SlmquantError
 from slmquant.methods._base import Budget
 from slmquant.schemes import Scheme, parse
@@ -23,7 +24,20 @@ class PlanError(SlmquantError):
     exit_code = 2
 
 
-def _as_task(value: object) -> object:
+def as_task(value: object) -> TaskSpec:
+    """A task as a plan may write it: `name`, `name:limit`, or its fields.
+
+    Raises:
+        PlanError: It is neither.
+    """
+    read = _read_task(value)
+    try:
+        return TaskSpec.model_validate(read)
+    except ValidationError as error:
+        raise PlanError(f"plan field 'tasks': {error.errors()[0]['msg']} (got {str(value)[:80]!r})") from error
+
+
+def _read_task(value: object) -> object:
     return tasks.parse(value) if isinstance(value, str) else value
 
 
@@ -38,7 +52,7 @@ class Plan(BaseModel):
     """Names of methods, or combinations `a+b`."""
     schemes: tuple[str, ...] = Field(min_length=1)
     """Scheme names."""
-    tasks: tuple[Annotated[TaskSpec, BeforeValidator(_as_task)], ...] = Field(min_length=1)
+    tasks: tuple[Annotated[TaskSpec, BeforeValidator(_read_task)], ...] = Field(min_length=1)
     """Tasks, written `name` or `name:limit`."""
     calibration: CalibrationSpec = CalibrationSpec()
     """What every method may look at."""
@@ -75,6 +89,12 @@ class Plan(BaseModel):
         for name in names:
             engines.load(name)
         return tuple(dict.fromkeys(name.lower() for name in names))
+
+    @field_validator("calibration")
+    @classmethod
+    def _corpus_exists(cls, calibration: CalibrationSpec) -> CalibrationSpec:
+        check_corpus(calibration.corpus)
+        return calibration
 
     @field_validator("schemes")
     @classmethod
@@ -150,7 +170,7 @@ def make_plan(fields: dict[str, object]) -> Plan:
 
     Raises:
         PlanError: A field is missing, unknown or wrong; the message names it.
-        UnknownNameError: A method or a task is not known.
+        UnknownNameError: A method, a task or a corpus is not known.
         RefusedError: Methods are joined by `+` that cannot be.
         SchemeError: A scheme cannot be read.
     """
@@ -160,4 +180,5 @@ def make_plan(fields: dict[str, object]) -> Plan:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         got = repr(first["input"])
-        raise PlanError(f"plan field {where!r}: {first['msg']} (got {got[:80]})") from error
+        what = "write a list, e.g. [name]" if first["type"] == "tuple_type" else first["msg"]
+        raise PlanError(f"plan field {where!r}: {what} (got {got[:80]})") from error

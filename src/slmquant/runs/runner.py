@@ -17,7 +17,7 @@ from slmquant import methods
 from slmquant.calib.statistics import Statistic
 from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.files import cache_dir
-from slmquant.model.loading import identify
+from slmquant.model.loading import check_device, identify
 from slmquant.progress import Progress, Silent
 from slmquant.runs.adaptive import Separation
 from slmquant.runs.engine_cells import EngineStage, absence
@@ -93,7 +93,9 @@ def run(
 
     Raises:
         UnknownNameError: A model source names nothing.
+        RefusedError: The device is not here.
     """
+    check_device(plan.device)
     bench = _Bench(plan, store, data_dir, progress or Silent(), tell or _ignore)
     for model in plan.models:
         bench.run_model(model)
@@ -143,6 +145,7 @@ class _Bench:
         except SlmquantError as error:
             self._fail_all(model, error)
             return
+        self.store.forget(model, NO_MODEL)  # what an earlier run could not have
         decision = self._decide(model, sha256)
         cells = self.plan.cells(model, sha256, decision.dtype)
         pending = [spec for spec in cells if not self.store.finished(spec.cell_id)]

@@ -22,7 +22,8 @@ from slmquant.calib.corpora import Corpus, load_corpus
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.calib.windows import calibration_windows
 from slmquant.errors import DataError
-from slmquant.model.loading import identify, let_go_of_file_, load
+from slmquant.model.context import fitting
+from slmquant.model.loading import LoadedModel, identify, let_go_of_file_, load
 from slmquant.model.quantized import multiply_in_
 from slmquant.model.relations import Relations, discover
 from slmquant.progress import Progress
@@ -99,7 +100,7 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
     if path.exists():
         return CapturedFile(path, corpus.card)
     loaded = load(job.model, device=job.device)
-    windows = _windows(loaded.tokenizer, corpus, job.calibration)
+    windows = _windows(loaded, corpus, job.calibration)
     relations = discover(loaded.model)
     multiply_in_(loaded.model, getattr(torch, job.dtype))
     let_go_of_file_(loaded.model)
@@ -121,7 +122,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     mapped = not methods.load(job.spec.method).rewrites_weights
     with meter.phase("load"):
         loaded = load(job.spec.model, device=job.spec.device, mapped=mapped)
-    calibration = CellCalibration(job.spec.calibration, job.captured, loaded.tokenizer, job.data_dir)
+    calibration = CellCalibration(job.spec.calibration, job.captured, loaded, job.data_dir)
     with meter.phase("quantize"):
         quantized = quantize_(
             loaded.model,
@@ -156,7 +157,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         data=(*evaluation.data, *calibration.data),
         items=evaluation.items,
         model=loaded.card,
-        notes=quantized.notes,
+        notes=(*calibration.remarks, *quantized.notes),
     )
 
 
@@ -181,7 +182,7 @@ class CellCalibration:
     Args:
         spec: Which windows of which text; None where the cell looks at no data.
         captured: Statistics that were captured for several cells; None where this one needs none.
-        tokenizer: The model's.
+        loaded: The model, whose tokenizer and context the windows follow.
         data_dir: A local folder of data, tried first.
     """
 
@@ -189,10 +190,10 @@ class CellCalibration:
         self,
         spec: CalibrationSpec | None,
         captured: CapturedFile | None,
-        tokenizer: PreTrainedTokenizerBase,
+        loaded: LoadedModel,
         data_dir: Path | None,
     ) -> None:
-        self._spec, self._captured, self._tokenizer, self._data_dir = spec, captured, tokenizer, data_dir
+        self._spec, self._captured, self._loaded, self._data_dir = spec, captured, loaded, data_dir
         self.phase: Phase | None = None
         self.tokens: int | None = None
         self.data: tuple[DataCard, ...] = ()
@@ -203,9 +204,19 @@ class CellCalibration:
         if self._spec is None:
             raise DataError("the method reads calibration text, and the cell was given none; name a corpus")
         corpus = load_corpus(self._spec.corpus, self._data_dir)
-        windows = _windows(self._tokenizer, corpus, self._spec)
+        windows = _windows(self._loaded, corpus, self._spec)
         self.tokens, self.data = windows.numel(), (corpus.card,)
         return windows
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the row should say of it: windows that are shorter than asked for."""
+        if self._spec is None:
+            return ()
+        length = fitting(self._spec.seq_len, self._loaded.model.config)
+        if length == self._spec.seq_len:
+            return ()
+        return (f"calibrated on windows of {length} tokens instead of {self._spec.seq_len}: the model takes no more",)
 
     def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
         """The statistics that are `wanted`; asking for them fixes what the cell is charged for."""
@@ -219,8 +230,10 @@ class CellCalibration:
         return captured.statistics
 
 
-def _windows(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, spec: CalibrationSpec) -> Tensor:
-    return calibration_windows(tokenizer, corpus, spec.num_samples, spec.seq_len, spec.seed)
+def _windows(loaded: LoadedModel, corpus: Corpus, spec: CalibrationSpec) -> Tensor:
+    """As many windows as asked for, none longer than the model takes."""
+    length = fitting(spec.seq_len, loaded.model.config)
+    return calibration_windows(loaded.tokenizer, corpus, spec.num_samples, length, spec.seed)
 
 
 def evaluation_context(

@@ -104,6 +104,8 @@ def _identity(record: Record) -> Row:
         "compute_dtype": spec.compute_dtype,
         "device": spec.device,
         "seed": spec.seed,
+        "budget": spec.budget,
+        "engine": spec.engine,
         "provenance": record.model.provenance if record.model else None,
         "parameters": record.model.parameters if record.model else None,
         "cpu": environment.cpu,

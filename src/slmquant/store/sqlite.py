@@ -97,23 +97,21 @@ class Store:
             connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", outcomes)
 
     def get(self, name: str) -> Record:
-        """The one record that `name` means: a cell id, a unique prefix of one, or `[model/]method/scheme`.
+        """The one record that `name` means: a cell id, a unique prefix of one, or `[model/]method/scheme[/engine]`.
 
         Raises:
             UnknownNameError: There is none; the message gives the nearest labels.
             StoreError: There are several; the message gives their cell ids.
         """
-        *model, method, scheme = name.split("/") if "/" in name else ("", "")
-        if method:
-            where = "method = ? AND scheme = ? COLLATE NOCASE"
-            found = self._select(where, (method, scheme))
-            found = [record for record in found if not model or record.spec.model == "/".join(model)]
+        if "/" in name:
+            ending = f"/{name.lower()}"
+            found = [record for record in self.records() if f"/{record.spec.label.lower()}".endswith(ending)]
         else:
             found = self._select("substr(cell_id, 1, ?) = ?", (len(name), name.lower())) if name else []
         if len(found) == 1:
             return found[0]
         if not found:
-            labels = {f"{record.spec.method}/{record.spec.scheme}" for record in self.records()}
+            labels = {record.spec.label.removeprefix(f"{record.spec.model}/") for record in self.records()}
             raise UnknownNameError("cell", name, labels)
         matches = ", ".join(f"{record.cell_id} ({record.spec.label})" for record in found[:8])
         raise StoreError(f"{name!r} means {len(found)} cells; give a longer cell id: {matches}")
@@ -127,6 +125,14 @@ class Store:
         with self._explained():
             row = self._connection.execute(query, (cell_id,)).fetchone()
         return row is not None and row[0] in ("ok", "refused")
+
+    def forget(self, model: str, model_sha256: str) -> None:
+        """Drop the records of a model that had this fingerprint, and their items."""
+        where = "model = ? AND model_sha256 = ?"
+        with self._explained(), self._transaction() as connection:
+            cells = f"SELECT cell_id FROM records WHERE {where}"
+            connection.execute(f"DELETE FROM items WHERE cell_id IN ({cells})", (model, model_sha256))
+            connection.execute(f"DELETE FROM records WHERE {where}", (model, model_sha256))
 
     def records(
         self,
@@ -217,7 +223,8 @@ class Store:
 
     def _acquire_lock(self) -> sqlite3.Connection:
         lock_path = self.path.with_name(f"{self.path.name}.writer-lock")
-        lock = sqlite3.connect(lock_path, timeout=0, isolation_level=None)
+        with self._explained():
+            lock = sqlite3.connect(lock_path, timeout=0, isolation_level=None)
         try:
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
