@@ -85,16 +85,19 @@ def check_output(path: Path, folder: bool, ours: Callable[[Path], bool] | None =
         folder: Whether it will be a folder.
         ours: Whether a folder that is there already is an earlier output, which may be replaced; None where that
             cannot be told.
-        overwrite: Whether a folder of other things may be replaced, too.
+        overwrite: Whether a file, or a folder of other things, may be replaced, too.
 
     Raises:
-        OutputError: A folder lies where a file shall be written, or the reverse; or the folder holds other things.
+        OutputError: A file is there already; a folder lies where a file shall be written, or the reverse; or the folder
+            holds other things.
     """
     if not path.exists():
         return
     if not folder:
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give the name of a file to write")
+        if not overwrite:
+            raise OutputError(f"{path} is there already; name a new file, or say --overwrite")
         return
     if not path.is_dir():
         raise OutputError(f"{path} is a file; give the name of a folder to write")

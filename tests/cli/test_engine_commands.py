@@ -155,6 +155,30 @@ def test_what_lies_there_is_not_lost(folder: Path) -> None:
     assert not (Path("photos") / "one.jpg").exists()
 
 
+def test_what_a_format_cannot_hold_is_told_before_anything_is_calibrated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("a corpus was read")
+
+    monkeypatch.setattr("slmquant.runs.work.load_corpus", read)
+    asked = ("export", str(folder), "--method", "gptq", "-f", "gguf", "-o", "out.gguf", "--scheme")
+
+    for scheme, why in (("W4A8", "activations"), ("W3A16g8", "cannot be stored")):
+        refused = run(*asked, scheme).exception
+        assert isinstance(refused, RefusedError) and why in str(refused)
+    assert isinstance(run(*asked, "W3A16g8", "--otherwise", "q9").exception, UnknownNameError)
+
+
+def test_a_file_that_is_there_is_kept(folder: Path) -> None:
+    Path("model.gguf").write_text("another's")
+    asked = ("export", str(folder), "--method", "rtn", "-f", "gguf", "-o", "model.gguf")
+    refused = run(*asked).exception
+
+    assert isinstance(refused, OutputError) and "--overwrite" in str(refused)
+    assert Path("model.gguf").read_text() == "another's"
+
+
 def test_one_damaged_artifact_leaves_the_others_their_rows(made_up: Path) -> None:
     for name, content in (("cut", "{"), ("vision", '{"model_type": "clip_vision_model"}')):
         (made_up / name).mkdir()

@@ -41,7 +41,7 @@ err_console = Console(stderr=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no remarks.")]
 
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there already.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file or folder that is there already.")]
 
 DataOption = Annotated[
     Path | None,

@@ -32,9 +32,12 @@ from slmquant.cli._output import (
 
 if TYPE_CHECKING:
     from slmquant.api import Artifact
-    from slmquant.formats._base import Placement, Written
+    from slmquant.formats._base import Format, Placement, Written
     from slmquant.progress import Progress
     from slmquant.store.record import CalibrationSpec
+
+
+METHOD, SCHEME = "gptq", "W4A16g32"
 
 
 def command(
@@ -44,10 +47,10 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
     format_: Annotated[str, typer.Option("--format", "-f", help="How it shall lie on disk.")] = "gguf",
     method: Annotated[
-        str | None, typer.Option(help="Quantize a model source with this method.", show_default="gptq")
+        str | None, typer.Option(help="Quantize a model source with this method.", show_default=METHOD)
     ] = None,
     scheme: Annotated[
-        str | None, typer.Option(help="Quantize a model source with this scheme.", show_default="W4A16g32")
+        str | None, typer.Option(help="Quantize a model source with this scheme.", show_default=SCHEME)
     ] = None,
     otherwise: Annotated[
         str | None, typer.Option(help="What to store weights as that cannot be stored as asked, in the format's words.")
@@ -84,6 +87,8 @@ def command(
         check_output(keep, True, is_native, overwrite)
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
+        if not is_native(Path(model).expanduser()):
+            _rehearse(fmt, format_, model, method or METHOD, scheme or SCHEME, otherwise, spec, data)
         artifact = _artifact(model, method, scheme, spec, budget, data, progress)
     if keep is not None:
         artifact.save(keep, overwrite=overwrite)
@@ -95,6 +100,39 @@ def command(
         for note in artifact.quantized.notes:
             err_console.print(note, highlight=False, markup=False)
         _print(written, fmt.title)
+
+
+def _rehearse(
+    fmt: Format,
+    name: str,
+    source: str,
+    method: str,
+    scheme: str,
+    otherwise: str | None,
+    spec: CalibrationSpec,
+    data: Path | None,
+) -> None:
+    """Refuse, before anything is calibrated or learned, what the format cannot hold.
+
+    Architecture and number formats decide that, as a rule: weights rounded to nearest, in seconds, fit or do not fit
+    as those of any method do. What only the method brings (rotations at run time, branches) is told at the end.
+
+    Raises:
+        RefusedError: As for `Format.write`.
+        UnknownNameError: The format has no type `otherwise`.
+    """
+    from slmquant import api, methods
+    from slmquant.errors import RefusedError
+    from slmquant.formats._base import settle
+    from slmquant.schemes import parse
+
+    recipe, numbers = methods.load(method), parse(scheme)
+    if recipe.refusal(numbers) is not None or not recipe.looks_at_data(numbers):
+        return
+    nearest = api.quantize(source, "rtn", scheme, calibration=spec, dtype="float32", data_dir=data).quantized
+    if (reason := fmt.refusal(nearest)) is not None:
+        raise RefusedError(f"{name}: {reason}")
+    settle(name, fmt.place(nearest, otherwise), otherwise)
 
 
 def _facts(written: Written, artifact: Artifact) -> dict[str, object]:
@@ -184,8 +222,8 @@ def _artifact(
         return api.open_artifact(folder)
     return api.quantize(
         source,
-        method or "gptq",
-        scheme or "W4A16g32",
+        method or METHOD,
+        scheme or SCHEME,
         calibration=spec,
         seed=spec.seed,
         budget=budget.value,
