@@ -11,7 +11,7 @@ import pytest
 
 from slmquant.engines._base import OpenOptions
 from slmquant.errors import ModelError, NumericalError
-from slmquant.tracks._parity import KL_BOUND, Parity, Windows, compare, write_reference
+from slmquant.tracks._parity import KL_BOUND, Parity, Windows, _pieces, compare, write_reference
 from tests.made_up_engines import VOCAB, Bigram
 
 OPTIONS = OpenOptions(threads=1, context=200)
@@ -81,6 +81,24 @@ def test_a_perplexity_that_is_no_number_is_refused(reference: Path) -> None:
     alike = compare(Bigram(OPTIONS), WINDOWS, reference)
 
     assert replace(alike, perplexity=float("nan")).refusal is not None
+
+
+def test_an_engine_that_only_decodes_wrongly_is_refused(reference: Path) -> None:
+    class Decoder(Bigram):
+        def feed(self, tokens, *, every=False):
+            logits = super().feed(tokens, every=every)
+            return logits[..., ::-1] if len(tokens) == 1 else logits
+
+    assert compare(Decoder(OPTIONS), WINDOWS, reference).refusal is not None
+
+
+@pytest.mark.parametrize("length", [1, 2, 17, 31, 64, 100, 511])
+def test_every_token_is_fed_once_and_the_last_alone(length: int) -> None:
+    pieces = list(_pieces(length))
+
+    assert [token for start, stop in pieces for token in range(start, stop)] == list(range(length))
+    assert all(stop > start for start, stop in pieces)
+    assert pieces[-1] == (length - 1, length)
 
 
 def test_padding_of_the_vocabulary_does_not_matter(reference: Path) -> None:

@@ -123,7 +123,11 @@ class BlockSolver(Protocol):
 
     @property
     def wants_exact(self) -> Exact:
-        """What it also reads of the full-precision model."""
+        """What it also reads of the full-precision model.
+
+        Full precision is that of the blocks: where the scheme rounds embeddings, too, the first block's exact inputs
+        come from the rounded ones.
+        """
         ...
 
     @property

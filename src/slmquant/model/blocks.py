@@ -46,7 +46,8 @@ class BlockInHand:
         module: The block itself, its linears plain ones in float32 until the driver replaces them.
         groups: Linears of this block that share an input, in execution order; full module names.
         inputs: Hidden states as the quantized blocks before give them. They are overwritten when the walk goes on.
-        exact_inputs: Hidden states as the full-precision model gives them; None where the walk was not asked for them.
+        exact_inputs: Hidden states as full-precision blocks give them, from the embeddings that the model has when the
+            walk begins; None where the walk was not asked for them.
         exact_outputs: What the full-precision block makes of `exact_inputs`; None where the walk was not asked for it.
         arguments: What the model gives this block beside the hidden states.
     """

@@ -42,6 +42,9 @@ weights to 4 bits costs them several hundredths to tenths. The bound lies betwee
 _PIECE = 64
 """Tokens that are fed at a time."""
 
+_SINGLES = 16
+"""Tokens at the end of a window that are fed one by one, as in decoding: engines have other kernels for that."""
+
 _ROWS = 16
 """Rows of logits in float64 at a time."""
 
@@ -68,7 +71,8 @@ class Windows:
     @property
     def protocol(self) -> str:
         """How much of which text."""
-        return f"{self.text}, {len(self.tokens)} windows of {len(self.tokens[0])} tokens, fed {_PIECE} at a time"
+        windows = f"{len(self.tokens)} windows of {len(self.tokens[0])} tokens"
+        return f"{self.text}, {windows}, fed {_PIECE} at a time and the last {_SINGLES} one by one"
 
 
 @dataclass(frozen=True)
@@ -183,18 +187,26 @@ def _rows(session: Session, windows: Windows) -> Iterator[tuple[int, NDArray[np.
     first = 0
     for window in windows.tokens:
         session.reset()
-        for start in range(0, len(window) - 1, _PIECE):
-            fed = window[start : min(start + _PIECE, len(window) - 1)]
+        for start, stop in _pieces(len(window) - 1):
+            fed = window[start:stop]
             logits = session.feed(fed, every=True)
             if logits.shape != (len(fed), session.vocab):
                 raise ModelError(f"the engine gave logits of shape {logits.shape} for {len(fed)} tokens")
             if not np.isfinite(logits).all():
-                raise NumericalError(f"the engine's logits are not finite after {start + len(fed)} tokens")
-            targets = np.asarray(window[start + 1 : start + 1 + len(fed)])
+                raise NumericalError(f"the engine's logits are not finite after {stop} tokens")
+            targets = np.asarray(window[start + 1 : stop + 1])
             for row in range(0, len(fed), _ROWS):
-                stop = min(row + _ROWS, len(fed))
-                yield first + row, targets[row:stop], logits[row:stop]
+                yield first + row, targets[row : row + _ROWS], logits[row : row + _ROWS]
             first += len(fed)
+
+
+def _pieces(length: int) -> Iterator[tuple[int, int]]:
+    """Where the parts of `length` tokens that are fed together begin and end; a short window ends one by one, too."""
+    alone = max(length - _SINGLES, length // 2)
+    for start in range(0, alone, _PIECE):
+        yield start, min(start + _PIECE, alone)
+    for start in range(alone, length):
+        yield start, start + 1
 
 
 def _log_softmax(rows: Sequence[Sequence[float]] | NDArray[np.floating]) -> NDArray[np.float64]:
