@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +54,7 @@ class TorchEngine:
 
         from slmquant.formats import native
         from slmquant.model import loading
+        from slmquant.model.cache_names import takes_cache
 
         torch.set_num_threads(options.threads)
         dtype: torch.dtype = getattr(torch, self.dtype)
@@ -62,7 +62,7 @@ class TorchEngine:
             model = native.load(artifact, dtype).quantized.model
         else:
             model = loading.load(str(artifact), dtype).model
-        if "past_key_values" not in inspect.signature(model.forward).parameters:
+        if model._is_stateful or not takes_cache(model):
             raise RefusedError(
                 f"{model.config.model_type} keeps no key-value cache; {self.title} feeds models that do, token by token"
             )
@@ -105,6 +105,8 @@ class TorchSession:
         """
         import torch
 
+        from slmquant.model.cache_names import cache_argument, cache_of
+
         if not tokens:
             raise ValueError("feed at least one token")
         if self._length + len(tokens) > self._context:
@@ -112,11 +114,11 @@ class TorchSession:
         with torch.inference_mode():
             out = self._forward(
                 input_ids=torch.tensor([list(tokens)]),
-                past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=0 if every else 1,
+                **cache_argument(self._model, self._cache),
             )
-        self._cache = out.past_key_values
+        self._cache = cache_of(out)
         self._length += len(tokens)
         logits: NDArray[np.float32] = out.logits[0].float().numpy()
         return logits

@@ -32,6 +32,7 @@ from transformers.masking_utils import sdpa_mask
 from slmquant.errors import RefusedError
 from slmquant.formats._openvino_package import import_openvino
 from slmquant.formats._placements import as_stored
+from slmquant.model.cache_names import cache_argument
 from slmquant.model.quantized import Linear, QuantizedLinear
 from slmquant.model.quiet import quiet_transformers
 
@@ -104,8 +105,8 @@ class _Stepwise(nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=Cache(layers=[*layers]),
             use_cache=True,
+            **cache_argument(self.model, Cache(layers=[*layers])),
         )
         return (out.logits, *(tensor for layer in layers for tensor in _held(layer)))
 
@@ -210,7 +211,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def _cached_shapes(model: PreTrainedModel) -> list[_Shapes]:
     """What each layer caches, seen by running the model on one token."""
     cache = Cache(layer_class_to_replicate=DynamicLayer)
-    model(input_ids=torch.ones(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
+    model(input_ids=torch.ones(1, 1, dtype=torch.long), use_cache=True, **cache_argument(model, cache))
     held = [_held(layer) for layer in cache.layers if isinstance(layer, DynamicLayer)]
     return [_Shapes((key.shape[1], key.shape[3]), (value.shape[1], value.shape[3])) for key, value in held]
 

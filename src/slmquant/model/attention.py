@@ -35,6 +35,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from slmquant.core.kv import bits_per_value, round_float8, round_per_channel, round_per_token
 from slmquant.errors import RefusedError
+from slmquant.model.cache_names import cache_of
 from slmquant.model.quiet import quiet_transformers
 from slmquant.schemes.kv import KvSpec
 
@@ -203,7 +204,7 @@ def _probe(model: PreTrainedModel) -> _Probed | None:
         output = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True)
     finally:
         _switch_(model, before)
-    cache = getattr(output, "past_key_values", None)
+    cache = cache_of(output)
     keys = [getattr(layer, "keys", None) for layer in getattr(cache, "layers", ())]
     return _Probed(calls, [key for key in keys if isinstance(key, Tensor) and key.numel()])
 

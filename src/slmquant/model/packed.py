@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from slmquant.model.cache_names import cache_argument
 from slmquant.model.tree_attention import in_parts, parts_of
 
 __all__ = ["Branch", "PackedBody", "Tokens", "Tree", "common_length", "lay_out", "longest_shared"]
@@ -159,12 +160,13 @@ class PackedBody:
             if starts:
                 attention = in_parts(self._model, parts_of(starts, mask))
         with attention:
-            out = self._model.get_decoder()(
+            body = self._model.get_decoder()
+            out = body(
                 input_ids=ids.to(device),
                 attention_mask=mask,
                 position_ids=positions.to(device),
-                past_key_values=self._cache,
                 use_cache=self._cache is not None,
+                **({} if self._cache is None else cache_argument(body, self._cache)),
             )
         if self._cache is not None and visible is not None:
             self._cache.crop(-ids.shape[1])

@@ -38,6 +38,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from slmquant.errors import NumericalError, RefusedError
+from slmquant.model.cache_names import cache_argument
 from slmquant.model.packed import Tokens
 from slmquant.model.quiet import quiet_transformers
 from slmquant.tasks._base import EvalContext
@@ -142,7 +143,7 @@ def continue_greedily(
             out = context.model.generate(  # type: ignore[operator]  # transformers types it as a tensor
                 input_ids=ids.to(context.device),
                 attention_mask=mask.to(context.device),
-                past_key_values=prefix.cache([width - len(tokens) for tokens in rows]),
+                **prefix.argument([width - len(tokens) for tokens in rows]),
                 generation_config=config,
                 logits_processor=LogitsProcessorList([FiniteOnly(name)]),
                 stopping_criteria=StoppingCriteriaList([stop] if terms else []),
@@ -242,27 +243,29 @@ class _Prefix:
     def __init__(self, model: PreTrainedModel, tokens: Tokens) -> None:
         worthwhile = len(tokens) >= _SHORTEST_PREFIX and _caches_all_tokens(model)
         self.length = len(tokens) if worthwhile else 0
+        self._model = model
         self._layers: list[tuple[Tensor, Tensor]] = []
         if worthwhile:
             cache = DynamicCache()
             ids = torch.tensor([tokens], device=model.device)
-            model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
+            body = model.get_decoder()
+            body(input_ids=ids, use_cache=True, **cache_argument(body, cache))
             self._layers = [(keys, values) for keys, values, _ in cache]
 
-    def cache(self, shifts: Sequence[int]) -> DynamicCache | None:
-        """A cache of `length` columns for left-padded rows; None where nothing is shared.
+    def argument(self, shifts: Sequence[int]) -> dict[str, DynamicCache]:
+        """A cache of `length` columns for left-padded rows, as `generate` takes it; nothing where nothing is shared.
 
         Row `r` starts with `shifts[r]` columns of padding, so its first `length` columns hold that much padding and
         the beginning of the prefix; the rest of the prefix is computed again with the row. Keys know their own
         position, not their column, which is what makes this exact.
         """
         if not self.length:
-            return None
+            return {}
         cache = DynamicCache()
         for layer, pair in enumerate(self._layers):
             keys, values = (self._shifted(states, shifts) for states in pair)
             cache.update(keys, values, layer)
-        return cache
+        return cache_argument(self._model, cache)
 
     def _shifted(self, states: Tensor, shifts: Sequence[int]) -> Tensor:
         """`(1, heads, length, dim)` to `(rows, heads, length, dim)`."""
