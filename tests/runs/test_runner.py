@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from slmquant.errors import NumericalError, RefusedError, SchemeError, SourceError, UnknownNameError
+from slmquant.files import cache_dir
+from slmquant.model.loading import identify
 from slmquant.progress import Progress, Silent
 from slmquant.runs.plan import Plan, PlanError, make_plan, read_plan_fields
 from slmquant.runs.process import Failure, run_isolated
 from slmquant.runs.runner import Event, run
 from slmquant.store import Store
+from slmquant.store.record import Metric
+from slmquant.tasks._base import TaskResult
+from slmquant.tracks._answered import Answer, Answered
 
 FIELDS = {"models": ["tiny"], "methods": ["rtn"], "schemes": ["W8A8"], "tasks": ["wikitext2:2"]}
 
@@ -189,6 +194,22 @@ class TestStories260k:
         assert again.skipped == 10
         assert again.records == first.records
         assert sum(event.record is not None for event in events) == 10
+
+    def test_a_cell_takes_what_was_answered_before_it_was_stopped(self, tmp_path: Path) -> None:
+        plan = self.plan.model_copy(update={"methods": ("rtn",), "schemes": ("W8A8",)})
+        reference, cell = plan.cells("stories260k", identify("stories260k").sha256, "float32")
+        kept = Metric(name="perplexity", value=12.5, unit="1", higher_is_better=False, task="tinystories:3")
+        answered = Answered.of(cell, cache_dir())
+        answered.keep(cell.tasks[0], Answer(TaskResult((kept,), ()), 3600.0, 1 << 40))
+        with Store(tmp_path / "results.sqlite") as store:
+            first, second = run(plan, store).records
+
+        assert (first.spec, second.spec) == (reference, cell)
+        assert first.reason is None
+        assert second.metric("perplexity") == kept
+        assert second.reason == "answered before an interruption, and kept: tinystories:3"
+        assert second.metric("evaluate_s").value > 3600
+        assert not answered.folder.exists()
 
     def test_a_fresh_run_gives_the_same_numbers_bit_for_bit(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

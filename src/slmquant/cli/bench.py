@@ -130,7 +130,7 @@ def command(
         try:
             result = run(plan, opened, data_dir=data, progress=progress, tell=_Teller(quiet))
         except KeyboardInterrupt:
-            err_console.print("\ninterrupted; finished cells are kept, and the same command goes on from here")
+            err_console.print("\ninterrupted; what is finished is kept, and the same command goes on from here")
             raise typer.Exit(INTERRUPTED) from None
         answers = {record.cell_id: opened.items(record.cell_id) for record in result.records}
     written = [write(result.records, report) for write in (write_report_csv, write_report_json)]

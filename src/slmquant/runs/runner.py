@@ -1,7 +1,8 @@
 """Runs a plan: reference first, then cell by cell, each in a process of its own, each ending as a row.
 
-The store is written after every cell, so a run that is killed loses at most the cell in flight; repeating the
-command skips what is done. Work that cells share (statistics, the reference's states) is kept in the cache.
+The store is written after every cell, and what a cell answered is kept task by task, so a run that is killed loses at
+most the task in flight; repeating the command skips what is done. Work that cells share (statistics, the reference's
+states) is kept in the cache.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from slmquant.runs.work import (
 from slmquant.schemes import parse
 from slmquant.store.record import CellSpec, Metric, Record
 from slmquant.store.sqlite import Store
+from slmquant.tracks._answered import Answered
 
 NO_MODEL = "unavailable"
 """Fingerprint in the rows of a model that could not be had or is damaged."""
@@ -285,6 +287,8 @@ class _Bench:
         else:
             record = _record(spec, result, decision, started)
         self.store.put(record, () if isinstance(result, Failure) else result.items)
+        if isinstance(result, CellResult):
+            Answered.of(spec, self.cache_dir).forget()
         self.records = [one for one in self.records if one.cell_id != record.cell_id]  # it may have been asked more
         self.records.append(record)
         self._say(f"{spec.label}: {record.status}", record)

@@ -33,8 +33,9 @@ from slmquant.runs.kept import keep
 from slmquant.schemes import parse
 from slmquant.store.record import CalibrationSpec, CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase
 from slmquant.tasks._base import EvalContext
+from slmquant.tracks._answered import Answered
 from slmquant.tracks._meters import peak_rss_bytes
-from slmquant.tracks.compression import evaluate
+from slmquant.tracks.compression import Evaluation, evaluate
 from slmquant.tracks.consumption import Meter, consumption_metrics
 from slmquant.tracks.inference import size_metrics
 
@@ -143,7 +144,9 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         context = evaluation_context(
             quantized, loaded.tokenizer, job.spec.model, loaded.sha256, job.cache_dir, job.data_dir, progress
         )
-        evaluation = evaluate(context, [task for task in job.spec.tasks if task.until_separated is None])
+        whole = [task for task in job.spec.tasks if task.until_separated is None]
+        evaluation = evaluate(context, whole, Answered.of(job.spec, job.cache_dir))
+    meter.phases[-1] = _with_what_was_before(meter.phases[-1], evaluation)
     if job.keep_in is not None:
         keep(quantized, loaded.tokenizer, job.keep_in, source=job.spec.model, source_sha256=loaded.sha256)
     return CellResult(
@@ -157,7 +160,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         data=(*evaluation.data, *calibration.data),
         items=evaluation.items,
         model=loaded.card,
-        notes=(*calibration.remarks, *quantized.notes),
+        notes=(*calibration.remarks, *quantized.notes, *_remarks(evaluation)),
     )
 
 
@@ -266,6 +269,19 @@ def _reference_head(quantized: QuantizedModel, source: str) -> Tensor | None:
     fresh = load(source, device=quantized.model.device).model
     head: Tensor = fresh.get_output_embeddings().weight
     return head.detach().clone()
+
+
+def _with_what_was_before(phase: Phase, evaluation: Evaluation) -> Phase:
+    """The phase of evaluation, and what an earlier process spent on it before it was stopped."""
+    peak = max(phase.peak_rss_bytes or 0, evaluation.before_peak_rss_bytes)
+    return phase.model_copy(update={"seconds": phase.seconds + evaluation.before_s, "peak_rss_bytes": peak})
+
+
+def _remarks(evaluation: Evaluation) -> tuple[str, ...]:
+    if not evaluation.before:
+        return ()
+    names = ", ".join(map(str, evaluation.before))
+    return (f"answered before an interruption, and kept: {names}",)
 
 
 def _evaluate_seconds(meter: Meter) -> Metric:

@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slmquant import tasks
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext
+from slmquant.tracks._answered import Answer, Answered
+from slmquant.tracks._meters import peak_rss_bytes
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of all tasks of a cell."""
+    """What came of all tasks of a cell.
+
+    Attributes:
+        metrics: Of all tasks.
+        data: What they were asked of.
+        items: Outcomes one by one.
+        before: Tasks that an earlier process had answered.
+        before_s: What those took.
+        before_peak_rss_bytes: Highest resident memory of that process; 0 where there are none.
+    """
 
     metrics: tuple[Metric, ...]
     data: tuple[DataCard, ...]
     items: tuple[ItemOutcome, ...]
+    before: tuple[TaskSpec, ...] = ()
+    before_s: float = 0.0
+    before_peak_rss_bytes: int = 0
 
 
-def evaluate(context: EvalContext, specs: Sequence[TaskSpec]) -> Evaluation:
+def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: Answered | None = None) -> Evaluation:
     """Run each task on one model.
+
+    Args:
+        context: The model.
+        specs: The tasks.
+        answered: What an earlier process answered of them, which is taken as it is, and where every further answer is
+            kept; None where nothing is kept.
 
     Raises:
         UnknownNameError: No such task.
         DataError: A task's data is absent, or the reference of a divergence was not measured yet.
         NumericalError: A loss was not finite.
     """
-    results = [tasks.resolve(spec).run(context, spec) for spec in specs]
+    answers: list[Answer] = []
+    before: dict[TaskSpec, Answer] = {}
+    for spec in specs:
+        found = None if answered is None else answered.find(spec)
+        if found is not None and (not context.is_reference or tasks.has_reference(context, spec)):
+            before[spec] = found
+        else:
+            started = time.perf_counter()
+            result = tasks.resolve(spec).run(context, spec)
+            found = Answer(result, time.perf_counter() - started, peak_rss_bytes())
+            if answered is not None:
+                answered.keep(spec, found)
+        answers.append(found)
+    results = [answer.result for answer in answers]
     return Evaluation(
         metrics=tuple(metric for result in results for metric in result.metrics),
         data=tuple(dict.fromkeys(card for result in results for card in result.data)),
         items=tuple(item for result in results for item in result.items),
+        before=tuple(before),
+        before_s=sum(answer.seconds for answer in before.values()),
+        before_peak_rss_bytes=max((answer.peak_rss_bytes for answer in before.values()), default=0),
     )

@@ -1,0 +1,96 @@
+"""Tasks of a cell that was stopped are not asked again, and come out as if it had not been."""
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from slmquant import tasks
+from slmquant.errors import NumericalError
+from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, TaskSpec
+from slmquant.tasks._base import EvalContext, TaskResult
+from slmquant.testing.tiny import tiny
+from slmquant.tracks._answered import Answered
+from slmquant.tracks.compression import evaluate
+
+SPECS = [TaskSpec(name="first", limit=3), TaskSpec(name="second")]
+
+CARD = DataCard(name="made up", split="test", sha256="0" * 64, rows=3, source="here", licence="none")
+
+
+class Asking:
+    """Tasks that count how often they are asked; those that are `broken` raise."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.broken: set[str] = set()
+
+    def __call__(self, spec: TaskSpec) -> "Asking":
+        return self
+
+    def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
+        self.asked.append(spec.name)
+        if spec.name in self.broken:
+            raise NumericalError("a loss is nan")
+        metric = Metric(name="acc", value=0.1 + 0.2, unit="ratio", higher_is_better=True, task=str(spec), n=3)
+        item = ItemOutcome(task=str(spec), item="7", values={"acc": 1.0})
+        return TaskResult((metric,), (CARD,), (item,))
+
+
+@pytest.fixture
+def asking(monkeypatch: pytest.MonkeyPatch) -> Asking:
+    found = Asking()
+    monkeypatch.setattr(tasks, "resolve", found)
+    monkeypatch.setattr(tasks, "has_reference", lambda _context, spec: spec.name != "first")
+    return found
+
+
+def context(tmp_path: Path, is_reference: bool = False) -> EvalContext:
+    model = tiny("llama")
+    return EvalContext(model, model.dtype, PreTrainedTokenizerBase(), "0", tmp_path, is_reference=is_reference)
+
+
+def test_a_stopped_cell_goes_on_with_the_task_that_was_in_flight(tmp_path: Path, asking: Asking) -> None:
+    whole = evaluate(context(tmp_path), SPECS)
+    answered = Answered(tmp_path / "answered")
+    asking.asked, asking.broken = [], {"second"}
+    with pytest.raises(NumericalError):
+        evaluate(context(tmp_path), SPECS, answered)
+    asking.broken = set()
+    found = evaluate(context(tmp_path), SPECS, answered)
+
+    assert asking.asked == ["first", "second", "second"]
+    assert (found.metrics, found.items, found.data) == (whole.metrics, whole.items, whole.data)
+    assert found.before == (SPECS[0],)
+    assert found.before_s > 0
+    assert found.before_peak_rss_bytes > 0
+    assert whole.before == ()
+
+
+def test_the_reference_is_asked_again_where_what_it_left_behind_is_gone(tmp_path: Path, asking: Asking) -> None:
+    answered = Answered(tmp_path / "answered")
+    evaluate(context(tmp_path), SPECS, answered)
+    found = evaluate(context(tmp_path, is_reference=True), SPECS, answered)
+
+    assert asking.asked == ["first", "second", "first"]
+    assert found.before == (SPECS[1],)
+
+
+def test_what_cannot_be_read_is_asked_again_and_what_is_forgotten_is_gone(tmp_path: Path, asking: Asking) -> None:
+    answered = Answered(tmp_path / "answered")
+    evaluate(context(tmp_path), SPECS[:1], answered)
+    (file,) = answered.folder.iterdir()
+    file.write_text(file.read_text()[:40])
+
+    assert answered.find(SPECS[0]) is None
+    evaluate(context(tmp_path), SPECS[:1], answered)
+    assert answered.find(SPECS[0]) is not None
+    answered.forget()
+    assert not answered.folder.exists()
+
+
+def test_cells_keep_their_answers_apart(tmp_path: Path) -> None:
+    spec = CellSpec(model="m", model_sha256="0", method="rtn", scheme="W8A8", tasks=tuple(SPECS))
+
+    assert Answered.of(spec, tmp_path) == Answered.of(spec.model_copy(), tmp_path)
+    assert Answered.of(spec, tmp_path) != Answered.of(spec.model_copy(update={"seed": 1}), tmp_path)
