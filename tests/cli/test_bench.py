@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import typer
+from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import CliRunner
 
+from slmquant import formats
+from slmquant.calib.calibration import NoCalibration
 from slmquant.cli import app, bench
 from slmquant.errors import OutputError, UnknownNameError
+from slmquant.quantization import quantize_
 from slmquant.runs.plan import Plan, PlanError, read_plan_fields
 from slmquant.runs.runner import Event
+from slmquant.schemes import parse
 from tests import invented
 
 FIELDS: Mapping[str, object] = {"models": ["tiny"], "methods": ["rtn"], "schemes": ["W8A8"]}
@@ -95,3 +100,28 @@ def test_a_plan_that_is_no_text_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_bytes(b"models: \xff\xfe")
     with pytest.raises(PlanError, match="not text in UTF-8"):
         read_plan_fields(tmp_path / "plan.yaml")
+
+
+def test_on_engines_the_defaults_are_what_their_formats_hold() -> None:
+    fields = {"models": ["tiny"], "engines": ["llamacpp", "onnxruntime", "openvino"]}
+    plan = bench._plan(None, fields, {"corpus": "wikitext2_train"}, "quick", None)[0]
+    named = bench._plan(None, {**fields, "schemes": ["W8A8"]}, {"corpus": "wikitext2_train"}, "quick", None)[0]
+
+    assert (plan.methods, plan.schemes) == (bench.ENGINE_METHODS, bench.ENGINE_SCHEMES)
+    assert named.schemes == ("W8A8",)
+
+
+@pytest.mark.parametrize("scheme", bench.ENGINE_SCHEMES)
+@pytest.mark.parametrize("fmt", ["gguf", "onnx", "openvino"])
+def test_every_engine_format_holds_the_default_schemes(fmt: str, scheme: str) -> None:
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+    quantized = quantize_(model, "rtn", parse(scheme), NoCalibration())
+    chosen = formats.load(fmt)
+
+    assert chosen.refusal(quantized) is None
+    assert all(placement.reason is None for placement in chosen.place(quantized))

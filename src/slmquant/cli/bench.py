@@ -21,6 +21,11 @@ DEFAULT_METHODS = ("rtn", "smoothquant", "gptq", "awq", "quarot")
 """One of each kind, none of which learns: minutes, not hours."""
 DEFAULT_SCHEMES = ("W8A8", "W4A8", "W4A16g64")
 
+ENGINE_METHODS = ("rtn", "awq", "gptq_sink")
+"""Where engines are named: what rotates, or rounds activations while it runs, no format of theirs holds."""
+ENGINE_SCHEMES = ("W4A16g32E8",)
+"""All of their formats hold it; embeddings in 16 bits would be most of what decoding reads."""
+
 INTERRUPTED = 130
 FAILED_CELLS = 9
 """Exit code of a bench that went through but left cells neither ok nor refused."""
@@ -35,10 +40,17 @@ def command(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Comma-separated methods, combinations a+b, or all.", show_default=",".join(DEFAULT_METHODS)),
+        typer.Option(
+            help="Comma-separated methods, combinations a+b, or all.",
+            show_default=f"{','.join(DEFAULT_METHODS)}; on engines {','.join(ENGINE_METHODS)}",
+        ),
     ] = None,
     schemes: Annotated[
-        str | None, typer.Option(help="Comma-separated scheme names.", show_default=",".join(DEFAULT_SCHEMES))
+        str | None,
+        typer.Option(
+            help="Comma-separated scheme names.",
+            show_default=f"{','.join(DEFAULT_SCHEMES)}; on engines {','.join(ENGINE_SCHEMES)}",
+        ),
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(help="Comma-separated tasks, each name or name:limit.", show_default="suite demo")
@@ -171,10 +183,11 @@ def _plan(
         names = {task.name for task in beside}  # with the limit that the user gave them
         content["tasks"] = [*(task for task in chosen.tasks if task.name not in names), *beside]
         remarks += [chosen.remark] if chosen.remark else []
-    content.setdefault("methods", list(DEFAULT_METHODS))
+    on_engines = bool(content.get("engines"))
+    content.setdefault("methods", list(ENGINE_METHODS if on_engines else DEFAULT_METHODS))
     if content["methods"] == ["all"]:
         content["methods"] = [name for name in methods.names() if name != methods.REFERENCE]
-    content.setdefault("schemes", list(DEFAULT_SCHEMES))
+    content.setdefault("schemes", list(ENGINE_SCHEMES if on_engines else DEFAULT_SCHEMES))
     window = content.get("calibration") or {}
     if isinstance(window, dict):  # what is none is refused with the plan
         window = window | {name: value for name, value in calibration.items() if value is not None}
