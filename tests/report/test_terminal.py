@@ -223,3 +223,16 @@ def test_three_tracks_stand_side_by_side_where_engines_ran() -> None:
     full = next(row for row in tracks.rows if row.cell.is_reference)
     assert [field.reading.text for field in full.fields if field.reading] == ["100.0"] * 4
     assert "The three tracks" in printed([*cells, *ran], width=100)
+
+
+def test_speeds_of_a_busy_machine_carry_a_warning() -> None:
+    cells = [record for record in invented.benchmark() if record.status == "ok"][:2]
+    quiet, busy = (invented.metric("noise_others", share, unit="ratio") for share in (0.01, 0.3))
+    ran = [on_engine(cell, "openvino") for cell in cells]
+    ran = [record.model_copy(update={"metrics": (*record.metrics, quiet)}) for record in ran]
+    loud = on_engine(cells[1], "llamacpp")
+    loud = loud.model_copy(update={"metrics": (*loud.metrics, busy, invented.metric("noise_stolen", 0.1, unit="r"))})
+    said = [note for note in notes(sections([*cells, *ran, loud])[0]) if "was timed while" in note]
+
+    assert len(said) == 1
+    assert said[0].startswith("llamacpp was timed while others took up to 40% of all processor time")

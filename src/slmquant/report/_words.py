@@ -17,6 +17,9 @@ from slmquant.store.record import CalibrationSpec, CellSpec, Environment, Record
 SMALL_LOSS = 1.15
 """The headline names the smallest cell whose perplexity is at most this multiple of full precision's."""
 
+BUSY = 0.05
+"""Share of all processor time that others may take from an engine before its speeds need a warning."""
+
 NBSP = "\N{NO-BREAK SPACE}"
 
 _DEFINITIONS: tuple[tuple[str, str], ...] = (
@@ -146,6 +149,7 @@ def notes(section: Section) -> list[str]:
         *_standing_notes(section),
         *_unique(machine_words(record.environment) for record in section.records),
         *_score_notes(section),
+        *_busy_notes(section),
     ]
 
 
@@ -360,6 +364,23 @@ def _score_notes(section: Section) -> list[str]:
     ):
         said += [f"{title}: {reason}." for reason in _unique(score.reason or "" for score in scores) if reason]
     return said
+
+
+def _busy_notes(section: Section) -> list[str]:
+    """Engines whose speeds were measured while something else ran, which their paired speedups survive better."""
+    said = []
+    for engine in section.engines:
+        records = [cell.engines[engine].record for cell in section.cells if engine in cell.engines]
+        taken = [sum(m.value for name in _NOISE if (m := record.metric(name))) for record in records]
+        if max(taken) > BUSY:
+            said.append(
+                f"{engine} was timed while others took up to {max(taken):.0%} of all processor time: trust × full "
+                "before tok/s, and measure again on a quiet machine."
+            )
+    return said
+
+
+_NOISE = ("noise_others", "noise_stolen")
 
 
 def _unique(values: Iterable[str]) -> list[str]:
