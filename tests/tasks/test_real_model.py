@@ -39,7 +39,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> EvalContext:
 
 
 @pytest.mark.parametrize(
-    ("name", "shots", "items", "options"), [("arc_easy", 0, 20, 4), ("hellaswag", 0, 20, 4), ("mmlu_anatomy", 5, 8, 4)]
+    ("name", "shots", "items", "options"), [("arc_easy", 0, 20, 4), ("hellaswag", 0, 20, 4), ("mmlu_anatomy", 5, 24, 4)]
 )
 def test_answers_equal_those_of_lm_evals_own_backend_on_real_items(
     asked: EvalContext, name: str, shots: int, items: int, options: int

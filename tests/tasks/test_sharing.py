@@ -73,6 +73,16 @@ def test_a_question_and_its_options_are_one_tree() -> None:
     assert len(tree.tokens) == 20 + 4 * 2
 
 
+def test_a_short_beginning_of_a_whole_task_makes_no_tree_of_it() -> None:
+    """A mask is quadratic in the nodes of a tree."""
+    inputs = {(*range(40), item // 50, item % 50, *range(20)): 62 for item in range(2000)}
+    (part,) = plan(inputs, 512)
+
+    assert spelled([part]) == sorted(inputs)
+    assert max(len(tree.tokens) for batch in part.batches for tree in batch.trees) <= 512
+    assert sum(len(tree.tokens) for batch in part.batches for tree in batch.trees) < 2000 * 26
+
+
 def test_one_by_one_shares_nothing() -> None:
     batches = one_by_one([(1, 2, 3), (1, 2, 4)], 6)
     assert [len(tree.tokens) for batch in batches for tree in batch.trees] == [3, 3]

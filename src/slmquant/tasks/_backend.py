@@ -20,7 +20,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from slmquant.core.divergence import normalizers
-from slmquant.errors import ModelError, NumericalError
+from slmquant.errors import ModelError, NumericalError, RefusedError
+from slmquant.memory import give_back
 from slmquant.model.head import OutputHead
 from slmquant.model.packed import PackedBody, Tokens, longest_shared
 from slmquant.tasks._base import EvalContext
@@ -149,6 +150,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         order = sorted(range(len(requests)), key=lambda index: str(requests[index].args[0]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), _REQUESTS_TOGETHER):
+            give_back()
             part = order[start : start + _REQUESTS_TOGETHER]
             found = super().loglikelihood([requests[index] for index in part], disable_tqdm=True)
             answers |= zip(part, found, strict=True)
@@ -203,7 +205,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         inputs: dict[Tokens, list[_Scored]] = {}
         for index, (_, context_ids, continuation_ids) in enumerate(requests):
             if not 0 < len(continuation_ids) <= self.max_length:
-                raise ModelError(
+                raise RefusedError(
                     f"task {self._name!r} has a continuation of {len(continuation_ids)} tokens where the model takes "
                     f"1 to {self.max_length}; leave the task out, or use a model with a longer context"
                 )

@@ -13,7 +13,6 @@ from unittest import mock
 
 from slmquant.calib.hub import quiet_datasets
 from slmquant.errors import DataError, RefusedError
-from slmquant.memory import give_back
 from slmquant.store.record import DataCard, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, KnownTask, Row
@@ -71,7 +70,6 @@ class LmEvalTask:
                 answered = evaluate(lm=backend, task_dict={"tasks": {name: subtask}}, bootstrap_iters=0)
                 samples[name] = [without_prompts(sample) for sample in answered["samples"][name]]
                 subtask._instances = None
-                give_back()
         return TaskResult(
             metrics=metrics(built, samples, spec), data=(built.card,), items=outcomes(samples, spec, asked)
         )

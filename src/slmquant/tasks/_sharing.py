@@ -65,7 +65,7 @@ def plan(scored_from: Mapping[Tokens, int], max_tokens: int) -> list[Plan]:
         else:
             rest += family
     if rest:
-        plans.append(Plan((), tuple(_batches(_alike(rest), max_tokens))))
+        plans.append(Plan((), tuple(_batches(_alike(rest, max_tokens), max_tokens))))
     return plans
 
 
@@ -93,16 +93,23 @@ def _families(inputs: Sequence[Tokens]) -> list[list[Tokens]]:
     return families
 
 
-def _alike(inputs: Sequence[Tokens]) -> list[tuple[Tokens, ...]]:
-    """Sorted inputs in groups that are each worth a tree."""
+def _alike(inputs: Sequence[Tokens], max_tokens: int) -> list[tuple[Tokens, ...]]:
+    """Sorted inputs in groups that are each worth a tree of at most `max_tokens` nodes.
+
+    Items that all begin with one short instruction would otherwise be a single tree, whose mask is quadratic in them.
+    """
     groups: list[list[Tokens]] = []
+    size = 0
     for tokens in inputs:
         if groups:
             common = common_length(groups[-1][-1], tokens)
-            if common >= max(_ALIKE, max(len(tokens), len(groups[-1][-1])) / 4):
+            added = len(tokens) - common
+            if common >= max(_ALIKE, max(len(tokens), len(groups[-1][-1])) / 4) and size + added <= max_tokens:
                 groups[-1].append(tokens)
+                size += added
                 continue
         groups.append([tokens])
+        size = len(tokens)
     return [tuple(group) for group in groups]
 
 
