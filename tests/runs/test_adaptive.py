@@ -163,6 +163,38 @@ def test_finished_cells_take_part_and_are_asked_more_only_where_needed(
     assert [item.item for item in again.items] == [str(index) for index in range(ROWS)]
 
 
+def test_a_stored_row_survives_what_fails_when_more_is_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = invented.record("rtn", "W8A8", cell=cell("rtn")).model_copy(update={"data": (CARD,)})
+    old = chunk("rtn", 0, 50)
+    store.put(record.model_copy(update={"metrics": old.metrics}), old.items)
+    said: list[str] = []
+    separation = race(store, Workers(failing="rtn"), monkeypatch, said)
+    separation.enter_finished(store.get(record.cell_id))
+
+    assert set(run_all(separation, "none")) == {"none"}
+    assert said[0] == "m/rtn/W8A8 keeps its row, and is asked no more: too slow"
+
+
+def test_a_cell_that_failed_goes_on_from_its_last_round(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_all(race(store, Workers(failing="gptq"), monkeypatch), "gptq")
+    again = Workers()
+    results = run_all(race(store, again, monkeypatch), "gptq")
+
+    assert again.quantized == [] and isinstance(results["gptq"], CellResult)
+
+
+def test_what_an_interrupted_run_left_unreadable_is_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_all(race(store, Workers(killed_at=1), monkeypatch), "none", "rtn")
+    left = list(store.path.parent.glob("*.rounds/*/*.json"))
+    for file in left:
+        file.write_text("{}")
+    again = Workers()
+    run_all(race(store, again, monkeypatch), "none", "rtn")
+
+    assert len(left) == 3 and again.quantized == ["none", "rtn"]
+
+
 def test_a_limit_smaller_than_a_round_is_kept() -> None:
     tally = Tally(TaskSpec(name="piqa", limit=30, order_seed=0, until_separated=0.9))
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from slmquant import methods
 from slmquant.analysis.separation import rounds, undecided
@@ -27,9 +28,12 @@ from slmquant.runs.separated import Tally
 from slmquant.runs.work import CellJob, CellResult, run_cell
 from slmquant.store.record import CellSpec, Phase, Record
 from slmquant.store.sqlite import Store
+from slmquant.tracks._answered import versioned
 
 _RESULT: TypeAdapter[CellResult] = TypeAdapter(CellResult)
 _ROUND: TypeAdapter[RoundResult] = TypeAdapter(RoundResult)
+
+T = TypeVar("T")
 
 _MANY_ITEMS = 10**9
 """Stands for the size of a task before its first round."""
@@ -46,6 +50,7 @@ class _Entrant:
         started_at: When work on it began.
         result: What was measured when it was quantized; None for a cell of the store that was not quantized again.
         phases: The rounds that it took part in.
+        is_stored: Whether an earlier run stored a row of it, which nothing that fails now may take away.
     """
 
     spec: CellSpec
@@ -54,6 +59,7 @@ class _Entrant:
     started_at: datetime
     result: CellResult | None = None
     phases: list[Phase] = field(default_factory=list)
+    is_stored: bool = False
 
     @property
     def kept(self) -> Path | None:
@@ -99,13 +105,14 @@ class Separation:
         entrant = self._entrant(spec)
         failure = self._quantize(entrant)
         if failure is not None:
-            return self._leave(entrant, failure)
+            return Separated(entrant.spec, failure, entrant.started_at)
         self._entrants[spec.cell_id] = entrant
         return None
 
     def enter_finished(self, record: Record) -> None:
         """Let a cell of the store take part with the answers it has; where more are needed it is quantized again."""
         entrant = self._entrant(record.spec)
+        entrant.is_stored = True
         items = self._store.items(record.cell_id)
         entrant.tallies = {
             label: Tally.of_record(tally.spec, record, items) for label, tally in entrant.tallies.items()
@@ -119,17 +126,22 @@ class Separation:
                 entrant = self._entrants[cell_id]
                 failure = self._ask(entrant, asked)
                 if failure is not None:
-                    yield self._leave(self._entrants.pop(cell_id), failure)
+                    del self._entrants[cell_id]
+                    if entrant.is_stored:
+                        self._say(f"{entrant.spec.label} keeps its row, and is asked no more: {failure.reason}")
+                    else:
+                        yield Separated(entrant.spec, failure, entrant.started_at)
         self._summarize()
         for entrant in self._entrants.values():
             if entrant.result is not None:
-                yield self._leave(entrant, _whole(entrant, entrant.result))
+                yield Separated(entrant.spec, _whole(entrant, entrant.result), entrant.started_at)
+                self._forget(entrant)  # its row is stored by now
 
     def _entrant(self, spec: CellSpec) -> _Entrant:
         early = [task for task in spec.tasks if task.until_separated is not None]
         return _Entrant(
             spec=spec,
-            folder=self._folder / spec.cell_id,
+            folder=self._folder / versioned(spec),
             tallies={str(task): Tally(task) for task in early},
             started_at=datetime.now(timezone.utc),
         )
@@ -137,7 +149,8 @@ class Separation:
     def _quantize(self, entrant: _Entrant) -> Failure | None:
         """Measure what is measured whole and put the model aside, unless an interrupted run did."""
         path = entrant.folder / "measured.json"
-        if not path.exists():
+        found = _read(_RESULT, path)
+        if found is None:
             job = self._job_of(entrant.spec)
             if isinstance(job, Failure):
                 return job
@@ -146,7 +159,8 @@ class Separation:
                 return measured
             with atomic_file(path) as temporary:
                 temporary.write_bytes(_RESULT.dump_json(measured))
-        entrant.result = _RESULT.validate_json(path.read_bytes())
+            found = measured
+        entrant.result = found
         return None
 
     def _wanted(self) -> dict[str, tuple[Asked, ...]]:
@@ -192,7 +206,8 @@ class Separation:
         if entrant.result is None and (failure := self._quantize(entrant)) is not None:
             return failure
         path = entrant.folder / f"round-{_digest(asked)}.json"
-        if not path.exists():
+        found = _read(_ROUND, path)
+        if found is None:
             job = self._job_of(entrant.spec)
             if isinstance(job, Failure):
                 return job
@@ -202,17 +217,17 @@ class Separation:
                 return answered
             with atomic_file(path) as temporary:
                 temporary.write_bytes(_ROUND.dump_json(answered))
-        found = _ROUND.validate_json(path.read_bytes())
+            found = answered
         entrant.phases.append(found.phase)
         for one, result in zip(asked, found.results, strict=True):
             entrant.tallies[str(one.task)].parts.append(result)
         return None
 
-    def _leave(self, entrant: _Entrant, result: CellResult | Failure) -> Separated:
+    def _forget(self, entrant: _Entrant) -> None:
+        """Remove what is kept of a cell between processes; of one that failed it stays, for the next try."""
         shutil.rmtree(entrant.folder, ignore_errors=True)
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
-        return Separated(entrant.spec, result, entrant.started_at)
 
     def _summarize(self) -> None:
         """Say of each task how much was asked and who could not be told apart."""
@@ -225,6 +240,14 @@ class Separation:
             names = [f"{self._entrants[c].spec.method} {self._entrants[c].spec.scheme}" for c in waiting.get(label, ())]
             outcome = f"not told apart: {', '.join(names)}" if names else "all cells are told apart"
             self._say(f"{label}: {used} of {there} answers asked, {1 - used / max(there, 1):.0%} saved; {outcome}")
+
+
+def _read(kind: TypeAdapter[T], path: Path) -> T | None:
+    """What an interrupted run left in `path`; None where that is nothing, or nothing that can be read."""
+    try:
+        return kind.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _digest(asked: tuple[Asked, ...]) -> str:

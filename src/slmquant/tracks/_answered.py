@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from slmquant.files import atomic_file, remove
 from slmquant.store.record import CellSpec, TaskSpec
 from slmquant.tasks._base import TaskResult
 
-__all__ = ["Answer", "Answered"]
+__all__ = ["Answer", "Answered", "versioned"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Answer:
 _STORED = TypeAdapter(Answer)
 
 
+def versioned(spec: CellSpec, *more: str) -> str:
+    """A name for what is kept of a cell: another version of slmquant, or of what it computes with, does not find it."""
+    versions = (__version__, torch.__version__, transformers.__version__, version("lm_eval"), *more)
+    return f"{spec.cell_id}-{hashlib.sha256(' '.join(versions).encode()).hexdigest()[:12]}"
+
+
 @dataclass(frozen=True)
 class Answered:
     """The answered tasks of one cell, a file for each.
@@ -52,10 +59,9 @@ class Answered:
     folder: Path
 
     @classmethod
-    def of(cls, spec: CellSpec, cache_dir: Path) -> Answered:
-        """Those of a cell; other versions of slmquant or of what it computes with see none of them."""
-        versions = (spec.cell_id, __version__, torch.__version__, transformers.__version__)
-        return cls(cache_dir / "answered" / hashlib.sha256(" ".join(versions).encode()).hexdigest()[:24])
+    def of(cls, spec: CellSpec, cache_dir: Path, data_dir: Path | None) -> Answered:
+        """Those of a cell whose data is looked for in `data_dir` first."""
+        return cls(cache_dir / "answered" / versioned(spec, str(data_dir)))
 
     def find(self, task: TaskSpec) -> Answer | None:
         """What an earlier process answered; None where there is nothing, or nothing that can be read."""
