@@ -199,7 +199,7 @@ class TestStories260k:
         plan = self.plan.model_copy(update={"methods": ("rtn",), "schemes": ("W8A8",)})
         reference, cell = plan.cells("stories260k", identify("stories260k").sha256, "float32")
         kept = Metric(name="perplexity", value=12.5, unit="1", higher_is_better=False, task="tinystories:3")
-        answered = Answered.of(cell, cache_dir())
+        answered = Answered.of(cell, cache_dir(), None)
         answered.keep(cell.tasks[0], Answer(TaskResult((kept,), ()), 3600.0, 1 << 40))
         with Store(tmp_path / "results.sqlite") as store:
             first, second = run(plan, store).records

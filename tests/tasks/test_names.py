@@ -22,6 +22,12 @@ def test_an_unreadable_limit_is_answered_with_an_example(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize("name", ["wikitext2:3@0", "generation@1"])
+def test_what_has_no_items_has_no_random_order(name: str) -> None:
+    with pytest.raises(SlmquantError, match=f"write '{name.partition('@')[0]}'"):
+        resolve(parse(name))
+
+
 def test_every_known_task_resolves_to_itself() -> None:
     for name, description in known().items():
         task = resolve(TaskSpec(name=name))

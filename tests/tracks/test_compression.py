@@ -6,10 +6,11 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from slmquant import tasks
-from slmquant.errors import NumericalError
+from slmquant.errors import NumericalError, RefusedError
 from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.testing.tiny import tiny
+from slmquant.tracks import _answered
 from slmquant.tracks._answered import Answered
 from slmquant.tracks.compression import evaluate
 
@@ -19,17 +20,20 @@ CARD = DataCard(name="made up", split="test", sha256="0" * 64, rows=3, source="h
 
 
 class Asking:
-    """Tasks that count how often they are asked; those that are `broken` raise."""
+    """Tasks that count how often they are asked; those that are `broken` or `refused` raise."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.broken: set[str] = set()
+        self.refused: set[str] = set()
 
     def __call__(self, spec: TaskSpec) -> "Asking":
         return self
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
         self.asked.append(spec.name)
+        if spec.name in self.refused:
+            raise RefusedError("the model takes less")
         if spec.name in self.broken:
             raise NumericalError("a loss is nan")
         metric = Metric(name="acc", value=0.1 + 0.2, unit="ratio", higher_is_better=True, task=str(spec), n=3)
@@ -92,5 +96,25 @@ def test_what_cannot_be_read_is_asked_again_and_what_is_forgotten_is_gone(tmp_pa
 def test_cells_keep_their_answers_apart(tmp_path: Path) -> None:
     spec = CellSpec(model="m", model_sha256="0", method="rtn", scheme="W8A8", tasks=tuple(SPECS))
 
-    assert Answered.of(spec, tmp_path) == Answered.of(spec.model_copy(), tmp_path)
-    assert Answered.of(spec, tmp_path) != Answered.of(spec.model_copy(update={"seed": 1}), tmp_path)
+    mine = Answered.of(spec, tmp_path, None)
+    assert mine == Answered.of(spec.model_copy(), tmp_path, None)
+    assert mine != Answered.of(spec.model_copy(update={"seed": 1}), tmp_path, None)
+    assert mine != Answered.of(spec, tmp_path, tmp_path / "other data")
+
+
+def test_another_version_does_not_find_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = CellSpec(model="m", model_sha256="0", method="rtn", scheme="W8A8", tasks=tuple(SPECS))
+    mine = Answered.of(spec, tmp_path, None)
+    monkeypatch.setattr(_answered, "__version__", "99")
+
+    assert Answered.of(spec, tmp_path, None) != mine
+
+
+def test_a_task_that_cannot_be_asked_costs_the_others_nothing(tmp_path: Path, asking: Asking) -> None:
+    asking.refused = {"first"}
+    found = evaluate(context(tmp_path), SPECS)
+
+    assert [metric.task for metric in found.metrics] == ["second"]
+    assert found.refused == ("first:3 was not asked: the model takes less",)
+    with pytest.raises(RefusedError, match="takes less"):
+        evaluate(context(tmp_path), SPECS[:1])

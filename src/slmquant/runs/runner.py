@@ -287,8 +287,8 @@ class _Bench:
         else:
             record = _record(spec, result, decision, started)
         self.store.put(record, () if isinstance(result, Failure) else result.items)
-        if isinstance(result, CellResult):
-            Answered.of(spec, self.cache_dir).forget()
+        if record.status in ("ok", "refused"):  # what failed is tried again, and goes on from there
+            Answered.of(spec, self.cache_dir, self.data_dir).forget()
         self.records = [one for one in self.records if one.cell_id != record.cell_id]  # it may have been asked more
         self.records.append(record)
         self._say(f"{spec.label}: {record.status}", record)

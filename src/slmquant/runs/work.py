@@ -145,7 +145,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
             quantized, loaded.tokenizer, job.spec.model, loaded.sha256, job.cache_dir, job.data_dir, progress
         )
         whole = [task for task in job.spec.tasks if task.until_separated is None]
-        evaluation = evaluate(context, whole, Answered.of(job.spec, job.cache_dir))
+        evaluation = evaluate(context, whole, Answered.of(job.spec, job.cache_dir, job.data_dir))
     meter.phases[-1] = _with_what_was_before(meter.phases[-1], evaluation)
     if job.keep_in is not None:
         keep(quantized, loaded.tokenizer, job.keep_in, source=job.spec.model, source_sha256=loaded.sha256)
@@ -278,10 +278,9 @@ def _with_what_was_before(phase: Phase, evaluation: Evaluation) -> Phase:
 
 
 def _remarks(evaluation: Evaluation) -> tuple[str, ...]:
-    if not evaluation.before:
-        return ()
-    names = ", ".join(map(str, evaluation.before))
-    return (f"answered before an interruption, and kept: {names}",)
+    before = ", ".join(map(str, evaluation.before))
+    kept = (f"answered before an interruption, and kept: {before}",) if before else ()
+    return (*kept, *evaluation.refused)
 
 
 def _evaluate_seconds(meter: Meter) -> Metric:

@@ -75,8 +75,14 @@ def resolve(spec: TaskSpec) -> Task:
 
     Raises:
         UnknownNameError: Neither slmquant nor lm-eval has it.
+        TaskNameError: A random order is asked of a task that has no items.
     """
     if spec.name in _own():
+        if spec.order_seed is not None:
+            raise TaskNameError(
+                f"task {spec.name!r} has no items to ask in a random order, but a text from its start, or prompts; "
+                f"write {str(spec).partition('@')[0]!r}"
+            )
         return _own_task(spec.name)
     from slmquant.tasks._lm_eval import find
     from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS

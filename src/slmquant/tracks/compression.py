@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slmquant import tasks
+from slmquant.errors import RefusedError
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext
 from slmquant.tracks._answered import Answer, Answered
@@ -24,6 +25,7 @@ class Evaluation:
         before: Tasks that an earlier process had answered.
         before_s: What those took.
         before_peak_rss_bytes: Highest resident memory of that process; 0 where there are none.
+        refused: Tasks that cannot be asked of this model, and why, a line each.
     """
 
     metrics: tuple[Metric, ...]
@@ -32,10 +34,11 @@ class Evaluation:
     before: tuple[TaskSpec, ...] = ()
     before_s: float = 0.0
     before_peak_rss_bytes: int = 0
+    refused: tuple[str, ...] = ()
 
 
 def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: Answered | None = None) -> Evaluation:
-    """Run each task on one model.
+    """Run each task on one model; one that cannot be asked of it costs the others nothing.
 
     Args:
         context: The model.
@@ -44,23 +47,31 @@ def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: Answered
             kept; None where nothing is kept.
 
     Raises:
+        RefusedError: No task can be asked of this model.
         UnknownNameError: No such task.
         DataError: A task's data is absent, or the reference of a divergence was not measured yet.
         NumericalError: A loss was not finite.
     """
     answers: list[Answer] = []
     before: dict[TaskSpec, Answer] = {}
+    refusals: dict[TaskSpec, RefusedError] = {}
     for spec in specs:
         found = None if answered is None else answered.find(spec)
         if found is not None and (not context.is_reference or tasks.has_reference(context, spec)):
             before[spec] = found
         else:
             started = time.perf_counter()
-            result = tasks.resolve(spec).run(context, spec)
+            try:
+                result = tasks.resolve(spec).run(context, spec)
+            except RefusedError as error:
+                refusals[spec] = error
+                continue
             found = Answer(result, time.perf_counter() - started, peak_rss_bytes())
             if answered is not None:
                 answered.keep(spec, found)
         answers.append(found)
+    if refusals and not answers:
+        raise next(iter(refusals.values()))
     results = [answer.result for answer in answers]
     return Evaluation(
         metrics=tuple(metric for result in results for metric in result.metrics),
@@ -69,4 +80,5 @@ def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: Answered
         before=tuple(before),
         before_s=sum(answer.seconds for answer in before.values()),
         before_peak_rss_bytes=max((answer.peak_rss_bytes for answer in before.values()), default=0),
+        refused=tuple(f"{spec} was not asked: {error}" for spec, error in refusals.items()),
     )
