@@ -147,6 +147,20 @@ def test_without_a_template_every_text_stands_alone(speaker: Callable[..., Speak
     assert not talker.is_chat and talker.answer("abc", manner, lambda _: None) == first
 
 
+def test_nobody_answers_where_one_has_no_room(
+    speaker: Callable[..., Speaker], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the two conversations would go on from different ones."""
+    roomy, full = speaker(TEMPLATE), speaker(TEMPLATE)
+    full._said = [{"role": "user", "content": "a" * 500}]
+    monkeypatch.setattr(chat, "_speakers", lambda *_: [roomy, full])
+    monkeypatch.setattr(chat, "_said", lambda *_: iter(["a"]))
+    result = run("tiny")
+
+    assert result.exit_code == 0 and "begin anew with /new" in result.stderr
+    assert roomy._said == [] and len(full._said) == 1
+
+
 def test_what_is_drawn_follows_the_seed(speaker: Callable[..., Speaker]) -> None:
     talker = speaker()
 

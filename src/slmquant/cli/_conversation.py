@@ -57,13 +57,11 @@ class Speaker:
         """Begin a new conversation."""
         self._said.clear()
 
-    @torch.inference_mode()
-    def answer(self, text: str, manner: Manner, write: Callable[[str], None]) -> str:
-        """Answer `text`, or go on from it; `write` is given each piece as it is found.
+    def check(self, text: str, manner: Manner) -> list[int]:
+        """Token ids of the conversation with `text` at its end, for which there is room, and for the answer.
 
         Raises:
-            RefusedError: Question and answer together are longer than the model takes.
-            NumericalError: A logit is not finite.
+            RefusedError: Together they are longer than the model takes.
         """
         said = [*self._said, {"role": "user", "content": text}]
         ids = self._tokens(said) if self.is_chat else self.tokenizer.encode(text)
@@ -73,6 +71,17 @@ class Speaker:
                 f"{len(ids)} tokens and {manner.max_tokens} of an answer are more than the {longest} that "
                 f"{self.label} takes; begin anew with /new, say less, or lower --max-tokens"
             )
+        return ids
+
+    @torch.inference_mode()
+    def answer(self, text: str, manner: Manner, write: Callable[[str], None]) -> str:
+        """Answer `text`, or go on from it; `write` is given each piece as it is found.
+
+        Raises:
+            RefusedError: Question and answer together are longer than the model takes.
+            NumericalError: A logit is not finite.
+        """
+        ids = self.check(text, manner)
         config = greedy_config(self.model, self.tokenizer, manner.max_tokens)
         if manner.temperature:
             config.do_sample, config.temperature = True, manner.temperature
@@ -87,7 +96,7 @@ class Speaker:
                 streamer=_Pieces(self.tokenizer, write),
             )
         answered = str(self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
-        self._said = [*said, {"role": "assistant", "content": answered}]
+        self._said += [{"role": "user", "content": text}, {"role": "assistant", "content": answered}]
         return answered
 
     def _tokens(self, said: list[dict[str, str]]) -> list[int]:

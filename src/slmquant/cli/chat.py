@@ -62,6 +62,8 @@ def command(
             continue
         try:
             for speaker in speakers:
+                speaker.check(text, manner)  # all, before one answers: their conversations stay side by side
+            for speaker in speakers:
                 _answer(speaker, text, manner)
         except RefusedError as error:  # too long a conversation: it says what to do
             if prompt is not None:
