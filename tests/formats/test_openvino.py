@@ -1,17 +1,19 @@
 """An OpenVINO IR says the codes that were evaluated, to the last bit, or says why it cannot."""
 
 import json
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.formats import load
+from slmquant.formats import load, openvino
 from slmquant.formats._base import Export
 from slmquant.formats._openvino_layout import Part, compress, floats, misfit, nearest_i8
+from slmquant.formats._openvino_trace import trace
 from slmquant.quantization import QuantizedModel
 from slmquant.testing.method_contract import quantized
 from tests.formats.test_native import tokenizer
@@ -204,3 +206,24 @@ def test_settings_of_generation_that_have_no_effect_are_kept(tmp_path: Path) -> 
     load("openvino").write(export(model), tmp_path / "model")
 
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["temperature"] == 0.6
+
+
+def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one that was traced with the weights of another model."""
+    model = quantized("rtn", "W8A16")
+
+    def of_another(traced: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> object:
+        return trace(traced, {name: 2 * weight for name, weight in weights.items()})
+
+    monkeypatch.setattr(openvino, "trace", of_another)
+
+    with pytest.raises(RefusedError, match="computes other logits than the model"):
+        load("openvino").write(export(model), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_float16_cannot_hold_stays_in_float32() -> None:
+    wide = torch.tensor([[1.0, 7e4]])
+
+    assert openvino._dense(wide, None).type == "f32"
+    assert openvino._dense(wide / 10, None).type == "f16"

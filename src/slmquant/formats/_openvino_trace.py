@@ -67,7 +67,7 @@ def trace(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> ov.Model:
     Raises:
         RefusedError: OpenVINO has no counterpart of something that the architecture computes.
     """
-    with torch.no_grad(), quiet_transformers(), _own_attention(model), _plain_linears(model, weights):
+    with torch.no_grad(), quiet_transformers(), _own_attention(model), plain_linears(model, weights):
         heads = _cached_shapes(model)
         graph = _converted(model, heads)
         _name_parameters_(graph, model)
@@ -180,7 +180,7 @@ def _own_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_linears(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def plain_linears(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Every linear of `model` as a plain one in float32, with the weights given; the same come back afterwards."""
     head = model.get_output_embeddings()
     before = {

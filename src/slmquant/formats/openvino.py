@@ -28,6 +28,7 @@ from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats import _openvino_layout as layout
 from slmquant.formats._base import Export, Placement, Written, settle
+from slmquant.formats._openvino_check import check
 from slmquant.formats._openvino_constants import Stored, read_weights, replace_constants_
 from slmquant.formats._openvino_layout import Part
 from slmquant.formats._openvino_package import GRAPH, import_openvino, open_graph
@@ -91,6 +92,7 @@ class OpenVino:
         import_openvino()
         dense = {name: weight.dequantize() for name, weight in quantized.weights.items()}
         graph = trace(quantized.model, dense)
+        check(graph, quantized.model, dense)
         replace_constants_(graph, {one.entry.parameter: one.stored for one in placed if one.stored is not None})
         _describe_(graph, export)
         with atomic_dir(path) as folder:
@@ -141,10 +143,12 @@ def _place_one(entry: Entry, otherwise: str | None) -> _Placed:
 
 
 def _dense(weight: Tensor, kind: str | None) -> Stored:
-    """A matrix that has no codes, or whose codes do not fit; in float16 where nothing else is said."""
+    """A matrix without codes, or whose codes do not fit; in float16 if nothing else is said and it is in range."""
     if kind == "i8":
         return layout.nearest_i8(weight)
-    return Part(weight, "f32") if kind == "f32" else Part(weight.half(), "f16")
+    half = weight.half()
+    overflows = not torch.isfinite(half).all()  # of a float16's range, where float32 has it
+    return Part(weight, "f32") if kind == "f32" or overflows else Part(half, "f16")
 
 
 def _describe_(graph: ov.Model, export: Export) -> None:

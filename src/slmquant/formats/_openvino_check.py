@@ -1,0 +1,83 @@
+"""A traced graph beside the model that it was traced from, before anything is kept of it.
+
+Tracing records what one example went through. What an architecture decides while it runs (which experts, which window,
+which positions) may be recorded as if it were always so, and the graph would compute something else without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from slmquant.errors import RefusedError
+from slmquant.formats._openvino_package import import_openvino
+from slmquant.formats._openvino_trace import plain_linears
+from slmquant.model.context import fitting
+from slmquant.model.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+_TOKENS = 48
+_LARGEST_WINDOW = 1024
+"""Of a sliding window that is short enough for more tokens than it holds."""
+_TOLERANCE = 0.01
+_SETTINGS = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    "NUM_STREAMS": 1,
+}
+
+
+@torch.no_grad()
+def check(graph: ov.Model, model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """Compare logits on random tokens, fed in three pieces of lengths that tracing did not see.
+
+    Args:
+        graph: What `trace` gave, its constants still in float32.
+        model: What was traced.
+        weights: Module name → float32 weight `(out, in)` that was used for it.
+
+    Raises:
+        RefusedError: They differ.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or 0
+    count = fitting(_TOKENS + (window if window <= _LARGEST_WINDOW else 0), model.config)
+    tokens = torch.randint(0, config.vocab_size, (1, count), generator=torch.Generator().manual_seed(0))
+    with quiet_transformers(), plain_linears(model, weights):
+        expected = model(input_ids=tokens, use_cache=False).logits[0].float()
+    got = torch.from_numpy(_logits(graph, tokens.numpy()))
+    off = float((got - expected).abs().max() / expected.std())
+    if not off <= _TOLERANCE:
+        raise RefusedError(
+            f"openvino: the graph that was traced of this {model.config.model_type} computes other logits than the "
+            f"model, off by {off:.2g} of their standard deviation where {_TOLERANCE} is allowed"
+        )
+
+
+def _logits(graph: ov.Model, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits of all tokens, `(tokens, vocab)`, most of them at once, then some, then one."""
+    compiled = import_openvino().Core().compile_model(graph, "CPU", _SETTINGS)
+    request = compiled.create_infer_request()
+    names = {name for port in compiled.inputs for name in port.get_names()}
+    count = tokens.shape[1]
+    found, start = [], 0
+    for stop in (count - 6, count - 1, count):
+        inputs = {
+            "input_ids": tokens[:, start:stop],
+            "attention_mask": np.ones((1, stop), dtype=np.int64),
+            "position_ids": np.arange(start, stop, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, dtype=np.int32),
+        }
+        request.infer({name: value for name, value in inputs.items() if name in names})
+        found.append(request.get_tensor("logits").data[0].astype(np.float32))
+        start = stop
+    return np.concatenate(found)
