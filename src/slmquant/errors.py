@@ -6,6 +6,7 @@
     ├── UnknownNameError           no such method, model, task, corpus, ...; carries the nearest known names
     ├── SchemeError                a scheme that cannot be read or that contradicts itself
     ├── RefusedError               a combination that is understood and impossible; a cell becomes `refused`
+    ├── UnavailableError           a package or an engine that is not here; a cell becomes `failed`, to be tried again
     ├── ModelError                 a model that cannot be used: not decoder-only, pickled, corrupt, NaN weights
     ├── SourceError                a source that cannot be fetched: no network, checksum mismatch, no space
     ├── DataError                  a corpus or a task whose data is absent or malformed
@@ -32,6 +33,7 @@ __all__ = [
     "SlmquantError",
     "SourceError",
     "StoreError",
+    "UnavailableError",
     "UnknownNameError",
 ]
 
@@ -70,6 +72,12 @@ class RefusedError(SlmquantError):
     """A combination that is understood and cannot be done; the reason is a finding."""
 
     exit_code = 3
+
+
+class UnavailableError(SlmquantError):
+    """A package or an engine that is not here; the message says how to install it."""
+
+    exit_code = 5
 
 
 class ModelError(SlmquantError):

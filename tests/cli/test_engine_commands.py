@@ -180,13 +180,17 @@ def test_a_file_that_is_there_is_kept(folder: Path) -> None:
 
 
 def test_one_damaged_artifact_leaves_the_others_their_rows(made_up: Path) -> None:
-    for name, content in (("cut", "{"), ("vision", '{"model_type": "clip_vision_model"}')):
+    for name, content in (
+        ("cut", "{"),
+        ("vision", '{"model_type": "clip_vision_model"}'),
+        ("text", '{"model_type": "llama", "hidden_size": "576"}'),
+    ):
         (made_up / name).mkdir()
         (made_up / name / "config.json").write_text(content)
     (made_up / "m.bin").touch()
-    result = run("bench-engine", "cut", "vision", "m.bin", "-e", "right", "--quick", "--json", "-o", "out.json")
+    result = run("bench-engine", "cut", "vision", "text", "m.bin", "-e", "right", "--quick", "--json", "-o", "out.json")
 
-    assert [row["artifact"] for row in json.loads(result.stdout)] == ["cut", "vision", "m.bin"]
+    assert [row["artifact"] for row in json.loads(result.stdout)] == ["cut", "vision", "text", "m.bin"]
 
 
 def test_bad_input_is_answered_in_a_line(made_up: Path) -> None:

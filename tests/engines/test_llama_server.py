@@ -13,14 +13,14 @@ import pytest
 
 from slmquant.engines import _llama_server
 from slmquant.engines._base import OpenOptions
-from slmquant.errors import RefusedError
+from slmquant.errors import UnavailableError
 from slmquant.formats.gguf import Gguf
 from tests.formats.gguf_models import export, quantized
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_llama_server, "find_spec", lambda name: None)
-    with pytest.raises(RefusedError, match=r"pip install 'slmquant\[serve\]'"):
+    with pytest.raises(UnavailableError, match=r"pip install 'slmquant\[serve\]'"):
         _llama_server.command(Path("model.gguf"), "127.0.0.1", 8080, 2048, 2)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from slmquant.engines._base import OpenOptions
 from slmquant.engines.transformers import ENGINE
-from slmquant.errors import ModelError, RefusedError
+from slmquant.errors import ModelError, UnavailableError
 from slmquant.formats import compressed_tensors
 from tests.formats.checkpoints import EVEN, export, rounded, tensors
 
@@ -51,7 +51,7 @@ def test_without_the_package_it_says_what_to_install(folder: Path, monkeypatch: 
 
     assert not status.usable
     assert status.reason == "no-such-package is not installed; pip install 'slmquant[no-such-package]'"
-    with pytest.raises(RefusedError, match="is not installed"):
+    with pytest.raises(UnavailableError, match="is not installed"):
         ENGINE.open(folder, OPTIONS)
 
 

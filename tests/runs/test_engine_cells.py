@@ -9,13 +9,14 @@ import pytest
 from slmquant import engines
 from slmquant.engines._base import EngineStatus
 from slmquant.report._sections import sections
-from slmquant.runs.engine_cells import absence
+from slmquant.runs.engine_cells import absence, groups
 from slmquant.runs.plan import PlanError, make_plan
 from slmquant.runs.process import Failure
 from slmquant.runs.runner import Event, run
 from slmquant.store import Record, Store
 from slmquant.store.record import CellSpec
 
+ENGINES = ["llamacpp", "onnxruntime", "openvino"]
 FIELDS = {
     "methods": ["rtn"],
     "schemes": ["W8A16g32", "W8A8"],
@@ -48,32 +49,46 @@ def test_an_engine_that_is_not_there_fails_the_row_so_that_it_is_tried_again(mon
     assert absence("missing") == Failure("failed", "missing: it is not installed; pip install it")
 
 
+def test_as_many_cells_are_open_at_once_as_fit_into_memory() -> None:
+    full, *cells = (CellSpec(model="m", model_sha256="0", method=m, scheme="W8A8") for m in ("none", *"abcd"))
+    sizes = {full: 40, **dict.fromkeys(cells, 10)}
+    a, b, c, d = cells
+
+    assert groups(sizes, full, 6 * 80) == [[full, a, b, c, d]]
+    assert groups(sizes, full, 6 * 60) == [[full, a, b], [full, c, d]]
+    assert groups(sizes, full, 0) == [[full, a], [full, b], [full, c], [full, d]]
+    assert groups(dict.fromkeys(cells, 10), None, 6 * 25) == [[a, b], [c, d]]
+    assert groups({full: 40}, full, 0) == [[full]]
+    assert groups({}, None, 100) == []
+
+
 @pytest.mark.real_model
-def test_cells_are_measured_on_an_engine_and_what_it_cannot_do_is_a_row(data_dir: Path, tmp_path: Path) -> None:
-    pytest.importorskip("cyllama", reason="llama.cpp is not installed; pip install slmquant[llamacpp]")
-    plan = make_plan(FIELDS | {"models": ["stories15m"], "engines": ["llamacpp"]})
+def test_cells_are_measured_on_engines_and_what_one_cannot_do_is_a_row(data_dir: Path, tmp_path: Path) -> None:
+    missing = [name for name in ENGINES if absence(name) is not None]
+    if missing:
+        pytest.skip(f"not usable here: {', '.join(missing)}; pip install 'slmquant[engines]'")
+    plan = make_plan(FIELDS | {"models": ["stories15m"], "engines": ENGINES})
     with Store(tmp_path / "results.sqlite") as store:
         first = run(plan, store, data_dir=data_dir)
         told: list[Event] = []
         again = run(plan, store, data_dir=data_dir, tell=told.append)
 
     found = {(r.spec.engine, r.spec.scheme): r for r in first.records}
-    assert set(found) == {
-        (engine, scheme) for engine in (None, "llamacpp") for scheme in ("W16A16", "W8A16g32", "W8A8")
-    }
-    assert again.skipped == len(again.records) == 6 and all("done before" in event.text for event in told[1:])
-    rounded_activations = found["llamacpp", "W8A8"]
-    assert rounded_activations.status == "refused" and "activations" in (rounded_activations.reason or "")
-    full, eight_bits = found["llamacpp", "W16A16"], found["llamacpp", "W8A16g32"]
-    assert full.status == eight_bits.status == "ok"
-    assert value(eight_bits, "artifact_bytes") < value(full, "artifact_bytes")
-    assert value(eight_bits, "parity_kl_mean") < 0.01
-    assert value(eight_bits, "decode_tokens_per_s@0") > 0 and value(eight_bits, "decode_speedup@0") > 0
-
+    assert set(found) == {(engine, scheme) for engine in (None, *ENGINES) for scheme in ("W16A16", "W8A16g32", "W8A8")}
+    assert again.skipped == len(again.records) == 12 and all("done before" in event.text for event in told[1:])
     (section,) = sections(first.records)
     (cell,) = [cell for cell in section.quantized if cell.record.spec.scheme == "W8A16g32"]
-    assert section.engines == ["llamacpp"] and cell.engines["llamacpp"].record == eight_bits
-    assert rounded_activations in section.failures
+    assert section.engines == ENGINES
+    for engine in ENGINES:
+        rounded_activations = found[engine, "W8A8"]
+        assert rounded_activations.status == "refused" and "activations" in (rounded_activations.reason or "")
+        full, eight_bits = found[engine, "W16A16"], found[engine, "W8A16g32"]
+        assert full.status == eight_bits.status == "ok", engine
+        assert value(eight_bits, "artifact_bytes") < value(full, "artifact_bytes")
+        assert value(eight_bits, "parity_kl_mean") < 0.01
+        assert value(eight_bits, "decode_tokens_per_s@0") > 0 and value(eight_bits, "decode_speedup@0") > 0
+        assert cell.engines[engine].record == eight_bits
+        assert rounded_activations in section.failures
 
 
 def value(record: Record, name: str) -> float:

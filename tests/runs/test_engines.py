@@ -50,7 +50,7 @@ def test_whatever_goes_wrong_with_one_engine_the_others_go_on(reference: Referen
     assert tuple(found) == engines
     assert found["right"] == found["talking"] == ("ok", "")
     assert found["wrong"][0] == "failed" and "perplexity" in found["wrong"][1]
-    assert found["missing"] == ("refused", "made-up is not installed; pip install slmquant[made-up]")
+    assert found["missing"] == ("failed", "made-up is not installed; pip install slmquant[made-up]")
     assert found["unreadable"] == ("failed", "model.bin is of version 9, made-up reads up to 3; update it")
     assert found["buggy"][0] == "failed" and "KeyError at buggy.py" in found["buggy"][1]
     assert found["crashing"][0] == "failed"

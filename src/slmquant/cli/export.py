@@ -78,7 +78,7 @@ def command(
     """
     from slmquant import formats
     from slmquant.files import check_output
-    from slmquant.formats._base import Export
+    from slmquant.formats._base import Export, check_installed
     from slmquant.formats.native import is_native
 
     fmt = formats.load(format_)  # a wrong name is told before anything is quantized
@@ -87,6 +87,7 @@ def command(
         check_output(keep, True, is_native, overwrite)
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
+        check_installed(format_, fmt.extra)
         if not is_native(Path(model).expanduser()):
             _rehearse(fmt, format_, model, method or METHOD, scheme or SCHEME, otherwise, spec, data)
         artifact = _artifact(model, method, scheme, spec, budget, data, progress)

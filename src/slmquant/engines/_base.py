@@ -125,6 +125,6 @@ class Engine(Protocol):
 
         Raises:
             ModelError: The artifact is damaged, of an unknown version, or of an architecture that the engine lacks.
-            RefusedError: The engine is not usable here.
+            UnavailableError: The engine is not usable here.
         """
         ...

@@ -13,7 +13,7 @@ import threading
 from importlib.util import find_spec
 from pathlib import Path
 
-from slmquant.errors import RefusedError
+from slmquant.errors import UnavailableError
 
 NOT_INSTALLED = "llama.cpp's server is not installed; pip install 'slmquant[serve]'"
 
@@ -22,10 +22,10 @@ def command(artifact: Path, host: str, port: int, context: int, threads: int) ->
     """What follows the interpreter on the command line.
 
     Raises:
-        RefusedError: The server is not installed.
+        UnavailableError: The server is not installed.
     """
     if find_spec("xllamacpp") is None:
-        raise RefusedError(NOT_INSTALLED)
+        raise UnavailableError(NOT_INSTALLED)
     options = {"host": host, "port": port, "context": context, "threads": threads}
     return (
         "-m",

@@ -16,6 +16,6 @@ class Serves(Protocol):
         """The command line that serves `artifact` under `http://host:port/v1` until it is interrupted.
 
         Raises:
-            RefusedError: The engine is not usable here.
+            UnavailableError: The engine is not usable here.
         """
         ...

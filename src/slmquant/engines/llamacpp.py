@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from slmquant.engines import _llama_server
 from slmquant.engines._base import EngineStatus, OpenOptions
-from slmquant.errors import ModelError, RefusedError
+from slmquant.errors import ModelError, UnavailableError
 
 if TYPE_CHECKING:
     from cyllama.llama import llama_cpp
@@ -65,11 +65,11 @@ class LlamaCpp:
 
         Raises:
             ModelError: llama.cpp cannot load it; its last words are part of the message.
-            RefusedError: cyllama is not installed.
+            UnavailableError: cyllama is not installed.
         """
         status = self.status()
         if not status.usable:
-            raise RefusedError(f"llama.cpp: {status.reason}")
+            raise UnavailableError(f"llama.cpp: {status.reason}")
         if not artifact.is_file():
             raise ModelError(f"{artifact} is no file; expected a .gguf file")
         return LlamaCppSession(artifact, options)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from slmquant.engines._base import EngineStatus, OpenOptions, Session
-from slmquant.errors import RefusedError
+from slmquant.errors import UnavailableError
 from slmquant.formats._onnx_decoder import Decoder
 
 _PACKAGE = "onnxruntime"
@@ -34,7 +34,7 @@ class OnnxRuntime:
     def open(self, artifact: Path, options: OpenOptions) -> Session:
         """Load a folder with `genai_config.json` and the graph that it names."""
         if not (status := self.status()).usable:
-            raise RefusedError(f"onnxruntime: {status.reason}")
+            raise UnavailableError(f"onnxruntime: {status.reason}")
         return Decoder(artifact, options.threads, options.context)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmquant.engines._base import EngineStatus, OpenOptions, Session
-from slmquant.errors import ModelError, RefusedError
+from slmquant.errors import ModelError, UnavailableError
 from slmquant.formats._openvino_package import NOT_INSTALLED, import_openvino, open_graph
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class OpenVino:
             return EngineStatus(False, reason=NOT_INSTALLED)
         try:
             capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        except (ImportError, OSError, RuntimeError, RefusedError) as error:
+        except (ImportError, OSError, RuntimeError, UnavailableError) as error:
             return EngineStatus(False, reason=f"{_PACKAGE} {installed} does not load ({error}); reinstall it")
         numbers = tuple(name for name in capabilities if name in ("FP32", "FP16", "BF16", "INT8"))
         return EngineStatus(True, f"{_PACKAGE} {installed}", numbers)
@@ -69,7 +69,7 @@ class OpenVino:
         try:
             compiled = import_openvino().Core().compile_model(graph, "CPU", settings)
         except RuntimeError as error:
-            raise RefusedError(f"openvino cannot run {artifact}: {str(error).strip().splitlines()[-1]}") from error
+            raise ModelError(f"openvino cannot run {artifact}: {str(error).strip().splitlines()[-1]}") from error
         return OpenVinoSession(compiled, options.context)
 
 

@@ -16,7 +16,7 @@ from typing import cast
 
 from slmquant.engines._base import EngineStatus, OpenOptions
 from slmquant.engines._torch import TorchSession
-from slmquant.errors import ModelError, RefusedError
+from slmquant.errors import ModelError, UnavailableError
 
 _PACKAGE = "compressed-tensors"
 _FP4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
@@ -46,10 +46,10 @@ class TransformersEngine:
 
         Raises:
             ModelError: The folder is damaged, lacks weights, or says what transformers does not know.
-            RefusedError: compressed-tensors is not installed.
+            UnavailableError: compressed-tensors is not installed.
         """
         if not (status := self.status()).usable:
-            raise RefusedError(f"{self.title}: {status.reason}")
+            raise UnavailableError(f"{self.title}: {status.reason}")
         import torch
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Protocol
 
+from packaging.requirements import Requirement
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from slmquant.errors import RefusedError
+from slmquant.errors import RefusedError, UnavailableError
 from slmquant.quantization import QuantizedModel
 
 
@@ -132,6 +134,37 @@ class Format(Protocol):
             ModelError: The file is truncated, damaged, or of a version that is not known.
         """
         ...
+
+
+def check_installed(name: str, extra: str | None) -> None:
+    """Say what a format lacks before anything is computed for it.
+
+    Args:
+        name: Of the format.
+        extra: The optional dependency that it names; None where it needs nothing more.
+
+    Raises:
+        UnavailableError: A package of that extra is not installed.
+    """
+    asked = [Requirement(line) for line in requires("slmquant") or ()] if extra is not None else []
+    missing = [
+        package.name
+        for package in asked
+        if package.marker is not None
+        and package.marker.evaluate({"extra": str(extra)})
+        and not package.marker.evaluate({"extra": ""})
+        and not _is_installed(package.name)
+    ]
+    if missing:
+        raise UnavailableError(f"{name}: not installed: {', '.join(missing)}; pip install 'slmquant[{extra}]'")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def settle(fmt: str, placements: Sequence[Placement], otherwise: str | None) -> None:

@@ -97,6 +97,8 @@ def write_float_graph(plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             options = builder.parse_extra_options(*place, ["shared_embeddings=false", "windowed_kv_cache=false"])
             _as_the_builder_expects_(options["hf_details"]["hf_config"])
             builder.create_model(*place, **options)
+        except (OSError, MemoryError):  # of this machine, not of the model
+            raise
         except Exception as error:  # whatever a builder of somebody else's throws
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise RefusedError(f"onnx: ONNX Runtime GenAI's builder fails on this model ({reason})") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from slmquant.errors import ModelError, RefusedError
+from slmquant.errors import ModelError, UnavailableError
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -29,7 +29,7 @@ def import_openvino() -> ModuleType:
     """The package.
 
     Raises:
-        RefusedError: It is not installed.
+        UnavailableError: It is not installed.
     """
     with unreported():
         try:
@@ -37,7 +37,7 @@ def import_openvino() -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name != "openvino":
                 raise
-            raise RefusedError(NOT_INSTALLED) from error
+            raise UnavailableError(NOT_INSTALLED) from error
     package: ModuleType = openvino
     return package
 
@@ -60,7 +60,7 @@ def open_graph(path: Path) -> ov.Model:
 
     Raises:
         ModelError: There is none, or it is damaged.
-        RefusedError: openvino is not installed.
+        UnavailableError: openvino is not installed.
     """
     core = import_openvino().Core()
     if not (path / GRAPH).is_file():

@@ -44,7 +44,7 @@ from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.elements import TABLES, Integers
 from slmquant.core.pack import packed_bytes, unpack
 from slmquant.core.scales import Plain, PowerOfTwo, ScaleStorage, TensorScaled
-from slmquant.errors import RefusedError
+from slmquant.errors import UnavailableError
 from slmquant.formats._checkpoint import Checkpoint, no_side, ragged
 from slmquant.formats._integers import not_plain
 from slmquant.formats._placements import describe
@@ -245,7 +245,7 @@ def _package(module: str = "") -> ModuleType:
     """The compressed-tensors package, or a module of it.
 
     Raises:
-        RefusedError: It is not installed.
+        UnavailableError: It is not installed.
     """
     from importlib import import_module
 
@@ -254,7 +254,7 @@ def _package(module: str = "") -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("compressed_tensors"):
             raise
-        raise RefusedError(f"compressed-tensors is not installed; pip install 'slmquant[{EXTRA}]'") from error
+        raise UnavailableError(f"compressed-tensors is not installed; pip install 'slmquant[{EXTRA}]'") from error
 
 
 FORMAT = Checkpoint(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -130,7 +131,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
         raise ModelError(f"{folder} is not a readable slmquant model ({first}); quantize again") from error
     try:
         quantized = _assemble(folder, manifest, tensors, dtype, device)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, StrictDataclassError) as error:
         raise ModelError(f"{folder} is damaged: {error}; quantize again") from error
     tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
     return Opened(quantized, tokenizer, manifest.source, manifest.source_sha256)

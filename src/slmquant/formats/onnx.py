@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from slmquant.errors import ModelError, RefusedError, UnknownNameError
+from slmquant.errors import ModelError, RefusedError, UnavailableError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats._base import Export, Placement, Written, settle
 from slmquant.formats._onnx_blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
@@ -193,7 +193,7 @@ def _assembled(facts: Facts, tensors: Mapping[str, Tensor]) -> Mapping[str, Tens
 def _require_packages() -> None:
     for package in _PACKAGES:
         if find_spec(package) is None:
-            raise RefusedError(f"onnx: {package} is not installed; pip install 'slmquant[onnx]'")
+            raise UnavailableError(f"onnx: {package} is not installed; pip install 'slmquant[onnx]'")
 
 
 FORMAT = Onnx()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -153,7 +154,7 @@ def _config(folder: Path) -> PreTrainedConfig:
         raise ModelError(f"{folder} has no config.json; expected a model in transformers' form")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, StrictDataclassError) as error:
         raise ModelError(
             f"{folder}/config.json is not one that transformers knows, and code beside a model is never run: "
             f"{_first_line(error)}"
@@ -177,7 +178,7 @@ def _weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (SafetensorError, ValueError, RuntimeError, OSError) as error:
+    except (SafetensorError, ValueError, RuntimeError, OSError, StrictDataclassError) as error:
         raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
     model, remarks = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if remarks["missing_keys"]:  # transformers would fill them with random numbers

@@ -353,6 +353,11 @@ def _score_notes(section: Section) -> list[str]:
         f"Scores: 100 is parity, with full precision for perf and infer, with {reference_words(section.options)} for "
         "cons. A model that only guesses still gets about 70 of perf; perf > chance counts accuracies from chance."
     ]
+    if any(task.until_separated is not None for record in section.records for task in record.spec.tasks):
+        said.append(
+            "perf: cells stopped as soon as they were told apart, so each score is over the items that its cell was "
+            "asked; `slmquant compare` holds two cells against each other on those that both answered."
+        )
     for title, scores in (
         ("perf", [cell.scores.perf for cell in section.cells]),
         ("perf > chance", [cell.scores.perf_above_chance for cell in section.cells]),

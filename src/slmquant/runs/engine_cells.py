@@ -1,8 +1,8 @@
 """The cells of one model on engines: exported, proved to be what was evaluated, and timed side by side.
 
 What an engine runs is the file that a user would ship. It is written from the quantized model that the cell put
-aside, in the format that the engine prefers. On an engine all cells of a model
-are measured in turns with the full-precision one, so a row that is asked for later measures that one again.
+aside, in the format that the engine prefers. On an engine all cells of a model, or as many of them as fit into memory
+together, are measured in turns with the full-precision one, so a row that is asked for later measures that one again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import psutil
 
 from slmquant import engines, formats
 from slmquant.errors import SlmquantError
@@ -21,11 +23,18 @@ from slmquant.runs.engine_reference import TextOptions, describe, fixed_windows,
 from slmquant.runs.engines import EngineJob, EngineResult, Settings, quick_settings, run_engines
 from slmquant.runs.process import Failure, run_isolated
 from slmquant.store.record import CellSpec
+from slmquant.tracks._meters import bytes_on_disk
+
+_MEMORY_OF_A_BYTE = 6
+"""Bytes of memory that a byte of an artifact takes at most; OpenVINO's half precision came to 5.6 with its work."""
 
 
 def absence(engine: str) -> Failure | None:
     """Why nothing can be measured on `engine` here; a failure, not a refusal: it may be installed and tried again."""
-    status = engines.load(engine).status()
+    try:
+        status = engines.load(engine).status()
+    except Exception as error:  # noqa: BLE001  # a library that breaks when it is imported ends its own rows alone
+        return Failure("failed", f"{engine} does not say whether it can be used: {type(error).__name__}: {error}")
     return None if status.usable else Failure("failed", f"{engine}: {status.reason}")
 
 
@@ -52,6 +61,26 @@ def run_export(job: ExportJob, progress: Progress) -> Written:
     )
 
 
+def groups(sizes: Mapping[CellSpec, int], full: CellSpec | None, memory: int) -> list[list[CellSpec]]:
+    """Cells that are open side by side, the full-precision one first in every group.
+
+    Args:
+        sizes: Cell → bytes of its artifact.
+        full: The full-precision cell among them; None where it could not be had.
+        memory: Bytes that they may take together; a group has one cell beside the full-precision one at least.
+    """
+    head = [] if full is None else [full]
+    found = [list(head)]
+    taken = alone = sum(sizes[spec] for spec in head)
+    for spec in (spec for spec in sizes if spec != full):
+        if (taken + sizes[spec]) * _MEMORY_OF_A_BYTE > memory and len(found[-1]) > len(head):
+            found.append(list(head))
+            taken = alone
+        found[-1].append(spec)
+        taken += sizes[spec]
+    return [group for group in found if group]
+
+
 @dataclass(frozen=True)
 class EngineStage:
     """One model's cells on engines.
@@ -74,7 +103,7 @@ class EngineStage:
     progress: Progress
 
     def run(self, engine: str) -> Iterator[tuple[CellSpec, EngineResult | Failure]]:
-        """Measure the cells on `engine`; one result for each, in any order."""
+        """Measure the cells on `engine`; one result for each, in any order, as soon as it is known."""
         cells = list(self.kept)
         settings = replace(quick_settings(), rounds=self.rounds)
         if self.timeout_s is not None:
@@ -86,12 +115,16 @@ class EngineStage:
                 yield spec, job
             else:
                 jobs[spec] = job
-        order = list(jobs)
-        baseline = order.index(cells[0]) if cells[0] in jobs else None
-        results = run_engines([jobs[spec] for spec in order], settings, baseline, self.progress)
+        full = cells[0] if cells[0] in jobs else None
+        sizes = {spec: bytes_on_disk(job.artifact) or 0 for spec, job in jobs.items()}
+        for number, side_by_side in enumerate(groups(sizes, full, psutil.virtual_memory().available)):
+            baseline = None if full is None else side_by_side.index(full)
+            results = run_engines([jobs[spec] for spec in side_by_side], settings, baseline, self.progress)
+            for spec, result in zip(side_by_side, results, strict=True):
+                if spec != full or number == 0:  # measured again for those of a later group to be held against
+                    yield spec, result
         for spec in cells:
             remove(self._artifact(engine, spec))
-        yield from zip(order, results, strict=True)
 
     def _job(self, engine: str, spec: CellSpec, settings: Settings) -> EngineJob | Failure:
         """The artifact of a cell, and what it must agree with."""

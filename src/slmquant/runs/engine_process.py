@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, BinaryIO, TypeVar, cast
@@ -87,7 +88,8 @@ class EngineProcess:
         """End the process, whatever it does."""
         if self._child.poll() is None:
             self._child.kill()
-        self._child.wait(_FAREWELL_S)
+        with suppress(subprocess.TimeoutExpired):  # it is killed; gigabytes under swap take a while to go
+            self._child.wait(_FAREWELL_S)
 
     def __enter__(self) -> EngineProcess:
         return self
@@ -119,6 +121,8 @@ class EngineProcess:
     def _death(self) -> Failure:
         self.close()
         code = self._child.returncode
+        if code is None:
+            return Failure("failed", f"the engine's process does not end, though it was killed{self._last_words()}")
         if code == -getattr(signal, "SIGKILL", 9):
             return Failure(
                 "out_of_memory",

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from slmquant import engines
+from slmquant import __version__, engines
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
 from slmquant.engines._base import OpenOptions
 from slmquant.engines._torch import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
-from slmquant.files import cache_dir, sha256
+from slmquant.files import cache_dir, remove_leftovers, sha256
 from slmquant.formats.native import MANIFEST, is_native
 from slmquant.model.context import context_limit, fitting
 from slmquant.model.size import count_parameters
@@ -141,10 +143,12 @@ def keep_reference(source: str, windows: Windows, cache: Path, timeout_s: float)
         UnknownNameError, SourceError, ModelError: As for `reference_folder`.
     """
     folder = reference_folder(source)
-    key = [FILE_VERSION, _digest(folder), windows.tokens, torch.__version__]
+    versions = (__version__, torch.__version__, transformers.__version__)
+    key = [FILE_VERSION, _digest(folder), windows.tokens, *versions]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     kept = cache / "engine_reference" / digest
     if not kept.exists():
+        remove_leftovers(kept.parent)
         threads = usable_cores()
         options = OpenOptions(threads, len(windows.tokens[0]))
         with EngineProcess(threads) as process:
@@ -234,7 +238,7 @@ def _no_speed(artifact: Path) -> str | None:
 def _config(folder: Path) -> PreTrainedConfig:
     try:
         return cast(PreTrainedConfig, AutoConfig.from_pretrained(folder))
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, StrictDataclassError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {str(error).splitlines()[0]}") from error
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from slmquant import engines
 from slmquant.engines._base import Chooses, OpenOptions, Session
-from slmquant.errors import NumericalError, RefusedError
+from slmquant.errors import NumericalError, UnavailableError
 from slmquant.tracks._limits import MachineLimits, measure_limits
 from slmquant.tracks._meters import (
     EnergyCounter,
@@ -102,7 +102,7 @@ class Opened:
 class Open:
     """Load `artifact` with the engine of that name.
 
-    Answering raises RefusedError where the engine is not usable here, ModelError where it cannot read the artifact.
+    Answering raises UnavailableError where the engine is not usable here, ModelError where it cannot read the artifact.
     """
 
     engine: str
@@ -114,7 +114,7 @@ class Open:
         engine = engines.load(self.engine)
         status = engine.status()
         if not status.usable:
-            raise RefusedError(status.reason or f"{engine.title} cannot be used here")
+            raise UnavailableError(status.reason or f"{engine.title} cannot be used here")
         empty = rss_bytes()
         started = time.perf_counter()
         desk.session = engine.open(self.artifact, self.options)
