@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import cast
+from unittest import mock
 
 import gguf
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
+)
 
 from slmquant.errors import ModelError
 
@@ -50,8 +58,10 @@ def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrai
     """
     _opened(path)
     folder, name = path.parent, path.name
+    quiet = functools.partial(modeling_gguf_pytorch_utils.tqdm, disable=True)  # its bar knows no setting
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+        with mock.patch.object(modeling_gguf_pytorch_utils, "tqdm", quiet):
+            loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
         if tokenizer_folder is None:
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
             _restore_pre_tokenizer(tokenizer, path)

@@ -77,7 +77,8 @@ def bench_engine(
     Args:
         engine: Name of the engine.
         artifacts: Each a path, or a model source for an engine that opens one; and its reference, a slmquant folder or
-            a model source, or None.
+            a model source. With None a GGUF file, which is a model source, too, is held against itself in torch; what
+            other artifacts compute is then not proved, which their results say.
         settings: What is timed.
         baseline: Which of them is the full-precision one.
         data_dir: A local folder of data, tried first.
@@ -94,13 +95,28 @@ def bench_engine(
         path = Path(artifact).expanduser()
         if not path.exists() and isinstance(engines.load(engine), TorchEngine):
             path = reference_folder(artifact)
-        reference = None
-        if source is not None:
+        if source is None:
+            jobs.append(_held_against_itself(EngineJob(artifact, engine, path), data_dir, settings.timeout_s))
+        else:
             windows = fixed_windows(source, TextOptions(), data_dir)
             reference = keep_reference(source, windows, cache_dir(), settings.timeout_s)
-        jobs.append(describe(EngineJob(artifact, engine, path, reference), source))
+            jobs.append(describe(EngineJob(artifact, engine, path, reference), source))
         progress.advance()
     return run_engines(jobs, settings, baseline, progress)
+
+
+def _held_against_itself(job: EngineJob, data_dir: Path | None, timeout_s: float) -> EngineJob:
+    """A GGUF file dequantized in torch is its own reference, if torch can read it; other artifacts have none."""
+    if job.artifact.suffix != ".gguf" or not job.artifact.is_file():
+        return describe(job, None)
+    try:
+        source = str(job.artifact)
+        reference = keep_reference(source, fixed_windows(source, TextOptions(), data_dir), cache_dir(), timeout_s)
+    except SlmquantError as error:
+        return describe(replace(job, no_reference=str(error)), None)
+    if isinstance(reference, Failure):
+        return describe(replace(job, no_reference=reference.reason), None)
+    return describe(replace(job, reference=reference), source)
 
 
 def reference_folder(source: str) -> Path:

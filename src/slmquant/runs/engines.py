@@ -59,6 +59,7 @@ class EngineJob:
         work: What each token makes the engine do.
         context_limit: Tokens that the model takes at most; longer points are left out. None where it does not say.
         no_speed: Why its speed would say nothing; None where it is to be timed.
+        no_reference: Why there is nothing that it must agree with, where there is not.
     """
 
     label: str
@@ -68,6 +69,7 @@ class EngineJob:
     work: Work = field(default_factory=Work)
     context_limit: int | None = None
     no_speed: str | None = None
+    no_reference: str = "there is no reference"
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ def _prove(course: _Course, settings: Settings) -> None:
             return
         course.version = opened.version
         if job.reference is None:
-            course.note("parity was not measured: there is no reference")
+            course.note(f"parity was not measured: {job.no_reference}")
             return
         compared = process.ask(Compare(job.reference.windows, job.reference.folder), settings.timeout_s)
     if isinstance(compared, Failure):

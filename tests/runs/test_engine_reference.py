@@ -1,0 +1,57 @@
+"""What an artifact is held against where the user names nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slmquant.errors import ModelError
+from slmquant.runs import engine_reference
+from slmquant.runs.engine_reference import bench_engine
+from slmquant.runs.engines import EngineJob, Reference, quick_settings
+from slmquant.runs.process import Failure
+from slmquant.tracks._parity import Windows
+
+WINDOWS = Windows(tokens=((1, 2, 3),), text="made up")
+
+
+@pytest.fixture(autouse=True)
+def _jobs_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines measure nothing, and give their jobs back; references are made of nothing."""
+    monkeypatch.setattr(engine_reference, "fixed_windows", lambda *_: WINDOWS)
+    monkeypatch.setattr(engine_reference, "keep_reference", lambda source, *_: Reference(Path(source), WINDOWS))
+    monkeypatch.setattr(engine_reference, "describe", lambda job, _source: job)
+    monkeypatch.setattr(engine_reference, "run_engines", lambda jobs, *_: tuple(jobs))
+    for name in ("m.gguf", "m.bin"):
+        (tmp_path / name).touch()
+
+
+def asked(tmp_path: Path, name: str, source: str | None = None) -> EngineJob:
+    (job,) = bench_engine("llamacpp", [(str(tmp_path / name), source)], quick_settings())
+    return job  # type: ignore[return-value]  # as the fixture has it
+
+
+def test_a_gguf_file_is_held_against_itself_in_torch(tmp_path: Path) -> None:
+    assert asked(tmp_path, "m.gguf").reference == Reference(tmp_path / "m.gguf", WINDOWS)
+    assert asked(tmp_path, "m.gguf", "other").reference == Reference(Path("other"), WINDOWS)
+
+
+def test_other_artifacts_are_held_against_nothing_and_say_so(tmp_path: Path) -> None:
+    job = asked(tmp_path, "m.bin")
+    assert job.reference is None and job.no_reference == "there is no reference"
+
+
+def test_a_gguf_file_that_torch_cannot_read_is_still_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_: object) -> Windows:
+        raise ModelError("m.gguf cannot be read as a model")
+
+    monkeypatch.setattr(engine_reference, "keep_reference", lambda *_: Failure("timeout", "too slow"))
+    slow = asked(tmp_path, "m.gguf")
+    monkeypatch.setattr(engine_reference, "fixed_windows", unreadable)
+    job = asked(tmp_path, "m.gguf")
+
+    assert (slow.reference, slow.no_reference) == (None, "too slow")
+    assert (job.reference, job.no_reference) == (None, "m.gguf cannot be read as a model")
+    with pytest.raises(ModelError):
+        asked(tmp_path, "m.gguf", "named by the user")
