@@ -17,7 +17,7 @@ from slmquant.errors import DataError, NumericalError
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import has_reference, reference_path, resolve
 from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._token_means import clustered_mean
+from slmquant.tasks._token_means import clustered_mean, clustered_quantile
 
 SPEC = TaskSpec(name="wikitext2", limit=5)
 Build = Callable[..., EvalContext]
@@ -179,3 +179,22 @@ def test_the_standard_error_of_clusters_is_that_of_their_means() -> None:
     assert stderr == pytest.approx(values.mean(1).std().item() / 3**0.5)
     assert clustered_mean(values[:1]) == (pytest.approx(2.0), None)
     assert clustered_mean(torch.tensor([[1.0, torch.nan], [4.0, 4.0]]))[0] == pytest.approx(3.0)
+
+
+def test_the_error_of_a_quantile_is_its_spread_over_other_texts() -> None:
+    """Windows that differ in level: the spread of the median over 400 texts is about what each text says it is."""
+    drawn = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(400):
+        level = torch.randn(40, 1, generator=drawn)
+        found.append(clustered_quantile((level + torch.randn(40, 50, generator=drawn)).exp(), 0.5))
+    medians, errors = torch.tensor(found, dtype=torch.double).T
+
+    assert float(errors.mean()) == pytest.approx(float(medians.std()), rel=0.15)
+
+
+def test_a_quantile_leaves_out_what_is_absent_and_one_window_has_no_error() -> None:
+    values = torch.tensor([[1.0, torch.nan, 2.0], [3.0, 4.0, torch.nan]])
+
+    assert clustered_quantile(values, 0.5)[0] == pytest.approx(2.5)
+    assert clustered_quantile(values[:1], 0.5) == (pytest.approx(1.5), None)

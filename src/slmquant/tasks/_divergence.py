@@ -72,11 +72,11 @@ def divergence_metrics(figures: TokenFigures, labels: Labels) -> list[Metric]:
     n = int(finite.sum())
     metrics = []
     if n:
-        median, p99 = figures.forward[finite].double().quantile(torch.tensor([0.5, 0.99], dtype=torch.double)).tolist()
+        forward = _only(figures.forward, finite)
         metrics += [
             *_means(figures, finite, labels, ""),
-            labels.metric("kl_median", median, "nats", False, n),
-            labels.metric("kl_p99", p99, "nats", False, n),
+            labels.quantile("kl_median", forward, 0.5, "nats", False),
+            labels.quantile("kl_p99", forward, 0.99, "nats", False),
             labels.mean("kl_reverse_mean", _only(figures.reverse, finite), "nats", False),
             labels.mean(TOP_AGREEMENT, _only(figures.top_share, finite), "ratio", True),
         ]

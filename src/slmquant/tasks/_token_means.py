@@ -1,9 +1,10 @@
-"""Means over the tokens of a text, as metrics with a standard error that knows of windows."""
+"""Means and quantiles over the tokens of a text, as metrics with a standard error that knows of windows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -56,6 +57,18 @@ class Labels:
         mean, stderr = clustered_mean(values)
         return self.metric(name, mean, unit, higher_is_better, int((~values.isnan()).sum()), stderr, len(values))
 
+    def quantile(
+        self,
+        name: str,
+        values: Float[Tensor, "windows predictions"],
+        share: float,
+        unit: str,
+        higher_is_better: bool | None,
+    ) -> Metric:
+        """The quantile of all values that are not NaN, of which there must be one."""
+        quantile, stderr = clustered_quantile(values, share)
+        return self.metric(name, quantile, unit, higher_is_better, int((~values.isnan()).sum()), stderr, len(values))
+
 
 def clustered_mean(values: Float[Tensor, "clusters items"]) -> tuple[float, float | None]:
     """Mean over all items that are not NaN, and its standard error with items of one cluster dependent.
@@ -74,3 +87,21 @@ def clustered_mean(values: Float[Tensor, "clusters items"]) -> tuple[float, floa
         return float(mean), None
     spread = ((sums - mean * counts) ** 2).sum() * clusters / (clusters - 1)
     return float(mean), float(spread.sqrt() / total)
+
+
+def clustered_quantile(values: Float[Tensor, "clusters items"], share: float) -> tuple[float, float | None]:
+    """Quantile over all items that are not NaN, and its standard error with items of one cluster dependent.
+
+    Woodruff (1952), "Confidence Intervals for Medians and Other Position Measures": the share of items at most as large
+    as the quantile has a standard error, that of a mean; the quantiles so much to either side are one standard error
+    of the quantile away. A single cluster has none.
+    """
+    present = values[~values.isnan()].double()
+    quantile = present.quantile(share)
+    below = (values <= quantile).double().masked_fill_(values.isnan(), torch.nan)
+    _, error = clustered_mean(below)
+    if error is None:
+        return float(quantile), None
+    ends = torch.tensor([max(0.0, share - error), min(1.0, share + error)], dtype=torch.double)
+    low, high = present.quantile(ends).tolist()
+    return float(quantile), (high - low) / 2
