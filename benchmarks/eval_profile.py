@@ -1,0 +1,76 @@
+"""What our backend spends its time on while it answers a task: products, attention, all else.
+
+    python benchmarks/eval_profile.py mmlu --items 500
+
+Explains the figures of `eval_speed.py`. Shares are of the time that torch's operations take by themselves, as its
+profiler sees them; what Python does in between comes on top and is printed as the rest of the wall time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from eval_speed import WARM_UP, Job, first_requests
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from slmquant.files import cache_dir
+from slmquant.model.loading import load
+from slmquant.model.quantized import multiply_in_
+from slmquant.progress import Silent
+from slmquant.runs.environment import usable_cores
+from slmquant.tasks._backend import ContextLM
+from slmquant.tasks._base import EvalContext
+
+KINDS = {
+    "products of linears and head": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_attention_math"),
+}
+OTHERS = "all else in torch"
+
+
+def shares(job: Job) -> tuple[dict[str, float], float]:
+    """Seconds by kind of operation, and wall seconds, of one task through our backend."""
+    torch.set_num_threads(usable_cores())
+    dtype = getattr(torch, job.dtype)
+    loaded = load(job.model)
+    context = EvalContext(loaded.model, dtype, loaded.tokenizer, loaded.sha256, cache_dir(), progress=Silent())
+    requests = first_requests(job, context)
+    multiply_in_(loaded.model, dtype)
+    backend = ContextLM(context, job.task)
+    backend.loglikelihood(requests[:WARM_UP])
+    started = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        backend.loglikelihood(requests)
+        wall_s = time.perf_counter() - started
+    found = dict.fromkeys((*KINDS, OTHERS), 0.0)
+    for event in profiler.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if event.key in names), OTHERS)
+        found[kind] += event.self_cpu_time_total / 1e6
+    return found, wall_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", nargs="?", default="mmlu")
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--items", type=int, default=500)
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="of our products")
+    given = parser.parse_args()
+    found, wall_s = shares(Job(given.model, given.task, given.items, given.dtype, None))
+    table = Table(title=f"{given.model}: {given.task}, first {given.items} items, {usable_cores()} cores")
+    table.add_column("spent on")
+    table.add_column("s", justify="right")
+    table.add_column("share", justify="right")
+    total_s = sum(found.values())
+    for kind, seconds in found.items():
+        table.add_row(kind, f"{seconds:.1f}", f"{seconds / total_s:.0%}")
+    table.add_row("wall time under the profiler", f"{wall_s:.1f}", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
