@@ -19,7 +19,7 @@ from slmquant.store.record import CellSpec
 ENGINES = ["llamacpp", "onnxruntime", "openvino"]
 FIELDS = {
     "methods": ["rtn"],
-    "schemes": ["W8A16g32", "W8A8"],
+    "schemes": ["W8A16g32", "W8A16KV8g32"],
     "tasks": ["tinystories:2"],
     "dtype": "float32",
     "calibration": {"corpus": "tinystories", "num_samples": 2, "seq_len": 64},
@@ -74,21 +74,23 @@ def test_cells_are_measured_on_engines_and_what_one_cannot_do_is_a_row(data_dir:
         again = run(plan, store, data_dir=data_dir, tell=told.append)
 
     found = {(r.spec.engine, r.spec.scheme): r for r in first.records}
-    assert set(found) == {(engine, scheme) for engine in (None, *ENGINES) for scheme in ("W16A16", "W8A16g32", "W8A8")}
+    assert set(found) == {
+        (engine, scheme) for engine in (None, *ENGINES) for scheme in ("W16A16", "W8A16g32", "W8A16KV8g32")
+    }
     assert again.skipped == len(again.records) == 12 and all("done before" in event.text for event in told[1:])
     (section,) = sections(first.records)
     (cell,) = [cell for cell in section.quantized if cell.record.spec.scheme == "W8A16g32"]
     assert section.engines == ENGINES
     for engine in ENGINES:
-        rounded_activations = found[engine, "W8A8"]
-        assert rounded_activations.status == "refused" and "activations" in (rounded_activations.reason or "")
+        rounded_cache = found[engine, "W8A16KV8g32"]
+        assert rounded_cache.status == "refused" and "cache" in (rounded_cache.reason or "")
         full, eight_bits = found[engine, "W16A16"], found[engine, "W8A16g32"]
         assert full.status == eight_bits.status == "ok", engine
         assert value(eight_bits, "artifact_bytes") < value(full, "artifact_bytes")
         assert value(eight_bits, "parity_kl_mean") < 0.01
         assert value(eight_bits, "decode_tokens_per_s@0") > 0 and value(eight_bits, "decode_speedup@0") > 0
         assert cell.engines[engine].record == eight_bits
-        assert rounded_activations in section.failures
+        assert rounded_cache in section.failures
 
 
 def value(record: Record, name: str) -> float:
