@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slmquant.model.attention import quantize_cache_
-from slmquant.model.packed import PackedBody, common_length, lay_out, longest_shared
+from slmquant.model.packed import PackedBody, common_length, lay_out, longest_shared, rounded
 from slmquant.model.quantized import multiply_in_
 from slmquant.schemes.kv import KvSpec
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
@@ -110,3 +110,9 @@ def test_a_cache_rounded_in_groups_of_tokens_is_found_out() -> None:
 
 def test_a_wide_window_bounds_what_is_shared() -> None:
     assert longest_shared(tiny("mistral", sliding_window=100)) == 100
+
+
+def test_long_trees_come_in_few_lengths_and_little_is_padded() -> None:
+    assert [rounded(nodes) for nodes in (1, 7, 63)] == [1, 7, 63]
+    assert all(0 <= rounded(nodes) - nodes < 16 for nodes in range(64, 600))
+    assert len({rounded(nodes) for nodes in range(64, 512)}) == 29

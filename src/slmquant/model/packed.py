@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from math import ceil
 from typing import cast
 
 import torch
@@ -22,11 +23,14 @@ from transformers import DynamicCache, PreTrainedModel
 from slmquant.model.cache_names import cache_argument
 from slmquant.model.tree_attention import in_parts, parts_of
 
-__all__ = ["Branch", "PackedBody", "Tokens", "Tree", "common_length", "lay_out", "longest_shared"]
+__all__ = ["Branch", "PackedBody", "Tokens", "Tree", "common_length", "lay_out", "longest_shared", "rounded"]
 
 Tokens = tuple[int, ...]
 """Token ids of one input."""
 
+_ROUNDED = 16
+_SMALL = 64
+"""A tree of fewer nodes is not rounded."""
 _TRIED_TOKENS = 64
 _DISTURBANCE = 1e-6
 """Relative; what a float32 sum in another order is off by."""
@@ -99,6 +103,15 @@ def lay_out(inputs: Sequence[Tokens], skip: int = 0) -> Tree:
     return Tree(tuple(tokens), tuple(depths), tuple(branches), tuple(paths))
 
 
+def rounded(nodes: int) -> int:
+    """With how many nodes a tree of so many is run, padding included.
+
+    For every new shape of a product oneDNN makes code, and keeps it: hundreds of batches, each of another length, cost
+    hundreds of megabytes.
+    """
+    return nodes if nodes < _SMALL else _ROUNDED * ceil(nodes / _ROUNDED)
+
+
 class PackedBody:
     """The body of a causal language model, run on trees.
 
@@ -124,7 +137,7 @@ class PackedBody:
     def hidden(self, trees: Sequence[Tree]) -> Float[Tensor, "trees nodes hidden"]:
         """Final hidden states of all nodes; a tree with fewer nodes than the largest is padded with nonsense."""
         cached = self._cached_tokens()
-        longest = max(len(tree.tokens) for tree in trees)
+        longest = rounded(max(len(tree.tokens) for tree in trees))
         ids = torch.zeros(len(trees), longest, dtype=torch.long)
         positions = torch.zeros(len(trees), longest, dtype=torch.long)
         visible = torch.zeros(len(trees), longest, cached + longest, dtype=torch.bool)
