@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 from unittest import mock
@@ -58,9 +58,8 @@ def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrai
     """
     _opened(path)
     folder, name = path.parent, path.name
-    quiet = functools.partial(modeling_gguf_pytorch_utils.tqdm, disable=True)  # its bar knows no setting
     try:
-        with mock.patch.object(modeling_gguf_pytorch_utils, "tqdm", quiet):
+        with mock.patch.object(modeling_gguf_pytorch_utils, "tqdm", _without_bar):
             loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
         if tokenizer_folder is None:
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
@@ -70,6 +69,11 @@ def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrai
     except (ValueError, KeyError, NotImplementedError, RuntimeError, OSError) as error:
         raise ModelError(f"{name} cannot be read as a model: {str(error).splitlines()[0]}") from error
     return _plain(loaded), cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _without_bar(tensors: Iterable[object], **_words: object) -> Iterable[object]:
+    """Stands for the bar that transformers draws over a file's tensors, which knows no setting."""
+    return tensors
 
 
 def _opened(path: Path) -> gguf.GGUFReader:
