@@ -118,7 +118,7 @@ class EngineStage:
         full = cells[0] if cells[0] in jobs else None
         sizes = {spec: bytes_on_disk(job.artifact) or 0 for spec, job in jobs.items()}
         for number, side_by_side in enumerate(groups(sizes, full, psutil.virtual_memory().available)):
-            baseline = None if full is None else side_by_side.index(full)
+            baseline = None if full is None else 0
             results = run_engines([jobs[spec] for spec in side_by_side], settings, baseline, self.progress)
             for spec, result in zip(side_by_side, results, strict=True):
                 if spec != full or number == 0:  # measured again for those of a later group to be held against

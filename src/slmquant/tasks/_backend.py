@@ -21,7 +21,6 @@ from torch import Tensor
 
 from slmquant.core.divergence import normalizers
 from slmquant.errors import ModelError, NumericalError, RefusedError
-from slmquant.memory import give_back
 from slmquant.model.head import OutputHead
 from slmquant.model.packed import PackedBody, Tokens, longest_shared
 from slmquant.tasks._base import EvalContext
@@ -150,7 +149,6 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         order = sorted(range(len(requests)), key=lambda index: str(requests[index].args[0]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), _REQUESTS_TOGETHER):
-            give_back()
             part = order[start : start + _REQUESTS_TOGETHER]
             found = super().loglikelihood([requests[index] for index in part], disable_tqdm=True)
             answers |= zip(part, found, strict=True)
