@@ -3,6 +3,7 @@
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -66,3 +67,25 @@ def test_no_submodule_takes_the_place_of_a_public_name() -> None:
     """Importing a submodule sets it as an attribute of the package, whatever stood there before."""
     submodules = {module.name for module in pkgutil.iter_modules(slmquant.__path__)}
     assert not submodules & set(slmquant.__all__)
+
+
+_ASKED_TO_END = """
+import os, signal, tempfile, time
+from slmquant.cli import _app
+
+@_app.app.command("wait")
+def wait():
+    with tempfile.TemporaryDirectory(dir="."):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+_app.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal asks a process to end there")
+def test_a_command_that_is_asked_to_end_puts_its_things_away(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _ASKED_TO_END, "wait"], cwd=tmp_path, check=False, timeout=25)
+
+    assert done.returncode == 130
+    assert not list(tmp_path.iterdir())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
+from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -54,10 +56,19 @@ for _panel, _names in COMMANDS.items():
 
 
 def main() -> NoReturn:
-    """Run the application; an `SlmquantError` ends it with one line and the error's exit code."""
+    """Run the application; an `SlmquantError` ends it with one line and the error's exit code.
+
+    A request to end (SIGTERM) is an interruption like Ctrl-C: what is finished is kept, scratch files go.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except SlmquantError as error:
         err_console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     sys.exit(0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt
