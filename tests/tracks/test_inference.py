@@ -83,6 +83,7 @@ def test_energy_is_per_token_and_needs_every_pass() -> None:
     partly = named(speed_metrics(Point(100, 2), [*passes, one_pass(0.1, 0.1, 0.1)], ALL, Work(), None))
 
     assert found["decode_j_per_token@100"].value == 2
+    assert "energy of the processor packages (RAPL)" in (found["decode_j_per_token@100"].protocol or "")
     assert found["prefill_j_per_token@100"].value == pytest.approx(0.04)
     assert not any("_j_" in name for name in partly)
 
@@ -101,7 +102,9 @@ def test_speedups_are_paired_so_that_a_slow_machine_cancels() -> None:
 
 
 def test_memory_is_told_with_and_without_the_mapped_file() -> None:
-    opened = Opened("1", 0.5, 11, 10, Memory(100, 120, 60), peak_of_its_own=True, energy_reason=None)
+    opened = Opened(
+        "1", 0.5, 11, 10, Memory(100, 120, 60), peak_of_its_own=True, energy_of="nobody", energy_reason=None
+    )
 
     found = named(loading_metrics([opened], Memory(130, 140, 60), ALL))
     unmapped = named(loading_metrics([opened], Memory(130, 140, None), ALL))

@@ -1,4 +1,4 @@
-"""What the system says of memory, of the work of others and of energy is read as it is meant."""
+"""What the system says of memory and of the work of others is read as it is meant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from slmquant.tracks._meters import (
     CpuTimes,
-    EnergyCounter,
     cpu_times,
     forget_peak,
     mapped_bytes,
@@ -69,37 +68,3 @@ def test_the_clocks_of_this_machine_make_sense() -> None:
     times = cpu_times()
 
     assert 0 < times.own_s <= times.busy_s <= times.total_s
-
-
-def zone(root: Path, zone: str, joules: float, span: float = 100.0, name: str = "package-0") -> Path:
-    folder = root / zone
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "name").write_text(f"{name}\n")
-    (folder / "energy_uj").write_text(f"{joules * 1e6:.0f}\n")
-    (folder / "max_energy_range_uj").write_text(f"{span * 1e6:.0f}\n")
-    return folder
-
-
-def test_energy_adds_packages_and_survives_a_counter_that_begins_anew(tmp_path: Path) -> None:
-    zone(tmp_path, "intel-rapl:0", 10)
-    zone(tmp_path, "intel-rapl:1", 95)
-    zone(tmp_path, "intel-rapl:0:0", 5)  # a part of package 0 is in it already
-    zone(tmp_path, "intel-rapl:2", 7, name="psys")  # of the whole platform, packages included
-    counter = EnergyCounter(tmp_path)
-    before = counter.read()
-    zone(tmp_path, "intel-rapl:0", 12)
-    zone(tmp_path, "intel-rapl:1", 3)
-
-    assert counter.reason is None
-    assert counter.joules(before, counter.read()) == pytest.approx(2 + 8)
-
-
-def test_energy_that_cannot_be_read_is_absent_with_a_reason(tmp_path: Path) -> None:
-    counter = EnergyCounter(tmp_path / "none")
-    assert counter.read() is None and counter.joules(None, None) is None
-    assert counter.reason is not None and "no RAPL zone" in counter.reason
-
-    (zone(tmp_path, "intel-rapl:0", 1) / "energy_uj").write_text("forbidden")
-    broken = EnergyCounter(tmp_path)
-    assert broken.read() is None
-    assert broken.reason is not None and "cannot be read" in broken.reason

@@ -93,6 +93,16 @@ class Chooses(Protocol):
         ...
 
 
+@runtime_checkable
+class OnCard(Protocol):
+    """What a session has besides where a graphics card computes: its energy is what counts."""
+
+    @property
+    def card(self) -> str:
+        """Which card, by CUDA's UUID ("GPU-...")."""
+        ...
+
+
 class Engine(Protocol):
     """One runtime. A module of this package holds one as `ENGINE`; its name is the file's name."""
 

@@ -16,7 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +23,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from slmquant.errors import ModelError, RefusedError, UnavailableError, UnknownNameError
+from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats._base import Export, Placement, Written, settle
+from slmquant.formats._base import Export, Placement, Written, check_installed, settle
 from slmquant.formats._onnx_blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
 from slmquant.formats._onnx_builder import GRAPH, architecture_refusal, plain_model, write_float_graph
 from slmquant.formats._onnx_rewrite import Matrix, Rewriting, initializers, save, stored_of
@@ -35,7 +34,6 @@ from slmquant.quantization import QuantizedModel
 
 _FACTS = "slmquant"
 _OTHER_TYPES = ("f16", "int8")
-_PACKAGES = ("onnxruntime", "onnxruntime_genai", "onnx_ir", "onnx")
 
 
 class Facts(BaseModel):
@@ -84,7 +82,7 @@ class Onnx:
 
     def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
         """Write the folder `path`; see `_base.Format.write`. The graph is run beside the model before it is kept."""
-        _require_packages()
+        check_installed("onnx", self.extra)
         import onnx_ir as ir
 
         from slmquant import __version__
@@ -123,7 +121,7 @@ class Onnx:
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         """Module name → float32 weight; see `_base.Format.read`."""
-        _require_packages()
+        check_installed("onnx", self.extra)
         import onnx_ir as ir
 
         try:
@@ -188,12 +186,6 @@ def _assembled(facts: Facts, tensors: Mapping[str, Tensor]) -> Mapping[str, Tens
     except (KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"a tensor of the ONNX model is missing or damaged ({error}); export it again") from error
     return {module: torch.cat([rows[start] for start in sorted(rows)]) for module, rows in parts.items()}
-
-
-def _require_packages() -> None:
-    for package in _PACKAGES:
-        if find_spec(package) is None:
-            raise UnavailableError(f"onnx: {package} is not installed; pip install 'slmquant[onnx]'")
 
 
 FORMAT = Onnx()

@@ -292,7 +292,8 @@ def _conclude(
 ) -> None:
     """Metrics and raw samples of one job."""
     course, job = timed.course, timed.course.job
-    conditions = Conditions(f"{job.engine} ({timed.opened.version})", threads, threads == usable_cores())
+    engine = f"{job.engine} ({timed.opened.version})"
+    conditions = Conditions(engine, threads, threads == usable_cores(), timed.opened.energy_of)
     course.metrics += loading_metrics([timed.opened], weighed, conditions)
     for point, passes in timed.passes.items():
         course.metrics += speed_metrics(point, passes, conditions, job.work, limits)

@@ -1,4 +1,4 @@
-"""What the operating system says of a process and of its machine: resident memory, the work of others, energy.
+"""What the operating system says of a process and of its machine: resident memory, the work of others.
 
 Readings of Linux are files of `/proc` and `/sys`. Where one is missing, what it would say is None, never 0.
 """
@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 
 _PROC = Path("/proc")
-_POWERCAP = Path("/sys/class/powercap")
 
 
 def peak_rss_bytes() -> int:
@@ -120,49 +119,6 @@ def noise_between(before: CpuTimes, after: CpuTimes) -> Noise | None:
     return Noise(stolen=_share(stolen / total), others=_share(others / total))
 
 
-def _is_package(zone: Path) -> bool:
-    """Whether a zone is a processor's: beside them may lie one of the whole platform, which counts them again."""
-    try:
-        return (zone / "name").read_text().startswith("package")
-    except OSError:
-        return False
-
-
-class EnergyCounter:
-    """Energy of the processor packages, as their own counters (RAPL) say it.
-
-    Args:
-        root: The folder of the kernel's power-capping zones.
-
-    Attributes:
-        reason: Why there is nothing to read; None where there is.
-    """
-
-    def __init__(self, root: Path = _POWERCAP) -> None:
-        zones = sorted(zone for zone in root.glob("*-rapl:*") if zone.name.count(":") == 1 and _is_package(zone))
-        self._zones: tuple[Path, ...] = ()
-        self.reason: str | None = f"no energy counter: {root} has no RAPL zone"
-        if zones:
-            try:
-                self._ranges = [_number(zone / "max_energy_range_uj") for zone in zones]
-                self._zones, self.reason = tuple(zones), None
-                self.read()
-            except (OSError, ValueError) as error:
-                self._zones = ()
-                self.reason = f"the energy counter cannot be read ({type(error).__name__}: {error}); it needs root"
-
-    def read(self) -> tuple[int, ...] | None:
-        """Microjoules on each package's counter; None where there is none."""
-        return tuple(_number(zone / "energy_uj") for zone in self._zones) if self._zones else None
-
-    def joules(self, before: tuple[int, ...] | None, after: tuple[int, ...] | None) -> float | None:
-        """Energy between two readings; a counter that has begun anew in between has done so once."""
-        if before is None or after is None:
-            return None
-        steps = zip(before, after, self._ranges, strict=True)
-        return sum(stop - start if stop >= start else stop - start + span for start, stop, span in steps) / 1e6
-
-
 def _status_bytes(field: str) -> int | None:
     status = _PROC / "self" / "status"
     if not status.exists():
@@ -171,10 +127,6 @@ def _status_bytes(field: str) -> int | None:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None
-
-
-def _number(path: Path) -> int:
-    return int(path.read_text())
 
 
 def _share(value: float) -> float:

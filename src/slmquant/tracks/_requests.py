@@ -14,11 +14,11 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from slmquant import engines
-from slmquant.engines._base import Chooses, OpenOptions, Session
+from slmquant.engines._base import Chooses, OnCard, OpenOptions, Session
 from slmquant.errors import NumericalError, UnavailableError
+from slmquant.tracks._energy import CardEnergy, EnergyCounter, PackageEnergy
 from slmquant.tracks._limits import MachineLimits, measure_limits
 from slmquant.tracks._meters import (
-    EnergyCounter,
     Noise,
     cpu_times,
     forget_peak,
@@ -41,7 +41,7 @@ class Desk:
 
     session: Session | None = None
     artifact: Path | None = None
-    energy: EnergyCounter = field(default_factory=EnergyCounter)
+    energy: EnergyCounter = field(default_factory=PackageEnergy)
 
     @property
     def opened(self) -> Session:
@@ -86,6 +86,7 @@ class Opened:
             for its version.
         memory: After; the peak is that of loading.
         peak_of_its_own: Whether later peaks are those of inference alone.
+        energy_of: Whose energy is read.
         energy_reason: Why there is no energy to read; None where there is.
     """
 
@@ -95,6 +96,7 @@ class Opened:
     empty_rss_bytes: int
     memory: Memory
     peak_of_its_own: bool
+    energy_of: str
     energy_reason: str | None
 
 
@@ -120,6 +122,7 @@ class Open:
         desk.session = engine.open(self.artifact, self.options)
         load_s = time.perf_counter() - started
         desk.artifact = self.artifact
+        desk.energy = CardEnergy(desk.session.card) if isinstance(desk.session, OnCard) else PackageEnergy()
         return Opened(
             version=status.version or engine.title,
             load_s=load_s,
@@ -127,6 +130,7 @@ class Open:
             empty_rss_bytes=empty,
             memory=_memory(desk),
             peak_of_its_own=forget_peak(),
+            energy_of=desk.energy.source,
             energy_reason=desk.energy.reason,
         )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slmquant.store.record import Metric
+from slmquant.tracks._energy import PackageEnergy
 from slmquant.tracks._limits import MachineLimits
 from slmquant.tracks._meters import bytes_on_disk
 from slmquant.tracks._parity import KL_BOUND, Parity
@@ -64,11 +65,13 @@ class Conditions:
         engine: The engine's name and version.
         threads: How many computed.
         all_threads: Whether those are all cores, so that names need not say it.
+        energy_of: Whose energy is read.
     """
 
     engine: str
     threads: int
     all_threads: bool
+    energy_of: str = PackageEnergy.source
 
     @property
     def protocol(self) -> str:
@@ -172,7 +175,7 @@ def speed_metrics(
                         {"version": VERSION, "n": len(rate), "protocol": of})
             )  # fmt: skip
         metrics += _energy(conditions.name("prefill_j_per_token", context), [p.prefill_j for p in passes], context,
-                           protocol)  # fmt: skip
+                           conditions, protocol)  # fmt: skip
     if point.steps:
         metrics += _decoding(point, passes, conditions, work, limits)
     return metrics
@@ -243,13 +246,17 @@ def _decoding(
             name = conditions.name("decode_bandwidth_share", point.context)
             metrics.append(_metric(name, share, "ratio", True, {**common, "protocol": of}))
     name = conditions.name("decode_j_per_token", point.context)
-    return [*metrics, *_energy(name, [each.decode_j for each in passes], point.steps, protocol)]
+    return [*metrics, *_energy(name, [each.decode_j for each in passes], point.steps, conditions, protocol)]
 
 
-def _energy(name: str, joules: Sequence[float | None], tokens: int, protocol: str) -> list[Metric]:
+def _energy(
+    name: str, joules: Sequence[float | None], tokens: int, conditions: Conditions, protocol: str
+) -> list[Metric]:
     """Nothing where any pass has no reading."""
     known = [each / tokens for each in joules if each is not None]
-    return _spread(name, known, "J", False, protocol) if known and len(known) == len(joules) else []
+    if not known or len(known) < len(joules):
+        return []
+    return _spread(name, known, "J", False, f"{protocol}; energy of {conditions.energy_of}")
 
 
 def _spread(name: str, values: Sequence[float], unit: str, higher: bool, protocol: str) -> list[Metric]:
