@@ -37,6 +37,16 @@ def test_a_gguf_file_is_held_against_itself_in_torch(tmp_path: Path) -> None:
     assert asked(tmp_path, "m.gguf", "other").reference == Reference(Path("other"), WINDOWS)
 
 
+def test_a_checkpoint_of_packed_weights_is_held_against_itself(tmp_path: Path) -> None:
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / "config.json").write_text("{}")
+
+    assert asked(tmp_path, "packed").reference == Reference(tmp_path / "packed", WINDOWS)
+    assert asked(tmp_path, "dense").reference is None
+
+
 def test_other_artifacts_are_held_against_nothing_and_say_so(tmp_path: Path) -> None:
     job = asked(tmp_path, "m.bin")
     assert job.reference is None and job.no_reference == "there is no reference"

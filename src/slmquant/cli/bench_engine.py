@@ -41,7 +41,7 @@ def command(
             "--reference",
             help="The same model for the torch reference: a slmquant folder (`export --keep`) or a model source. "
             "Once for each artifact, in their order.",
-            show_default="a GGUF file itself, in torch",
+            show_default="GGUF and checkpoints themselves, in torch",
         ),
     ] = None,
     baseline: Annotated[

@@ -43,7 +43,7 @@ class TorchEngine:
         return EngineStatus(usable=True, version=f"torch {torch.__version__}", instructions=flags)
 
     def open(self, artifact: Path, options: OpenOptions) -> TorchSession:
-        """Load a slmquant folder, or the full-precision model that `artifact` names.
+        """Load a slmquant folder, a checkpoint of packed weights, or the full-precision model that `artifact` names.
 
         Raises:
             UnknownNameError, SourceError: It names nothing, or nothing that is here.
@@ -52,7 +52,7 @@ class TorchEngine:
         """
         import torch
 
-        from slmquant.formats import native
+        from slmquant.formats import _dense, native
         from slmquant.model import loading
         from slmquant.model.cache_names import takes_cache
 
@@ -60,6 +60,8 @@ class TorchEngine:
         dtype: torch.dtype = getattr(torch, self.dtype)
         if native.is_native(artifact):
             model = native.load(artifact, dtype).quantized.model
+        elif _dense.checkpoint_of(artifact) is not None:
+            model = _dense.read_model(artifact, dtype)
         else:
             model = loading.load(str(artifact), dtype).model
         if model._is_stateful or not takes_cache(model):

@@ -33,7 +33,7 @@ from slmquant.schemes import Scheme
 
 DENSE = "bf16"
 """What everything is stored as that is not packed; the only type that `otherwise` can name."""
-_CONFIG, _WEIGHTS, _GENERATION = "config.json", "model.safetensors", "generation_config.json"
+CONFIG, WEIGHTS, _GENERATION = "config.json", "model.safetensors", "generation_config.json"
 
 
 class Layout(Protocol):
@@ -146,7 +146,7 @@ class Checkpoint:
                 generation.to_json_file(temporary / _GENERATION)
             export.tokenizer.save_pretrained(temporary)
             tensors = {name: tensor for entry in laid for name, tensor in entry.tensors.items()}
-            save_file(tensors, temporary / _WEIGHTS, metadata={"format": "pt", **said, "scheme": str(quantized.scheme)})
+            save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt", **said, "scheme": str(quantized.scheme)})
         return Written(path, self.name, folder_bytes(path), placements)
 
     def read(self, path: Path) -> dict[str, Tensor]:
@@ -156,8 +156,8 @@ class Checkpoint:
             ModelError: The folder is truncated, damaged, of another layout, or says what is not known.
         """
         try:
-            config = json.loads((path / _CONFIG).read_text())
-            tensors = load_file(path / _WEIGHTS)
+            config = json.loads((path / CONFIG).read_text())
+            tensors = load_file(path / WEIGHTS)
         except (OSError, ValueError, SafetensorError) as error:
             first = str(error).splitlines()[0]
             raise ModelError(f"{path} is not a readable {self.title} folder ({first}); export again") from error

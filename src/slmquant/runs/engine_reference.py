@@ -21,6 +21,7 @@ from slmquant.engines._base import OpenOptions
 from slmquant.engines._torch import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
 from slmquant.files import cache_dir, remove_leftovers, sha256
+from slmquant.formats._dense import checkpoint_of
 from slmquant.formats.native import MANIFEST, is_native
 from slmquant.model.context import context_limit, fitting
 from slmquant.model.size import count_parameters
@@ -77,8 +78,8 @@ def bench_engine(
     Args:
         engine: Name of the engine.
         artifacts: Each a path, or a model source for an engine that opens one; and its reference, a slmquant folder or
-            a model source. With None a GGUF file, which is a model source, too, is held against itself in torch; what
-            other artifacts compute is then not proved, which their results say.
+            a model source. With None a GGUF file, and a checkpoint of packed weights, is held against itself in torch;
+            what other artifacts compute is then not proved, which their results say.
         settings: What is timed.
         baseline: Which of them is the full-precision one.
         data_dir: A local folder of data, tried first.
@@ -106,8 +107,9 @@ def bench_engine(
 
 
 def _held_against_itself(job: EngineJob, data_dir: Path | None, timeout_s: float) -> EngineJob:
-    """A GGUF file dequantized in torch is its own reference, if torch can read it; other artifacts have none."""
-    if job.artifact.suffix != ".gguf" or not job.artifact.is_file():
+    """What torch can read, with every weight unpacked, is its own reference; other artifacts have none."""
+    is_gguf = job.artifact.suffix == ".gguf" and job.artifact.is_file()
+    if not is_gguf and checkpoint_of(job.artifact) is None:
         return describe(job, None)
     try:
         source = str(job.artifact)
