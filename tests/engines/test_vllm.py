@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from slmquant.engines import vllm
 from slmquant.engines._base import OpenOptions
@@ -39,7 +40,7 @@ class MadeUp:
         self.table = torch.randn(VOCAB, VOCAB + PADDING, generator=torch.Generator().manual_seed(0))
         self.table[:, VOCAB:] = -100.0
         self.model = SimpleNamespace(
-            compute_logits=lambda tokens: self.table[tokens], config=SimpleNamespace(vocab_size=VOCAB)
+            compute_logits=lambda tokens: self.table[tokens], config=LlamaConfig(vocab_size=VOCAB)
         )
         self.asked: list[list[int]] = []
         self.forgotten = 0
@@ -186,7 +187,7 @@ def test_it_serves_with_its_own_program(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     assert isinstance(engine, Serves)
     words = engine.server(tmp_path, "127.0.0.1", 8000, OPTIONS)
-    assert words[:3] == ("vllm", "serve", str(tmp_path)) and words[-1] == "16"
+    assert words[0] == sys.executable and words[3:5] == ("serve", str(tmp_path)) and words[-1] == "16"
 
 
 def test_what_is_no_folder_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

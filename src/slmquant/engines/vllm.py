@@ -12,6 +12,7 @@ unquantized weights are bfloat16, keys and values are cached in it.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,6 +34,7 @@ _SURROUNDINGS = {
 }
 _CACHE_BYTES = 1 << 30
 """For keys and values, so that several artifacts can be open on one card; a longer context gets what it needs."""
+_DTYPE = "bfloat16"
 _STEPS = 64
 """In how many steps one request must answer; it takes one, and some builds hand out a step's answer at the next."""
 
@@ -78,7 +80,7 @@ class Vllm:
         arguments = EngineArgs(
             model=str(artifact),
             skip_tokenizer_init=True,
-            dtype="bfloat16",
+            dtype=_DTYPE,
             max_model_len=longest,
             max_num_seqs=1,
             max_num_batched_tokens=longest,
@@ -105,7 +107,8 @@ class Vllm:
         if not (status := self.status()).usable:
             raise UnavailableError(f"{self.title}: {status.reason}")
         where = ("--host", host, "--port", str(port))
-        return ("vllm", "serve", str(artifact), *where, "--max-model-len", str(options.context))
+        program = (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(artifact))
+        return (*program, *where, "--dtype", _DTYPE, "--max-model-len", str(options.context))
 
 
 class VllmSession:
@@ -221,7 +224,7 @@ class VllmSession:
             return logits
 
         model.compute_logits = heard
-        return int(model.config.vocab_size)
+        return int(model.config.get_text_config().vocab_size)
 
 
 class CardSession(VllmSession):
