@@ -126,7 +126,8 @@ class VllmSession:
         self._requests = 0
         self._chosen: int | None = None
         self._heard: list[Logits] | None = None
-        (self._vocab,) = engine.apply_model(self._listen)
+        widths: list[int] = engine.apply_model(self._listen)  # one model, as nothing is split over cards
+        self._vocab = widths[0]
 
     @property
     def vocab(self) -> int:

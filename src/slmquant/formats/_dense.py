@@ -56,4 +56,6 @@ def read_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
                 what = "lacks" if found is None else f"holds {tuple(found.shape)}, not {tuple(parameter.shape)}, for"
                 raise ModelError(f"{folder} {what} {name!r}; export again")
             parameter.copy_(found)
-    return model.to(dtype).eval()
+            parameter.data = parameter.data.to(dtype)
+    model.eval()
+    return model
