@@ -1,8 +1,8 @@
-"""transformers with compressed-tensors: the folders that vLLM serves on a GPU, opened where there is none.
+"""transformers with compressed-tensors: the folders that vLLM serves, opened without it.
 
 The package keeps weights packed until the model first runs, and then unpacks all of them: what is computed with are the
 numbers of the file, in float32, at the speed and in the memory of a model that is not quantized. Parity is what this
-engine is for; a time measured with it says nothing of few bits. vLLM, which computes with packed weights, needs CUDA.
+engine is for; a time measured with it says nothing of few bits. vLLM (`engines.vllm`) computes with packed weights.
 
 Activations are rounded by the package's own rules; where they are not ours, `formats.compressed_tensors` says so.
 """
