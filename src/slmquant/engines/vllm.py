@@ -33,7 +33,7 @@ _SURROUNDINGS = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _CACHE_BYTES = 1 << 30
-"""For keys and values, so that several artifacts can be open on one card; a longer context gets what it needs."""
+"""For keys and values, so that several artifacts can be open on one card; vLLM refuses a context that needs more."""
 _DTYPE = "bfloat16"
 _STEPS = 64
 """In how many steps one request must answer; it takes one, and some builds hand out a step's answer at the next."""

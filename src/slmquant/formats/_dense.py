@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from slmquant import formats
@@ -45,13 +45,14 @@ def read_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     if any(group.get("input_activations") for group in groups.values()):
         raise ModelError(f"{folder} rounds activations, which its weights alone do not say")
     del config.quantization_config
-    weights = layout.read(folder)
-    tensors = load_file(folder / WEIGHTS)
+    weights = {f"{module}.weight": weight for module, weight in layout.read(folder).items()}
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
-    with torch.no_grad():
+    with torch.no_grad(), safe_open(folder / WEIGHTS, "pt") as tensors:
+        others = frozenset(tensors.keys())
         for name, parameter in model.named_parameters():  # a tied one comes once
-            module, _, part = name.rpartition(".")
-            found = weights.get(module) if part == "weight" else tensors.get(name)
+            found = weights.get(name)
+            if found is None and name in others:
+                found = tensors.get_tensor(name)
             if found is None or found.shape != parameter.shape:
                 what = "lacks" if found is None else f"holds {tuple(found.shape)}, not {tuple(parameter.shape)}, for"
                 raise ModelError(f"{folder} {what} {name!r}; export again")
