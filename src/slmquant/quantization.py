@@ -25,7 +25,7 @@ from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup, Relations, discover
 from slmquant.model.size import ModelSize, count_parameters, size_of
 from slmquant.progress import Progress, Silent, track
-from slmquant.schemes import PerGroup, Scheme, WeightSpec
+from slmquant.schemes import PerGroup, Scheme
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 
 
@@ -106,6 +106,7 @@ def quantize_(
     work = Work(model, relations, scheme, calibration, dtype, seed, budget, progress or Silent())
     if scheme.weights is not None and (left := _not_reached(model, relations)) is not None:
         work.notes.append(left)
+    _ = work.specs  # refuses what it cannot deal out, before anything is changed
     quantization = _Quantization(recipe, work)
     quantization.transform_()
     added_bits = stored_bits(work.online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
@@ -159,7 +160,7 @@ class _Quantization:
         title = f"quantize with {self.recipe.title}"
         per_weight = rounding.embeddings if isinstance(rounding, BlockSolver) else rounding
         if work.scheme.embeddings is not None:  # before the blocks: their inputs are then what they will be
-            self.weights |= self._quantize_embeddings_(work.scheme.embeddings, per_weight)
+            self.weights |= self._quantize_embeddings_(per_weight)
         if isinstance(rounding, BlockSolver) and work.scheme.weights is not None:
             blocks = walk(work.model, work.relations, work.calibration.windows, work.dtype, rounding.wants_exact)
             for block in track(blocks, title, work.progress, len(work.relations.blocks)):
@@ -168,24 +169,21 @@ class _Quantization:
                     self._replace_(group, [solved[name] for name in group.linears])
             return
         for group in track(work.relations.groups, title, work.progress):
-            dense = [weight_at(work.model, name).float() for name in group.linears]
+            dense = {name: weight_at(work.model, name).float() for name in group.linears}
             if work.scheme.weights is None:
-                self._replace_(group, dense)
+                self._replace_(group, list(dense.values()))
             else:
-                self._replace_(group, self._round(group, dense, work.scheme.weights, per_weight))
+                self._replace_(group, self._round(group, dense, per_weight))
         if self.recipe.correction is not None and all(weight.side is None for weight in self.weights.values()):
             work.notes.append(f"{self.recipe.title}: no weight was given a branch in 16 bits")
 
-    def _round(
-        self, group: InputGroup, dense: list[Tensor], spec: WeightSpec, rounding: Rounding
-    ) -> list[QuantizedTensor]:
+    def _round(self, group: InputGroup, dense: Mapping[str, Tensor], rounding: Rounding) -> list[QuantizedTensor]:
         inputs, correction = self._statistics.get(group.linears[0]), self.recipe.correction
         left = inputs if correction is None or inputs is None else correction.remaining(inputs)
-        round_rows = partial(rounding.round, grid=grid_of(spec), statistics=left)
-        rounded = round_stacked(group.linears, dense, spec, round_rows)
+        rounded = round_stacked(dense, self.work.specs, partial(rounding.round, statistics=left))
         if correction is None:
-            return rounded
-        return [correction.correct(weight, codes, inputs) for weight, codes in zip(dense, rounded, strict=True)]
+            return list(rounded.values())
+        return [correction.correct(dense[name], codes, inputs) for name, codes in rounded.items()]
 
     def _replace_(self, group: InputGroup, weights: list[QuantizedTensor] | list[Tensor]) -> None:
         """Put quantized linears in place, with the quantizer of the input that they read, and remember the codes."""
@@ -205,7 +203,7 @@ class _Quantization:
         inputs, correction = self._statistics[group.linears[0]], self.recipe.correction
         return inputs if correction is None or self.recipe.rounds_blocks else correction.remaining(inputs)
 
-    def _quantize_embeddings_(self, spec: WeightSpec, rounding: Rounding) -> dict[str, QuantizedTensor]:
+    def _quantize_embeddings_(self, rounding: Rounding) -> dict[str, QuantizedTensor]:
         """Round embedding and head in place; a tied head follows its embedding.
 
         The head is rounded under the statistics of what it reads. An embedding that is no head reads nothing: each
@@ -217,7 +215,7 @@ class _Quantization:
         for name in names:
             weight = self.work.model.get_submodule(name).get_parameter("weight")
             inputs = self._statistics.get(name) if name == relations.head_weight else None
-            rounded[name] = rounding.round(weight.float(), grid_of(spec), inputs)
+            rounded[name] = rounding.round(weight.float(), grid_of(self.work.specs[name]), inputs)
             weight.copy_(rounded[name].dequantize())
         return rounded
 

@@ -27,6 +27,7 @@ GRIDS = [
     Grid(2, True, 8),
     Grid(3, False, per_tensor=True),
     Grid(4, per_tensor=True),
+    Grid(4, True, 4, rule="extreme"),
 ]
 
 
@@ -39,7 +40,9 @@ def plainly(W: Tensor, offset: Tensor, covered: Range, grid: Grid) -> Tensor:
     """`fake_quantize` from its formula, one operation at a time."""
     low, high = (bound[..., None] for bound in covered)
     bottom, top = grid.code_range
-    if grid.symmetric:
+    if grid.rule == "extreme":
+        scale, zero_point = torch.where(-low >= high, low, high) / bottom, 0
+    elif grid.symmetric:
         scale, zero_point = 2 * torch.maximum(low.abs(), high.abs()) / (top - bottom), 0
     else:
         low, high = low.clamp(max=0), high.clamp(min=0)

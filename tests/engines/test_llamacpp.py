@@ -6,7 +6,9 @@ divergence of 5e-8 to 8e-7 was seen. With integer blocks llama.cpp also rounds a
 """
 
 from pathlib import Path
+from typing import get_args
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from slmquant.engines.llamacpp import ENGINE
 from slmquant.errors import ModelError
 from slmquant.formats.gguf import FORMAT, Gguf
 from slmquant.quantization import QuantizedModel
+from slmquant.schemes.mixtures import MixtureName
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import MODELS, export, quantized
 
@@ -100,6 +103,31 @@ def test_super_blocks_are_computed_with(tmp_path: Path) -> None:
         session = ENGINE.open(tmp_path / "model.gguf", OPTIONS)
         assert divergence(made, session) < ACTIVATIONS_KL, scheme
         session.close()
+
+
+@pytest.mark.parametrize("scheme", get_args(MixtureName))
+@pytest.mark.parametrize("name", ["llama", "llama-untied", "gpt2", "phi3"])
+def test_mixtures_have_the_types_that_llama_cpp_deals_out(tmp_path: Path, name: str, scheme: str) -> None:
+    """Beside its own quantizer, on ten blocks with rows of 96 and, where a network is gated, of 256."""
+    from cyllama.llama import llama_cpp
+
+    deep = {"n_layer": 10} if name == "gpt2" else {"num_hidden_layers": 10, "intermediate_size": 256}
+    Gguf("F32").write(export(quantized(name, **deep)), tmp_path / "full.gguf")
+    parameters = llama_cpp.LlamaModelQuantizeParams()
+    parameters.ftype = int(gguf.LlamaFileType[f"MOSTLY_{scheme}"])
+    llama_cpp.model_quantize(str(tmp_path / "full.gguf"), str(tmp_path / "theirs.gguf"), parameters)
+    made = quantized(name, "rtn", scheme, **deep)
+    FORMAT.write(export(made), tmp_path / "ours.gguf")
+
+    theirs, ours = (gguf.GGUFReader(tmp_path / f"{who}.gguf") for who in ("theirs", "ours"))
+    types = [{t.name: t.tensor_type.name for t in reader.tensors} for reader in (ours, theirs)]
+
+    assert types[0] == types[1] | {name: "F16" for name in types[1] if name == "position_embd.weight"}
+    file_types = [reader.get_field("general.file_type").contents() for reader in (ours, theirs)]
+    assert file_types[0] == file_types[1]
+    session = ENGINE.open(tmp_path / "ours.gguf", OPTIONS)
+    assert divergence(made, session) < ACTIVATIONS_KL
+    session.close()
 
 
 def test_a_sequence_grows_step_by_step_and_is_forgotten(tmp_path: Path) -> None:

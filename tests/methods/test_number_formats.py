@@ -76,7 +76,11 @@ def test_the_k_quant_search_is_one_for_ggufs_types(method: str) -> None:
 
 @pytest.mark.parametrize(
     ("scheme", "remedy"),
-    [("Q4_K_M", "use the pure type Q4_K"), ("IQ2_XXS", "use one of Q2_K to Q6_K"), ("BF16", "use W16A16")],
+    [
+        ("Q3_K_M", "Q4_K_M, Q5_K_S, Q5_K_M are made, and Q3_K_M is not; .* the pure type Q3_K"),
+        ("IQ2_XXS", "use one of Q2_K to Q6_K"),
+        ("BF16", "use W16A16"),
+    ],
 )
 def test_mixtures_are_refused_with_a_remedy(scheme: str, remedy: str) -> None:
     with pytest.raises(RefusedError, match=remedy):

@@ -165,7 +165,7 @@ class TestStories260k:
             {
                 "models": [stories260k],
                 "methods": ["rtn", "gptq", "smoothquant"],
-                "schemes": ["W8A8", "W4A16g16", "Q4_K_M"],
+                "schemes": ["W8A8", "W4A16g16", "Q3_K_M"],
                 "tasks": ["tinystories:3"],
                 "calibration": {"corpus": "tinystories", "num_samples": 8, "seq_len": 64},
                 "dtype": "float32",

@@ -22,7 +22,7 @@ class LearnedRounding:
 
     Args:
         weight: The weight, float32.
-        grid: Integers whose scale spans a range.
+        grid: Integers; where symmetric, of rule `span` or `extreme`.
     """
 
     def __init__(self, weight: Float[Tensor, "out in"], grid: Grid) -> None:

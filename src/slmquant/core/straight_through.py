@@ -76,7 +76,7 @@ def fake_quantize(
         W: A weight in groups.
         offset: What is added before rounding, in units of codes; None for nothing.
         covered: The ranges; where they are those of `W` and there is no offset, the result is the nearest.
-        grid: Integers whose scale spans a range.
+        grid: Integers; where symmetric, of rule `span` or `extreme`.
         dtype: Of the result; gradients are float32.
     """
     result: Tensor = _FakeQuantize.apply(W, offset, covered.low, covered.high, grid, dtype)  # type: ignore[no-untyped-call]  # unannotated
@@ -156,7 +156,13 @@ class _FakeQuantize(Function):
 
 
 def _through_symmetric_range(of_scale: Tensor, low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """`scale = 2 max(|low|, |high|) / steps`: the larger magnitude decides, equal ones share."""
+    """`scale = 2 max(|low|, |high|) / steps`: the larger magnitude decides, equal ones share.
+
+    Where the larger end falls on the lowest code, `scale = end / lowest code`, with the sign that this has.
+    """
+    if grid.rule == "extreme":
+        of_end, lower = of_scale / grid.elements.low, -low >= high
+        return of_end * lower, of_end * ~lower
     of_span = of_scale * (2 / _steps(grid))
     lead = low.abs() - high.abs()
     share = (lead.sign() + 1) / 2

@@ -176,7 +176,7 @@ def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Pla
     writer.add_type("model")
     writer.add_name(Path(export.source).name.removesuffix(".gguf"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_file_type(_file_type(placements))
+    writer.add_file_type(_file_type(quantized, placements))
     for end, value in keys_of(config):
         key = f"{architecture_of(quantized).name}.{end}"
         if isinstance(value, bool):
@@ -202,8 +202,10 @@ def _provenance(export: Export) -> Iterator[tuple[str, str]]:
     yield "slmquant.source_sha256", export.source_sha256
 
 
-def _file_type(placements: Sequence[Placement]) -> gguf.LlamaFileType:
-    """The type of most of the weights."""
+def _file_type(quantized: QuantizedModel, placements: Sequence[Placement]) -> gguf.LlamaFileType:
+    """The mixture, or the type of most of the weights."""
+    if quantized.scheme.mixture is not None:
+        return gguf.LlamaFileType[f"MOSTLY_{quantized.scheme.mixture}"]
     elements: dict[str, int] = {}
     for placement in placements:
         elements[placement.stored] = elements.get(placement.stored, 0) + placement.parameters

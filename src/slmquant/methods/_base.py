@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -21,6 +22,7 @@ from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.errors import RefusedError
 from slmquant.methods._grids import grid_of as grid_of
 from slmquant.methods._grids import unsupported
+from slmquant.methods._mixed import specs_of
 from slmquant.model import activations
 from slmquant.model.blocks import BlockInHand, Exact
 from slmquant.model.online import Online
@@ -59,6 +61,17 @@ class Work:
     progress: Progress = field(default_factory=Silent)
     notes: list[str] = field(default_factory=list)
     online: list[Online] = field(default_factory=list)
+
+    @cached_property
+    def specs(self) -> Mapping[str, WeightSpec]:
+        """What linears, embedding and head shall be stored as, by module name; without those left in 16 bits.
+
+        To be asked for before the first linear is replaced.
+
+        Raises:
+            RefusedError: The scheme is a mixture, and no linear of the model is one that it favours.
+        """
+        return specs_of(self.scheme, self.relations, self.model)
 
 
 class Transform(Protocol):
@@ -260,8 +273,8 @@ class Recipe:
             if (reason := self.rounding.refusal(scheme, relations)) is not None:
                 return reason
         else:
-            for spec in (scheme.weights, scheme.embeddings):
-                if spec is not None and (reason := self.rounding.refusal(spec)) is not None:
+            for spec in scheme.weight_specs:
+                if (reason := self.rounding.refusal(spec)) is not None:
                     return reason
         for transform in self.transforms:
             if (reason := transform.refusal(scheme, relations)) is not None:

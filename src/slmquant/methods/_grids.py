@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 from slmquant.core.affine import Grid
 from slmquant.core.elements import TABLES, TERNARY, Integers
@@ -17,13 +18,14 @@ from slmquant.schemes import (
     TernaryFormat,
     WeightSpec,
 )
+from slmquant.schemes.mixtures import MixtureName
 
 
 def grid_of(spec: WeightSpec) -> Grid:
     """The grid that a part of a scheme asks for.
 
     Raises:
-        ValueError: It is one of GGUF's mixtures, of which `unsupported` says why.
+        ValueError: It is a type that no weight can be rounded to here; `unsupported` says why.
     """
     numbers = spec.format
     if isinstance(numbers, GgufType):
@@ -80,4 +82,5 @@ def unsupported(scheme: Scheme) -> str | None:
     if name.startswith("IQ"):
         return f"{name} has codebooks that need ggml's own tables; use one of Q2_K to Q6_K"
     pure = name.rpartition("_")[0]
-    return f"{name} is a mixture of types; use the pure type {pure}, or wait for GGUF export"
+    made = ", ".join(get_args(MixtureName))
+    return f"of GGUF's mixtures {made} are made, and {name} is not; use one of them, or the pure type {pure}"

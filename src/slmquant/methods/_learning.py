@@ -263,8 +263,8 @@ def refusal_to_learn(scheme: Scheme) -> str | None:
     """Why rounding to such numbers cannot be learned here; None where it can."""
     if scheme.weights is None:
         return f"{scheme} leaves the weights of linears alone, so there is no rounding to learn; use rtn"
-    grid = grid_of(scheme.weights)
-    if not grid.uniform or grid.rule != "span":
+    grids = [grid_of(spec) for spec in (scheme.weights, *(scheme.weight_specs if scheme.mixture else ()))]
+    if not all(grid.uniform and grid.rule in ("span", "extreme") for grid in grids):
         return (
             f"its offsets and clipped ranges are those of integers with equal steps, which {scheme} has not; "
             "use an integer scheme such as W4A16g64, or gptq"

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slmquant.core.affine import QuantizedTensor
+from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.errors import NumericalError
 from slmquant.methods._grids import grid_of
 from slmquant.schemes.scheme import WeightSpec
 
 
 def round_stacked(
-    names: Sequence[str],
-    weights: Sequence[Float[Tensor, "out in"]],
-    spec: WeightSpec,
-    round_rows: Callable[[Float[Tensor, "rows in"]], QuantizedTensor],
-) -> list[QuantizedTensor]:
-    """Codes of each weight, rounded together; one by one where scales span a whole weight.
+    weights: Mapping[str, Float[Tensor, "out in"]],
+    specs: Mapping[str, WeightSpec],
+    round_rows: Callable[[Float[Tensor, "rows in"], Grid], QuantizedTensor],
+) -> dict[str, QuantizedTensor]:
+    """Codes of each weight by its name; those of one spec are rounded together, unless scales span a whole weight.
+
+    Args:
+        weights: Weights that read the same input, by name.
+        specs: What each shall be stored as, by name.
+        round_rows: Rounds rows to a grid.
 
     Raises:
         NumericalError: A solver met numbers that are not finite; the message names the linears.
     """
-    try:
-        if grid_of(spec).spans_rows:
-            return [round_rows(weight) for weight in weights]
-        stacked = round_rows(torch.cat(list(weights)))
-    except NumericalError as error:
-        raise NumericalError(f"{', '.join(names)}: {error}") from error
-    stops = torch.tensor([len(weight) for weight in weights]).cumsum(0).tolist()
-    return [stacked.rows(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+    rounded: dict[str, QuantizedTensor] = {}
+    for spec in dict.fromkeys(specs[name] for name in weights):
+        grid, names = grid_of(spec), [name for name in weights if specs[name] == spec]
+        try:
+            if grid.spans_rows:
+                rounded |= {name: round_rows(weights[name], grid) for name in names}
+                continue
+            stacked = round_rows(torch.cat([weights[name] for name in names]), grid)
+        except NumericalError as error:
+            raise NumericalError(f"{', '.join(names)}: {error}") from error
+        stops = torch.tensor([len(weights[name]) for name in names]).cumsum(0).tolist()
+        parts = [stacked.rows(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+        rounded |= zip(names, parts, strict=True)
+    return {name: rounded[name] for name in weights}

@@ -11,7 +11,7 @@ authors' library. The step is `lr / iterations` and falls linearly to 0: offsets
 
 Deviations:
     * A symmetric scale is `max(α |min w|, β |max w|)` over half the steps of the grid, as everywhere here; the library
-      gives it the sign that puts the larger end on the lowest code.
+      gives it the sign that puts the larger end on the lowest code, as GGUF's `Q4_0` and `Q5_0` do here.
     * What is kept is the best of a few states on windows that were set aside. The authors keep the state with the
       smallest loss on whatever batch it met.
     * Embeddings and head are rounded to nearest, as in the library's default; norms and biases are not tuned.
@@ -86,12 +86,9 @@ class AutoRound:
 
     def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; the block is left as it was."""
-        spec, settings = work.scheme.weights, self.budgets[work.budget]
-        if spec is None:
-            raise ValueError(f"{work.scheme} leaves the weights of linears alone: there is nothing to round")
-        grid = grid_of(spec)
+        settings = self.budgets[work.budget]
         names = [name for group in block.groups for name in group.linears]
-        weights = {name: LearnedRounding(block.weight(name).float(), grid) for name in names}
+        weights = {name: LearnedRounding(block.weight(name).float(), grid_of(work.specs[name])) for name in names}
         learner = _SignedDescent(weights, settings, work.dtype)
         with learning(block, work) as stage:
             return learn(stage, learner, settings.schedule, work)

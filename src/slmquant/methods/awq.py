@@ -24,6 +24,7 @@ weight, with as many products of `O(out · in²)` for the former.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -60,10 +61,8 @@ class ActivationAwareScaling:
     @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
         """Scale through norms, then through links: rows that a link scales would weigh differently in their group."""
-        if work.scheme.weights is None:
-            raise ValueError(f"{work.scheme} has no weights to round; refusal() says so")
-        grid, relations = grid_of(work.scheme.weights), work.relations
-        search = _Search(work, grid, statistics)
+        relations = work.relations
+        search = _Search(work, statistics)
         for group in track(relations.groups, "AWQ: search scales through norms", work.progress):
             if group.norm is not None:
                 found = search.group(group.linears)
@@ -84,9 +83,9 @@ class _Search:
         factors: First linear of a group → what its input was divided by.
     """
 
-    def __init__(self, work: Work, grid: Grid, statistics: Statistics) -> None:
+    def __init__(self, work: Work, statistics: Statistics) -> None:
         self.factors: dict[str, Float[Tensor, " in"]] = {}
-        self._model, self._grid, self._base = work.model, grid, statistics
+        self._model, self._specs, self._base = work.model, work.specs, statistics
         self._first = {name: group.linears[0] for group in work.relations.groups for name in group.linears}
 
     def group(self, linears: tuple[str, ...]) -> Found:
@@ -96,7 +95,7 @@ class _Search:
         rows = [len(W) for W in weights]
 
         def rounded(W: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-            return torch.cat([self._rounded(part) for part in W.split(rows)])
+            return torch.cat([self._rounded(name, part) for name, part in zip(linears, W.split(rows), strict=True)])
 
         return best_factors(torch.cat(weights), H, inputs.absmean, rounded)
 
@@ -104,14 +103,14 @@ class _Search:
         """The best factors for the target's inputs; None where they help source and target together less than none."""
         W = self._weight(link.target)
         inputs, H = self._inputs(link.target)
-        found = best_factors(W, H, inputs.absmean, self._rounded, lambda factors: shared_factors(link, factors))
+        found = best_factors(W, H, inputs.absmean, partial(self._rounded, link.target), partial(shared_factors, link))
         source = self._weight(link.source)
         _, source_H = self._inputs(self._first[link.source])
         by_row = source.new_ones(len(source))
         by_row[list(link.source_rows)] = found.factors
         scaled = source / by_row[:, None]
-        before = output_loss(self._rounded(source) - source, source_H)
-        after = output_loss((self._rounded(scaled) - scaled) * by_row[:, None], source_H)
+        before = output_loss(self._rounded(link.source, source) - source, source_H)
+        after = output_loss((self._rounded(link.source, scaled) - scaled) * by_row[:, None], source_H)
         gain = (found.unscaled_loss - found.loss) / _energy(W, H) + (before - after) / _energy(source, source_H)
         return found.factors if gain > 0 else None
 
@@ -124,8 +123,8 @@ class _Search:
     def _weight(self, name: str) -> Float[Tensor, "out in"]:
         return weight_at(self._model, name).float()
 
-    def _rounded(self, W: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        return self._grid.quantize(W).dequantize()
+    def _rounded(self, name: str, W: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+        return grid_of(self._specs[name]).quantize(W).dequantize()
 
 
 def _energy(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"]) -> float:

@@ -31,7 +31,7 @@ from slmquant.core import hessian
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.gptaq import gptaq
 from slmquant.errors import NumericalError
-from slmquant.methods._base import Recipe, Work, grid_of
+from slmquant.methods._base import Recipe, Work
 from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
 from slmquant.model.blocks import BlockInHand, Exact
@@ -66,19 +66,15 @@ class Gptaq:
     @torch.no_grad()
     def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears."""
-        spec = work.scheme.weights
-        if spec is None:
-            raise ValueError(f"{work.scheme} leaves the weights of linears alone: there is nothing to round")
-        grid = grid_of(spec)
         observers = _observe(block, work.dtype)
         solved: dict[str, QuantizedTensor] = {}
         for group in block.groups:
-            round_rows = partial(self._round, inputs=observers[group.linears[0]].finished(), grid=grid)
-            weights = [block.weight(name).float() for name in group.linears]
-            solved |= zip(group.linears, round_stacked(group.linears, weights, spec, round_rows), strict=True)
+            round_rows = partial(self._round, inputs=observers[group.linears[0]].finished())
+            weights = {name: block.weight(name).float() for name in group.linears}
+            solved |= round_stacked(weights, work.specs, round_rows)
         return solved
 
-    def _round(self, rows: Float[Tensor, "rows in"], inputs: _Moments, grid: Grid) -> QuantizedTensor:
+    def _round(self, rows: Float[Tensor, "rows in"], grid: Grid, inputs: _Moments) -> QuantizedTensor:
         return gptaq(
             rows, inputs.H, inputs.cross, grid, damp=self.damp, act_order=self.act_order, strength=self.strength
         )

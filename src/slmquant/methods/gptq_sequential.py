@@ -27,7 +27,7 @@ import torch
 
 from slmquant.calib.capture import capture_block
 from slmquant.core.affine import QuantizedTensor
-from slmquant.methods._base import Recipe, Rounding, Work, grid_of
+from slmquant.methods._base import Recipe, Rounding, Work
 from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
 from slmquant.model.blocks import BlockInHand, Exact
@@ -62,17 +62,13 @@ class SequentialGptq:
     @torch.no_grad()
     def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; with `true_sequential` its plain linears then hold what the codes stand for."""
-        spec = work.scheme.weights
-        if spec is None:
-            raise ValueError(f"{work.scheme} leaves the weights of linears alone: there is nothing to round")
         solved: dict[str, QuantizedTensor] = {}
         for groups in [(group,) for group in block.groups] if self.true_sequential else [block.groups]:
             statistics = capture_block(block, groups, self.rounding.needs, work.dtype)
             for group in groups:
                 inputs = statistics[group.linears[0]]
-                round_rows = partial(self.rounding.round, grid=grid_of(spec), statistics=inputs)
-                weights = [block.weight(name).float() for name in group.linears]
-                solved |= zip(group.linears, round_stacked(group.linears, weights, spec, round_rows), strict=True)
+                weights = {name: block.weight(name).float() for name in group.linears}
+                solved |= round_stacked(weights, work.specs, partial(self.rounding.round, statistics=inputs))
             if self.true_sequential:
                 for name in groups[0].linears:
                     block.weight(name).copy_(solved[name].dequantize())

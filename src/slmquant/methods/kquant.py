@@ -8,7 +8,6 @@ Deviations:
       trials, other importances (`w²` for some), and none at all for Q4_0 to Q8_0 unless it is given data.
     * Where a row is no multiple of 256, the last super-block is shorter. ggml falls back to another type there.
     * `d` and `dmin` of a super-block come from its largest scale and minimum; ggml searches them for some types.
-    * A type here is one type for all linears. Mixtures (Q4_K_M) are not made.
 
 Cost: 21 passes over each group, no data.
 """

@@ -114,15 +114,15 @@ class OmniQuant:
 
     def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; what absorbs scales and shifts is changed, and so are the plain linears."""
-        spec, settings = work.scheme.weights, self.budgets[work.budget]
-        if spec is None:
-            raise ValueError(f"{work.scheme} leaves the weights of linears alone: there is nothing to round")
+        settings = self.budgets[work.budget]
+        grids = {name: grid_of(work.specs[name]) for group in block.groups for name in group.linears}
         scales: list[EquivalentScale] = []
         if work.scheme.activations is not None:
             # A link scales rows of its source, which leaves their codes alone unless all rows share one scale.
-            scales = equivalent_scales(block, work, self.alpha, with_links=not grid_of(spec).per_tensor)
+            with_links = not any(grid.per_tensor for grid in grids.values())
+            scales = equivalent_scales(block, work, self.alpha, with_links)
             block = replace(block, exact_outputs=_augmented_outputs(block, work.dtype))
-        learner = _OmniLearner(block, scales, grid_of(spec), settings, self.clip_start, work.dtype)
+        learner = _OmniLearner(block, scales, grids, settings, self.clip_start, work.dtype)
         with learning(block, work) as stage:
             learner.stage = stage
             learner.restore_(learn(stage, learner, settings.schedule, work))
@@ -140,18 +140,18 @@ class _OmniLearner:
         self,
         block: BlockInHand,
         scales: list[EquivalentScale],
-        grid: Grid,
+        grids: Mapping[str, Grid],
         settings: OmniSettings,
         clip_start: float,
         dtype: torch.dtype,
     ) -> None:
-        self._grid, self._settings, self._clip_start, self._dtype = grid, settings, clip_start, dtype
+        self._grids, self._settings, self._clip_start, self._dtype = grids, settings, clip_start, dtype
         self._groups = block.groups
         self._scales = {scale.linears[0]: scale for scale in scales}
         names = [name for group in block.groups for name in group.linears]
         self._weights = {name: block.weight(name).detach().float() for name in names}
         self._biases = {name: block.linear(name).bias for name in names}
-        self._clips = {name: ClipLogits.filled(weight, grid, torch.inf) for name, weight in self._weights.items()}
+        self._clips = {name: ClipLogits.filled(self._weights[name], grids[name], torch.inf) for name in names}
         logits = [bound.requires_grad_() for clip in self._clips.values() for bound in clip]
         moved = [parameter for scale in scales for parameter in scale.parameters]
         self._parameters = [*logits, *moved]
@@ -173,7 +173,7 @@ class _OmniLearner:
                 if scale is not None and scale.shift is not None:
                     self.stage.linears[name].bias = self._biases[name] + weight @ scale.shift
                 scaled = weight if factors is None else weight * factors
-                found[name] = self._clips[name].dense(scaled, self._grid, self._dtype)
+                found[name] = self._clips[name].dense(scaled, self._grids[name], self._dtype)
         return found
 
     @torch.no_grad()
@@ -203,7 +203,8 @@ class _OmniLearner:
 
     def quantized(self, block: BlockInHand) -> Mapping[str, QuantizedTensor]:
         """The codes, once the block has absorbed the scales."""
-        return {name: clip.quantized(block.weight(name).float(), self._grid) for name, clip in self._clips.items()}
+        clips = self._clips.items()
+        return {name: clip.quantized(block.weight(name).float(), self._grids[name]) for name, clip in clips}
 
 
 @torch.no_grad()

@@ -22,7 +22,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slmquant.calib.statistics import Rescaled, Statistic, Statistics
-from slmquant.core.affine import Grid
 from slmquant.core.awq import output_loss
 from slmquant.core.smooth import smoothing_factors
 from slmquant.methods._base import Recipe, Work, grid_of
@@ -56,20 +55,17 @@ class SearchedSmoothing:
     @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
         """Search the strength over all groups, then smooth them with it."""
-        if work.scheme.weights is None:
-            raise ValueError(f"{work.scheme} has no weights to round; refusal() says so")
-        grid = grid_of(work.scheme.weights)
         groups = [group for group in work.relations.groups if group.norm is not None]
         losses, unsmoothed = torch.zeros(len(ALPHAS), dtype=torch.float64), 0.0
         for group in track(groups, "SmoothQuant+: search the strength", work.progress):
-            problem = _Problem(work, group, statistics, grid)
+            problem = _Problem(work, group, statistics)
             unsmoothed += problem.loss(None)
             losses += torch.tensor([problem.loss(problem.factors(alpha)) for alpha in ALPHAS])
         if float(losses.min()) >= unsmoothed:
             work.notes.append("SmoothQuant+: no smoothing strength helped; nothing was smoothed")
             return statistics
         alpha = ALPHAS[int(losses.argmin())]
-        found = {group.linears[0]: _Problem(work, group, statistics, grid).factors(alpha) for group in groups}
+        found = {group.linears[0]: _Problem(work, group, statistics).factors(alpha) for group in groups}
         for group in groups:
             scale_group_(work.model, work.relations, group, found[group.linears[0]])
         return Rescaled(statistics, found)
@@ -78,12 +74,13 @@ class SearchedSmoothing:
 class _Problem:
     """The linears of one group, and what they read."""
 
-    def __init__(self, work: Work, group: InputGroup, statistics: Statistics, grid: Grid) -> None:
+    def __init__(self, work: Work, group: InputGroup, statistics: Statistics) -> None:
         inputs = statistics[group.linears[0]]
         if inputs.hessian is None:
             raise ValueError("SmoothQuant+ was given statistics without a Hessian")
-        self._grid, self._absmax, self._H = grid, inputs.absmax, inputs.hessian
+        self._absmax, self._H = inputs.absmax, inputs.hessian
         self._weights = [weight_at(work.model, name).float() for name in group.linears]
+        self._grids = [grid_of(work.specs[name]) for name in group.linears]
         energy = sum(output_loss(W, self._H) for W in self._weights)
         self._energy = max(energy, torch.finfo(torch.float32).tiny)
 
@@ -96,9 +93,9 @@ class _Problem:
         """Share of the output that rounding loses after smoothing."""
         H = self._H if factors is None else self._H / factors[:, None] / factors
         lost = 0.0
-        for W in self._weights:
+        for W, grid in zip(self._weights, self._grids, strict=True):
             scaled = W if factors is None else W * factors
-            lost += output_loss(self._grid.quantize(scaled).dequantize() - scaled, H)
+            lost += output_loss(grid.quantize(scaled).dequantize() - scaled, H)
         return lost / self._energy
 
 

@@ -196,10 +196,12 @@ class _Trial:
         self._read_matrices()
 
     def candidate(self, windows: Int[Tensor, "samples seq"]) -> _Candidate:
-        """The rotations as they are, with their mean loss over some windows."""
+        """The rotations as they would be stored, with their mean loss over some windows."""
         matrices = {name: state.X.cpu() for name, state in self._states.items()}
         residual = DenseRotation(matrices.pop(_RESIDUAL).half().contiguous())
+        self._matrices[_RESIDUAL] = residual.values.to(self.model.device).float()
         loss = sum(float(self._loss(part)) * len(part) for part in _parts(windows)) / len(windows)
+        self._read_matrices()
         return _Candidate(loss, Rotations(residual, {name: DenseRotation(X) for name, X in matrices.items()}))
 
     def step_(self, windows: Int[Tensor, "samples seq"], lr: float) -> bool:

@@ -16,7 +16,7 @@
     MXFP4  MXFP4A16 microscaling: weights and activations; weights alone. MXFP6, MXFP6E2M3, MXFP8, MXINT8, NVFP4
     NF4g64  FP4g64  weights alone, in groups; FP6g64, FP6E2M3g64. NF4g64-dq: scales in 8 bits as well
     Q4_K  Q8_0 ...  GGUF's types, weights alone; Q4_KE6: and embeddings in Q6_K
-    Q4_K_M  ...     GGUF's mixtures: read, not yet made
+    Q4_K_M  ...     GGUF's mixtures, as llama.cpp deals types out: Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M
 
 Weights named by a number of bits need an A part; a format's name without one means what is usual for it. Defaults are
 omitted: weights are symmetric and per output channel, activations symmetric and per token, embeddings and head stay
@@ -31,6 +31,7 @@ from typing import cast, get_args
 
 from slmquant.errors import SchemeError
 from slmquant.schemes.kv import KvSpec
+from slmquant.schemes.mixtures import MixtureName
 from slmquant.schemes.numbers import (
     FloatName,
     GgufName,
@@ -76,7 +77,7 @@ EXAMPLES: dict[str, str] = {
     "NF4g64": "4-bit normal-float, weights in groups of 64",
     "NF4g64-dq": "the same, its scales in 8 bits",
     "Q4_K": "GGUF's 4-bit K-quants",
-    "Q4_K_M": "a GGUF mixture",
+    "Q4_K_M": "a GGUF mixture: Q4_K, and more bits for some linears and the head",
 }
 """Typical names with a half-line each; any name of the grammar works."""
 
@@ -108,6 +109,8 @@ def parse(name: str) -> Scheme:
     text = name.strip()
     for synonym, usual in _SYNONYMS.items():
         text = re.sub(synonym, usual, text, flags=re.IGNORECASE)
+    if text.upper() in get_args(MixtureName):
+        return Scheme.of_mixture(cast(MixtureName, text.upper()))
     if _MIXTURE.fullmatch(text):
         return Scheme(special=GgufType(text.upper()))
     if match := _PART.fullmatch(text):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from slmquant.errors import SchemeError
 from slmquant.schemes.kv import KvSpec
+from slmquant.schemes.mixtures import MIXTURES, MixtureName
 from slmquant.schemes.numbers import (
     BlockName,
     ElementName,
+    GgufName,
     GgufType,
     Granularity,
     IntegerFormat,
@@ -107,17 +109,20 @@ class Scheme:
         activations: Inputs of those linears; None leaves them alone.
         kv: The key-value cache; None leaves it alone.
         embeddings: Input embeddings and output head, tied or not; None leaves them in 16 bits.
-        special: A mixture of GGUF types (Q4_K_M), in place of all of the above.
+        mixture: A mixture of GGUF types (Q4_K_M): `weights` are what most linears have, `embeddings` what the head
+            has. Make it with `of_mixture`.
+        special: A GGUF type that no weight can be rounded to here (IQ2_XXS), in place of all of the above.
     """
 
     weights: WeightSpec | None = None
     activations: ActivationSpec | None = None
     kv: KvSpec | None = None
     embeddings: WeightSpec | None = None
+    mixture: MixtureName | None = None
     special: GgufType | None = None
 
     def __post_init__(self) -> None:
-        parts = (self.weights, self.activations, self.kv, self.embeddings)
+        parts = (self.weights, self.activations, self.kv, self.embeddings, self.mixture)
         if self.special is not None and any(part is not None for part in parts):
             raise SchemeError(f"{self.special.name} is a scheme of its own; it takes no W, A, KV or E part")
         if self.embeddings is None or self.weights is None:
@@ -128,6 +133,20 @@ class Scheme:
                 "the grammar has no other way to say it"
             )
 
+    @classmethod
+    def of_mixture(cls, name: MixtureName) -> Scheme:
+        """One of GGUF's mixtures."""
+        mixture = MIXTURES[name]
+        head = mixture.favoured["head"].type
+        return cls(weights=gguf_spec(mixture.base), embeddings=gguf_spec(head), mixture=name)
+
+    @property
+    def weight_specs(self) -> tuple[WeightSpec, ...]:
+        """All that weights may be stored as: linears, embeddings and head."""
+        if self.mixture is not None:
+            return tuple(gguf_spec(name) for name in MIXTURES[self.mixture].types)
+        return tuple(spec for spec in (self.weights, self.embeddings) if spec is not None)
+
     @property
     def is_full_precision(self) -> bool:
         """True for W16A16: nothing is quantized."""
@@ -137,6 +156,8 @@ class Scheme:
         """The scheme's name; `parse(str(scheme)) == scheme`."""
         if self.special is not None:
             return self.special.name
+        if self.mixture is not None:
+            return self.mixture
         spec = self.weights or self.embeddings
         name = self.weights.format.name if self.weights else f"W{FULL_PRECISION_BITS}"
         dynamic = replace(self.activations, static=False) if self.activations else None
@@ -169,13 +190,18 @@ def activations_with(weights: WeightFormat | None) -> ActivationSpec | None:
     return ActivationSpec.of(name)
 
 
+def gguf_spec(name: GgufName) -> WeightSpec:
+    """A weight of one of GGUF's types."""
+    return WeightSpec(GgufType(name), PerGroup(GgufType(name).block_size))
+
+
 def embeddings_like(weights: WeightSpec, bits: int) -> WeightSpec:
     """What `E<bits>` means beside such weights: integers with their groups; beside a GGUF type, one of GGUF's."""
     if isinstance(weights.format, GgufType):
         name = "Q8_0" if bits == 8 else f"Q{bits}_K"
-        if bits not in (2, 3, 4, 5, 6, 8):
+        if name not in get_args(GgufName):
             raise SchemeError(f"GGUF has no {bits}-bit type for embeddings; expected E2 to E6 or E8")
-        return WeightSpec(GgufType(name), PerGroup(GgufType(name).block_size))
+        return gguf_spec(cast(GgufName, name))
     symmetric = not isinstance(weights.format, IntegerFormat) or weights.format.symmetric
     return WeightSpec(IntegerFormat(bits, symmetric), weights.granularity)
 
@@ -197,4 +223,5 @@ __all__ = [
     "WeightSpec",
     "activations_with",
     "embeddings_like",
+    "gguf_spec",
 ]
