@@ -1,17 +1,19 @@
 """Files of one model side by side in one engine: bytes, perplexity, decode speed. What the `*_reach.py` share.
 
 Perplexity is over windows of 512 tokens of WikiText-2's test split, each on its own, computed by the engine; beside it
-stands torch's of the same weights, where they are ours. With `--timing` all files are open at once and decode in turns,
-so that what else the machine does meets all of them.
+stands torch's of the same weights, where they are ours. Below the table every file of ours is held against every one
+of the others, window by window: the mean difference in nats per token, and its standard error. With `--timing` all
+files are open at once and decode in turns, so that what else the machine does meets all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,15 +84,28 @@ def main(description: str, contest: Contest) -> None:
         artifacts = list(make(contest, plain, given.ours, folder, windows))
         rates = decode_rates(contest.engine, artifacts, windows[0], options) if given.timing else {}
         table = Table("made by", "MB", "perplexity", "in torch", "decode, tokens/s")
+        losses: dict[str, list[float]] = {}
         for artifact in artifacts:
             session = contest.engine.open(artifact.path, options)
-            ppl = np.exp(np.mean([window_nll(session, window) for window in windows]))
+            losses[artifact.name] = [window_nll(session, window) for window in windows]
             session.close()
+            ppl = np.exp(np.mean(losses[artifact.name]))
             rate = f"{rates[artifact.name]:.1f}" if rates else "not measured"
             own = "" if artifact.torch_ppl is None else f"{artifact.torch_ppl:.3f}"
             size = contest.weight_bytes(artifact.path) / 1e6
             table.add_row(artifact.name, f"{size:.2f}", f"{ppl:.3f}", own, rate)
-    Console(width=None if Console().is_terminal else 120).print(table)
+    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    console.print(table)
+    for line in differences(losses, given.ours) if given.windows > 1 else ():
+        console.print(line)
+
+
+def differences(losses: Mapping[str, Sequence[float]], ours: Sequence[str]) -> Iterator[str]:
+    """Each of ours against each of the others, over the same windows."""
+    for mine, other in itertools.product(ours, [name for name in losses if name not in ours]):
+        apart = [a - b for a, b in zip(losses[mine], losses[other], strict=True)]
+        error = statistics.stdev(apart) / len(apart) ** 0.5
+        yield f"{mine} less {other}: {statistics.mean(apart):+.4f} ± {error:.4f} nats over {len(apart)} windows"
 
 
 def make(

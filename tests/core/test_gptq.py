@@ -6,6 +6,7 @@ import torch
 from slmquant.core import hessian
 from slmquant.core.affine import Grid
 from slmquant.core.gptq import gptq
+from slmquant.core.kquant import search
 from slmquant.errors import NumericalError
 from slmquant.testing.oracles import best_on_grid, refit_and_round
 
@@ -50,6 +51,38 @@ def test_equals_refitting_by_least_squares(grid: Grid, act_order: bool, seed: in
     found = gptq(W, H, grid, damp=0.01, act_order=act_order).dequantize()
 
     assert torch.allclose(found.double(), expected, atol=1e-5)
+
+
+SEARCHED = [Grid(4, True, 8, 16), Grid(3, False, 6, 16), Grid(4, True, 8, 16, rule="extreme"), Grid(4)]
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("grid", SEARCHED, ids=str)
+def test_searched_scales_weigh_a_column_by_its_curvature_once_later_ones_have_adapted(
+    grid: Grid, act_order: bool
+) -> None:
+    W, H = problem(6, 24, 0)
+    order = torch.argsort(H.diagonal(), descending=True, stable=True) if act_order else torch.arange(24)
+    importance = torch.empty(24)
+    for place, column in enumerate(order):  # the Schur complement, from the inverse of what is left
+        left = order[place:]
+        importance[column] = 1 / torch.linalg.inv(damped(H, 0.01)[left][:, left])[0, 0]
+
+    found = gptq(W, H, grid, damp=0.01, act_order=act_order, searched=True)
+
+    assert torch.allclose(found.scale, search(W, importance[None], grid).scale, rtol=1e-3)
+
+
+@pytest.mark.parametrize("grid", SEARCHED, ids=str)
+def test_searched_scales_lose_less_on_average(grid: Grid) -> None:
+    lost = torch.zeros(2)
+    for seed in range(20):
+        W, H = problem(16, 24, seed)
+        for place, searched in enumerate((False, True)):
+            rounded = gptq(W, H, grid, damp=0.01, act_order=True, searched=searched)
+            lost[place] += loss(W, rounded.dequantize(), H) / loss(W, torch.zeros_like(W), H)
+
+    assert lost[1] < 0.98 * lost[0]
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

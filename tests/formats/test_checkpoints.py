@@ -161,6 +161,15 @@ def test_activations_of_another_kind_are_refused(name: str, scheme: str, reason:
 
 
 @pytest.mark.parametrize("name", ["compressed_tensors", "gptq", "awq"])
+def test_a_mixture_is_refused_as_a_folder_says_one_type_for_all_linears(name: str) -> None:
+    refusal = fmt(name).refusal(rounded("Q4_K_M", **EVEN))
+
+    assert refusal is not None
+    assert "Q4_K_M deals out several types" in refusal
+    assert "use GGUF, or Q4_K alone" in refusal
+
+
+@pytest.mark.parametrize("name", ["compressed_tensors", "gptq", "awq"])
 def test_a_bias_that_a_method_made_is_refused(name: str) -> None:
     quantized = rounded("W4A16g8", "llama")
     linear = quantized.model.get_submodule("model.layers.0.mlp.up_proj")

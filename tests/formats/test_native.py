@@ -22,7 +22,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3"])
 @pytest.mark.parametrize(
-    "scheme", ["W4A16g16", "W3A16g7-asym", "W8A8", "W8A8-static", "W4A16g16E8", "W16A8", "W8A16-tensor"]
+    "scheme",
+    ["W4A16g16", "W3A16g7-asym", "W8A8", "W8A8-static", "W4A16g16E8", "W16A8", "W8A16-tensor", "Q4_K_M"],
 )
 def test_reading_gives_back_what_was_written(tmp_path: Path, architecture: str, scheme: str) -> None:
     written = quantized("rtn", scheme, architecture)

@@ -43,7 +43,8 @@ class AffineParams:
     It unpacks as the two of them.
 
     Attributes:
-        scale: Never 0; positive but for GGUF's types, which put the weight of largest magnitude on the lowest code.
+        scale: Never 0; positive but for GGUF's types, which put the weight of largest magnitude on the lowest code,
+            and for scales that were searched (`core.kquant`).
         zero_point: In units of codes, held as floats; all 0 where symmetric.
         parts: How they are stored, where they came from a grid. Whoever changes the numbers need not care: a grid
             that is given parts that do not say the same makes new ones.

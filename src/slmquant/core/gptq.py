@@ -13,6 +13,7 @@ from torch import Tensor
 from slmquant.core import groups
 from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
 from slmquant.core.hessian import inverse_cholesky
+from slmquant.core.kquant import search
 
 _BLOCK = 128
 """Columns whose updates are gathered before the rest of the matrix is touched; it changes speed, not the result."""
@@ -28,6 +29,7 @@ def gptq(
     *,
     damp: float = 0.01,
     act_order: bool = False,
+    searched: bool = False,
 ) -> QuantizedTensor:
     """Quantize `W` so that its output error under the Hessian `H` stays small.
 
@@ -39,6 +41,10 @@ def gptq(
         act_order: Round columns in the order of decreasing diagonal of `H`. Scales then come from the weight as
             it was at the start ("static groups"), so that groups stay consecutive and cost nothing at run time;
             otherwise a group's scale is found when its first column is reached, from the weight as updated so far.
+        searched: Take scales that keep the expected loss small instead of those that cover each group's range, also
+            from the weight as it was at the start. An error `e` of column `q` costs `e² / U_qq²` once the columns
+            after it have made up for what they can, and so much it counts in `core.kquant.search`. The grid must be
+            one of integers with scales of rows or groups.
 
     Raises:
         NumericalError: `H` is not finite or cannot be factorised.
@@ -46,7 +52,13 @@ def gptq(
     """
     order = column_order(W, H, act_order)
     U = inverse_cholesky(H[order][:, order], damp).float()
-    return round_columns(W.float().masked_fill(H.diagonal() == 0, 0), grid, order, U, act_order=act_order)
+    active = W.float().masked_fill(H.diagonal() == 0, 0)
+    affine = None
+    if searched:
+        importance = torch.empty_like(U.diagonal())
+        importance[order] = U.diagonal().square().reciprocal()
+        affine = search(active, importance[None], grid)
+    return round_columns(active, grid, order, U, act_order=act_order, affine=affine)
 
 
 def column_order(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], act_order: bool) -> Int[Tensor, " in"]:
@@ -71,6 +83,7 @@ def round_columns(
     P: Float[Tensor, "in in"] | None = None,
     *,
     act_order: bool,
+    affine: AffineParams | None = None,
 ) -> QuantizedTensor:
     """Round one column after the other; each is spread over those that follow it in `order`.
 
@@ -85,11 +98,13 @@ def round_columns(
         U: What an error does to the columns that follow; upper triangular, rows and columns in `order`.
         P: What a column itself does to those that follow; strictly upper triangular, in `order`; see `core.gptaq`.
         act_order: Whether scales are fitted before the first column is rounded.
+        affine: Scales and zero points that are fitted already, storable by the grid; None to fit them here.
     """
     W, size = W.detach(), W.shape[1]
     group_size = min(grid.group_size, size)
-    fitted = act_order or grid.spans_groups or group_size == size
-    affine = grid.fit(W) if fitted else _unfitted(W, groups.count(size, group_size))
+    fitted = affine is not None or act_order or grid.spans_groups or group_size == size
+    if affine is None:
+        affine = grid.fit(W) if fitted else _unfitted(W, groups.count(size, group_size))
     scales, zero_points = affine.scale.T.contiguous(), affine.zero_point.T.contiguous()
     columns = W.T[order].contiguous()  # (in, out): the column being rounded lies contiguous in memory
     codes = torch.empty_like(columns)

@@ -3,7 +3,7 @@
 After `make_qkx2_quants` and `make_qx_quants` of llama.cpp (`ggml-quants.c`), which have no paper. For a fixed choice
 of codes the best scale and shift are a weighted least-squares line through the points (code, weight). The search tries
 a few scales around the one that covers the range, takes the codes that each of them gives, fits the line, and keeps
-the best line of all.
+the best line of all. Where zero points are whole, as GGUF's are not, the line is fitted again through the nearest one.
 """
 
 from __future__ import annotations
@@ -57,11 +57,27 @@ def _search_group(
     for delta in torch.linspace(-_REACH, _REACH, _STEPS).tolist():
         codes = ((W + shift) / (start * levels / (levels + delta))).round_().clamp_(*grid.code_range)
         scale, offset = _line(codes, W, importance, grid.symmetric)
+        if "zero_point" in grid.packings:
+            scale, offset = _through_whole_zero(codes, W, importance, scale, offset, grid)
         error = (importance * (W - scale * codes + offset).square()).sum(dim=1, keepdim=True)
         better = (error < least) & (scale * start > 0)
         least = torch.where(better, error, least)
         best_scale, best_shift = torch.where(better, scale, best_scale), torch.where(better, offset, best_shift)
     return best_scale, best_shift
+
+
+def _through_whole_zero(
+    codes: Float[Tensor, "rows size"],
+    W: Float[Tensor, "rows size"],
+    importance: Float[Tensor, "rows size"],
+    scale: Float[Tensor, "rows 1"],
+    shift: Float[Tensor, "rows 1"],
+    grid: Grid,
+) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
+    """The best line whose zero is a code, the one nearest to that of a given line."""
+    zero = (shift / torch.where(scale == 0, torch.ones_like(scale), scale)).round_().clamp_(*grid.code_range)
+    scale, _ = _line(codes - zero, W, importance, flat=True)
+    return scale, scale * zero
 
 
 def _line(

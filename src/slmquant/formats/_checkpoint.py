@@ -30,6 +30,7 @@ from slmquant.formats._base import Export, Placement, Written, settle
 from slmquant.formats._placements import Entry, entries, run_time_refusal
 from slmquant.quantization import QuantizedModel
 from slmquant.schemes import Scheme
+from slmquant.schemes.mixtures import MIXTURES
 
 DENSE = "bf16"
 """What everything is stored as that is not packed; the only type that `otherwise` can name."""
@@ -104,7 +105,8 @@ class Checkpoint:
     def refusal(self, quantized: QuantizedModel) -> str | None:
         """Numbers that the layout cannot say, work done at run time, or linears that no loader looks for."""
         return (
-            self.layout.refusal(quantized.scheme)
+            _mixture_refusal(quantized.scheme)
+            or self.layout.refusal(quantized.scheme)
             or run_time_refusal(quantized, "what loads such a folder")
             or _structure_refusal(quantized)
         )
@@ -233,6 +235,13 @@ def ragged(weight: QuantizedTensor) -> str | None:
 def no_side(weight: QuantizedTensor) -> str | None:
     """Why a branch in 16 bits cannot be said; None where there is none."""
     return None if weight.side is None else "it has a branch in 16 bits beside its codes"
+
+
+def _mixture_refusal(scheme: Scheme) -> str | None:
+    if scheme.mixture is None:
+        return None
+    base = MIXTURES[scheme.mixture].base
+    return f"{scheme} deals out several types, and such a folder says one for all linears; use GGUF, or {base} alone"
 
 
 def _structure_refusal(quantized: QuantizedModel) -> str | None:

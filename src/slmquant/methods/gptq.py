@@ -28,7 +28,7 @@ from torch import Tensor
 from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.gptq import gptq
-from slmquant.methods._base import Recipe
+from slmquant.methods._base import Recipe, grid_of
 from slmquant.schemes.scheme import WeightSpec
 
 
@@ -40,17 +40,24 @@ class Gptq:
         damp: Fraction of the Hessian's mean diagonal that is added to its diagonal.
         act_order: Whether columns go by decreasing diagonal of the Hessian.
         sink_share: Share of the Hessian that comes from the first token of each window alone; see `gptq_sink`.
+        searched: Whether scales are searched for the least loss, or cover ranges; see `gptq_mse`.
     """
 
     damp: float = 0.01
     act_order: bool = True
     sink_share: float = 0.0
+    searched: bool = False
     needs: frozenset[Statistic] = frozenset({"hessian"})
 
     def refusal(self, spec: WeightSpec) -> str | None:
-        """Any grid will do: columns are rounded to its nearest number."""
-        del spec
-        return None
+        """Any grid will do for rounding columns to its nearest number; scales are searched for integers alone."""
+        grid = grid_of(spec)
+        if not self.searched or (grid.uniform and grid.rule in ("span", "extreme") and not grid.per_tensor):
+            return None
+        return (
+            f"it searches scales of rows or groups of integers, which {spec.format.name} "
+            f"{'per tensor ' if grid.per_tensor else ''}has not; use gptq_sink"
+        )
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of `weight` under the Hessian of its inputs; nearest where there are no inputs (an embedding)."""
@@ -62,7 +69,7 @@ class Gptq:
         if self.sink_share and statistics.first is not None:
             first = statistics.first
             H = (1 - self.sink_share) * H + self.sink_share * (first.T @ first) / len(first)
-        return gptq(weight, H, grid, damp=self.damp, act_order=self.act_order)
+        return gptq(weight, H, grid, damp=self.damp, act_order=self.act_order, searched=self.searched)
 
 
 METHOD = Recipe(
