@@ -1,9 +1,10 @@
 """Files of one model side by side in one engine: bytes, perplexity, decode speed. What the `*_reach.py` share.
 
 Perplexity is over windows of 512 tokens of WikiText-2's test split, each on its own, computed by the engine; beside it
-stands torch's of the same weights, where they are ours. Below the table every file of ours is held against every one
-of the others, window by window: the mean difference in nats per token, and its standard error. With `--timing` all
-files are open at once and decode in turns, so that what else the machine does meets all of them.
+stands torch's of the same weights, where they are ours, and the mean divergence from the full-precision file. Below
+the table every file of ours is held against every one of the others, window by window: the mean difference in nats per
+token, and its standard error. With `--timing` all files are open at once and decode in turns, so that what else the
+machine does meets all of them.
 """
 
 from __future__ import annotations
@@ -83,17 +84,24 @@ def main(description: str, contest: Contest) -> None:
         windows = [ids[start : start + WINDOW] for start in range(0, WINDOW * given.windows, WINDOW)]
         artifacts = list(make(contest, plain, given.ours, folder, windows))
         rates = decode_rates(contest.engine, artifacts, windows[0], options) if given.timing else {}
-        table = Table("made by", "MB", "perplexity", "in torch", "decode, tokens/s")
+        table = Table("made by", "MB", "perplexity", "in torch", "KL, nats", "decode, tokens/s")
         losses: dict[str, list[float]] = {}
+        full: list[torch.Tensor] = []
         for artifact in artifacts:
             session = contest.engine.open(artifact.path, options)
-            losses[artifact.name] = [window_nll(session, window) for window in windows]
+            divergences, losses[artifact.name] = [], []
+            for place, window in enumerate(windows):
+                logs = log_probabilities(session, window)
+                full += [logs.half()] if artifact is artifacts[0] else []
+                divergences.append(divergence(full[place].float(), logs))
+                losses[artifact.name].append(-float(logs[:-1].gather(1, torch.tensor(window[1:])[:, None]).mean()))
             session.close()
             ppl = np.exp(np.mean(losses[artifact.name]))
+            apart = "" if artifact is artifacts[0] else f"{np.mean(divergences):.4f}"
             rate = f"{rates[artifact.name]:.1f}" if rates else "not measured"
             own = "" if artifact.torch_ppl is None else f"{artifact.torch_ppl:.3f}"
             size = contest.weight_bytes(artifact.path) / 1e6
-            table.add_row(artifact.name, f"{size:.2f}", f"{ppl:.3f}", own, rate)
+            table.add_row(artifact.name, f"{size:.2f}", f"{ppl:.3f}", own, apart, rate)
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     console.print(table)
     for line in differences(losses, given.ours) if given.windows > 1 else ():
@@ -147,11 +155,15 @@ def torch_ppl(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> float
     return float(np.exp(np.mean(losses)))
 
 
-def window_nll(session: Session, window: Sequence[int]) -> float:
-    """Mean negative log-likelihood of a window, in nats per token."""
+def log_probabilities(session: Session, window: Sequence[int]) -> torch.Tensor:
+    """Of every next token of a window, `(len(window), vocabulary)`."""
     session.reset()
-    logits = torch.from_numpy(session.feed(window, every=True))
-    return torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(window[1:])).item()
+    return torch.from_numpy(session.feed(window, every=True)).log_softmax(-1)
+
+
+def divergence(full: torch.Tensor, logs: torch.Tensor) -> float:
+    """Mean KL divergence of `logs` from `full`, in nats per token."""
+    return float((full.exp() * (full - logs)).sum(-1).mean())
 
 
 def decode_rates(

@@ -6,7 +6,6 @@ divergence of 5e-8 to 8e-7 was seen. With integer blocks llama.cpp also rounds a
 """
 
 from pathlib import Path
-from typing import get_args
 
 import gguf
 import numpy as np
@@ -18,7 +17,7 @@ from slmquant.engines.llamacpp import ENGINE
 from slmquant.errors import ModelError
 from slmquant.formats.gguf import FORMAT, Gguf
 from slmquant.quantization import QuantizedModel
-from slmquant.schemes.mixtures import MixtureName
+from slmquant.schemes.mixtures import MIXTURES
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import MODELS, export, quantized
 
@@ -105,7 +104,7 @@ def test_super_blocks_are_computed_with(tmp_path: Path) -> None:
         session.close()
 
 
-@pytest.mark.parametrize("scheme", get_args(MixtureName))
+@pytest.mark.parametrize("scheme", [name for name, mixture in MIXTURES.items() if mixture.of_llama_cpp])
 @pytest.mark.parametrize("name", ["llama", "llama-untied", "gpt2", "phi3"])
 def test_mixtures_have_the_types_that_llama_cpp_deals_out(tmp_path: Path, name: str, scheme: str) -> None:
     """Beside its own quantizer, on ten blocks with rows of 96 and, where a network is gated, of 256."""
@@ -126,6 +125,24 @@ def test_mixtures_have_the_types_that_llama_cpp_deals_out(tmp_path: Path, name: 
     file_types = [reader.get_field("general.file_type").contents() for reader in (ours, theirs)]
     assert file_types[0] == file_types[1]
     session = ENGINE.open(tmp_path / "ours.gguf", OPTIONS)
+    assert divergence(made, session) < ACTIVATIONS_KL
+    session.close()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_our_own_mixtures_are_of_types_that_processors_are_fast_at(tmp_path: Path, name: str) -> None:
+    made = quantized(name, "gptq_mse", "Q4_0_M")
+    FORMAT.write(export(made), tmp_path / "model.gguf")
+
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    types = {t.tensor_type.name for t in reader.tensors if len(t.shape) > 1 and t.name != "position_embd.weight"}
+
+    assert types == {"Q4_0", "Q8_0"}
+    assert reader.get_field("general.file_type").contents() in (
+        gguf.LlamaFileType.MOSTLY_Q4_0,
+        gguf.LlamaFileType.MOSTLY_Q8_0,
+    )
+    session = ENGINE.open(tmp_path / "model.gguf", OPTIONS)
     assert divergence(made, session) < ACTIVATIONS_KL
     session.close()
 

@@ -10,7 +10,8 @@ from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.method_contract import quantized as quantized_as_it_is
 from tests.formats.gguf_models import quantized
 
-METHODS = ["rtn", "gptq", "gptq_sequential", "gptaq", "awq", "smoothquant_plus", "kquant", "autoround", "omniquant"]
+METHODS = ["rtn", "gptq", "gptq_sequential", "gptaq", "awq", "smoothquant_plus", "kquant", "gptq_mse"]
+METHODS += ["autoround", "omniquant"]
 WIDE = {"intermediate_size": 256, "num_hidden_layers": 3}  # rows of 96 and 256: only down projections take K-quants
 
 

@@ -35,6 +35,17 @@ def test_down_projections_of_thirty_blocks(name: MixtureName, favoured: dict[int
     assert dealt == {block: favoured.get(block, mixture.base) for block in range(30)}
 
 
+def test_our_own_mixtures_are_made_for_rows_of_any_length() -> None:
+    small, large = MIXTURES["Q4_0_S"], MIXTURES["Q4_0_M"]
+
+    assert small.types == large.types == ("Q4_0", "Q8_0")
+    for row in (576, 1536):
+        assert [large.type_of(role, row) for role in ("value", "key", "head", "other")] == ["Q8_0"] * 3 + ["Q4_0"]
+        assert small.type_of("down", row, 0, 30) == "Q4_0"
+    favoured = [block for block in range(30) if large.type_of("down", 1536, block, 30) == "Q8_0"]
+    assert favoured == sorted({*range(30)} - {*range(3, 26, 3)})
+
+
 def test_rows_of_no_whole_super_blocks_get_another_type() -> None:
     mixture = MIXTURES["Q4_K_M"]
 

@@ -42,9 +42,7 @@ def gptq(
             it was at the start ("static groups"), so that groups stay consecutive and cost nothing at run time;
             otherwise a group's scale is found when its first column is reached, from the weight as updated so far.
         searched: Take scales that keep the expected loss small instead of those that cover each group's range, also
-            from the weight as it was at the start. An error `e` of column `q` costs `e² / U_qq²` once the columns
-            after it have made up for what they can, and so much it counts in `core.kquant.search`. The grid must be
-            one of integers with scales of rows or groups.
+            from the weight as it was at the start; see `searched_scales`.
 
     Raises:
         NumericalError: `H` is not finite or cannot be factorised.
@@ -53,12 +51,27 @@ def gptq(
     order = column_order(W, H, act_order)
     U = inverse_cholesky(H[order][:, order], damp).float()
     active = W.float().masked_fill(H.diagonal() == 0, 0)
-    affine = None
-    if searched:
-        importance = torch.empty_like(U.diagonal())
-        importance[order] = U.diagonal().square().reciprocal()
-        affine = search(active, importance[None], grid)
+    affine = searched_scales(active, grid, order, U) if searched else None
     return round_columns(active, grid, order, U, act_order=act_order, affine=affine)
+
+
+def searched_scales(
+    W: Float[Tensor, "out in"], grid: Grid, order: Int[Tensor, " in"], U: Float[Tensor, "in in"]
+) -> AffineParams:
+    """Scales and zero points under which little is lost, in place of those that cover each group's range.
+
+    An error `e` of column `q` costs `e² / U_qq²` once the columns after it have made up for what they can, and so much
+    it counts in the search.
+
+    Args:
+        W: The weight.
+        grid: A grid of integers with scales of rows or groups.
+        order: The order in which columns will be rounded.
+        U: As in `round_columns`.
+    """
+    importance = torch.empty_like(U.diagonal())
+    importance[order] = U.diagonal().square().reciprocal()
+    return search(W, importance[None], grid)
 
 
 def column_order(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], act_order: bool) -> Int[Tensor, " in"]:

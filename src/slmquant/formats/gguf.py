@@ -32,6 +32,7 @@ from slmquant.formats._gguf_model import Parameter, architecture_of, parameters_
 from slmquant.formats._gguf_read import MODEL_TYPE_KEY, MODULES_KEY, read_weights
 from slmquant.formats._gguf_tokenizer import add_tokenizer_
 from slmquant.quantization import QuantizedModel
+from slmquant.schemes.mixtures import MIXTURES
 
 Dense = Literal["F32", "F16", "BF16"]
 _LARGEST_HALF = torch.finfo(torch.float16).max
@@ -203,9 +204,10 @@ def _provenance(export: Export) -> Iterator[tuple[str, str]]:
 
 
 def _file_type(quantized: QuantizedModel, placements: Sequence[Placement]) -> gguf.LlamaFileType:
-    """The mixture, or the type of most of the weights."""
-    if quantized.scheme.mixture is not None:
-        return gguf.LlamaFileType[f"MOSTLY_{quantized.scheme.mixture}"]
+    """The mixture, where llama.cpp knows it, or the type of most of the weights."""
+    mixture = quantized.scheme.mixture
+    if mixture is not None and MIXTURES[mixture].of_llama_cpp:
+        return gguf.LlamaFileType[f"MOSTLY_{mixture}"]
     elements: dict[str, int] = {}
     for placement in placements:
         elements[placement.stored] = elements.get(placement.stored, 0) + placement.parameters

@@ -14,6 +14,7 @@ _TENSORS: Mapping[gguf.MODEL_TENSOR, Role] = MappingProxyType(
     {
         gguf.MODEL_TENSOR.ATTN_V: "value",
         gguf.MODEL_TENSOR.ATTN_QKV: "value",
+        gguf.MODEL_TENSOR.ATTN_K: "key",
         gguf.MODEL_TENSOR.FFN_DOWN: "down",
     }
 )

@@ -17,6 +17,7 @@
     NF4g64  FP4g64  weights alone, in groups; FP6g64, FP6E2M3g64. NF4g64-dq: scales in 8 bits as well
     Q4_K  Q8_0 ...  GGUF's types, weights alone; Q4_KE6: and embeddings in Q6_K
     Q4_K_M  ...     GGUF's mixtures, as llama.cpp deals types out: Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M
+    Q4_0_M  Q4_0_S  ours: Q4_0, and Q8_0 for what suffers most; for rows that are no multiple of 256
 
 Weights named by a number of bits need an A part; a format's name without one means what is usual for it. Defaults are
 omitted: weights are symmetric and per output channel, activations symmetric and per token, embeddings and head stay
@@ -78,6 +79,7 @@ EXAMPLES: dict[str, str] = {
     "NF4g64-dq": "the same, its scales in 8 bits",
     "Q4_K": "GGUF's 4-bit K-quants",
     "Q4_K_M": "a GGUF mixture: Q4_K, and more bits for some linears and the head",
+    "Q4_0_M": "Q4_0, and Q8_0 for values, keys, the head and most of the last linears of feed-forward networks",
 }
 """Typical names with a half-line each; any name of the grammar works."""
 

@@ -1,0 +1,70 @@
+"""What each kind of linear is worth in more bits: the divergence that goes when it alone is given back.
+
+Weights are rounded by GPTQ-MSE to Q4_0, embedding and head to Q8_0; that method rounds each weight by itself, so the
+others stay what they are. Windows are of 512 tokens, the last of WikiText-2's train split.
+
+    python benchmarks/mixture.py smollm2-135m-instruct
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from slmquant import api
+from slmquant.calib.corpora import load_corpus
+from slmquant.calib.windows import text_tokens
+from slmquant.core.quantized_tensor import QuantizedTensor
+from slmquant.model.loading import load
+
+WINDOW = 512
+
+
+def main() -> None:
+    """Round once, give back one kind after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
+    parser.add_argument("--windows", type=int, default=6)
+    given = parser.parse_args()
+    made = api.quantize(given.model, "gptq_mse", "Q4_0E8")
+    full, trial = load(given.model).model, load(given.model).model
+    tokens = torch.as_tensor(text_tokens(made.tokenizer, load_corpus("wikitext2_train").text))
+    windows = tokens[-WINDOW * given.windows :].view(-1, WINDOW)
+    weights = made.quantized.weights
+    put(trial, weights)
+    rounded = divergence(full, trial, windows)
+    table = Table("given back", "million weights", "KL, nats", "gain for a million weights, millinats")
+    table.add_row("nothing", "", f"{rounded:.4f}", "")
+    for kind in dict.fromkeys(name.rpartition(".")[2] for name in weights):
+        chosen = {name: weight for name, weight in weights.items() if name.endswith(kind)}
+        millions = sum(weight.codes.numel() for weight in chosen.values()) / 1e6
+        for name in chosen:
+            trial.get_submodule(name).get_parameter("weight").data.copy_(full.get_submodule(name).weight)
+        left = divergence(full, trial, windows)
+        put(trial, chosen)
+        table.add_row(kind, f"{millions:.1f}", f"{left:.4f}", f"{1000 * (rounded - left) / millions:.2f}")
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+def put(model: PreTrainedModel, weights: dict[str, QuantizedTensor]) -> None:
+    """Let a plain model hold what codes stand for."""
+    for name, weight in weights.items():
+        model.get_submodule(name).get_parameter("weight").data.copy_(weight.dequantize())
+
+
+@torch.inference_mode()
+def divergence(full: PreTrainedModel, other: PreTrainedModel, windows: torch.Tensor) -> float:
+    """Mean KL divergence over the tokens of windows, in nats."""
+    found = []
+    for window in windows:
+        log_p, log_q = (model(window[None]).logits[0].log_softmax(-1) for model in (full, other))
+        found.append(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()))
+    return sum(found) / len(found)
+
+
+if __name__ == "__main__":
+    main()
