@@ -7,7 +7,7 @@ decodes more slowly, as processors have fast products for `Q4_0` and `Q8_0` and 
 
 `Q4_0_S` and `Q4_0_M` are ours, made for such models: nothing but `Q4_0` and `Q8_0`. Values and keys have 8 bits, which
 costs little where many queries share them, and with `_M` two thirds to three quarters of the feed-forward networks'
-last linears. On SmolLM2-135M-Instruct a million weights of values are worth ten times as much in 8 bits as one of
+last linears. On SmolLM2-135M-Instruct a million weights of values are worth twelve times as much in 8 bits as one of
 queries, one of keys four times, one of those last linears three (`benchmarks/mixture.py`).
 
 Deviations:
