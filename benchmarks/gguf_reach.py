@@ -17,7 +17,7 @@ from slmquant.engines.llamacpp import ENGINE
 from slmquant.formats._base import Export
 from slmquant.formats.gguf import Gguf
 
-OURS = ("rtn:Q4_0E8", "gptq_sink:Q4_0E8", "awq+gptq_sink:Q4_0E8", "gptq_sink:Q4_K_M")
+OURS = ("gptq_mse:Q4_0E8", "gptq_mse:Q4_0_S", "gptq_mse:Q4_0_M", "gptq_mse:Q4_K_M")
 THEIRS = {"Q4_0": 2, "Q4_K_M": 15}
 """llama.cpp's file types by its numbers (`llama.h`)."""
 

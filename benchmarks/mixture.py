@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from slmquant import api
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
+from slmquant.core.divergence import log_normalize_, token_divergence_
 from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.model.loading import load
 
@@ -61,8 +62,8 @@ def divergence(full: PreTrainedModel, other: PreTrainedModel, windows: torch.Ten
     """Mean KL divergence over the tokens of windows, in nats."""
     found = []
     for window in windows:
-        log_p, log_q = (model(window[None]).logits[0].log_softmax(-1) for model in (full, other))
-        found.append(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()))
+        log_p, log_q = (log_normalize_(model(window[None]).logits[0]) for model in (full, other))
+        found.append(float(token_divergence_(log_p, log_q).forward.mean()))
     return sum(found) / len(found)
 
 

@@ -25,8 +25,10 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from slmquant import api
+from slmquant.analysis.paired import paired_test
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
+from slmquant.core.divergence import log_normalize_, next_token_nll, token_divergence_
 from slmquant.engines._base import Chooses, Engine, OpenOptions, Session
 from slmquant.formats._base import Export, Format
 
@@ -92,9 +94,10 @@ def main(description: str, contest: Contest) -> None:
             divergences, losses[artifact.name] = [], []
             for place, window in enumerate(windows):
                 logs = log_probabilities(session, window)
-                full += [logs.half()] if artifact is artifacts[0] else []
-                divergences.append(divergence(full[place].float(), logs))
-                losses[artifact.name].append(-float(logs[:-1].gather(1, torch.tensor(window[1:])[:, None]).mean()))
+                if artifact is artifacts[0]:
+                    full.append(logs.half())
+                losses[artifact.name].append(float(next_token_nll(logs[:-1], torch.tensor(window[1:])).mean()))
+                divergences.append(float(token_divergence_(full[place].float(), logs).forward.mean()))
             session.close()
             ppl = np.exp(np.mean(losses[artifact.name]))
             apart = "" if artifact is artifacts[0] else f"{np.mean(divergences):.4f}"
@@ -111,9 +114,8 @@ def main(description: str, contest: Contest) -> None:
 def differences(losses: Mapping[str, Sequence[float]], ours: Sequence[str]) -> Iterator[str]:
     """Each of ours against each of the others, over the same windows."""
     for mine, other in itertools.product(ours, [name for name in losses if name not in ours]):
-        apart = [a - b for a, b in zip(losses[mine], losses[other], strict=True)]
-        error = statistics.stdev(apart) / len(apart) ** 0.5
-        yield f"{mine} less {other}: {statistics.mean(apart):+.4f} ± {error:.4f} nats over {len(apart)} windows"
+        found = paired_test(losses[other], losses[mine])
+        yield f"{mine} less {other}: {found.difference:+.4f} ± {found.stderr:.4f} nats over {found.n} windows"
 
 
 def make(
@@ -158,12 +160,7 @@ def torch_ppl(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> float
 def log_probabilities(session: Session, window: Sequence[int]) -> torch.Tensor:
     """Of every next token of a window, `(len(window), vocabulary)`."""
     session.reset()
-    return torch.from_numpy(session.feed(window, every=True)).log_softmax(-1)
-
-
-def divergence(full: torch.Tensor, logs: torch.Tensor) -> float:
-    """Mean KL divergence of `logs` from `full`, in nats per token."""
-    return float((full.exp() * (full - logs)).sum(-1).mean())
+    return log_normalize_(torch.tensor(session.feed(window, every=True)))
 
 
 def decode_rates(

@@ -22,7 +22,8 @@ _STEPS = 21
 def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], grid: Grid) -> AffineParams:
     """Storable parameters of every group of `W` that keep `Σ importance · (w − ŵ)²` small.
 
-    Each group's error is at most that of the range's own scale, before scales are rounded to what the grid stores.
+    Each group's error is at most that of the range's own scale, before scales and zero points are rounded to what the
+    grid stores.
 
     Args:
         W: The weight.

@@ -263,7 +263,7 @@ def refusal_to_learn(scheme: Scheme) -> str | None:
     """Why rounding to such numbers cannot be learned here; None where it can."""
     if scheme.weights is None:
         return f"{scheme} leaves the weights of linears alone, so there is no rounding to learn; use rtn"
-    grids = [grid_of(spec) for spec in (scheme.weights, *(scheme.weight_specs if scheme.mixture else ()))]
+    grids = [grid_of(spec) for spec in (scheme.weight_specs if scheme.mixture else (scheme.weights,))]
     if not all(grid.uniform and grid.rule in ("span", "extreme") for grid in grids):
         return (
             f"its offsets and clipped ranges are those of integers with equal steps, which {scheme} has not; "

@@ -6,7 +6,8 @@ have no paper. Minimises `Σ v · (w − ŵ)²` in each group, with `v = |w| + s
 Deviations:
     * One search with one grid of 21 trial scales serves every type. ggml has one for each, with other numbers of
       trials, other importances (`w²` for some), and none at all for Q4_0 to Q8_0 unless it is given data.
-    * Where a row is no multiple of 256, the last super-block is shorter. ggml falls back to another type there.
+    * Where a row is no multiple of 256, the last super-block is shorter. ggml falls back to another type there,
+      as mixtures (Q4_K_M) do here.
     * `d` and `dmin` of a super-block come from its largest scale and minimum; ggml searches them for some types.
 
 Cost: 21 passes over each group, no data.

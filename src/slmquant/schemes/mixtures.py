@@ -6,9 +6,9 @@ blocks of 256. A small model seldom has them (576, 896, 960 inputs), gets types 
 decodes more slowly, as processors have fast products for `Q4_0` and `Q8_0` and not for those of 5 bits.
 
 `Q4_0_S` and `Q4_0_M` are ours, made for such models: nothing but `Q4_0` and `Q8_0`. Values and keys have 8 bits, which
-costs little where many queries share them, and with `_M` two thirds to three quarters of the feed-forward networks'
-last linears. On SmolLM2-135M-Instruct a million weights of values are worth twelve times as much in 8 bits as one of
-queries, one of keys four times, one of those last linears three (`benchmarks/mixture.py`).
+costs little where many queries share them, and with `_M` three quarters of the feed-forward networks' last linears. On
+SmolLM2-135M-Instruct a million weights of values are worth twelve times as much in 8 bits as one of queries, one of
+keys four times, one of those last linears three (`benchmarks/mixture.py`).
 
 Deviations:
     * Mixtures of the Falcon architecture, of models with eight experts and of those with 80 blocks have rules of
@@ -37,14 +37,19 @@ ROW = 256
 _STAND_INS: Mapping[GgufName, GgufName] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
+def _at_an_end(block: int, blocks: int) -> bool:
+    """The first and last eighth of the blocks."""
+    return block < blocks // 8 or block >= 7 * blocks // 8
+
+
 def _some(block: int, blocks: int) -> bool:
     """The first and last eighth of the blocks, and every third between."""
-    return block < blocks // 8 or block >= 7 * blocks // 8 or (block - blocks // 8) % 3 == 2
+    return _at_an_end(block, blocks) or (block - blocks // 8) % 3 == 2
 
 
 def _most(block: int, blocks: int) -> bool:
     """All but every third of the blocks between the first and the last eighth."""
-    return block < blocks // 8 or block >= 7 * blocks // 8 or (block - blocks // 8) % 3 != 0
+    return _at_an_end(block, blocks) or (block - blocks // 8) % 3 != 0
 
 
 @dataclass(frozen=True)
