@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
 from slmquant.core.hadamard import hadamard
-from slmquant.core.kv import round_per_token
 from slmquant.errors import RefusedError, SchemeError
 from slmquant.model.attention import CacheRounding, HeadRotation, kv_bits_per_value, quantize_cache_, refusal
 from slmquant.model.cache_names import cache_argument
 from slmquant.model.loading import load
+from slmquant.model.recent_tokens import Cache, attend_recent
 from slmquant.schemes.kv import KvSpec
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
 
@@ -146,14 +147,59 @@ def test_a_running_cache_gives_what_a_parallel_pass_gives(name: str, spec: KvSpe
     assert (one_by_one(model, ids) - parallel).norm() < 0.02 * effect
 
 
-def test_kivi_sees_the_unfinished_group_in_full_precision() -> None:
-    """With no complete group of 32 tokens keys stay as they are; values are rounded token by token."""
-    key, value = torch.randn(2, 1, 2, 40, 10).unbind(0)
-    rounded = CacheRounding(KvSpec.kivi(2))(key, key, value)
+KIVI_SMALL = KvSpec(2, key_tokens=2, group_size=4, recent=4)
 
-    assert torch.equal(rounded.key[..., 32:, :], key[..., 32:, :])
-    assert not torch.isclose(rounded.key[..., :32, :], key[..., :32, :]).all()
-    assert torch.equal(rounded.value, round_per_token(value, 2, 32))
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "gpt_neox"])
+def test_decoding_with_recent_tokens_gives_what_a_parallel_pass_gives(name: str, implementation: str) -> None:
+    ids = tokens()
+    model = tiny(name)
+    model.set_attn_implementation(implementation)
+    quantize_cache_(model, KIVI_SMALL)
+    parallel = logits(model, ids)
+    effect = (parallel - logits(tiny(name), ids)).norm()
+
+    assert effect > 0.01 * parallel.norm()
+    assert (one_by_one(model, ids) - parallel).norm() < 0.02 * effect
+
+
+def test_recent_tokens_are_read_as_the_algorithm_of_kivi_says() -> None:
+    """Against one query at a time: keys below the last multiple of `recent` and values `recent` back are rounded."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 11, 8, generator=generator).unbind(0)
+    rounding, module = CacheRounding(KIVI_SMALL), torch.nn.Module()
+    cache = Cache(key, value, *rounding.rounded(key, value))
+    found = attend_recent(plain_attention, module, query[..., 3:, :], cache, None, recent=4)
+
+    for position in range(3, 11):
+        keys = cache.rounded_key[..., : position // 4 * 4, :], key[..., position // 4 * 4 : position + 1, :]
+        old = max(0, position - 4 + 1)
+        values = cache.rounded_value[..., :old, :], value[..., old : position + 1, :]
+        scores = query[..., position : position + 1, :] @ torch.cat(keys, dim=-2).mT / 8**0.5
+        expected = (scores.softmax(-1) @ torch.cat(values, dim=-2)).transpose(1, 2)
+        assert torch.allclose(found[:, position - 3], expected[:, 0], atol=1e-6)
+
+
+def plain_attention(
+    _module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
+) -> tuple[Tensor, None]:
+    scores = query @ key.mT / query.shape[-1] ** 0.5 + mask
+    return (scores.softmax(-1) @ value).transpose(1, 2), None
+
+
+def test_kivi_keeps_128_tokens_in_full_precision() -> None:
+    """The published setting: a sequence of 128 tokens is not rounded at all, and longer ones are."""
+    model = tiny("llama", max_position_embeddings=512)
+    ids = torch.randint(3, VOCABULARY, (1, 200), generator=torch.Generator().manual_seed(3))
+    before = logits(model, ids)
+    quantize_cache_(model, KvSpec.kivi(2))
+    after = logits(model, ids)
+
+    short = tiny("llama", max_position_embeddings=512)
+    assert torch.equal(logits(model, ids[:, :128]), logits(short, ids[:, :128]))
+    assert torch.allclose(after[:, :128], before[:, :128], atol=1e-5)
+    assert not torch.allclose(after[:, 128:], before[:, 128:], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3", "gpt_neox"])
@@ -242,7 +288,14 @@ class TestBitsPerValue:
         assert kv_bits_per_value(KvSpec(4), 64) == 4 + 32 / 64
         assert kv_bits_per_value(KvSpec(4, group_size=32), 64) == 4 + 32 / 32
         assert kv_bits_per_value(KvSpec(8, floating=True), 64) == 8 + 16 / 64
-        assert kv_bits_per_value(KvSpec.kivi(2), 64) == 3
+        assert kv_bits_per_value(replace(KvSpec.kivi(2), recent=0), 64) == 3
+
+    def test_recent_tokens_in_full_precision_count(self) -> None:
+        """Of 2048 tokens 128 values and, on average, 63.5 keys have 16 bits."""
+        keys, values = 63.5 / 2048, 128 / 2048
+        expected = ((1 - keys) * 3 + keys * 16 + (1 - values) * 3 + values * 16) / 2
+        assert kv_bits_per_value(KvSpec.kivi(2), 64) == pytest.approx(expected)
+        assert kv_bits_per_value(KvSpec.kivi(2), 64, context=100) > 9
 
     def test_a_ragged_last_group_has_a_scale_of_its_own(self) -> None:
         assert kv_bits_per_value(KvSpec(4, group_size=32), 80) == pytest.approx(4 + 3 * 32 / 80)
@@ -256,6 +309,8 @@ class TestBitsPerValue:
         {"bits": 4, "floating": True},
         {"bits": 8, "floating": True, "key_tokens": 32},
         {"bits": 4, "group_size": 1},
+        {"bits": 4, "recent": -1},
+        {"bits": 4, "key_tokens": 32, "recent": 100},
     ],
 )
 def test_contradictions_are_refused(settings: dict[str, int]) -> None:
@@ -279,4 +334,4 @@ def test_a_real_cache_keeps_what_the_literature_says_it_keeps() -> None:
     assert divergence(KvSpec(8)) < 0.002 < four < 1
     assert divergence(KvSpec.kivi(4)) < four / 2
     assert divergence(KvSpec(4), hadamard) < four
-    assert divergence(KvSpec.kivi(2)) < divergence(KvSpec(2)) / 2
+    assert divergence(KvSpec.kivi(2)) < divergence(replace(KvSpec.kivi(2), recent=0)) / 2 < divergence(KvSpec(2)) / 4

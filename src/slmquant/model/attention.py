@@ -12,10 +12,9 @@ Deviations:
     * The cache holds full-precision numbers, which are rounded whenever they are read: what is computed is what a
       packed cache would give, the memory is not. Rounded per token, a running cache gives what one parallel forward
       pass gives.
-    * KIVI in a parallel forward pass: every query sees the keys of all groups that are complete at the end of the
-      sequence as rounded, its own group's too, and only the tail in full precision. While generating, a query
-      sees its own unfinished group in full precision. The paper also keeps the last 128 tokens of keys and values
-      in full precision; here that is only the unfinished group of keys.
+    * The authors' prompt pass reads exact keys and values, and only decoding reads rounded ones. Here every query
+      reads what it would read if its token were decoded (`model.recent_tokens`), as texts and answers are scored in
+      one pass.
     * Groups of tokens count from the first that attention is given: in padded batches they count padding, and in a
       sliding window's running cache they move on with the window.
     * Latent attention (MLA) is refused: what it caches is not what attention reads.
@@ -36,10 +35,24 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from slmquant.core.kv import bits_per_value, round_float8, round_per_channel, round_per_token
 from slmquant.errors import RefusedError
 from slmquant.model.cache_names import cache_of
+from slmquant.model.context import fitting
 from slmquant.model.quiet import quiet_transformers
+from slmquant.model.recent_tokens import Cache, attend_recent
 from slmquant.schemes.kv import KvSpec
 
-__all__ = ["CacheRounding", "HeadRotation", "Rounded", "kv_bits_per_value", "quantize_cache_", "refusal"]
+__all__ = [
+    "KV_CONTEXT",
+    "CacheRounding",
+    "HeadRotation",
+    "Rounded",
+    "depends_on_position",
+    "kv_bits_per_value",
+    "quantize_cache_",
+    "refusal",
+]
+
+KV_CONTEXT = 2048
+"""Tokens in the cache whose bits are counted, or as many as the model takes: recent tokens in 16 bits are a share."""
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 """What transformers' registry holds: `(module, query, key, value, mask, **options)` to output and weights."""
@@ -80,12 +93,21 @@ class CacheRounding(nn.Module):
         self.rotation = rotation
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Rounded:
-        """Queries, keys and values as attention shall read them."""
-        if self.rotation is not None:
-            query, key = self.rotation.apply(query), self.rotation.apply(key)
+        """Queries, keys and values as attention shall read them, where no token is recent."""
+        query, key = self.rotated(query, key)
+        return Rounded(query, *self.rounded(key, value))
+
+    def rotated(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys before they are rounded."""
+        if self.rotation is None:
+            return query, key
+        return self.rotation.apply(query), self.rotation.apply(key)
+
+    def rounded(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated keys, and values, as the cache stores them once they are not recent any more."""
         if self.spec is None:
-            return Rounded(query, key, value)
-        return Rounded(query, _round_keys(key, self.spec), _round_values(value, self.spec))
+            return key, value
+        return _round_keys(key, self.spec), _round_values(value, self.spec)
 
     def extra_repr(self) -> str:
         """What it does, as torch prints a module."""
@@ -114,7 +136,8 @@ def quantize_cache_(
     for module, key in probed.calls:
         module.cache_rounding = CacheRounding(spec, None if rotate is None else rotate(key.shape[-1]))
     _switch_(model, _PREFIX + _implementation(model))
-    bits = [kv_bits_per_value(spec, key.shape[-1]) for _, key in probed.calls]
+    context = fitting(KV_CONTEXT, model.config)
+    bits = [kv_bits_per_value(spec, key.shape[-1], context) for _, key in probed.calls]
     return sum(bits) / len(bits)
 
 
@@ -145,19 +168,36 @@ def _refusal(model: PreTrainedModel, probed: _Probed | None) -> str | None:
     return None
 
 
-def kv_bits_per_value(spec: KvSpec | None, head_dim: int) -> float:
+def depends_on_position(model: PreTrainedModel) -> bool:
+    """Whether a token's keys or values are rounded by where it stands in the sequence, so that none can be shared."""
+    specs = [module.spec for module in model.modules() if isinstance(module, CacheRounding)]
+    return any(spec is not None and (spec.key_tokens or spec.recent) for spec in specs)
+
+
+def kv_bits_per_value(spec: KvSpec | None, head_dim: int, context: int = KV_CONTEXT) -> float:
     """Bits of a cached key or value on average, float16 scales and minima included; 16 where nothing is rounded.
 
     Args:
         spec: How the cache is rounded.
-        head_dim: Channels of a head. The tokens of KIVI's unfinished group, at 16 bits, are left out.
+        head_dim: Channels of a head.
+        context: Tokens in the cache, of which recent ones are kept in 16 bits: `recent` values, and keys since the last
+            multiple of `recent`, which are `(recent − 1) / 2` on average.
     """
     if spec is None:
         return 16.0
     groups = -(-head_dim // (spec.group_size or head_dim))
     values = bits_per_value(spec.bits, head_dim / groups, parameters=1 if spec.floating else 2)
     keys = values if spec.key_tokens is None else bits_per_value(spec.bits, spec.key_tokens)
+    if spec.recent:
+        keys = _mixed(keys, (spec.recent - 1) / 2 / context)
+        values = _mixed(values, spec.recent / context)
     return (keys + values) / 2
+
+
+def _mixed(bits: float, share: float) -> float:
+    """Bits on average where a share of the numbers has 16."""
+    share = min(1.0, share)
+    return (1 - share) * bits + share * 16
 
 
 def _round_keys(key: Tensor, spec: KvSpec) -> Tensor:
@@ -241,8 +281,16 @@ def _rounding_first(implementation: str) -> AttentionFunction:
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: object
     ) -> tuple[Tensor, Tensor | None]:
-        rounded = cast(CacheRounding, module.cache_rounding)(query, key, value)
-        return passing_on(module, *rounded, mask, **options)
+        rounding = cast(CacheRounding, module.cache_rounding)
+        query, key = rounding.rotated(query, key)
+        recent = 0 if rounding.spec is None else rounding.spec.recent
+        if recent and key.shape[-2] <= recent:  # all tokens are recent
+            return passing_on(module, query, key, value, mask, **options)
+        rounded = rounding.rounded(key, value)
+        if not recent:
+            return passing_on(module, query, *rounded, mask, **options)
+        cache = Cache(key, value, *rounded)
+        return attend_recent(passing_on, module, query, cache, mask, recent, **options), None
 
     return attend
 

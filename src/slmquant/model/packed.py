@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from slmquant.model.attention import depends_on_position
 from slmquant.model.cache_names import cache_argument
 from slmquant.model.tree_attention import in_parts, parts_of
 
@@ -192,6 +193,8 @@ def longest_shared(model: PreTrainedModel) -> int | None:
     The limit is that of a sliding window: a tree's mask lets a token see all of its ancestors, which is right as long
     as the window would, too.
     """
+    if depends_on_position(model):
+        return 0
     window = getattr(model.config.get_text_config(), "sliding_window", None) or None  # some say 0
     if window is not None and window < _TRIED_TOKENS:
         return 0

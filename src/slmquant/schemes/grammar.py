@@ -9,8 +9,8 @@
     W8A8-static     the same, with one calibrated activation scale per tensor
     W4AFP8g64       activations in FP8 per token
     W1.58A16g64     ternary weights
-    W4A4KV4g128     and a 4-bit key-value cache, one scale per token and head
-    W4A4KV4cg128    keys per channel in groups of tokens, values per token (KIVI); KVFP8: FP8 per token
+    W4A4KV4g128     and a 4-bit key-value cache, one scale per token and head; KVFP8: in FP8
+    W4A4KV4cg128    keys per channel in groups of tokens, values per token, the last 128 in 16 bits (KIVI)
     W4A16g64E8      and embeddings and head in 8 bits, grouped as the linears are
     FP8  FP8A16     FP8 weights per channel and activations per token; weights alone. FP8E5M2, FP8-static, FP8-tensor
     MXFP4  MXFP4A16 microscaling: weights and activations; weights alone. MXFP6, MXFP6E2M3, MXFP8, MXINT8, NVFP4
@@ -68,7 +68,7 @@ EXAMPLES: dict[str, str] = {
     "W3A16g64": "3-bit weights in groups of 64",
     "W1.58A16g64": "ternary weights in groups of 64",
     "W4A4KV4": "4-bit weights, activations and key-value cache",
-    "W4A16KV2c": "4-bit weights; keys in 2 bits per channel, values per token (KIVI)",
+    "W4A16KV2c": "4-bit weights; keys in 2 bits per channel, values per token, the last 128 in 16 bits (KIVI)",
     "FP8": "8-bit floating point E4M3, weights per channel and activations per token",
     "FP8A16": "the same, weights alone",
     "FP6g64": "6-bit floating point E3M2, weights in groups of 64",

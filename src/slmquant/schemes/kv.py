@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from slmquant.errors import SchemeError
 
-__all__ = ["KIVI_GROUP", "KvSpec"]
+__all__ = ["KIVI_GROUP", "KIVI_RECENT", "KvSpec"]
 
 KIVI_GROUP = 32
 """Group size of KIVI's published setting, along the tokens for keys and along the head for values."""
+KIVI_RECENT = 128
+"""Latest tokens that KIVI's published setting keeps in full precision."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,15 @@ class KvSpec:
         key_tokens: Consecutive tokens whose keys share a scale in each channel (KIVI); None rounds keys as values
             are, token by token.
         group_size: Consecutive channels of a head that share a scale within a token; None for the whole head.
+        recent: Latest tokens that stay in 16 bits (KIVI): the last `recent` values, and the keys since the last
+            multiple of `recent` tokens. 0 rounds every token.
     """
 
     bits: int
     floating: bool = False
     key_tokens: int | None = None
     group_size: int | None = None
+    recent: int = 0
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -37,8 +42,13 @@ class KvSpec:
         for what, size in (("tokens", self.key_tokens), ("channels", self.group_size)):
             if size is not None and size < 2:
                 raise SchemeError(f"a KV cache in groups of {size} {what} is not supported; expected at least 2")
+        if self.recent < 0 or self.recent % (self.key_tokens or 1):
+            raise SchemeError(
+                f"{self.recent} recent tokens in full precision are not supported with keys in groups of "
+                f"{self.key_tokens}; expected a multiple of the group"
+            )
 
     @classmethod
     def kivi(cls, bits: int) -> KvSpec:
-        """Keys per channel over groups of tokens, values per token, as KIVI has them."""
-        return cls(bits, key_tokens=KIVI_GROUP, group_size=KIVI_GROUP)
+        """Keys per channel over groups of tokens, values per token, the latest tokens in 16 bits, as KIVI has them."""
+        return cls(bits, key_tokens=KIVI_GROUP, group_size=KIVI_GROUP, recent=KIVI_RECENT)
