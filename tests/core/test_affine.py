@@ -7,6 +7,8 @@ from slmquant.core import groups
 from slmquant.core.affine import Grid
 from slmquant.core.elements import NF4, TABLES, TERNARY, Integers
 from slmquant.core.tokens import token_codes
+from slmquant.methods._grids import grid_of
+from slmquant.schemes import parse
 
 GRIDS = [
     Grid(bits, symmetric, group, scale_bits)
@@ -14,6 +16,12 @@ GRIDS = [
     for symmetric in (True, False)
     for group, scale_bits in ((16, 16), (7, 16), (1000, 32))
 ]
+
+NAMES = """
+    W8A8-tensor W1.58A16g64 FP8A16 MXFP4A16 NVFP4A16 MXINT8A16 NF4g64 NF4g64-dq FP4g64 FP6g64
+    Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K
+"""
+NAMED = {name: grid_of(parse(name).weights) for name in NAMES.split()}
 
 
 def weight(rows: int = 12, columns: int = 40, seed: int = 0) -> torch.Tensor:
@@ -49,6 +57,20 @@ def test_quantizing_again_with_the_same_parameters_changes_nothing(grid: Grid) -
     once = grid.quantize(W, affine).dequantize()
 
     assert torch.equal(once, grid.quantize(once, affine).dequantize())
+
+
+@pytest.mark.parametrize("grid", [*GRIDS, *NAMED.values()], ids=str)
+@pytest.mark.parametrize("columns", [40, 512])
+def test_rounded_numbers_are_those_of_the_codes_to_the_bit(grid: Grid, columns: int) -> None:
+    """Searches round without keeping codes; what they look at must be what is stored in the end."""
+    W = weight(24, columns)
+    W[3], W[4, :20] = 0.0, 0.0
+    if not grid.elements.row_bytes(columns) or (grid.storage.spans_groups and columns % 256):
+        pytest.skip("such numbers come in whole blocks")
+
+    assert torch.equal(grid.rounded(W), grid.quantize(W).dequantize())
+    narrow = grid.fit(0.8 * W)
+    assert torch.equal(grid.rounded(W, narrow), grid.quantize(W, narrow).dequantize())
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

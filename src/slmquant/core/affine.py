@@ -214,9 +214,26 @@ class Grid:
     def quantize(self, W: Float[Tensor, "out in"], affine: AffineParams | None = None) -> QuantizedTensor:
         """Round to nearest; parameters are fitted where none are given, and made storable where they are."""
         affine = self.fit(W) if affine is None else self.stored(affine)
-        size = W.shape[1]
-        scale, zero_point = (groups.expand(values, min(self.group_size, size), size) for values in affine)
-        return self.assemble(self.encode(W, scale, zero_point), affine)
+        codes = [self.encode(part, *parameters) for part, parameters in self._by_group(W, affine)]
+        return self.assemble(_side_by_side(codes), affine)
+
+    def rounded(self, W: Float[Tensor, "out in"], affine: AffineParams | None = None) -> Float[Tensor, "out in"]:
+        """What `quantize` makes of a weight, as `dequantize` reads it, without keeping codes: for searches."""
+        affine = self.fit(W) if affine is None else self.stored(affine)
+        numbers = [
+            self.decode(self.encode(part, *parameters), *parameters) for part, parameters in self._by_group(W, affine)
+        ]
+        return _side_by_side(numbers)
+
+    def _by_group(
+        self, W: Float[Tensor, "out in"], affine: AffineParams
+    ) -> Iterator[tuple[Float[Tensor, "out groups size"], tuple[Tensor, Tensor]]]:
+        """Full groups, then a ragged last one, each with the scales and zero points that broadcast against it."""
+        start = 0
+        for part in groups.split(W, min(self.group_size, W.shape[1])):
+            stop = start + part.shape[1]
+            yield part, (affine.scale[:, start:stop, None], affine.zero_point[:, start:stop, None])
+            start = stop
 
     def assemble(self, codes: Float[Tensor, "out in"], affine: AffineParams) -> QuantizedTensor:
         """Codes held as floats, with their parameters, as a `QuantizedTensor`."""
@@ -234,6 +251,12 @@ class Grid:
             grid=self,
             parts=parts,
         )
+
+
+def _side_by_side(parts: list[Float[Tensor, "out _ size"]]) -> Float[Tensor, "out in"]:
+    """What was computed group by group as a whole weight."""
+    flat = [part.flatten(1) for part in parts]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
 
 
 def _best_ternary_scale(W: Float[Tensor, "out groups size"]) -> Float[Tensor, "out groups"]:

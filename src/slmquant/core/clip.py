@@ -36,7 +36,7 @@ def clipped(
     best = torch.ones_like(low)
     for ratio in ratios:
         affine = grid.cover(groups.Bounds(low * ratio, high * ratio))
-        error = W - grid.quantize(W, affine).dequantize()
+        error = W - grid.rounded(W, affine)
         loss = group_losses(error, H, group_size)
         better = loss < least
         least = torch.where(better, loss, least)

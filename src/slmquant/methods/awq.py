@@ -124,7 +124,7 @@ class _Search:
         return weight_at(self._model, name).float()
 
     def _rounded(self, name: str, W: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        return grid_of(self._specs[name]).quantize(W).dequantize()
+        return grid_of(self._specs[name]).rounded(W)
 
 
 def _energy(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"]) -> float:

@@ -95,7 +95,7 @@ class _Problem:
         lost = 0.0
         for W, grid in zip(self._weights, self._grids, strict=True):
             scaled = W if factors is None else W * factors
-            lost += output_loss(grid.quantize(scaled).dequantize() - scaled, H)
+            lost += output_loss(grid.rounded(scaled).sub_(scaled), H)
         return lost / self._energy
 
 
