@@ -182,7 +182,7 @@ def engine_metrics(peak_mb: float, speed: float, size_mb: float, engine: str = "
         return Metric(name=name, value=value, unit="1", higher_is_better=higher, protocol=protocol)
 
     return (
-        metric("inference_peak_rss_bytes", peak_mb * 1e6, False, engine),
+        metric("inference_added_rss_bytes", peak_mb * 1e6, False, engine),
         metric("decode_tokens_per_s@512", speed, True, f"{engine}; 32 greedy tokens after 512, one by one"),
         metric("artifact_bytes", size_mb * 1e6, False, "all files"),
     )
@@ -243,10 +243,26 @@ def test_infer_without_an_engine_or_a_baseline_is_absent_with_a_reason() -> None
     ]
 
 
+def test_a_model_of_little_context_is_scored_at_what_it_takes() -> None:
+    def measured(memory: float, speed: float, size: float) -> list[Metric]:
+        named = (
+            ("inference_added_rss_bytes", memory),
+            ("decode_tokens_per_s@0", 10 * speed),
+            ("decode_tokens_per_s@192", speed),
+            ("decode_tokens_per_s@1024", 7 * speed),
+            ("artifact_bytes", size),
+        )
+        return [invented.metric(name, value) for name, value in named]
+
+    score = infer_score(measured(1e8, 30.0, 1e8), measured(2e8, 20.0, 4e8), "full")
+
+    assert score.ratios == {"memory": 2.0, "tokens per second": 1.5, "size": 4.0}
+
+
 def test_one_thread_is_scored_against_one_thread() -> None:
     def measured(memory: float, speed: float, size: float) -> list[Metric]:
         named = (
-            ("inference_peak_rss_bytes/1t", memory),
+            ("inference_added_rss_bytes/1t", memory),
             ("decode_tokens_per_s@512/1t", speed),
             ("artifact_bytes", size),
         )

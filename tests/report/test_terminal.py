@@ -195,7 +195,7 @@ def test_best_cells_that_cannot_be_told_apart_are_all_marked() -> None:
 
 def on_engine(cell: Record, engine: str) -> Record:
     """What an engine made of a cell, with invented figures."""
-    figures = (("artifact_bytes", 1e8), ("inference_peak_rss_bytes", 3e8), ("decode_tokens_per_s@512", 60.0))
+    figures = (("artifact_bytes", 1e8), ("inference_added_rss_bytes", 3e8), ("decode_tokens_per_s@512", 60.0))
     return cell.model_copy(
         update={
             "spec": cell.spec.on(engine),

@@ -82,6 +82,7 @@ def test_raw_samples_are_kept_for_every_round_and_the_first_does_not_count(refer
     at_eight = [item for item in result.items if "@8" in item.task]
     assert [item.item for item in at_eight] == ["0", "1"]
     assert {"prefill_s", "step_0_s", "step_1_s"} <= set(at_eight[0].values)
+    assert all(item.values["decode_s"] == item.values["step_0_s"] + item.values["step_1_s"] for item in at_eight)
     rate = next(m for m in result.metrics if m.name.startswith("decode_tokens_per_s@8"))
     samples = [2 / (item.values["step_0_s"] + item.values["step_1_s"]) for item in at_eight]
     assert rate.value == pytest.approx(np.median(samples)) and rate.n == 2
@@ -89,12 +90,27 @@ def test_raw_samples_are_kept_for_every_round_and_the_first_does_not_count(refer
     assert any(name.startswith("prefill_flop_share@8") for name in names(result))
 
 
+def test_ratios_are_kept_round_by_round_so_that_they_can_be_resampled(reference: Reference) -> None:
+    mine, full = run_engines([job("talking"), job("right")], replace(SETTINGS, rounds=3), baseline=1)
+
+    ours = [item for item in mine.items if "@8" in item.task]
+    theirs = [item for item in full.items if "@8" in item.task]
+    ratios = [b.values["decode_s"] / a.values["decode_s"] for a, b in zip(ours, theirs, strict=True)]
+    assert [item.values["decode_speedup"] for item in ours] == pytest.approx(ratios)
+    assert all("prefill_speedup" in item.values for item in ours)
+    assert not any("decode_speedup" in item.values for item in theirs)
+    speedup = next(m for m in mine.metrics if m.name.startswith("decode_speedup@8"))
+    assert speedup.value == pytest.approx(np.median(ratios)) and speedup.stderr is not None
+
+
 def test_what_is_absent_is_told(reference: Reference) -> None:
     short, untimed = run_engines(
-        [job("right", context_limit=9), job("right", reference, no_speed="no speed: it is made up")], SETTINGS
+        [job("right", context_limit=8), job("right", reference, no_speed="no speed: it is made up")], SETTINGS
     )
 
-    assert any("takes 9 tokens: nothing at a context of 8" in note for note in short.notes)
+    assert any("takes 8 tokens: in place of a context of 8 tokens the longest is 6" in note for note in short.notes)
+    assert any(name.startswith("decode_tokens_per_s@6") for name in names(short))
+    assert any("4 steps were timed after 6 tokens" in note and "p99" in note for note in short.notes)
     assert any("there is no reference" in note for note in short.notes)
     assert any(name.startswith("decode_tokens_per_s@0") for name in names(short))
     assert "no speed: it is made up" in untimed.notes and untimed.status == "ok"

@@ -15,8 +15,11 @@ from slmquant.tracks.inference import (
     Work,
     loading_metrics,
     noise_metrics,
+    paired_ratios,
     speed_metrics,
     speedup_metrics,
+    steps_for,
+    too_few_steps,
 )
 from tests.made_up_engines import Bigram
 
@@ -49,10 +52,25 @@ def test_speeds_are_medians_over_passes() -> None:
 
 
 def test_names_say_threads_where_those_are_not_all_cores() -> None:
-    found = named(speed_metrics(Point(0, 1), [one_pass(None, 0.1)] * 2, ONE, Work(), None))
+    found = named(speed_metrics(Point(0, 150), [one_pass(None, *[0.1] * 150)] * 2, ONE, Work(), None))
 
     assert {"decode_tokens_per_s@0/1t", "decode_tokens_per_s_iqr@0/1t", "inter_token_p99_s@0/1t"} <= set(found)
     assert not any(name.startswith(("prefill", "ttft")) for name in found)
+
+
+def test_a_quantile_is_told_only_where_the_largest_step_lies_above_it_most_likely() -> None:
+    quick = [one_pass(0.1, *[0.1] * 16)] * 3  # 48 steps lie below the 99th percentile with a probability of 0.62
+    whole = [one_pass(0.1, *[0.1] * 64)] * 10
+    told = [
+        [name for name in named(speed_metrics(Point(100, 16), passes, ALL, Work(), None)) if "inter_token" in name]
+        for passes in (quick, whole)
+    ]
+
+    assert [steps_for(percent) for percent in (50, 90, 99)] == [5, 29, 299]
+    assert told[0] == ["inter_token_p50_s@100", "inter_token_p90_s@100"]
+    assert told[1] == [*told[0], "inter_token_p99_s@100"]
+    assert "48 steps were timed after 100 tokens" in (too_few_steps(Point(100, 16), quick) or "")
+    assert too_few_steps(Point(100, 64), whole) is None and too_few_steps(Point(100, 0), quick) is None
 
 
 def test_a_roof_is_what_the_machine_was_measured_to_do() -> None:
@@ -93,12 +111,25 @@ def test_speedups_are_paired_so_that_a_slow_machine_cancels() -> None:
     mine = [one_pass(0.1 * slow, 0.02 * slow) for slow in slowness]
     theirs = [one_pass(0.2 * slow, 0.06 * slow) for slow in slowness]
 
-    found = named(speedup_metrics(Point(8, 1), mine, theirs, ALL, "full precision"))
+    ratios = paired_ratios(Point(8, 1), mine, theirs)
+    found = named(speedup_metrics(Point(8, 1), ratios, ALL, "full precision"))
 
+    assert ratios["decode_speedup"] == pytest.approx([3] * 9)
+    assert found["decode_speedup@8"].stderr == pytest.approx(0, abs=1e-12)
     assert found["decode_speedup@8"].value == pytest.approx(3)
     assert found["decode_speedup_iqr@8"].value == pytest.approx(0, abs=1e-12)
     assert found["prefill_speedup@8"].value == pytest.approx(2)
     assert "full precision" in (found["decode_speedup@8"].protocol or "")
+
+
+def test_the_error_of_a_paired_speedup_is_that_of_a_median_over_rounds() -> None:
+    ratios = np.random.default_rng(3).normal(2, 0.1, size=101)
+
+    (speedup, _) = speedup_metrics(Point(8, 1), {"decode_speedup": ratios.tolist()}, ALL, "full precision")
+
+    assert speedup.stderr == pytest.approx(1.2533 * 0.1 / 101**0.5, rel=0.35)  # of a median of normal values
+    (alone,) = speedup_metrics(Point(8, 1), {"decode_speedup": [2.0]}, ALL, "full precision")
+    assert alone.stderr is None
 
 
 def test_memory_is_told_with_and_without_the_mapped_file() -> None:
@@ -109,6 +140,7 @@ def test_memory_is_told_with_and_without_the_mapped_file() -> None:
     found = named(loading_metrics([opened], Memory(130, 140, 60), ALL))
     unmapped = named(loading_metrics([opened], Memory(130, 140, None), ALL))
 
+    assert found["inference_added_rss_bytes"].value == 140 - 10
     figures = ("load_s", "load_peak_rss_bytes", "inference_peak_rss_bytes", "steady_rss_bytes", "mapped_rss_bytes")
     assert [found[name].value for name in figures] == [0.5, 120, 140, 130, 60]
     assert "mapped_rss_bytes" not in unmapped

@@ -68,7 +68,8 @@ class ScoreOptions:
         consumption_reference: The method whose cell of the same model, scheme and machine is 100.
         chance_margin: A data set enters the chance-corrected score only where the reference lies this many of
             its standard errors above chance; nearer, the ratio is noise over noise.
-        inference_context: Tokens per second are those of decoding after so many tokens.
+        inference_context: Tokens per second are those of decoding after so many tokens, or after as many below that
+            as the model takes.
     """
 
     expectation: Expectation = "mean_then_square"
@@ -119,7 +120,7 @@ def slmq_infer(
     """Track 2, inference performance, from one ratio for each model.
 
     Args:
-        memory: M / M^c of the peak memory in inference.
+        memory: M / M^c of the peak memory in inference, above that of the empty process.
         tokens_per_s: TPS^c / TPS.
         size: S / S^c of the stored size.
         expectation: How the mean over models and the square are ordered.
@@ -156,17 +157,18 @@ def infer_score(
             taken for the speed; else the ratio of medians.
         options: At which context.
     """
-    end = _thread_ending(mine, f"decode_tokens_per_s@{options.inference_context}")
-    speed = f"decode_tokens_per_s@{options.inference_context}{end}"
+    context = context_of(mine, "decode_tokens_per_s", options.inference_context) or options.inference_context
+    end = _thread_ending(mine, f"decode_tokens_per_s@{context}")
+    speed = f"decode_tokens_per_s@{context}{end}"
     ratios: dict[str, float] = {}
-    for name in (f"inference_peak_rss_bytes{end}", speed, "artifact_bytes"):
+    for name in (f"inference_added_rss_bytes{end}", speed, "artifact_bytes"):
         ours, theirs = _named(mine, name), _named(baseline, name)
         if ours is None or theirs is None or ours.value <= 0 or theirs.value <= 0:
             return Score(None, reason=f"{name} was not measured for this artifact or for {label}")
         if _definition(ours) != _definition(theirs):
             return Score(None, reason=f"{name} of {label} is of another engine, version or number of threads")
         ratios[name] = ours.value / theirs.value if name == speed else theirs.value / ours.value
-    paired = _named(mine, f"decode_speedup@{options.inference_context}{end}")
+    paired = _named(mine, f"decode_speedup@{context}{end}")
     if paired is not None and f"against {label}," in (paired.protocol or ""):
         ratios[speed] = paired.value
     how = _named(mine, speed)
@@ -290,6 +292,17 @@ def _named(metrics: Sequence[Metric], name: str) -> Metric | None:
     return next((metric for metric in metrics if metric.name == name), None)
 
 
+def context_of(metrics: Sequence[Metric], figure: str, longest: int) -> int | None:
+    """The longest context up to `longest` at which `figure@context` was measured, whatever the threads; else None."""
+    found = [
+        int(context)
+        for metric in metrics
+        if metric.name.startswith(f"{figure}@")
+        and (context := metric.name.removeprefix(f"{figure}@").partition("/")[0]).isdecimal()
+    ]
+    return max((context for context in found if context <= longest), default=None)
+
+
 def _thread_ending(metrics: Sequence[Metric], name: str) -> str:
     """What follows a name that was measured with fewer threads than cores, `/1t`; empty where all computed."""
     if _named(metrics, name) is not None:
@@ -299,9 +312,13 @@ def _thread_ending(metrics: Sequence[Metric], name: str) -> str:
 
 def _infer(record: Record, records: Sequence[Record], options: ScoreOptions) -> Score:
     """Against the full-precision cell of the same weights, machine and engine, the latest of several."""
-    peak = record.metric("inference_peak_rss_bytes")
+    peak = record.metric("inference_added_rss_bytes")
     if peak is None:
-        return Score(None, reason="no engine was measured")
+        older = record.metric("inference_peak_rss_bytes") is not None
+        return Score(
+            None,
+            reason="measured before memory was counted above the empty process" if older else "no engine was measured",
+        )
     here = machine(record.environment)
     found = [
         r
@@ -310,7 +327,7 @@ def _infer(record: Record, records: Sequence[Record], options: ScoreOptions) -> 
         and r.status == "ok"
         and r.spec.model_sha256 == record.spec.model_sha256
         and machine(r.environment) == here
-        and (theirs := r.metric("inference_peak_rss_bytes")) is not None
+        and (theirs := r.metric("inference_added_rss_bytes")) is not None
         and _definition(theirs) == _definition(peak)
     ]
     if not found:

@@ -51,7 +51,7 @@ def command(
         str | None, typer.Option(help="Numbers of threads, `1,2`.", show_default="1 and all cores")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, all cores only, no long context.")] = False,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Passes that count.", show_default="7, or 3")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Passes that count.", show_default="10, or 3")] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for opening, for a comparison, for a pass.")] = 300,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSON file.", show_default="results/engines/<time>.json")
@@ -163,13 +163,16 @@ def _print(engine: str, results: Sequence[EngineResult], scores: Sequence[Score]
 
 
 _COLUMNS = (
-    "artifact", "status", "threads", "MB", "KL", "ppl", "prefill 512", "decode", "decode 512", "p99 ms",
-    "bandwidth", "times", "peak MB", "load s", "others", "SLMQ_infer",
+    "artifact", "status", "threads", "MB", "KL", "ppl", "prefill ≤512", "decode 0", "decode ≤512", "p99 ms",
+    "bandwidth", "times", "peak MB", "added MB", "load s", "others", "SLMQ_infer",
 )  # fmt: skip
 
 
 def _rows(result: EngineResult, score: Score) -> list[tuple[str, ...]]:
+    from slmquant.analysis.scores import context_of
+
     metrics = {metric.name: metric.value for metric in result.metrics}
+    decoded, read = (context_of(result.metrics, f"{part}_tokens_per_s", 512) for part in ("decode", "prefill"))
     suffixes = [name.removeprefix("load_s") for name in metrics if name.startswith("load_s") and "iqr" not in name]
 
     def show(name: str, form: str, factor: float = 1.0) -> str:
@@ -186,13 +189,14 @@ def _rows(result: EngineResult, score: Score) -> list[tuple[str, ...]]:
                 show("artifact_bytes", "{:.1f}", 1e-6),
                 show("parity_kl_mean", "{:.4f}"),
                 show("engine_perplexity", "{:.3f}"),
-                show(f"prefill_tokens_per_s@512{suffix}", "{:.0f}"),
+                show(f"prefill_tokens_per_s@{read}{suffix}", "{:.0f}"),
                 show(f"decode_tokens_per_s@0{suffix}", "{:.1f}"),
-                show(f"decode_tokens_per_s@512{suffix}", "{:.1f}"),
-                show(f"inter_token_p99_s@512{suffix}", "{:.1f}", 1e3),
+                show(f"decode_tokens_per_s@{decoded}{suffix}", "{:.1f}"),
+                show(f"inter_token_p99_s@{decoded}{suffix}", "{:.1f}", 1e3),
                 show(f"decode_bandwidth_share@0{suffix}", "{:.0%}"),
-                show(f"decode_speedup@0{suffix}", "{:.2f}"),
+                show(f"decode_speedup@{decoded}{suffix}", "{:.2f}"),
                 show(f"inference_peak_rss_bytes{suffix}", "{:.0f}", 1e-6),
+                show(f"inference_added_rss_bytes{suffix}", "{:.0f}", 1e-6),
                 show(f"load_s{suffix}", "{:.2f}"),
                 show(f"noise_others{suffix}", "{:.0%}"),
                 f"{score.value:.1f}" if score.value is not None and suffix == scored else "",

@@ -6,6 +6,7 @@ binding of the cache are those that GenAI uses.
 
 from __future__ import annotations
 
+import importlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,11 +26,16 @@ class OnnxRuntime:
     extra: str | None = "onnx"
 
     def status(self) -> EngineStatus:
-        """Whether it is installed; it does not say which instructions its kernels choose."""
+        """Whether it is installed and loads; it does not say which instructions its kernels choose."""
         try:
-            return EngineStatus(True, f"{_PACKAGE} {version(_PACKAGE)}")
+            installed = version(_PACKAGE)
         except PackageNotFoundError:
             return EngineStatus(False, reason=f"{_PACKAGE} is not installed; pip install 'slmquant[onnx]'")
+        try:
+            importlib.import_module(_PACKAGE)
+        except (ImportError, OSError) as error:
+            return EngineStatus(False, reason=f"{_PACKAGE} {installed} does not load ({error}); reinstall it")
+        return EngineStatus(True, f"{_PACKAGE} {installed}")
 
     def open(self, artifact: Path, options: OpenOptions) -> Session:
         """Load a folder with `genai_config.json` and the graph that it names."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from slmquant.analysis.cells import accuracy
 from slmquant.analysis.chance import above_chance
-from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions
+from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions, context_of
 from slmquant.report._sections import Cell, Section
 from slmquant.store.record import Metric, task_name
 
@@ -100,20 +100,25 @@ def engine_columns(section: Section) -> list[Column]:
             _metric("inference_peak_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
         Column(
+            "added MB",
+            "Of that what the artifact added, interpreter and binding taken off; it enters SLMQ_infer.",
+            _metric("inference_added_rss_bytes", decimal(0), BYTES_PER_MB),
+        ),
+        Column(
             "prefill tok/s",
-            "Tokens read in a second by the engine with all cores, 512 at once; 128 where the model takes fewer.",
-            _at("prefill_tokens_per_s", 512, 128),
+            "Tokens read in a second by the engine with all cores, 512 at once, or as many as the model takes.",
+            _at("prefill_tokens_per_s", 512),
         ),
         Column(
             "tok/s",
-            "Tokens decoded in a second by the engine with all cores after 512 tokens; after none where the model "
-            "takes fewer.",
-            _at("decode_tokens_per_s", 512, 0),
+            "Tokens decoded in a second by the engine with all cores after 512 tokens, or after as many as the model "
+            "takes.",
+            _at("decode_tokens_per_s", 512),
         ),
         Column(
             "× full",
             "How many times as fast as full precision the engine decodes, measured in turns with it.",
-            _at("decode_speedup", 512, 0),
+            _at("decode_speedup", 512),
         ),
     ]
     return _known(all_columns, [measured for cell in section.cells for measured in cell.engines.values()])
@@ -266,11 +271,14 @@ def _on_engine(engine: str, read: Callable[[Cell], Reading | None]) -> Callable[
     return lambda cell: read(cell.engines[engine]) if engine in cell.engines else None
 
 
-def _at(name: str, *contexts: int) -> Callable[[Cell], Reading | None]:
-    """At the first of the contexts that was measured."""
-    return lambda cell: next(
-        (found for context in contexts if (found := _metric(f"{name}@{context}", significant)(cell))), None
-    )
+def _at(name: str, longest: int) -> Callable[[Cell], Reading | None]:
+    """At the longest context up to `longest` that was measured."""
+
+    def read(cell: Cell) -> Reading | None:
+        context = context_of(cell.record.metrics, name, longest)
+        return None if context is None else _metric(f"{name}@{context}", significant)(cell)
+
+    return read
 
 
 def _metric(

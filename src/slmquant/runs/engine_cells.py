@@ -20,7 +20,7 @@ from slmquant.formats import native
 from slmquant.formats._base import Export, Written
 from slmquant.progress import Progress
 from slmquant.runs.engine_reference import TextOptions, describe, fixed_windows, keep_reference
-from slmquant.runs.engines import EngineJob, EngineResult, Settings, quick_settings, run_engines
+from slmquant.runs.engines import EngineJob, EngineResult, Settings, cell_settings, run_engines
 from slmquant.runs.process import Failure, run_isolated
 from slmquant.store.record import CellSpec
 from slmquant.tracks._meters import bytes_on_disk
@@ -105,7 +105,7 @@ class EngineStage:
     def run(self, engine: str) -> Iterator[tuple[CellSpec, EngineResult | Failure]]:
         """Measure the cells on `engine`; one result for each, in any order, as soon as it is known."""
         cells = list(self.kept)
-        settings = replace(quick_settings(), rounds=self.rounds)
+        settings = replace(cell_settings(), rounds=self.rounds)
         if self.timeout_s is not None:
             settings = replace(settings, timeout_s=self.timeout_s)
         jobs: dict[CellSpec, EngineJob] = {}

@@ -2,21 +2,22 @@
 
 Three stages. Parity: each artifact is opened alone and held against its reference; one that computes something else
 ends here. Speed: for each number of threads all that are left are opened side by side and asked the same short passes
-in rounds, each round in another order; who is not asked is stopped. Limits: what the machine itself can do, tried once
-for each number of threads, before the first pass.
+in rounds, in balanced orders (`_engine_turns`); who is not asked is stopped. Limits: what the machine itself can do,
+tried once for each number of threads, before the first pass.
 
 Whatever goes wrong with one artifact is its own result; the others go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from slmquant.engines._base import OpenOptions
 from slmquant.progress import Progress, Silent
+from slmquant.runs._engine_turns import fitted, turns
 from slmquant.runs.engine_process import EngineProcess
 from slmquant.runs.environment import usable_cores
 from slmquant.runs.process import Failure
@@ -30,12 +31,15 @@ from slmquant.tracks.inference import (
     artifact_metrics,
     loading_metrics,
     noise_metrics,
+    paired_ratios,
     parity_metrics,
     speed_metrics,
     speedup_metrics,
+    too_few_steps,
 )
 
-_DECODED = 32
+_DECODED = 64
+_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class EngineJob:
         reference: What it must agree with; None where there is nothing, which the result says; a failure where there
             should be, which is the result's, too.
         work: What each token makes the engine do.
-        context_limit: Tokens that the model takes at most; longer points are left out. None where it does not say.
+        context_limit: Tokens that the model takes at most; longer points are shortened. None where it does not say.
         no_speed: Why its speed would say nothing; None where it is to be timed.
         no_reference: Why there is nothing that it must agree with, where there is not.
     """
@@ -85,14 +89,19 @@ class Settings:
     """
 
     points: tuple[Point, ...] = (Point(0, _DECODED), Point(128, 0), Point(512, _DECODED), Point(2048, _DECODED))
-    rounds: int = 7
+    rounds: int = _ROUNDS
     threads: tuple[int, ...] = field(default_factory=lambda: tuple(sorted({1, usable_cores()})))
     timeout_s: float = 300.0
     limit_s: float = 1.0
 
 
+def cell_settings() -> Settings:
+    """What every cell of a bench on engines gets: all cores only, no long context."""
+    return Settings(points=Settings().points[:3], threads=(usable_cores(),), limit_s=0.3)
+
+
 def quick_settings() -> Settings:
-    """A minute's look: all cores only, fewer rounds, no long context."""
+    """A minute's look: all cores only, fewer rounds of fewer tokens, no long context."""
     points = (Point(0, 16), Point(128, 0), Point(512, 16))
     return Settings(points=points, rounds=3, threads=(usable_cores(),), limit_s=0.3)
 
@@ -107,7 +116,8 @@ class EngineResult:
         reason: Why it is not `ok`, in a line.
         version: Of the engine; None where it was never opened.
         metrics: What was measured, until something went wrong.
-        items: Raw samples: task `engine@context/threads`, one item for each round.
+        items: Raw samples: task `engine@context/threads`, one item for each round. Beside the seconds of its parts
+            stand `decode_speedup` and `prefill_speedup`, paired with the baseline's same round, where there is one.
         notes: What is absent, and why.
     """
 
@@ -132,6 +142,7 @@ class _Course:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
+        """Keep a remark, once."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -231,9 +242,8 @@ def _time(
     with ExitStack() as stack:
         timed = list(_opened(courses, threads, settings, stack))
         progress.start(f"speed, {threads} threads", settings.rounds + 1)
-        for turn in range(settings.rounds + 1):
-            order = [timed[(turn + place) % len(timed)] for place in range(len(timed))] if timed else []
-            _round(order, settings, counts=turn > 0)
+        for turn, order in enumerate([list(range(len(timed))), *turns(len(timed), settings.rounds)]):
+            _round([timed[place] for place in order], settings, counts=turn > 0)
             progress.advance()
         memory = {id(each): each.process.ask(Weigh(), settings.timeout_s) for each in timed if each.course.is_timed}
     theirs = next((each for each in timed if each.course is baseline and baseline.is_timed), None)
@@ -257,12 +267,12 @@ def _opened(courses: Sequence[_Course], threads: int, settings: Settings, stack:
         if not course.is_timed:
             continue
         job = course.job
-        points = [p for p in settings.points if job.context_limit is None or p.tokens <= job.context_limit]
-        left_out = [str(point.context) for point in settings.points if point not in points]
-        if left_out:
-            course.note(f"the model takes {job.context_limit} tokens: nothing at a context of {', '.join(left_out)}")
-        if not points:
-            continue
+        points = fitted(settings.points, job.context_limit)
+        if changed := [str(point.context) for point in settings.points if point not in points]:
+            course.note(
+                f"the model takes {job.context_limit} tokens: in place of a context of {', '.join(changed)} tokens "
+                f"the longest is {max(point.context for point in points)}"
+            )
         process = stack.enter_context(EngineProcess(threads))
         options = OpenOptions(threads, max(point.tokens for point in points))
         opened = process.ask(Open(job.engine, job.artifact, options), settings.timeout_s)
@@ -276,7 +286,7 @@ def _opened(courses: Sequence[_Course], threads: int, settings: Settings, stack:
 
 def _round(order: Sequence[_Timed], settings: Settings, counts: bool) -> None:
     """Every point once for every job, point by point, so that what is compared lies close together in time."""
-    for point in settings.points:
+    for point in dict.fromkeys(point for each in order for point in each.passes):
         for each in order:
             if not each.course.is_timed or point not in each.passes:
                 continue
@@ -297,22 +307,33 @@ def _conclude(
     course.metrics += loading_metrics([timed.opened], weighed, conditions)
     for point, passes in timed.passes.items():
         course.metrics += speed_metrics(point, passes, conditions, job.work, limits)
-        course.items += _samples(conditions.name("engine", point.context), passes)
+        if (reason := too_few_steps(point, passes)) is not None:
+            course.note(reason)
+        paired: dict[str, list[float]] = {}
         if baseline is not None and baseline is not timed and point in baseline.passes:
-            label = baseline.course.job.label
-            course.metrics += speedup_metrics(point, passes, baseline.passes[point], conditions, label)
+            paired = paired_ratios(point, passes, baseline.passes[point])
+            course.metrics += speedup_metrics(point, paired, conditions, baseline.course.job.label)
+        course.items += _samples(conditions.name("engine", point.context), passes, paired)
     course.metrics += noise_metrics([each for passes in timed.passes.values() for each in passes], conditions)
 
 
-def _samples(task: str, passes: Sequence[Pass]) -> list[ItemOutcome]:
+def _samples(task: str, passes: Sequence[Pass], paired: Mapping[str, Sequence[float]]) -> list[ItemOutcome]:
     """One item for each round: everything that was measured, and nothing for what was not."""
-    return [ItemOutcome(task=task, item=str(turn), values=_values(each)) for turn, each in enumerate(passes)]
+    return [
+        ItemOutcome(
+            task=task,
+            item=str(turn),
+            values=_values(each) | {name: ratios[turn] for name, ratios in paired.items()},
+        )
+        for turn, each in enumerate(passes)
+    ]
 
 
 def _values(each: Pass) -> dict[str, float]:
     noise = each.noise
     found = {
         "prefill_s": each.prefill_s,
+        "decode_s": sum(each.steps_s) or None,
         "prefill_j": each.prefill_j,
         "decode_j": each.decode_j,
         "stolen": None if noise is None else noise.stolen,

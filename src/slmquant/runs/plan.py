@@ -68,7 +68,7 @@ class Plan(BaseModel):
     """Ask items only until the cells of a model are told apart with this confidence; None asks them all."""
     engines: tuple[str, ...] = ()
     """Engines that every cell is exported for and measured on, side by side with full precision."""
-    engine_rounds: int = Field(default=3, ge=1)
+    engine_rounds: int = Field(default=10, ge=1)
     """How many timed passes of each kind count."""
 
     @field_validator("methods")

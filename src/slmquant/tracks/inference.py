@@ -9,7 +9,8 @@ Names carry their conditions: `@512` is a context of 512 tokens, `/1t` one threa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +27,15 @@ from slmquant.tracks._requests import Memory, Opened, Pass, Point
 if TYPE_CHECKING:
     from slmquant.model.size import ModelSize
 
-VERSION = 2
+VERSION = 3
 """1: sizes as in `model.size`; speeds as in `docs/metrics.md`. 2: `prefill_flop_share` counts the head once a prompt,
-and bytes that decoding reads are those of weights and graph, without tokenizer and configuration."""
+and bytes that decoding reads are those of weights and graph, without tokenizer and configuration. 3: speeds over ten
+rounds of 64 tokens in balanced orders, quantiles only where enough steps were timed, `inference_added_rss_bytes`."""
+
+_SURE = 0.95
+"""How likely the largest of the timed steps must lie above a quantile for that quantile to be told."""
+_QUANTILES = (50, 90, 99)
+_RESAMPLES = 2000
 
 
 def size_metrics(size: ModelSize, kv_bits: float | None = None) -> list[Metric]:
@@ -142,6 +149,9 @@ def loading_metrics(opened: Sequence[Opened], last: Memory, conditions: Conditio
         _metric(conditions.name("inference_peak_rss_bytes"), last.peak_bytes, "bytes", False,
                 {**plain, "protocol": f"{conditions.protocol}; resident memory of the process {peak}, mapped pages "
                                       "of the artifact and the interpreter included"}),
+        _metric(conditions.name("inference_added_rss_bytes"), max(0, last.peak_bytes - first.empty_rss_bytes), "bytes",
+                False, {**plain, "protocol": f"{conditions.protocol}; resident memory of the process {peak}, less what "
+                        "it held before the artifact was opened: interpreter and binding"}),
         _metric(conditions.name("steady_rss_bytes"), last.rss_bytes, "bytes", False, plain),
         _metric(conditions.name("empty_rss_bytes"), first.empty_rss_bytes, "bytes", None,
                 {**plain, "protocol": f"{conditions.protocol}; before the artifact was opened"}),
@@ -195,32 +205,60 @@ def noise_metrics(passes: Sequence[Pass], conditions: Conditions) -> list[Metric
     ]
 
 
-def speedup_metrics(
-    point: Point, mine: Sequence[Pass], baseline: Sequence[Pass], conditions: Conditions, label: str
-) -> list[Metric]:
-    """Medians of paired ratios: round by round, the baseline ran the same point just before or after.
+def paired_ratios(point: Point, mine: Sequence[Pass], baseline: Sequence[Pass]) -> dict[str, list[float]]:
+    """Baseline time over own time in every round: `decode_speedup`, `prefill_speedup`; a part without times is absent.
 
     Args:
         point: What was run.
         mine: One pass for each round.
         baseline: The baseline's, in the same order.
-        conditions: Of both.
-        label: What the baseline is called.
     """
-    protocol = f"{conditions.protocol}; against {label}, paired within rounds"
     pairs = list(zip(mine, baseline, strict=True))
-    metrics: list[Metric] = []
+    found: dict[str, list[float]] = {}
     if point.steps:
-        ratios = [sum(theirs.steps_s) / sum(ours.steps_s) for ours, theirs in pairs]
-        metrics += _spread(conditions.name("decode_speedup", point.context), ratios, "ratio", True, protocol)
+        found["decode_speedup"] = [sum(theirs.steps_s) / sum(ours.steps_s) for ours, theirs in pairs]
     prefills = [
         theirs.prefill_s / ours.prefill_s
         for ours, theirs in pairs
         if ours.prefill_s is not None and theirs.prefill_s is not None
     ]
-    if prefills:
-        metrics += _spread(conditions.name("prefill_speedup", point.context), prefills, "ratio", True, protocol)
+    if len(prefills) == len(pairs):
+        found["prefill_speedup"] = prefills
+    return found
+
+
+def speedup_metrics(
+    point: Point, paired: Mapping[str, Sequence[float]], conditions: Conditions, label: str
+) -> list[Metric]:
+    """Medians of `paired_ratios`, with the standard error that resampling rounds gives.
+
+    Args:
+        point: What was run.
+        paired: The ratios by name.
+        conditions: Of both.
+        label: What the baseline is called.
+    """
+    protocol = f"{conditions.protocol}; against {label}, paired within rounds"
+    metrics: list[Metric] = []
+    for name, ratios in paired.items():
+        median, *spread = _spread(conditions.name(name, point.context), ratios, "ratio", True, protocol)
+        metrics += [median.model_copy(update={"stderr": _median_stderr(ratios)}), *spread]
     return metrics
+
+
+def too_few_steps(point: Point, passes: Sequence[Pass]) -> str | None:
+    """Which quantiles of the time between tokens are not told, and how many steps they need; None where all are."""
+    timed = sum(len(each.steps_s) for each in passes)
+    absent = [percent for percent in _QUANTILES if point.steps and timed < steps_for(percent)]
+    if not absent:
+        return None
+    lacking = ", ".join(f"p{percent} needs {steps_for(percent)}" for percent in absent)
+    return f"{timed} steps were timed after {point.context} tokens: of the time between tokens {lacking}"
+
+
+def steps_for(percent: float) -> int:
+    """How many steps a quantile needs: the largest of so many lies above it with a probability of 95 %."""
+    return math.ceil(math.log(1 - _SURE) / math.log(percent / 100))
 
 
 def _decoding(
@@ -230,7 +268,7 @@ def _decoding(
     rate = [len(each.steps_s) / sum(each.steps_s) for each in passes]
     metrics = _spread(conditions.name("decode_tokens_per_s", point.context), rate, "tokens/s", True, protocol)
     steps = np.concatenate([each.steps_s for each in passes])
-    for percent in (50, 90, 99):
+    for percent in (percent for percent in _QUANTILES if len(steps) >= steps_for(percent)):
         name = conditions.name(f"inter_token_p{percent}_s", point.context)
         common = {"version": VERSION, "n": len(steps), "protocol": protocol}
         metrics.append(_metric(name, float(np.percentile(steps, percent)), "s", False, common))
@@ -268,6 +306,14 @@ def _spread(name: str, values: Sequence[float], unit: str, higher: bool, protoco
         figure, at, conditions = name.partition("@") if "@" in name else name.partition("/")
         metrics.append(_metric(f"{figure}_iqr{at}{conditions}", float(high - low), unit, None, common))
     return metrics
+
+
+def _median_stderr(values: Sequence[float]) -> float | None:
+    """Standard error of the median over resampled rounds; None of a single one."""
+    if len(values) < 2:
+        return None
+    drawn = np.random.default_rng(0).choice(np.asarray(values), size=(_RESAMPLES, len(values)))
+    return float(np.median(drawn, axis=1).std(ddof=1))
 
 
 def _metric(
