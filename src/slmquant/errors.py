@@ -8,14 +8,15 @@
     ├── RefusedError               a combination that is understood and impossible; a cell becomes `refused`
     ├── UnavailableError           a package or an engine that is not here; a cell becomes `failed`, to be tried again
     ├── ModelError                 a model that cannot be used: not decoder-only, pickled, corrupt, NaN weights
-    ├── SourceError                a source that cannot be fetched: no network, checksum mismatch, no space
+    ├── SourceError                a source that cannot be fetched: no network, checksum mismatch
+    │   └── SpaceError             no room left on a disk, wherever it shows
     ├── DataError                  a corpus or a task whose data is absent or malformed
     ├── NumericalError             a solver or a loss that stopped being finite
     ├── StoreError                 a result store that cannot be read or written
     └── OutputError                an output that would take the place of something else
 
-A command prints these as one line and exits with `exit_code`; any other exception is a bug and keeps
-its traceback.
+A command prints these as one line and exits with `exit_code`; of any other exception, a bug, it prints one line, too,
+and saves the traceback in a file. What libraries raise becomes one of these in `slmquant.boundary`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "SchemeError",
     "SlmquantError",
     "SourceError",
+    "SpaceError",
     "StoreError",
     "UnavailableError",
     "UnknownNameError",
@@ -90,6 +92,12 @@ class SourceError(SlmquantError):
     """A model or data source that could not be fetched or verified."""
 
     exit_code = 5
+
+
+class SpaceError(SourceError):
+    """A disk that has no room for what shall be written."""
+
+    exit_code = 10
 
 
 class DataError(SlmquantError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import errno
+import glob
 import hashlib
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +16,13 @@ from pathlib import Path
 
 import platformdirs
 
-from slmquant.errors import OutputError, SourceError
+from slmquant.boundary import writing
+from slmquant.errors import OutputError, SpaceError
 
 _CHUNK_BYTES = 1 << 22
 _LEFTOVER_AGE_S = 24 * 3600
+_MARK = "slmquant-unfinished"
+"""In the name of what is not whole yet, so that nothing of anybody else's is ever taken for it."""
 
 
 def cache_dir() -> Path:
@@ -41,13 +46,13 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     """Check, before a long write, that the disk of `folder` can take `needed_bytes`.
 
     Raises:
-        SourceError: It cannot.
+        SpaceError: It cannot.
     """
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        raise SourceError(
+        raise SpaceError(
             f"{needed_bytes / 1e6:.0f} MB are needed in {folder} and {free / 1e6:.0f} MB are free; "
             "free some, or point SLMQUANT_CACHE at another disk"
         )
@@ -58,9 +63,9 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, pattern: str = ".*") -> None:
     """Remove the hidden temporary entries of `folder` that a killed process left there over a day ago."""
-    for entry in folder.glob(".*"):
+    for entry in folder.glob(pattern):
         try:
             if time.time() - entry.stat().st_mtime < _LEFTOVER_AGE_S:
                 continue
@@ -77,7 +82,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_output(path: Path, folder: bool, ours: Callable[[Path], bool] | None = None, overwrite: bool = False) -> None:
+def check_output(
+    path: Path,
+    folder: bool,
+    ours: Callable[[Path], bool] | None = None,
+    overwrite: bool = False,
+    source: Path | None = None,
+    least_bytes: int = 0,
+) -> None:
     """Refuse an output that would take the place of something else, before anything is computed for it.
 
     Args:
@@ -86,11 +98,37 @@ def check_output(path: Path, folder: bool, ours: Callable[[Path], bool] | None =
         ours: Whether a folder that is there already is an earlier output, which may be replaced; None where that
             cannot be told.
         overwrite: Whether a file, or a folder of other things, may be replaced, too.
+        source: What it is made from, which it must not touch.
+        least_bytes: What it takes at the least, as far as that is known already.
 
     Raises:
         OutputError: A file is there already; a folder lies where a file shall be written, or the reverse; or the folder
-            holds other things.
+            holds other things; it is the source, holds it, or lies in it; or nothing can be written there.
+        SpaceError: The disk has no room for it.
     """
+    if source is not None:
+        _check_apart(path, source)
+    _check_replaceable(path, folder, ours, overwrite)
+    place = path.resolve().parent
+    while not place.exists():
+        place = place.parent
+    with writing(path):
+        tempfile.TemporaryFile(dir=place).close()
+    require_space(place, least_bytes)
+
+
+def _check_apart(path: Path, source: Path) -> None:
+    """Refuse an output that would destroy what it is made from, by whatever links it is named."""
+    output, origin = path.resolve(), source.resolve()
+    if output == origin:
+        raise OutputError(f"{path} is what it would be made from, and would be lost; name another place")
+    if origin.is_relative_to(output):
+        raise OutputError(f"{path} holds {source}, what it would be made from; name another place")
+    if output.is_relative_to(origin):
+        raise OutputError(f"{path} lies in {source}, what it would be made from; name another place")
+
+
+def _check_replaceable(path: Path, folder: bool, ours: Callable[[Path], bool] | None, overwrite: bool) -> None:
     if not path.exists():
         return
     if not folder:
@@ -113,7 +151,7 @@ def make_folder(folder: Path) -> None:
     Raises:
         OutputError: It cannot.
     """
-    with _made_beside(folder / "file"):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
 
@@ -122,21 +160,21 @@ def make_folder(folder: Path) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds, else remove it.
 
+    Who may read it is what the user's umask says, whatever a library makes of it. A link is followed: the file that it
+    names is replaced.
+
     Raises:
         OutputError: Nothing can be written there.
-        SourceError: The disk is full.
+        SpaceError: The disk is full.
     """
-    with _made_beside(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
+    with writing(path):
+        target, temporary = _beside(path)
+        mode = _touch(temporary)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise _explained(error, path) from error
+        with writing(path):  # which looks at the disk before it is cleared
+            yield temporary
+            temporary.chmod(mode)
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -145,48 +183,48 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it onto `path` if the block succeeds, else remove it.
 
-    An existing folder at `path` is replaced only once the new one is whole.
+    An existing folder at `path` is replaced only once the new one is whole. Who may read it and what is in it is what
+    the user's umask says. A link is followed: the folder that it names is replaced.
 
     Raises:
         OutputError: Nothing can be written there.
-        SourceError: The disk is full.
+        SpaceError: The disk is full.
     """
-    with _made_beside(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with writing(path):
+        target, temporary = _beside(path)
+        temporary.mkdir()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(retired / path.name)
-            temporary.replace(path)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            temporary.replace(path)
-    except OSError as error:
-        raise _explained(error, path) from error
+        with writing(path):  # which looks at the disk before it is cleared
+            yield temporary
+            _open_to_others(temporary, mode)
+            if target.exists():
+                retired = _beside(path)[1]
+                target.replace(retired)
+                temporary.replace(target)
+                shutil.rmtree(retired, ignore_errors=True)
+            else:
+                temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def _made_beside(path: Path) -> Iterator[None]:
-    """Explain why a file or folder cannot be made where `path` shall lie."""
-    try:
-        yield
-    except OSError as error:
-        explained = _explained(error, path)
-        if explained is error:
-            explained = OutputError(f"cannot write in {path.parent}: {error.strerror or error}; name another place")
-        raise explained from error
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Where `path` really lies, and a name beside it for what is not whole yet; old ones of its kind are removed."""
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    name = target.name.encode()[:80].decode(errors="ignore")  # a name takes 255 bytes
+    remove_leftovers(target.parent, f".{glob.escape(name)}.{_MARK}-*")
+    return target, target.parent / f".{name}.{_MARK}-{secrets.token_hex(6)}"
 
 
-def _explained(error: OSError, path: Path) -> Exception:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    free = shutil.disk_usage(path.parent).free
-    return SourceError(
-        f"no space to write {path} ({free / 1e6:.0f} MB free in {path.parent}); "
-        "free some, or point SLMQUANT_CACHE or the output path at another disk"
-    )
+def _touch(path: Path) -> int:
+    """Make an empty file; the permissions that it gets are those of the user's umask."""
+    with path.open("xb") as file:
+        return stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+
+
+def _open_to_others(folder: Path, mode: int) -> None:
+    """Give what is in a folder the permissions that the folder itself got."""
+    for entry in folder.rglob("*"):
+        entry.chmod(mode if entry.is_dir() else mode & 0o666)

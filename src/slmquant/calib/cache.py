@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from slmquant.boundary import guarded
 from slmquant.calib.capture import Captured
 from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.errors import SourceError
@@ -101,20 +102,20 @@ def load(folder: Path, wanted: Collection[Statistic]) -> Captured:
     Raises:
         SourceError: The folder is damaged; it is safe to delete.
     """
-    try:
+    unreadable = guarded(
+        lambda why: f"captured statistics in {folder} cannot be read ({why}); delete the folder, it is a cache",
+        SourceError,
+    )
+    with unreadable:
         facts = json.loads((folder / _FACTS).read_text())
         files = {name: folder / _file_name(index) for index, name in enumerate(facts["names"])}
         for path in files.values():
             with safe_open(path, "pt"):
                 pass
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise SourceError(
-            f"captured statistics in {folder} cannot be read ({error}); delete the folder, it is a cache"
-        ) from error
-    return Captured(
-        statistics=_StoredStatistics(files, "hessian" in wanted),
-        tokens=int(facts["tokens"]),
-        forward_s=float(facts["forward_s"]),
-        statistic_s=cast("dict[Statistic, float]", facts["statistic_s"]),
-        peak_rss_bytes=facts["peak_rss_bytes"],
-    )
+        return Captured(
+            statistics=_StoredStatistics(files, "hessian" in wanted),
+            tokens=int(facts["tokens"]),
+            forward_s=float(facts["forward_s"]),
+            statistic_s=cast("dict[Statistic, float]", facts["statistic_s"]),
+            peak_rss_bytes=facts["peak_rss_bytes"],
+        )

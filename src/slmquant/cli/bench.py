@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar
+from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar, shown, tell
 
 if TYPE_CHECKING:
     from slmquant.analysis.standing import Answers
@@ -137,12 +136,12 @@ def command(
     plan, remarks = _plan(plan_file, fields, calibration, suite, data)
     make_folder(report)
     for remark in remarks if not quiet else ():
-        err_console.print(escape(remark), highlight=False)
+        tell(remark)
     with Store(store or default_store_path()) as opened, progress_bar(quiet) as progress:
         try:
             result = run(plan, opened, data_dir=data, progress=progress, tell=_Teller(quiet))
         except KeyboardInterrupt:
-            err_console.print("\ninterrupted; what is finished is kept, and the same command goes on from here")
+            tell("interrupted; what is finished is kept, and the same command goes on from here")
             raise typer.Exit(INTERRUPTED) from None
         answers = {record.cell_id: opened.items(record.cell_id) for record in result.records}
     written = [write(result.records, report) for write in (write_report_csv, write_report_json)]
@@ -151,7 +150,7 @@ def command(
         print_json(as_json(result.records))
     elif not quiet:
         _print_results(result.records, answers)
-        err_console.print(f"wrote {', '.join(str(path) for path in written)}", highlight=False, soft_wrap=True)
+        tell(f"wrote {', '.join(str(path) for path in written)}")
     if result.failed:
         err_console.print(
             f"[bold red]{len(result.failed)} of {len(result.records)} cells failed;[/bold red] "
@@ -216,12 +215,12 @@ class _Teller:
         if self._quiet:
             return
         if event.record is None:
-            err_console.print(escape(event.text), highlight=False)
+            tell(event.text)
             return
         colour = {"ok": "green", "refused": "yellow"}.get(event.record.status, "red")
-        line = f"[{colour}]{event.done}/{event.total}[/{colour}] {escape(event.text)}"
+        line = f"[{colour}]{event.done}/{event.total}[/{colour}] {shown(event.text)}"
         if event.record.status != "ok":
-            line += escape(f" ({event.record.reason})")
+            line += shown(f" ({event.record.reason})")
         err_console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -14,11 +14,11 @@ from slmquant.cli._output import (
     DataOption,
     JsonOption,
     QuietOption,
-    console,
-    err_console,
     print_json,
     print_table,
     progress_bar,
+    say,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def command(
     else:
         _print(engine, results, scores)
         if not quiet:
-            err_console.print(f"every figure and raw sample: {path}", highlight=False)
+            tell(f"every figure and raw sample: {path}")
     if any(result.status != "ok" for result in results):
         raise typer.Exit(_FAILED)
 
@@ -156,10 +156,10 @@ def _print(engine: str, results: Sequence[EngineResult], scores: Sequence[Score]
     print_table(f"On {engine}", _COLUMNS, rows)
     for result in results:
         for remark in ([result.reason] if result.reason else []) + list(result.notes):
-            console.print(f"{result.job.label}: {remark}", highlight=False, markup=False)
+            say(f"{result.job.label}: {remark}")
     told = dict.fromkeys(score.reason for score in scores if score.reason)
     for reason in told:
-        console.print(f"SLMQ_infer: {reason}", highlight=False, markup=False)
+        say(f"SLMQ_infer: {reason}")
 
 
 _COLUMNS = (

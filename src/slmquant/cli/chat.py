@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmquant.cli._output import DataOption, QuietOption, console, err_console, progress_bar
+from slmquant.cli._output import DataOption, QuietOption, console, progress_bar, say, shown, tell
 
 if TYPE_CHECKING:
     from slmquant.api import Artifact
@@ -68,7 +68,7 @@ def command(
         except RefusedError as error:  # too long a conversation: it says what to do
             if prompt is not None:
                 raise
-            err_console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+            tell(str(error))
 
 
 def _speakers(
@@ -130,7 +130,7 @@ def _original(artifact: Artifact, device: str, progress: Progress) -> Speaker | 
         if loaded.sha256 == artifact.source_sha256:
             return Speaker(f"{artifact.source}, {loaded.card.provenance}", loaded.model, loaded.tokenizer)
         reason = f"the weights of {artifact.source} are others now than those it was made from"
-    err_console.print(f"without its original: {reason}", highlight=False, markup=False, soft_wrap=True)
+    tell(f"without its original: {reason}")
     return None
 
 
@@ -142,7 +142,7 @@ def _said(prompt: str | None, is_chat: bool) -> Iterator[str]:
     asks = sys.stdin.isatty()
     if asks:
         does = "answers" if is_chat else "goes on from what you write, as it has no chat template"
-        err_console.print(f"It {does}. {_NEW} begins anew, Ctrl-D ends.", highlight=False)
+        tell(f"It {does}. {_NEW} begins anew, Ctrl-D ends.")
     while True:
         try:
             text = console.input("[bold]you> [/bold]") if asks else input()
@@ -156,8 +156,8 @@ def _answer(speaker: Speaker, text: str, manner: Manner) -> None:
     """Print an answer under its speaker's label, piece by piece."""
 
     def write(piece: str) -> None:
-        console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+        say(piece, end="")
 
-    console.print(speaker.label, style="bold cyan", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"[bold cyan]{shown(speaker.label)}[/bold cyan]", highlight=False, soft_wrap=True)
     speaker.answer(text, manner, write)
     console.print("\n")

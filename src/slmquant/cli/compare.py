@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slmquant.cli._output import JsonOption, console, print_json
+from slmquant.cli._output import JsonOption, console, print_json, say
 from slmquant.cli._results import StoreOption, open_store
 
 
@@ -59,4 +59,4 @@ def command(
         return
     console.print(comparison_report(first, second, differences))
     for stop in stops:
-        console.print(str(stop), highlight=False)
+        say(str(stop))

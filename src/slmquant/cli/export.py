@@ -23,11 +23,11 @@ from slmquant.cli._output import (
     JsonOption,
     OverwriteOption,
     QuietOption,
-    console,
-    err_console,
     print_json,
     print_table,
     progress_bar,
+    say,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def command(
         print_json(_facts(written, artifact))
     elif not quiet:
         for note in artifact.quantized.notes:
-            err_console.print(note, highlight=False, markup=False)
+            tell(note)
         _print(written, fmt.title)
 
 
@@ -167,8 +167,7 @@ def _print(written: Written, title: str) -> None:
     )
     for each in written.placements:
         if each.reason is not None:
-            remark = f"{each.name} is {each.stored}, not {each.asked}: {each.reason}"
-            console.print(remark, highlight=False, markup=False)
+            say(f"{each.name} is {each.stored}, not {each.asked}: {each.reason}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmquant.cli._output import JsonOption, err_console, print_json, print_table
+from slmquant.cli._output import JsonOption, print_json, print_table, tell
 from slmquant.cli._results import ModelOption, StoreOption, open_store, select
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def command(
             [_line(record, engines) for record in records],
         )  # fmt: skip
     else:
-        err_console.print(f"no cells match in {results.path}", highlight=False)
+        tell(f"no cells match in {results.path}")
 
 
 def _line(record: Record, engines: bool) -> tuple[str, ...]:

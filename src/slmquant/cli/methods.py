@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmquant.cli._output import JsonOption, console, print_json, print_table
+from slmquant.cli._output import JsonOption, console, print_json, print_table, say
 
 if TYPE_CHECKING:
     from slmquant.methods._base import Recipe
@@ -107,9 +107,9 @@ def _print_one(card: _Card) -> None:
     from slmquant import methods
 
     for part in card.method.split("+"):
-        console.print(methods.documentation(part).strip(), markup=False, highlight=False)
+        say(methods.documentation(part).strip())
         console.print()
-    console.print(f"Looks at: {card.looks_at}.", highlight=False)
-    console.print(f"Rounds to: {', '.join(card.schemes)}.", highlight=False)
+    say(f"Looks at: {card.looks_at}.")
+    say(f"Rounds to: {', '.join(card.schemes)}.")
     for scheme, reason in card.refused.items():
-        console.print(f"Refuses {scheme}: {reason}.", highlight=False)
+        say(f"Refuses {scheme}: {reason}.")

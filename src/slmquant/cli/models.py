@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slmquant.cli._output import JsonOption, console, print_json, print_table
+from slmquant.cli._output import JsonOption, console, print_json, print_table, shown
 
 if TYPE_CHECKING:
     from slmquant.model.catalog import KnownModel
@@ -42,7 +42,7 @@ def command(json: JsonOption = False) -> None:
         )
     print_table("Models", ("name", "type", "parameters", "licence", "weights", "here"), rows)
     for model in here.values():
-        console.print(f"[dim]{model.name}: {model.folder}[/dim]", highlight=False, soft_wrap=True)
+        console.print(f"[dim]{shown(model.name)}: {shown(model.folder)}[/dim]", highlight=False, soft_wrap=True)
 
 
 def _facts(name: str, known: KnownModel | None, local: LocalModel | None) -> dict[str, object]:

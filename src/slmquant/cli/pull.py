@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slmquant.cli._output import JsonOption, QuietOption, console, print_json, progress_bar
+from slmquant.cli._output import JsonOption, QuietOption, console, print_json, progress_bar, say, shown
 
 
 def command(
@@ -50,13 +50,16 @@ def command(
         pulled.append(entry | (provenance.model_dump(exclude={"name"}) if provenance else {}))
         if provenance is None or quiet or json:
             continue
-        console.print(f"[bold]{folder.name}[/bold]  {provenance.description}, {provenance.licence}", highlight=False)
+        console.print(
+            f"[bold]{shown(folder.name)}[/bold]  {shown(provenance.description)}, {shown(provenance.licence)}",
+            highlight=False,
+        )
         if (rescaling := provenance.rescaling) is not None:
             console.print(
                 f"  moved off its grid: {rescaling.channels:,} channels rescaled, "
                 f"logits changed by at most {rescaling.max_abs_logit_change:.1e}",
                 highlight=False,
             )
-        console.print(f"  {folder}", highlight=False, soft_wrap=True)
+        say(f"  {folder}")
     if json:
         print_json(pulled)

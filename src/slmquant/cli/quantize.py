@@ -21,10 +21,10 @@ from slmquant.cli._output import (
     JsonOption,
     OverwriteOption,
     QuietOption,
-    console,
-    err_console,
     print_json,
     progress_bar,
+    say,
+    tell,
 )
 
 
@@ -70,7 +70,7 @@ def command(
         )
         artifact.save(output, overwrite=overwrite)
     for note in artifact.quantized.notes if not quiet else ():
-        err_console.print(note, highlight=False, markup=False)
+        tell(note)
     facts = {
         "folder": str(output),
         "model": model,
@@ -84,9 +84,7 @@ def command(
     if json:
         print_json(facts)
     elif not quiet:
-        console.print(
+        say(
             f"wrote {output}: {artifact.size.stored_bytes / 1e6:.1f} MB, {artifact.size.bpw:.2f} bits per weight "
-            "over the whole model",
-            highlight=False,
-            soft_wrap=True,
+            "over the whole model"
         )

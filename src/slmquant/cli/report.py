@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmquant.cli._output import QuietOption, console, err_console
+from slmquant.cli._output import QuietOption, console, tell
 from slmquant.cli._results import ModelOption, StoreOption, open_store, select
 
 if TYPE_CHECKING:
@@ -84,4 +84,4 @@ def command(
         if name in wanted:
             path = write(records, output)
             if not quiet:
-                err_console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+                tell(f"wrote {path}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slmquant.cli._output import JsonOption, console, print_json, print_table
+from slmquant.cli._output import JsonOption, console, print_json, print_table, say
 
 
 def command(json: JsonOption = False) -> None:
@@ -20,7 +20,7 @@ def command(json: JsonOption = False) -> None:
     if json:
         print_json(rows)
         return
-    console.print((grammar.__doc__ or "").strip(), markup=False, highlight=False)
+    say((grammar.__doc__ or "").strip())
     console.print()
     print_table(
         "Examples",

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from slmquant.cli._output import QuietOption, err_console
+from slmquant.cli._output import QuietOption, tell
 
 
 def command(
@@ -46,14 +46,11 @@ def command(
     if not quiet:
         body = json.dumps({"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 64})
         url = f"http://{host}:{port}/v1/chat/completions"
-        err_console.print("When it listens, ask it:", highlight=False)
-        err_console.print(
-            f"curl {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+        tell("When it listens, ask it:")
+        tell(f"curl {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}")
     code = _serve(arguments)
     if code not in (0, -signal.SIGTERM):
-        err_console.print(f"{engine}'s server ended with exit code {code}", highlight=False)
+        tell(f"{engine}'s server ended with exit code {code}")
         sys.exit(1)
 
 

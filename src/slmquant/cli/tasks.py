@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slmquant.cli._output import JsonOption, console, print_json, print_table
+from slmquant.cli._output import JsonOption, console, print_json, print_table, shown
 
 if TYPE_CHECKING:
     from slmquant.calib.corpora import Whereabouts
@@ -44,7 +44,7 @@ def command(json: JsonOption = False, corpora: CorporaOption = False, data: Data
         [(row["name"], " ".join(row["tasks"]), row["description"]) for row in suites],
     )
     for remark in {row["remark"] for row in suites if row["remark"]}:
-        console.print(f"[dim]{remark}[/dim]", highlight=False)
+        console.print(f"[dim]{shown(remark)}[/dim]", highlight=False)
 
 
 def _print(title: str, rows: list[dict[str, Any]]) -> None:

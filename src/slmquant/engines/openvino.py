@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from slmquant.boundary import guarded, last_line
 from slmquant.engines._base import EngineStatus, OpenOptions, Session
 from slmquant.errors import ModelError, UnavailableError
 from slmquant.formats._openvino_package import NOT_INSTALLED, import_openvino, open_graph
@@ -66,10 +67,8 @@ class OpenVino:
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        try:
+        with guarded(lambda why: f"openvino cannot run {artifact}: {why}", say=last_line):
             compiled = import_openvino().Core().compile_model(graph, "CPU", settings)
-        except RuntimeError as error:
-            raise ModelError(f"openvino cannot run {artifact}: {str(error).strip().splitlines()[-1]}") from error
         return OpenVinoSession(compiled, options.context)
 
 

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import cast
 
+from slmquant.boundary import guarded
 from slmquant.engines._base import EngineStatus, OpenOptions
 from slmquant.engines._torch import TorchSession
 from slmquant.errors import ModelError, UnavailableError
@@ -51,18 +52,14 @@ class TransformersEngine:
         if not (status := self.status()).usable:
             raise UnavailableError(f"{self.title}: {status.reason}")
         import torch
-        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
         torch.set_num_threads(options.threads)
         at_once = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if _loads_dense(artifact) else {}
-        try:
+        with guarded(lambda why: f"{artifact} cannot be loaded: {why}; export again"):
             loaded = AutoModelForCausalLM.from_pretrained(
                 artifact, dtype=torch.float32, local_files_only=True, output_loading_info=True, **at_once
             )
-        except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
-            # an AttributeError where an architecture's initializer meets a packed linear (Falcon's)
-            raise ModelError(f"{artifact} cannot be loaded: {str(error).splitlines()[0]}; export again") from error
         model, report = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
         if missing := sorted(report["missing_keys"]):
             raise ModelError(f"{artifact} lacks {len(missing)} tensors, {missing[0]!r} among them; export again")
@@ -78,14 +75,12 @@ def _loads_dense(artifact: Path) -> bool:
     At the first forward FP4 becomes bfloat16 in a float32 model, which cannot multiply the two; and packed zero points
     are not accepted at all. As they are read, all weights become what the model is, but activations are left alone.
     """
-    try:
+    with guarded(lambda why: f"{artifact} has no readable config.json ({why}); export again"):
         config = json.loads((artifact / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{artifact} has no readable config.json ({error}); export again") from error
-    said = config.get("quantization_config", {})
-    linears = said.get("config_groups", {}).get("group_0", {})
-    zero_points = linears.get("weights", {}).get("symmetric") is False and said.get("format") == "pack-quantized"
-    return said.get("format") in _FP4 or (zero_points and linears.get("input_activations") is None)
+        said = config.get("quantization_config", {})
+        linears = said.get("config_groups", {}).get("group_0", {})
+        zero_points = linears.get("weights", {}).get("symmetric") is False and said.get("format") == "pack-quantized"
+        return said.get("format") in _FP4 or (zero_points and linears.get("input_activations") is None)
 
 
 ENGINE = TransformersEngine()

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from pydantic import JsonValue, ValidationError
-from safetensors import SafetensorError
+from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from slmquant.boundary import guarded
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
@@ -157,13 +157,10 @@ class Checkpoint:
         Raises:
             ModelError: The folder is truncated, damaged, of another layout, or says what is not known.
         """
-        try:
+        with guarded(lambda why: f"{path} is not a readable {self.title} folder ({why}); export again"):
             config = json.loads((path / CONFIG).read_text())
             tensors = load_file(path / WEIGHTS)
-        except (OSError, ValueError, SafetensorError) as error:
-            first = str(error).splitlines()[0]
-            raise ModelError(f"{path} is not a readable {self.title} folder ({first}); export again") from error
-        settings = config.get("quantization_config", {"quant_method": self.layout.method})
+            settings = dict(config.get("quantization_config", {"quant_method": self.layout.method}))
         if settings.get("quant_method") != self.layout.method:
             raise ModelError(f"{path} holds {settings.get('quant_method')!r} weights, expected {self.layout.method!r}")
         modules: dict[str, dict[str, Tensor]] = {}
@@ -173,14 +170,16 @@ class Checkpoint:
         weights = {}
         for module, parts in modules.items():
             if self.layout.packs(parts):
-                try:
-                    weights[module] = self.layout.decode(settings, parts)
-                except (KeyError, ValueError, RuntimeError, ValidationError) as error:
-                    first = str(error).splitlines()[0]
-                    raise ModelError(f"{path}: {module!r} cannot be read ({first}); export again") from error
+                weights[module] = self._decoded(path, module, settings, parts)
             elif "weight" in parts:
                 weights[module] = parts["weight"].float()
         return weights
+
+    def _decoded(
+        self, path: Path, module: str, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]
+    ) -> Tensor:
+        with guarded(lambda why: f"{path}: {module!r} cannot be read ({why}); export again"):
+            return self.layout.decode(settings, parts)
 
     def _lay_out(self, quantized: QuantizedModel, otherwise: str | None) -> list[_Laid]:
         if otherwise not in (None, DENSE):

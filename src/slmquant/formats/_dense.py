@@ -15,6 +15,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from slmquant import formats
+from slmquant.boundary import or_none
 from slmquant.errors import ModelError
 from slmquant.formats._checkpoint import CONFIG, WEIGHTS, Checkpoint
 
@@ -23,10 +24,7 @@ _LAYOUTS = ("compressed_tensors", "gptq", "awq")
 
 def checkpoint_of(folder: Path) -> Checkpoint | None:
     """The layout that `folder` says its weights are packed in; None where it names none, or one that is not ours."""
-    try:
-        method = json.loads((folder / CONFIG).read_text())["quantization_config"]["quant_method"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    method = or_none(lambda: json.loads((folder / CONFIG).read_text())["quantization_config"]["quant_method"])
     ours = (cast(Checkpoint, formats.load(name)) for name in _LAYOUTS)
     return next((layout for layout in ours if layout.layout.method == method), None)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slmquant.boundary import guarded
 from slmquant.errors import ModelError
 from slmquant.formats._gguf_architectures import ARCHITECTURES, row_order
 
@@ -30,13 +31,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path.name} was not exported by this slmquant, which knows no modules in it; export it again"
         )
-    names = dict(entry.split("=", 1) for entry in modules)
+    with guarded(lambda why: f"{path.name} names its modules wrongly ({why}); export it again"):
+        names = dict(entry.split("=", 1) for entry in modules)
     weights = {}
     for tensor in reader.tensors:
         if tensor.name in names:
-            name = names[tensor.name]
-            weights[name] = _in_model_order(_dense(tensor), reader, str(model_type), name)
+            weights[names[tensor.name]] = _read_one(path, tensor, reader, str(model_type), names[tensor.name])
     return weights
+
+
+def _read_one(path: Path, tensor: gguf.ReaderTensor, reader: gguf.GGUFReader, model_type: str, name: str) -> Tensor:
+    with guarded(lambda why: f"{path.name}: {name!r} cannot be read ({why}); export it again"):
+        return _in_model_order(_dense(tensor), reader, model_type, name)
 
 
 def context_length(path: Path) -> int | None:
@@ -51,13 +57,10 @@ def context_length(path: Path) -> int | None:
 
 
 def _opened(path: Path) -> gguf.GGUFReader:
-    try:
+    unreadable = "is truncated, of an unknown version, or no GGUF file"
+    with guarded(lambda why: f"{path.name} {unreadable} ({why}); export it again"):
         reader = gguf.GGUFReader(path)
         stop = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        raise ModelError(
-            f"{path.name} is truncated, of an unknown version, or no GGUF file ({error}); export it again"
-        ) from error
     if path.stat().st_size < stop:
         raise ModelError(f"{path.name} is truncated, {stop} bytes were expected; export it again")
     return reader

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME, logging
 
+from slmquant.boundary import guarded
 from slmquant.errors import RefusedError
 from slmquant.formats._onnx_decoder import Decoder
 from slmquant.formats._placements import entries
@@ -93,16 +94,14 @@ def write_float_graph(plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             plain.generation_config = generation
         tokenizer.save_pretrained(source)
         place = ("", str(source), str(folder), "fp32", "cpu", cache)
-        try:
+        fails = guarded(lambda why: f"onnx: ONNX Runtime GenAI's builder fails on this model ({why})", RefusedError)
+        with fails:
             options = builder.parse_extra_options(*place, ["shared_embeddings=false", "windowed_kv_cache=false"])
             _as_the_builder_expects_(options["hf_details"]["hf_config"])
             builder.create_model(*place, **options)
-        except (OSError, MemoryError):  # of this machine, not of the model
-            raise
-        except Exception as error:  # whatever a builder of somebody else's throws
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise RefusedError(f"onnx: ONNX Runtime GenAI's builder fails on this model ({reason})") from error
-    _check(plain, folder)
+    runs = "onnx: ONNX Runtime cannot run the graph that the builder makes of this model"
+    with guarded(lambda why: f"{runs} ({why})", RefusedError):
+        _check(plain, folder)
 
 
 def _build(config: PretrainedConfig) -> PreTrainedModel:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from slmquant.boundary import guarded
 from slmquant.errors import ModelError
 
 _CONFIG = "genai_config.json"
@@ -41,11 +42,8 @@ class Decoder:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors are raised, not printed as well
-        try:
+        with guarded(lambda why: f"{graph} cannot be opened by ONNX Runtime {ort.__version__} ({why})"):
             self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no class
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{graph} cannot be opened by ONNX Runtime {ort.__version__} ({reason})") from error
         inputs = {entry.name: entry for entry in self._session.get_inputs()}
         self._context = context
         self._length = 0
@@ -108,8 +106,6 @@ class Decoder:
 
 def _facts(folder: Path) -> tuple[int, Path]:
     """Size of an attention head, and the graph."""
-    try:
+    with guarded(lambda why: f"{folder} is no ONNX Runtime GenAI model ({_CONFIG}: {why}); export it again"):
         decoder = json.loads((folder / _CONFIG).read_text())["model"]["decoder"]
         return int(decoder["head_size"]), folder / decoder["filename"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder} is no ONNX Runtime GenAI model ({_CONFIG}: {error}); export it again") from error

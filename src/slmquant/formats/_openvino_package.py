@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from slmquant.boundary import guarded, last_line
 from slmquant.errors import ModelError, UnavailableError
 
 if TYPE_CHECKING:
@@ -65,8 +66,5 @@ def open_graph(path: Path) -> ov.Model:
     core = import_openvino().Core()
     if not (path / GRAPH).is_file():
         raise ModelError(f"{path} holds no {GRAPH}; expected a folder that slmquant or optimum exported for OpenVINO")
-    try:
+    with guarded(lambda why: f"{path} is damaged ({why}); export it again", say=last_line):
         return core.read_model(path / GRAPH)
-    except RuntimeError as error:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ModelError(f"{path} is damaged ({said[-1]}); export it again") from error

@@ -29,6 +29,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
+from slmquant.boundary import guarded, last_line
 from slmquant.errors import RefusedError
 from slmquant.formats._openvino_package import import_openvino
 from slmquant.formats._placements import as_stored
@@ -219,7 +220,7 @@ def _cached_shapes(model: PreTrainedModel) -> list[_Shapes]:
 def _converted(model: PreTrainedModel, shapes: list[_Shapes]) -> ov.Model:
     """The traced graph, its cache still going in and out; `openvino.convert_model` does the same and reports it."""
     import_openvino()
-    from openvino.frontend import FrontEndManager, OpConversionFailure
+    from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     example = {
@@ -229,14 +230,13 @@ def _converted(model: PreTrainedModel, shapes: list[_Shapes]) -> ov.Model:
         "past": [layer.example(_PAST) for layer in shapes],
     }
     frontend = FrontEndManager().load_by_framework("pytorch")
-    try:
+    with guarded(
+        lambda why: f"openvino: cannot turn {model.config.model_type} into a graph: {why}", RefusedError, last_line
+    ):
         with warnings.catch_warnings():  # torch warns of every length that becomes a number, and of its own age
             warnings.simplefilter("ignore")
             decoder = TorchScriptPythonDecoder(_Stepwise(model), example_input=example)
         return frontend.convert(frontend.load(decoder))
-    except (OpConversionFailure, RuntimeError) as error:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise RefusedError(f"openvino: cannot turn {model.config.model_type} into a graph: {said[-1]}") from error
 
 
 def _name_parameters_(graph: ov.Model, model: PreTrainedModel) -> None:

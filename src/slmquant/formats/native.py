@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -28,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from slmquant.boundary import guarded
 from slmquant.errors import ModelError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats._base import Export, Placement, Written
@@ -121,19 +120,14 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     Raises:
         ModelError: The folder is of a newer version, truncated or damaged; the message says which.
     """
-    try:
+    with guarded(lambda why: f"{folder} is not a readable slmquant model ({why}); quantize again"):
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         _check_version(folder, content)
         manifest = Manifest.model_validate(content)
         tensors = load_file(folder / _WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
-        raise ModelError(f"{folder} is not a readable slmquant model ({first}); quantize again") from error
-    try:
+    with guarded(lambda why: f"{folder} is damaged: {why}; quantize again"):
         quantized = _assemble(folder, manifest, tensors, dtype, device)
-    except (KeyError, ValueError, RuntimeError, StrictDataclassError) as error:
-        raise ModelError(f"{folder} is damaged: {error}; quantize again") from error
-    tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
     return Opened(quantized, tokenizer, manifest.source, manifest.source_sha256)
 
 
@@ -149,7 +143,7 @@ def _check_version(folder: Path, content: object) -> None:
 def _assemble(
     folder: Path, manifest: Manifest, tensors: dict[str, Tensor], dtype: torch.dtype, device: str
 ) -> QuantizedModel:
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     if (folder / _GENERATION).exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)

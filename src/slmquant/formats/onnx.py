@@ -23,6 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from slmquant.boundary import guarded
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats._base import Export, Placement, Written, check_installed, settle
@@ -124,17 +125,15 @@ class Onnx:
         check_installed("onnx", self.extra)
         import onnx_ir as ir
 
-        try:
+        damaged = guarded(lambda why: f"{path} is no ONNX model of slmquant's, or damaged ({why}); export it again")
+        with damaged:
             model = ir.load(path / GRAPH)
-            facts = Facts.model_validate_json(model.metadata_props[_FACTS])
+            facts_text = model.metadata_props[_FACTS]
             tensors = initializers(model)
+        try:
+            facts = Facts.model_validate_json(facts_text)
         except ValidationError as error:
             raise ModelError(f"{path} is of a format version that is not known; update slmquant") from error
-        except Exception as error:  # onnx_ir raises whatever protobuf and numpy do
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ModelError(
-                f"{path} is no ONNX model of slmquant's, or damaged ({reason}); export it again"
-            ) from error
         return _assembled(facts, tensors)
 
 
@@ -175,7 +174,8 @@ def _place_one(entry: Entry, looked_up: bool, otherwise: str | None) -> _Placed:
 def _assembled(facts: Facts, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Rows of all matrices, put together by module."""
     parts: dict[str, dict[int, Tensor]] = {}
-    try:
+    missing = guarded(lambda why: f"a tensor of the ONNX model is missing or damaged ({why}); export it again")
+    with missing:
         for matrix in facts.matrices:
             names = {part: f"{matrix.name}.{part}" for part in ("codes", "scale", "zero_point", "floats")}
             own = {part: tensors[name] for part, name in names.items() if name in tensors}
@@ -183,8 +183,6 @@ def _assembled(facts: Facts, tensors: Mapping[str, Tensor]) -> Mapping[str, Tens
             sizes = [rows.stop - rows.start for rows in matrix.rows]
             for rows, part in zip(matrix.rows, weight.split(sizes), strict=True):
                 parts.setdefault(rows.module, {})[rows.start] = part
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise ModelError(f"a tensor of the ONNX model is missing or damaged ({error}); export it again") from error
     return {module: torch.cat([rows[start] for start in sorted(rows)]) for module, rows in parts.items()}
 
 

@@ -11,6 +11,7 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
+from slmquant.boundary import guarded, or_none, reading
 from slmquant.errors import ModelError
 from slmquant.files import atomic_file, cache_dir
 
@@ -64,10 +65,8 @@ def safetensors_files(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        try:
+        with reading(index, "an index of shards"):
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index} cannot be read ({error}); fetch it again") from error
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
             raise ModelError(f"{folder} lacks {missing[0]}, which {index.name} names; fetch it again")
@@ -85,11 +84,11 @@ def safetensors_files(folder: Path) -> list[Path]:
 
 
 def _remembered(memory: Path, state: list[list[object]]) -> str | None:
-    try:
+    def read() -> str | None:
         entry = json.loads(memory.read_text())
         return str(entry["sha256"]) if entry["state"] == state else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+
+    return or_none(read)
 
 
 def _tensors(file: Path) -> list[_StoredTensor]:
@@ -101,7 +100,7 @@ def _tensors(file: Path) -> list[_StoredTensor]:
             raise ModelError(f"{file} ({size} bytes) is truncated or no safetensors file; fetch it again")
         text = opened.read(length)
     data = _LENGTH_BYTES + length
-    try:
+    with guarded(lambda why: f"{file} has a damaged header ({why}); fetch it again"):
         header = json.loads(text)
         header.pop("__metadata__", None)
         tensors = [
@@ -114,8 +113,6 @@ def _tensors(file: Path) -> list[_StoredTensor]:
             )
             for name, entry in header.items()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file} has a damaged header ({error}); fetch it again") from error
     expected = max((tensor.stop for tensor in tensors), default=data)
     if size != expected:
         raise ModelError(f"{file} has {size} bytes, its header promises {expected}: truncated; fetch it again")

@@ -18,6 +18,7 @@ from transformers import (
     modeling_gguf_pytorch_utils,
 )
 
+from slmquant.boundary import guarded
 from slmquant.errors import ModelError
 
 _EXACT = frozenset({"F32", "F16", "BF16", "ALL_F32"})
@@ -31,13 +32,14 @@ def file_type(path: Path) -> str:
         ModelError: The file is truncated or no GGUF.
     """
     reader = _opened(path)
-    field = reader.get_field("general.file_type")
-    if field is not None:
-        return gguf.LlamaFileType(field.contents()).name.removeprefix("MOSTLY_")
-    elements: dict[str, int] = {}
-    for tensor in reader.tensors:
-        elements[tensor.tensor_type.name] = elements.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
-    return max(elements, key=lambda name: elements[name])
+    with guarded(lambda why: f"{path.name} does not say how it is quantized ({why}); fetch it again"):
+        field = reader.get_field("general.file_type")
+        if field is not None:
+            return gguf.LlamaFileType(field.contents()).name.removeprefix("MOSTLY_")
+        elements: dict[str, int] = {}
+        for tensor in reader.tensors:
+            elements[tensor.tensor_type.name] = elements.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
+        return max(elements, key=lambda name: elements[name])
 
 
 def is_quantized(file_type_name: str) -> bool:
@@ -58,7 +60,7 @@ def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrai
     """
     _opened(path)
     folder, name = path.parent, path.name
-    try:
+    with guarded(lambda why: f"{name} cannot be read as a model: {why}"):
         with mock.patch.object(modeling_gguf_pytorch_utils, "tqdm", _without_bar):
             loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
         if tokenizer_folder is None:
@@ -66,8 +68,6 @@ def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrai
             _restore_pre_tokenizer(tokenizer, path)
         else:
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    except (ValueError, KeyError, NotImplementedError, RuntimeError, OSError) as error:
-        raise ModelError(f"{name} cannot be read as a model: {str(error).splitlines()[0]}") from error
     return _plain(loaded), cast(PreTrainedTokenizerBase, tokenizer)
 
 
@@ -77,11 +77,9 @@ def _without_bar(tensors: Iterable[object], **_words: object) -> Iterable[object
 
 
 def _opened(path: Path) -> gguf.GGUFReader:
-    try:
+    with guarded(lambda why: f"{path.name} is truncated or no GGUF file ({why}); fetch it again"):
         reader = gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        raise ModelError(f"{path.name} is truncated or no GGUF file ({error}); fetch it again") from error
-    stop = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
+        stop = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
     if path.stat().st_size < stop:
         raise ModelError(f"{path.name} is truncated, {stop} bytes were expected; fetch it again")
     return reader

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from slmquant.boundary import guarded
 from slmquant.errors import ModelError, RefusedError
 from slmquant.model.fingerprint import fingerprint, safetensors_files
 from slmquant.model.provenance import read_provenance
@@ -100,11 +99,8 @@ def check_device(device: str | torch.device) -> None:
     Raises:
         RefusedError: This torch does not know it, or the machine has none.
     """
-    try:
+    with guarded(lambda why: f"device {str(device)!r} cannot be used here: {why.rstrip('.')}; use cpu", RefusedError):
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no class of its own for this
-        why = (str(error).splitlines() or [""])[0].rstrip(".")
-        raise RefusedError(f"device {str(device)!r} cannot be used here: {why}; use cpu") from error
 
 
 def let_go_of_file_(model: PreTrainedModel) -> None:
@@ -134,7 +130,8 @@ def identify(source: str, progress: Progress | None = None) -> Identity:
 
 
 def _card(config: PreTrainedConfig, provenance: str, licence: str | None) -> ModelCard:
-    with torch.device("meta"):  # shapes without numbers
+    impossible = f"the config.json of this {config.model_type} describes no model that can be built: "
+    with guarded(lambda why: impossible + why), torch.device("meta"):  # shapes without numbers
         skeleton = AutoModelForCausalLM.from_config(config)
     parameters = count_parameters(skeleton)
     modules = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
@@ -152,13 +149,9 @@ def _config(folder: Path) -> PreTrainedConfig:
     """The config of a decoder-only model whose weights are safe to read."""
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder} has no config.json; expected a model in transformers' form")
-    try:
+    unknown = f"{folder}/config.json is not one that transformers knows, and code beside a model is never run: "
+    with guarded(lambda why: unknown + why):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, StrictDataclassError) as error:
-        raise ModelError(
-            f"{folder}/config.json is not one that transformers knows, and code beside a model is never run: "
-            f"{_first_line(error)}"
-        ) from error
     architectures = config.architectures or []
     decoder = any(name.endswith(_DECODER_SUFFIXES) for name in architectures) if architectures else True
     if config.is_encoder_decoder or not decoder or type(config) not in AutoModelForCausalLM._model_mapping:
@@ -169,17 +162,14 @@ def _config(folder: Path) -> PreTrainedConfig:
 
 
 def _weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        with quiet_transformers():
-            loaded = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (SafetensorError, ValueError, RuntimeError, OSError, StrictDataclassError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+    with guarded(lambda why: f"{folder} cannot be loaded: {why}"), quiet_transformers():
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     model, remarks = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if remarks["missing_keys"]:  # transformers would fill them with random numbers
         missing = sorted(remarks["missing_keys"])
@@ -188,13 +178,14 @@ def _weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-    except (ValueError, KeyError, OSError, TypeError, ImportError) as error:
-        raise ModelError(
-            f"{folder} has no tokenizer that transformers can read ({_first_line(error)}); "
+    unreadable = guarded(
+        lambda why: (
+            f"{folder} has no tokenizer that transformers can read ({why}); "
             "put its tokenizer.json and tokenizer_config.json there"
-        ) from error
+        )
+    )
+    with unreadable:
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
 def _check_finite(model: PreTrainedModel) -> None:
@@ -205,7 +196,3 @@ def _check_finite(model: PreTrainedModel) -> None:
                 f"{name} has {bad} of {parameter.numel()} weights that are not finite in {parameter.dtype}; "
                 "expected numbers: fetch the model again, or load it in float32"
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from slmquant.boundary import is_memory
 from slmquant.model.attention import depends_on_position
 from slmquant.model.cache_names import cache_argument
 from slmquant.model.tree_attention import in_parts, parts_of
@@ -220,8 +221,10 @@ def _shares_prefixes(model: PreTrainedModel) -> bool:
         together = _states(body, lay_out(inputs))
         with body.after(inputs[0][:9]):
             after = _states(body, lay_out(inputs, skip=9))
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError):
-        return False  # an architecture that cannot take such a mask, or such a cache, says so in many ways
+    except Exception as error:  # an architecture that cannot take such a mask, or such a cache, says so in many ways
+        if is_memory(error):
+            raise
+        return False
     allowed = max(_TOLERANCE, 5 * _distance(disturbed, alone[0]))
     return all(
         _distance(found, states[-len(found) :]) <= allowed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from slmquant.errors import ModelError
+from slmquant.boundary import reading
 
 PROVENANCE_FILE = "slmquant_provenance.json"
 
@@ -55,8 +55,5 @@ def read_provenance(folder: Path) -> Provenance | None:
     path = folder / PROVENANCE_FILE
     if not path.exists():
         return None
-    try:
+    with reading(path, "what slmquant wrote of a model", "pull or convert the model again"):
         return Provenance.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]["msg"]
-        raise ModelError(f"{path} cannot be read ({first}); pull or convert the model again") from error

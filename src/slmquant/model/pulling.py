@@ -182,8 +182,6 @@ def _write(
         with quiet_transformers():
             weights.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors writes for the owner alone
         provenance = Provenance(
             name=name,
             source=source,

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from slmquant.boundary import guarded
 from slmquant.errors import ModelError, SourceError, UnknownNameError
 from slmquant.files import cache_dir, sha256
 from slmquant.model.catalog import KNOWN
@@ -107,20 +108,24 @@ def _converted(path: Path, progress: Progress) -> Path:
 
 def _from_hub(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
+    unreachable = guarded(
+        lambda why: (
+            f"{hub_id} is not in the hub cache and the hub cannot be reached ({why}); "
+            "connect, give a local folder, or see: slmquant models"
+        ),
+        SourceError,
+        say=lambda error: type(error).__name__,
+    )
     try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"],
-                ignore_patterns=["*/*"],  # other forms of the same weights
+        with unreachable:
+            return Path(
+                snapshot_download(
+                    hub_id,
+                    allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"],
+                    ignore_patterns=["*/*"],  # other forms of the same weights
+                )
             )
-        )
     except RepositoryNotFoundError:
         raise SourceError(f"the hub has no model {hub_id} that you may read; check its name or your login") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise SourceError(
-            f"{hub_id} is not in the hub cache and the hub cannot be reached ({type(error).__name__}); "
-            "connect, give a local folder, or see: slmquant models"
-        ) from error

@@ -16,10 +16,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from slmquant import methods
 from slmquant.analysis.separation import rounds, undecided
+from slmquant.boundary import or_none
 from slmquant.files import atomic_file
 from slmquant.progress import Progress
 from slmquant.runs.process import Failure, run_isolated
@@ -244,10 +245,7 @@ class Separation:
 
 def _read(kind: TypeAdapter[T], path: Path) -> T | None:
     """What an interrupted run left in `path`; None where that is nothing, or nothing that can be read."""
-    try:
-        return kind.validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
+    return or_none(lambda: kind.validate_json(path.read_bytes()))
 
 
 def _digest(asked: tuple[Asked, ...]) -> str:

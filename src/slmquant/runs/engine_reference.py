@@ -11,10 +11,10 @@ from typing import cast
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from slmquant import __version__, engines
+from slmquant.boundary import guarded, or_none, reading
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
 from slmquant.engines._base import OpenOptions
@@ -207,10 +207,8 @@ def _stated_context(artifact: Path) -> int | None:
 
         return context_length(artifact)
     if (stated := artifact / "genai_config.json").is_file():
-        try:
+        with reading(stated, "the settings of a model for ONNX Runtime GenAI", "export it again"):
             return int(json.loads(stated.read_text())["model"]["context_length"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{stated} cannot be read: {error!r}") from error
     return None
 
 
@@ -219,11 +217,8 @@ def _work(config: PreTrainedConfig, job: EngineJob) -> Work:
 
     Torch reads its own dtype, whatever the file holds; other engines are taken to read what they were given.
     """
-    try:
-        with torch.device("meta"):  # shapes without numbers
-            skeleton = AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
-        raise ModelError(f"{job.artifact} is no language model: {str(error).splitlines()[0]}") from error
+    with guarded(lambda why: f"{job.artifact} is no language model: {why}"), torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)  # shapes without numbers
     embedding, head = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
     tied = head is None or embedding.weight is head.weight
     ends = embedding.weight.numel() if head is None else head.weight.numel()
@@ -246,18 +241,13 @@ def _weight_bytes(artifact: Path) -> int | None:
 def _no_speed(artifact: Path) -> str | None:
     if not is_native(artifact):
         return None
-    try:
-        scheme = json.loads((artifact / MANIFEST).read_text())["scheme"]
-        return None if parse(scheme).is_full_precision else NO_SPEED
-    except (OSError, ValueError, KeyError, SlmquantError):  # opening it will say what is wrong
-        return NO_SPEED
+    scheme = or_none(lambda: parse(json.loads((artifact / MANIFEST).read_text())["scheme"]))
+    return None if scheme is not None and scheme.is_full_precision else NO_SPEED  # opening it will say what is wrong
 
 
 def _config(folder: Path) -> PreTrainedConfig:
-    try:
-        return cast(PreTrainedConfig, AutoConfig.from_pretrained(folder))
-    except (ValueError, KeyError, OSError, StrictDataclassError) as error:
-        raise ModelError(f"{folder}/config.json cannot be read: {str(error).splitlines()[0]}") from error
+    with guarded(lambda why: f"{folder}/config.json cannot be read: {why}"):
+        return cast(PreTrainedConfig, AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
 def _digest(folder: Path) -> str:

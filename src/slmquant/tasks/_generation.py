@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerBase
 
+from slmquant.boundary import guarded
 from slmquant.errors import DataError
 from slmquant.files import atomic_file
 from slmquant.model.context import context_limit
@@ -195,10 +196,8 @@ def _card() -> DataCard:
 
 
 def _read(path: Path, asked: Collection[str]) -> dict[str, list[int]]:
-    try:
+    with guarded(
+        lambda why: f"reference texts {path} cannot be read ({why}); delete the file and measure them again", DataError
+    ):
         texts = TypeAdapter(dict[str, list[int]]).validate_json(path.read_bytes())
         return {name: texts[name] for name in asked}
-    except (OSError, ValidationError, KeyError) as error:
-        raise DataError(
-            f"reference texts {path} cannot be read ({type(error).__name__}); delete the file and measure them again"
-        ) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from slmquant.boundary import guarded, reason
 from slmquant.calib.hub import quiet_datasets
 from slmquant.errors import DataError, RefusedError
 from slmquant.store.record import DataCard, TaskSpec
@@ -149,11 +150,11 @@ def _config(name: str, path: Path) -> dict[str, Any]:
         what = "runs code that the model writes" if plain.get("unsafe_code") else "asks about pictures or sounds"
         raise RefusedError(f"task {name!r} {what}, which slmquant does not do; name another task")
     try:
-        config: dict[str, Any] = load_yaml(path)
-    except ImportError as error:
-        raise RefusedError(f"task {name!r} needs a package that is not here ({_first_line(error)})") from error
-    except OSError as error:
-        raise DataError(f"task {name!r} fetches what is not here ({_first_line(error)})") from error
+        with guarded(lambda why: f"task {name!r} fetches what is not here ({why})", DataError):
+            config: dict[str, Any] = load_yaml(path)
+    except DataError as error:
+        _refuse_missing_package(name, error)
+        raise
     for structural in ("tag", "group", "task_list"):
         config.pop(structural, None)
     return config
@@ -163,11 +164,11 @@ def _subtask(task: LmEvalTask, config: dict[str, Any]) -> Any:
     from lm_eval.api.task import ConfigurableTask
 
     try:
-        built = ConfigurableTask(config=config)
-    except ImportError as error:
-        raise RefusedError(f"task {task.name!r} needs a package that is not here ({_first_line(error)})") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"task {task.name!r} cannot be built from its data ({_first_line(error)})") from error
+        with guarded(lambda why: f"task {task.name!r} cannot be built from its data ({why})", DataError):
+            built = ConfigurableTask(config=config)
+    except DataError as error:
+        _refuse_missing_package(task.name, error)
+        raise
     built.set_config("num_fewshot", _shots(config, task))
     built.set_fewshot_seed(_FEWSHOT_SEED)
     return built
@@ -179,8 +180,10 @@ def _shots(config: Mapping[str, Any], task: LmEvalTask) -> int:
     return int(stated if stated is not None else task.known.num_fewshot if task.known else 0)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _refuse_missing_package(name: str, error: DataError) -> None:
+    """A task that needs a package which is not here is refused, not tried again."""
+    if isinstance(cause := error.__cause__, ImportError):
+        raise RefusedError(f"task {name!r} needs a package that is not here ({reason(cause)})") from cause
 
 
 def _local_data(config: Mapping[str, Any], splits: Mapping[str, list[Row]], task: LmEvalTask) -> dict[str, Any]:

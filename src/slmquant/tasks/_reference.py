@@ -17,10 +17,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from slmquant.boundary import guarded
 from slmquant.errors import DataError
 from slmquant.files import atomic_file
 
@@ -76,13 +77,14 @@ def read_states(path: Path, start: int, stop: int) -> Float[Tensor, "windows seq
     Raises:
         DataError: The file is absent, truncated or damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            codes, scale, checksums = (file.get_slice(name)[start:stop] for name in ("states", "scale", "crc32"))
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"reference states {path} cannot be read ({error}); delete the file and measure them again"
-        ) from error
+    with (
+        guarded(
+            lambda why: f"reference states {path} cannot be read ({why}); delete the file and measure them again",
+            DataError,
+        ),
+        safe_open(path, framework="pt") as file,
+    ):
+        codes, scale, checksums = (file.get_slice(name)[start:stop] for name in ("states", "scale", "crc32"))
     for window, (own_codes, own_scale, checksum) in enumerate(zip(codes, scale, checksums.tolist(), strict=True)):
         if _checksum(own_codes, own_scale) != checksum:
             raise DataError(

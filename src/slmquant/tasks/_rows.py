@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from slmquant.boundary import guarded
 from slmquant.calib.corpora import Whereabouts, data_folder, read_text
 from slmquant.calib.hub import reachable
 from slmquant.errors import DataError, SlmquantError
@@ -112,10 +113,8 @@ def _local_files(subfolder: str, folder: Path | None) -> dict[str, Path]:
 
 
 def _read_jsonl(path: Path) -> list[Row]:
-    try:
+    with guarded(lambda why: f"{path} is malformed ({why}); expected one JSON object per line", DataError):
         return [json.loads(line) for line in read_text(path).split("\n") if line]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is malformed ({error}); expected one JSON object per line") from error
 
 
 def _by_subset(splits: Mapping[str, list[Row]]) -> dict[str, dict[str, list[Row]]]:

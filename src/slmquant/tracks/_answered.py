@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 import transformers
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from slmquant import __version__
+from slmquant.boundary import or_none
 from slmquant.files import atomic_file, remove
 from slmquant.store.record import CellSpec, TaskSpec
 from slmquant.tasks._base import TaskResult
@@ -65,10 +66,7 @@ class Answered:
 
     def find(self, task: TaskSpec) -> Answer | None:
         """What an earlier process answered; None where there is nothing, or nothing that can be read."""
-        try:
-            return _STORED.validate_json(self._path(task).read_bytes())
-        except (OSError, ValidationError):
-            return None
+        return or_none(lambda: _STORED.validate_json(self._path(task).read_bytes()))
 
     def keep(self, task: TaskSpec, answer: Answer) -> None:
         """Keep a task's answer, whole or not at all.

@@ -1,0 +1,226 @@
+"""The boundary to what others wrote: libraries, files, the operating system.
+
+A library raises whatever it likes for a damaged file, a full disk or a configuration that it does not know, and other
+classes in its next version. So nothing here or elsewhere lists classes: whatever leaves a block of `reading` or
+`guarded` is one of `slmquant.errors`, with the file, the reason and a remedy. Four things go through as they are: our
+own errors, an interruption, want of memory (a cell ends as `out_of_memory`), and a request to exit. A full disk becomes
+`SpaceError` wherever it shows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from slmquant.errors import ModelError, OutputError, SlmquantError, SpaceError
+
+__all__ = [
+    "guarded",
+    "is_memory",
+    "is_space",
+    "last_line",
+    "or_none",
+    "printable",
+    "reading",
+    "reason",
+    "save_traceback",
+    "writing",
+]
+
+T = TypeVar("T")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.EIO, errno.EINVAL, errno.EILSEQ),
+)
+_FULL_SIGNS = (
+    "no space left",
+    "os error 28",
+    "disk quota",
+    "os error 122",
+    "os error 27",
+    "disk full",
+)
+_MEMORY_SIGNS = ("allocate memory", "out of memory", "bad_alloc")
+_LITTLE_BYTES = 1 << 16
+"""A disk with less room than this is full: libraries report that in words of their own."""
+_LONGEST_REASON = 300
+_KEPT_TRACEBACKS = 20
+
+
+@contextmanager
+def reading(
+    path: Path,
+    what: str,
+    remedy: str = "fetch it again",
+    error: type[SlmquantError] = ModelError,
+) -> Iterator[None]:
+    """Around whatever reads `path`: what it raises becomes `error`, which names the file, the reason and the remedy.
+
+    Args:
+        path: The file or folder.
+        what: What it was expected to be, with its article: "a GGUF file".
+        remedy: What to do.
+        error: Of which kind the error is.
+    """
+    with guarded(lambda why: f"{path} cannot be read as {what} ({why}); {remedy}", error):
+        yield
+
+
+@contextmanager
+def guarded(
+    message: Callable[[str], str],
+    error: type[SlmquantError] = ModelError,
+    say: Callable[[BaseException], str] | None = None,
+) -> Iterator[None]:
+    """Around a call of a library: what it raises becomes `error` with the text that `message` makes of the reason.
+
+    Args:
+        message: The error's text, given the reason.
+        error: Of which kind the error is.
+        say: What an exception gives as the reason, where it is not its first line.
+    """
+    try:
+        yield
+    except BaseException as raised:
+        if isinstance(raised, SlmquantError) or is_memory(raised) or not _is_of_library(raised):
+            raise
+        if is_space(raised):
+            raise SpaceError(f"no space left on a disk ({reason(raised)}); free some") from raised
+        raise error(message((say or reason)(raised))) from raised
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around whatever writes `path`: a full disk and a place that cannot be written become our errors.
+
+    A library's own failure for another reason goes through: it is about what is written, not about where.
+
+    Raises:
+        SpaceError: The disk of `path`, or the one of temporary files, is full.
+        OutputError: The system does not let it be written.
+    """
+    try:
+        yield
+    except SpaceError as raised:
+        raise SpaceError(_no_space(path)) from raised
+    except SlmquantError:
+        raise
+    except Exception as raised:
+        if is_space(raised) or _is_full(path.parent) or _is_full(Path(tempfile.gettempdir())):
+            raise SpaceError(_no_space(path)) from raised
+        if isinstance(raised, OSError) and raised.errno in _NOT_WRITABLE:
+            raise OutputError(f"cannot write {path}: {reason(raised)}; name another place") from raised
+        raise
+
+
+def or_none(read: Callable[[], T]) -> T | None:
+    """What `read` returns; None where it fails, for what can be had another way (a cache, a hint)."""
+    try:
+        return read()
+    except Exception:  # noqa: BLE001  # see the module's docstring
+        return None
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, or its class where it says nothing; never long, never with control characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if isinstance(error, KeyError):
+        text = f"{text} is missing"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    elif type(error) in (TypeError, AttributeError, IndexError, AssertionError):  # their words tell nothing of a file
+        text = f"{type(error).__name__}: {text}" if lines else text
+    text = printable(text)
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with every character that a terminal would obey, or cannot show, spelled out: a name may hold anything.
+
+    Args:
+        text: A path, a name from a file, what somebody else's program said.
+        keep: Characters that stay as they are, such as line ends.
+    """
+    return "".join(
+        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode("ascii") for one in text
+    )
+
+
+def last_line(error: BaseException) -> str:
+    """As `reason`, for libraries that say where they were before they say what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return reason(RuntimeError(lines[-1])) if lines else reason(error)
+
+
+def is_space(error: BaseException) -> bool:
+    """Whether an error, or what led to it, says that a disk is full."""
+    return any(
+        isinstance(one, SpaceError)
+        or (isinstance(one, OSError) and one.errno in _FULL)
+        or any(sign in str(one).lower() for sign in _FULL_SIGNS)
+        for one in _chain(error)
+    )
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _MEMORY_SIGNS)
+
+
+def save_traceback(error: BaseException, folder: Path) -> Path | None:
+    """Write the traceback of an error that nobody foresaw into `folder`, or where temporary files go.
+
+    Returns:
+        The file; None where neither can be written.
+    """
+    text = "".join(traceback.format_exception(error))
+    name = f"slmquant-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    for place in (folder, Path(tempfile.gettempdir())):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            (place / name).write_text(text, encoding="utf-8", errors="replace")
+            older = sorted(place.glob("slmquant-error-*.txt"))[:-_KEPT_TRACEBACKS]
+            for file in older:
+                file.unlink(missing_ok=True)
+        except OSError:
+            continue
+        return place / name
+    return None
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """False for an interruption and an exit; a panic of a library in Rust is no `Exception` by its class."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def _is_full(folder: Path) -> bool:
+    return folder.is_dir() and shutil.disk_usage(folder).free < _LITTLE_BYTES
+
+
+def _no_space(path: Path) -> str:
+    temporary = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(path.parent).free
+    where = f"{free / 1e6:.0f} MB free in {path.parent}"
+    if _is_full(temporary) and not _is_full(path.parent):
+        return f"no space for temporary files in {temporary} to write {path}; free some, or point TMPDIR elsewhere"
+    return f"no space to write {path} ({where}); free some, or point it or SLMQUANT_CACHE at another disk"

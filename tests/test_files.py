@@ -1,0 +1,108 @@
+"""Nothing is half-written, nothing is lost, and others may read it as the user's umask says."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slmquant.errors import OutputError, SpaceError
+from slmquant.files import atomic_dir, atomic_file, check_output, remove_leftovers
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_is_written_has_the_permissions_of_the_umask_whatever_a_library_does(tmp_path: Path, umask: int) -> None:
+    with atomic_file(tmp_path / "one") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+    with atomic_dir(tmp_path / "folder") as temporary:
+        os.close(os.open(temporary / "weights", os.O_CREAT | os.O_WRONLY, 0o600))
+        (temporary / "templates").mkdir(mode=0o700)
+        (temporary / "templates" / "a").write_text("")
+    assert _mode(tmp_path / "one") == _mode(tmp_path / "folder" / "weights") == 0o666 & ~umask
+    assert _mode(tmp_path / "folder" / "templates" / "a") == 0o666 & ~umask
+    assert _mode(tmp_path / "folder") == _mode(tmp_path / "folder" / "templates") == 0o777 & ~umask
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "big").write_text("old")
+    (tmp_path / "link").symlink_to("big")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "folder").symlink_to("elsewhere")
+    with atomic_file(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    with atomic_dir(tmp_path / "folder") as temporary:
+        (temporary / "a").write_text("")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "big").read_text() == "new"
+    assert (tmp_path / "folder").is_symlink() and (tmp_path / "elsewhere" / "a").exists()
+
+
+def test_what_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_file(tmp_path / "one") as temporary:
+        temporary.write_text("half")
+        _ = 1 // 0
+    with pytest.raises(ZeroDivisionError), atomic_dir(tmp_path / "folder") as temporary:
+        (temporary / "a").write_text("half")
+        _ = 1 // 0
+    assert (tmp_path / "one").read_text() == (tmp_path / "folder" / "a").read_text() == "old"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "one"]
+
+
+def test_a_library_that_meets_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"no space to write .*out"), atomic_dir(tmp_path / "out"):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_what_a_killed_process_left_goes_when_the_same_is_written_a_day_later(tmp_path: Path) -> None:
+    killed = atomic_dir(tmp_path / "out[1]")
+    left = killed.__enter__()  # and never left, as where a process is killed
+    others = tmp_path / ".out[1].theirs"
+    others.mkdir()
+    with atomic_dir(tmp_path / "out[1]"):
+        pass
+    assert left.exists()  # it may be at work still
+    for entry in (left, others):
+        os.utime(entry, (0, 0))
+    with atomic_dir(tmp_path / "out[1]"):
+        pass
+    assert not left.exists()
+    assert others.exists()
+    remove_leftovers(tmp_path)
+    assert not others.exists()
+
+
+def test_an_output_never_touches_what_it_is_made_from(tmp_path: Path) -> None:
+    source = tmp_path / "models" / "source"
+    source.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(source)
+    for output, why in (
+        (source, "is what it would be made from"),
+        (tmp_path / "link", "is what it would be made from"),
+        (tmp_path / "models" / ".." / "models" / "source", "is what it would be made from"),
+        (source / "quantized", "lies in"),
+        (tmp_path / "models", "holds"),
+    ):
+        with pytest.raises(OutputError, match=why):
+            check_output(output, True, overwrite=True, source=source)
+    check_output(tmp_path / "models" / "source-quantized", True, source=source)
+
+
+def test_space_is_asked_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="MB are needed"):
+        check_output(tmp_path / "new" / "out", True, least_bytes=1 << 60)
