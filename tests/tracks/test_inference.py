@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import psutil
 import pytest
 
 from slmquant.engines._base import OpenOptions
 from slmquant.store.record import Metric
-from slmquant.tracks._limits import MachineLimits, measure_limits
+from slmquant.tracks._limits import MachineLimits, block_bytes, last_caches, measure_limits
 from slmquant.tracks._meters import Noise
 from slmquant.tracks._requests import Desk, Memory, Opened, Pass, Point
 from slmquant.tracks.inference import (
@@ -163,8 +166,37 @@ def test_a_pass_feeds_what_its_point_says() -> None:
     assert Point(8, 0).answer(desk).steps_s == () and fed == [8]
 
 
+def cache(cpus: Path, cpu: int, index: int, **facts: str) -> None:
+    folder = cpus / f"cpu{cpu}" / "cache" / f"index{index}"
+    folder.mkdir(parents=True)
+    for name, text in facts.items():
+        (folder / name).write_text(f"{text}\n")
+
+
+def test_the_block_that_is_read_does_not_fit_into_the_caches(tmp_path: Path) -> None:
+    for cpu in range(4):
+        cache(tmp_path, cpu, 0, level="1", size="48K", shared_cpu_list=str(cpu))
+        cache(tmp_path, cpu, 3, level="3", size="307200K", shared_cpu_list="0-1" if cpu < 2 else "2-3")
+    cache(tmp_path, 4, 0, level="3")  # tells no size
+
+    assert last_caches(tmp_path) == 2 * 300 << 20
+    assert last_caches(tmp_path / "nowhere") is None
+    assert block_bytes(300 << 20, 64 << 30) == 1200 << 20
+    assert block_bytes(None, 64 << 30) == 256 << 20
+    assert block_bytes(300 << 20, 2 << 30) == 512 << 20  # what memory allows
+    told = [MachineLimits(1, 1.0, 1.0, 1.0, 1200 << 20, caches).reading for caches in (300 << 20, None)]
+    assert told == [
+        "read from a block of 1200 MiB, 4.0 times the last-level caches",
+        "read from a block of 1200 MiB, the system does not say what its caches hold",
+    ]
+
+
 def test_the_machine_has_limits() -> None:
     limits = measure_limits(threads=1, seconds=0.01)
+
+    assert limits.cache_bytes is None or limits.block_bytes >= min(
+        4 * limits.cache_bytes, psutil.virtual_memory().available // 8
+    )
 
     assert 1e8 < limits.read_bytes_per_s < 1e13
     assert limits.flop_per_s >= limits.float32_flop_per_s > 1e8

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 VERSION = 3
 """1: sizes as in `model.size`; speeds as in `docs/metrics.md`. 2: `prefill_flop_share` counts the head once a prompt,
 and bytes that decoding reads are those of weights and graph, without tokenizer and configuration. 3: speeds over ten
-rounds of 64 tokens in balanced orders, quantiles only where enough steps were timed, `inference_added_rss_bytes`."""
+rounds of 64 tokens in balanced orders, quantiles only where enough steps were timed, `inference_added_rss_bytes`;
+bandwidth is that of reading four times the last-level caches, no longer 256 MiB."""
 
 _SURE = 0.95
 """How likely the largest of the timed steps must lie above a quantile for that quantile to be told."""
@@ -279,7 +280,7 @@ def _decoding(
             _metric(conditions.name("decode_bytes_per_s", point.context), bandwidth, "bytes/s", True, common)
         )
         if limits is not None:
-            of = f"{common['protocol']}, of {limits.read_bytes_per_s / 1e9:.1f} GB/s measured"
+            of = f"{common['protocol']}, of {limits.read_bytes_per_s / 1e9:.1f} GB/s {limits.reading}"
             share = bandwidth / limits.read_bytes_per_s
             name = conditions.name("decode_bandwidth_share", point.context)
             metrics.append(_metric(name, share, "ratio", True, {**common, "protocol": of}))
