@@ -1,18 +1,19 @@
 """Hadamard matrices of any order that the classical constructions reach, and fast products with them.
 
-A matrix `H` of ±1 with `H Hᵀ = n·I`. Three constructions and their Kronecker products are used; a product of
+A matrix `H` of ±1 with `H Hᵀ = n·I`. Four constructions and their Kronecker products are used; a product of
 Hadamard matrices is one:
 
 - Sylvester (1867): `[[1, 1], [1, −1]]`, so every power of two;
 - Paley I (1933): order `q + 1` for a prime power `q ≡ 3 (mod 4)`;
-- Paley II (1933): order `2(q + 1)` for a prime power `q ≡ 1 (mod 4)`.
+- Paley II (1933): order `2(q + 1)` for a prime power `q ≡ 1 (mod 4)`;
+- Williamson (1944): orders 92, 116 and 172, which Paley misses (`core.williamson`).
 
 Together they give 12, 20, 28, 36, 44, 60, 76, 108, 140, 148 ... times any power of two, which are the widths of
-small models: 576 = 36·16, 896 = 28·32, 960 = 60·16, 4864 = 76·64. Order 92 is the smallest multiple of four that
-they do not reach. There the transform is block-diagonal, with the largest blocks that divide the order and can be
+small models: 576 = 36·16, 896 = 28·32, 960 = 60·16, 4864 = 76·64, 5504 = 172·32. Of the multiples of four below 200
+they miss 156 and 188. There the transform is block-diagonal, with the largest blocks that divide the order and can be
 built, and `Hadamard.blocks` says how many.
 
-No matrix is written down: each is computed when first asked for.
+Each matrix is computed when first asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from slmquant.core import williamson
 
 _LARGEST_SYLVESTER = 32
 _LARGEST_PALEY = 1024
@@ -97,7 +100,7 @@ def _factors(order: int) -> tuple[int, ...] | None:
         return _split_power_of_two(order)
     found = []
     for size in range(4 * 3, min(order, _LARGEST_PALEY) + 1, 4):
-        if order % size == 0 and _paley_field(size) and (rest := _factors(order // size)) is not None:
+        if order % size == 0 and _can_be_built(size) and (rest := _factors(order // size)) is not None:
             found.append((size, *rest))
     return min(found, key=lambda sizes: (sum(sizes), sizes), default=None)
 
@@ -117,10 +120,17 @@ def _factor(order: int) -> Float[Tensor, "order order"]:
         while len(H) < order:
             H = torch.cat([torch.cat([H, H], dim=1), torch.cat([H, -H], dim=1)])
         return H
+    if order in williamson.ORDERS:
+        return williamson.williamson(order)
     field = _paley_field(order)
     if field is None:
         raise ValueError(f"no construction gives a Hadamard matrix of order {order}")
     return _paley(field, first=order == field + 1)
+
+
+def _can_be_built(order: int) -> bool:
+    """Whether one construction, by itself, makes a matrix of `order`, which is no power of two."""
+    return order in williamson.ORDERS or _paley_field(order) is not None
 
 
 def _paley_field(order: int) -> int | None:

@@ -1,0 +1,178 @@
+"""SmoothQuant with a strength of its own for every input, searched on calibration tokens.
+
+Ours, after SmoothQuant (Xiao et al., ICML 2023, arXiv 2211.10438), whose authors tune one strength `α` for each model,
+and SmoothQuant+ (Pan et al., 2023, arXiv 2312.03788), which searches one by the rounding of weights alone. Here each
+input gets the factors that cost its linears least, with weights and activations both rounded:
+
+    min over s of  mean_t ‖Q_a(x_t / s) Q_w(s W)ᵀ − x_t Wᵀ‖² / ‖x_t Wᵀ‖²
+
+`s` is 1 (nothing is smoothed), or `r_j^α / max|W_j|^(1−α)` with `α` from `STRENGTHS` and `r` the largest magnitude of a
+channel or its root mean square. The error of every token is relative to its own output, so that the attention sink,
+whose output is thousands of times that of others in some linears, counts as one token.
+Inputs behind a norm and inputs that follow another linear (o after v, down after up) are searched alike.
+
+Deviations: there is no paper to deviate from. Tokens are drawn from the calibration windows; each input is searched
+by itself, with the others in full precision.
+
+Cost: one forward pass for the statistics and one that keeps `TOKENS` tokens of each input; 19 roundings of every weight
+with a product of as many tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slmquant.calib.statistics import InputStatistics, Rescaled, Statistic, Statistics
+from slmquant.core.smooth import smoothing_factors
+from slmquant.methods._base import Recipe, Work, grid_of
+from slmquant.methods.rtn import Nearest
+from slmquant.methods.smoothquant import Smoothing
+from slmquant.model.activations import ActivationQuantizer, static_scale
+from slmquant.model.quantized import multiplying_in, weight_at
+from slmquant.model.relations import Relations
+from slmquant.model.rescale import scale_group_, scale_link_, shared_factors
+from slmquant.progress import track
+from slmquant.schemes.scheme import Scheme
+
+STRENGTHS: tuple[float, ...] = tuple(step / 10 for step in range(1, 10))
+"""`α` that are tried, with each of the two measures of a channel's range."""
+TOKENS = 512
+"""Tokens of each input that candidates are tried on."""
+
+Factors = Float[Tensor, " in"]
+
+
+@dataclass(frozen=True)
+class StrengthSearch:
+    """Smooths every input that a norm or a linear can divide, by the factors that cost its linears least."""
+
+    needs: frozenset[Statistic] = frozenset({"range"})
+    recaptures: bool = False
+    learns: bool = False
+
+    def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
+        """As smoothing of fixed strength through norms and linears."""
+        return Smoothing(through_linears=True).refusal(scheme, relations)
+
+    @torch.no_grad()
+    def apply_(self, work: Work, statistics: Statistics) -> Statistics:
+        """Search and smooth input by input; links first, since they change weights that groups look at."""
+        model, relations = work.model, work.relations
+        tokens = sampled_inputs(work)
+        found: dict[str, Factors] = {}
+        for link in track(relations.links, "search smoothing through linears", work.progress):
+            search = _Search(work, (link.target,), statistics[link.target], tokens[link.target])
+            factors = search.best(partial(shared_factors, link))
+            if factors is not None:
+                scale_link_(model, link, factors)
+                found[link.target] = factors
+        for group in track(relations.groups, "search smoothing through norms", work.progress):
+            first = group.linears[0]
+            if group.norm is None:
+                continue
+            factors = _Search(work, group.linears, statistics[first], tokens[first]).best()
+            if factors is not None:
+                scale_group_(model, relations, group, factors)
+                found[first] = factors
+        return Rescaled(statistics, found)
+
+
+@torch.no_grad()
+def sampled_inputs(work: Work) -> dict[str, Float[Tensor, "tokens in"]]:
+    """Inputs of every group at `TOKENS` calibration tokens drawn with the seed, by the first linear of the group."""
+    windows = work.calibration.windows
+    drawn = torch.randperm(windows.numel(), generator=torch.Generator().manual_seed(work.seed))[:TOKENS]
+    wanted = torch.zeros(windows.numel(), dtype=torch.bool).index_fill_(0, drawn, True).view(windows.shape)
+    kept: dict[str, list[Tensor]] = {group.linears[0]: [] for group in work.relations.groups}
+    chosen = wanted[0]
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_linear: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs = args[0].flatten(0, -2)
+            # Routed experts are given some tokens only: all of them are kept, being few.
+            kept[name].append(inputs[chosen] if len(inputs) == len(chosen) else inputs[:TOKENS].clone())
+
+        return hook
+
+    hooks = [work.model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in kept]
+    try:
+        with multiplying_in(work.model.base_model, work.dtype):
+            for window, chosen in zip(windows, wanted, strict=True):
+                if chosen.any():
+                    work.model.get_decoder()(input_ids=window[None].to(work.model.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: torch.cat(parts)[:TOKENS].float() for name, parts in kept.items() if parts}
+
+
+class _Search:
+    """The linears that read one input, and what they read.
+
+    Args:
+        work: The model and the scheme.
+        linears: Their names.
+        inputs: Statistics of the input.
+        tokens: The input at some tokens.
+    """
+
+    def __init__(
+        self, work: Work, linears: tuple[str, ...], inputs: InputStatistics, tokens: Float[Tensor, "tokens in"]
+    ) -> None:
+        self._spec = work.scheme.activations
+        self._inputs, self._tokens = inputs, tokens
+        self._weights = [weight_at(work.model, name).float() for name in linears]
+        self._grids = [grid_of(work.specs[name]) if name in work.specs else None for name in linears]
+        self._outputs = [tokens @ W.T for W in self._weights]
+        self._energy = sum(y.square().sum(dim=1) for y in self._outputs)
+
+    def best(self, share: Callable[[Factors], Factors] = lambda factors: factors) -> Factors | None:
+        """The factors with the smallest loss; None where none loses less than no smoothing."""
+        least, found = self.loss(None), None
+        for factors in map(share, self._candidates()):
+            loss = self.loss(factors)
+            if loss < least:
+                least, found = loss, factors
+        return found
+
+    def _candidates(self) -> Iterator[Factors]:
+        largest = torch.stack([W.abs().amax(dim=0) for W in self._weights]).amax(dim=0)
+        for measure in (self._inputs.absmax, self._inputs.rms):
+            for strength in STRENGTHS:
+                yield smoothing_factors(measure, largest, strength)
+
+    @torch.no_grad()
+    def loss(self, factors: Factors | None) -> float:
+        """Mean over tokens of the share of the output's energy that rounding loses."""
+        x = self._tokens if factors is None else self._tokens / factors
+        x = self._rounded_tokens(x, factors)
+        lost = torch.zeros(len(x), device=x.device)
+        for W, grid, y in zip(self._weights, self._grids, self._outputs, strict=True):
+            scaled = W if factors is None else W * factors
+            lost += (x @ (scaled if grid is None else grid.rounded(scaled)).T - y).square_().sum(dim=1)
+        return float((lost / self._energy).nanmean())
+
+    def _rounded_tokens(self, x: Float[Tensor, "tokens in"], factors: Factors | None) -> Float[Tensor, "tokens in"]:
+        if self._spec is None:
+            return x
+        scale = None
+        if self._spec.static:
+            absmax = self._inputs.absmax if factors is None else self._inputs.absmax / factors
+            scale = static_scale(self._spec, float(absmax.max()))
+        codes = ActivationQuantizer(self._spec, torch.float32, scale).forward(x)
+        return codes.codes * codes.scale
+
+
+METHOD = Recipe(
+    title="SmoothQuant, searched",
+    summary="Smooths each input by the factors that lose least of its linears' outputs, then rounds to nearest.",
+    reference="ours; cf. Xiao et al., ICML 2023, arXiv 2211.10438",
+    transforms=(StrengthSearch(),),
+    rounding=Nearest(),
+)
