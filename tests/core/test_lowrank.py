@@ -72,3 +72,22 @@ def test_the_same_bytes_again() -> None:
 
     assert torch.equal(first.up, second.up)
     assert torch.equal(first.down, second.down)
+
+
+def test_eight_bits_halve_the_product_and_cost_little_of_it() -> None:
+    error, X = problem(40, 60)
+    error *= 1e-5  # scales of such errors are far below what float16 can say
+    H = X.T @ X / len(X)
+    whole = low_rank(error, H, 4)
+    half = whole.in_eight_bits()
+    left, expected = (mean_squared_output(error - product(LowRank(*s.factors())), X) for s in (half, whole))
+
+    assert half.stored_bits == 8 * 4 * (40 + 60) + 32 * 4 == whole.stored_bits / 2 + 128
+    assert expected <= left < 1.01 * expected
+    assert torch.equal(half.onto(torch.zeros(40, 60)), half.factors()[1] @ half.factors()[0])
+
+
+def test_a_component_of_zeros_stays_zero_in_eight_bits() -> None:
+    side = LowRank(torch.zeros(2, 8).half(), torch.zeros(6, 2).half()).in_eight_bits()
+
+    assert (side.onto(torch.zeros(6, 8)) == 0).all()

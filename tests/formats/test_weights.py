@@ -98,9 +98,10 @@ def test_rows_of_stacked_weights_are_written_as_what_they_are_alone(name: str) -
     "side",
     [
         LowRank(torch.randn(4, 584).half(), torch.randn(13, 4).half()),
+        LowRank(torch.randn(4, 584).half(), torch.randn(13, 4).half()).in_eight_bits(),
         OutlierColumns(torch.tensor([3, 500]), torch.randn(13, 2).half()),
     ],
-    ids=["low rank", "outlier columns"],
+    ids=["low rank", "low rank in 8 bits", "outlier columns"],
 )
 def test_a_side_branch_is_written_with_its_codes(side: LowRank | OutlierColumns) -> None:
     written = replace(grid("NF4g64").quantize(weight()), side=side)

@@ -146,7 +146,9 @@ class TestLqer:
         for name, weight in corrected.weights.items():
             assert isinstance(weight.side, LowRank)
             rank = min(32, *weight.codes.shape)
-            assert weight.stored_bits - plain.weights[name].stored_bits == 16 * rank * sum(weight.codes.shape)
+            assert (
+                weight.stored_bits - plain.weights[name].stored_bits == 8 * rank * sum(weight.codes.shape) + 32 * rank
+            )
         assert corrected.size.stored_bytes > plain.size.stored_bytes
 
     def test_it_corrects_whatever_rounded(self) -> None:

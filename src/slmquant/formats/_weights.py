@@ -94,6 +94,8 @@ def encode_weight(weight: QuantizedTensor) -> dict[str, Tensor]:
         tensors[name] = part if packing is None else pack(part, packing.bits)
     if isinstance(weight.side, LowRank):
         tensors |= {"side_down": weight.side.down, "side_up": weight.side.up}
+        if weight.side.scale is not None:
+            tensors["side_scale"] = weight.side.scale
     elif weight.side is not None:
         tensors |= {"side_columns": weight.side.columns.to(torch.int32), "side_weight": weight.side.weight}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -145,7 +147,7 @@ def _grid1(tensors: Mapping[str, Tensor], name: str, facts: WeightFacts1) -> Gri
 
 def _side(tensors: Mapping[str, Tensor], name: str, facts: WeightFacts) -> Side | None:
     if facts.side == "low rank":
-        return LowRank(tensors[f"{name}.side_down"], tensors[f"{name}.side_up"])
+        return LowRank(tensors[f"{name}.side_down"], tensors[f"{name}.side_up"], tensors.get(f"{name}.side_scale"))
     if facts.side == "outlier columns":
         return OutlierColumns(tensors[f"{name}.side_columns"].long(), tensors[f"{name}.side_weight"])
     return None

@@ -1,4 +1,4 @@
-"""Side branches at run time: small maps in 16 bits over the inputs as they are, added to the product of the codes."""
+"""Side branches at run time: small maps over the inputs as they are, added to the product of the codes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class LowRankBranch(nn.Module):
 
     def __init__(self, side: LowRank, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("down", side.down.to(dtype))
-        self.register_buffer("up", side.up.to(dtype))
+        down, up = side.factors()
+        self.register_buffer("down", down.to(dtype))
+        self.register_buffer("up", up.to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` to `(..., out)`, in the dtype of `x`."""
