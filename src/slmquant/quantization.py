@@ -20,7 +20,7 @@ from slmquant.methods._stacked import round_stacked
 from slmquant.model import attention
 from slmquant.model.activations import ActivationQuantizer, LastCodes
 from slmquant.model.blocks import walk
-from slmquant.model.online import Online, key_rotation, stored_bits
+from slmquant.model.online import Online, activation_clip, key_rotation, stored_bits
 from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup, Relations, discover
 from slmquant.model.size import ModelSize, count_parameters, size_of
@@ -43,7 +43,7 @@ class QuantizedModel:
         groups: Linears that read the same input and share its quantizer.
         embeddings: Names of the embedding and the head.
         size: What it takes to store.
-        online: Rotations that are done while the model runs.
+        online: What a method leaves to be done while the model runs: rotations, and clipping of activations.
         kv_bits: Bits of a cached key or value, scales included; None where the cache is left alone.
         notes: What the method has to say about this very run.
     """
@@ -189,8 +189,9 @@ class _Quantization:
         """Put quantized linears in place, with the quantizer of the input that they read, and remember the codes."""
         work, inputs = self.work, None
         if (spec := work.scheme.activations) is not None:
-            scale = static_scale(spec, self._remaining(group)) if spec.static else None
-            inputs = ActivationQuantizer(spec, work.dtype, scale, self._last)
+            clip = activation_clip(work.online)
+            scale = static_scale(spec, self._remaining(group), clip) if spec.static else None
+            inputs = ActivationQuantizer(spec, work.dtype, scale, self._last, clip)
             if scale is not None:
                 self.activation_scales.update(dict.fromkeys(group.linears, scale))
         replace_linears_(work.model, group.linears, weights, inputs, work.dtype)

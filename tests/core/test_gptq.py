@@ -1,12 +1,15 @@
 """GPTQ equals its definition, and does what it promises."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from slmquant.core import hessian
 from slmquant.core.affine import Grid
-from slmquant.core.gptq import gptq
+from slmquant.core.gptq import Scales, gptq
 from slmquant.core.kquant import search
+from slmquant.core.shrink import shrunk
 from slmquant.errors import NumericalError
 from slmquant.testing.oracles import best_on_grid, refit_and_round
 
@@ -56,6 +59,15 @@ def test_equals_refitting_by_least_squares(grid: Grid, act_order: bool, seed: in
 SEARCHED = [Grid(4, True, 8, 16), Grid(3, False, 6, 16), Grid(4, True, 8, 16, rule="extreme"), Grid(4)]
 
 
+@pytest.mark.parametrize("grid", SEARCHED, ids=str)
+def test_scales_of_least_error_come_from_the_weight_alone(grid: Grid) -> None:
+    W, H = problem(6, 24, 0)
+
+    found = gptq(W, H, grid, scales="mse")
+
+    assert torch.equal(found.scale, grid.quantize(W, shrunk(W, grid)).scale)
+
+
 @pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("grid", SEARCHED, ids=str)
 def test_searched_scales_weigh_a_column_by_its_curvature_once_later_ones_have_adapted(
@@ -68,21 +80,23 @@ def test_searched_scales_weigh_a_column_by_its_curvature_once_later_ones_have_ad
         left = order[place:]
         importance[column] = 1 / torch.linalg.inv(damped(H, 0.01)[left][:, left])[0, 0]
 
-    found = gptq(W, H, grid, damp=0.01, act_order=act_order, searched=True)
+    found = gptq(W, H, grid, damp=0.01, act_order=act_order, scales="loss")
 
     assert torch.allclose(found.scale, search(W, importance[None], grid).scale, rtol=1e-3)
 
 
 @pytest.mark.parametrize("grid", SEARCHED, ids=str)
 def test_searched_scales_lose_less_on_average(grid: Grid) -> None:
-    lost = torch.zeros(2)
+    lost = torch.zeros(3)
     for seed in range(20):
         W, H = problem(16, 24, seed)
-        for place, searched in enumerate((False, True)):
-            rounded = gptq(W, H, grid, damp=0.01, act_order=True, searched=searched)
+        for place, scales in enumerate(get_args(Scales)):
+            rounded = gptq(W, H, grid, damp=0.01, act_order=True, scales=scales)
             lost[place] += loss(W, rounded.dequantize(), H) / loss(W, torch.zeros_like(W), H)
 
-    assert lost[1] < 0.98 * lost[0]
+    from_range, least_error, least_loss = lost
+    assert least_loss < least_error
+    assert least_loss < 0.98 * from_range
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,3 +128,16 @@ def test_groups_of_zeros_stay_zero() -> None:
 
         assert (quantized[2] == 0).all()
         assert (quantized[5, 64:96] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["W4A16g64", "W3A16g64-asym", "W4A16", "W4A16g100", "Q4_K", "Q5_0"])
+def test_what_is_searched_together_changes_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    W = weight(rows=700, columns=512)
+    importance = torch.rand(1, 512, generator=torch.Generator().manual_seed(1))
+    in_parts = search(W, importance, grid(name))
+    monkeypatch.setattr("slmquant.core.kquant._CACHED_ELEMENTS", W.numel() + 1)
+
+    at_once = search(W, importance, grid(name))
+
+    assert torch.equal(in_parts.scale, at_once.scale)
+    assert torch.equal(in_parts.zero_point, at_once.zero_point)

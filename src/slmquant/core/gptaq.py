@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slmquant.core.affine import Grid, QuantizedTensor
-from slmquant.core.gptq import column_order, round_columns
+from slmquant.core.gptq import Scales, column_order, found_scales, round_columns
 from slmquant.core.hessian import inverse_cholesky
 
 
@@ -36,6 +36,7 @@ def gptaq(
     damp: float = 0.01,
     act_order: bool = False,
     strength: float = 1.0,
+    scales: Scales = "range",
 ) -> QuantizedTensor:
     """Quantize `W` so that it gives on `X` nearly what it gave on `X̃`.
 
@@ -47,6 +48,7 @@ def gptaq(
         damp: As in `core.gptq.gptq`.
         act_order: As in `core.gptq.gptq`.
         strength: What `P` is multiplied by, in [0, 1]; 0 is GPTQ.
+        scales: As in `core.gptq.gptq`.
 
     Raises:
         NumericalError: `H` is not finite or cannot be factorised.
@@ -58,4 +60,5 @@ def gptaq(
     U = inverse_cholesky(H[order][:, order], damp)
     P = strength * torch.triu(cross[order][:, order].to(U.dtype) @ U.T, diagonal=1) @ U
     active = W.float().masked_fill(H.diagonal() == 0, 0)
-    return round_columns(active, grid, order, U.float(), P.float(), act_order=act_order)
+    affine = found_scales(active, grid, order, U.float(), scales)
+    return round_columns(active, grid, order, U.float(), P.float(), act_order=act_order, affine=affine)

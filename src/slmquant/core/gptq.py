@@ -6,6 +6,8 @@ arXiv 2210.17323), algorithm 1.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +16,12 @@ from slmquant.core import groups
 from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
 from slmquant.core.hessian import inverse_cholesky
 from slmquant.core.kquant import search
+from slmquant.core.shrink import shrunk
+
+Scales = Literal["range", "mse", "loss"]
+"""Where scales come from: `range`, they cover the range of each group, as in the paper; `mse`, they cover the share of
+it whose weights err least, as the authors' code finds it (`core.shrink`); `loss`, they keep the loss small that GPTQ
+leaves, see `scales_of_least_loss`."""
 
 _BLOCK = 128
 """Columns whose updates are gathered before the rest of the matrix is touched; it changes speed, not the result."""
@@ -29,7 +37,7 @@ def gptq(
     *,
     damp: float = 0.01,
     act_order: bool = False,
-    searched: bool = False,
+    scales: Scales = "range",
 ) -> QuantizedTensor:
     """Quantize `W` so that its output error under the Hessian `H` stays small.
 
@@ -41,8 +49,7 @@ def gptq(
         act_order: Round columns in the order of decreasing diagonal of `H`. Scales then come from the weight as
             it was at the start ("static groups"), so that groups stay consecutive and cost nothing at run time;
             otherwise a group's scale is found when its first column is reached, from the weight as updated so far.
-        searched: Take scales that keep the expected loss small instead of those that cover each group's range, also
-            from the weight as it was at the start; see `searched_scales`.
+        scales: Where scales come from; all but those that cover ranges come from the weight as it was at the start.
 
     Raises:
         NumericalError: `H` is not finite or cannot be factorised.
@@ -51,11 +58,20 @@ def gptq(
     order = column_order(W, H, act_order)
     U = inverse_cholesky(H[order][:, order], damp).float()
     active = W.float().masked_fill(H.diagonal() == 0, 0)
-    affine = searched_scales(active, grid, order, U) if searched else None
+    affine = found_scales(active, grid, order, U, scales)
     return round_columns(active, grid, order, U, act_order=act_order, affine=affine)
 
 
-def searched_scales(
+def found_scales(
+    W: Float[Tensor, "out in"], grid: Grid, order: Int[Tensor, " in"], U: Float[Tensor, "in in"], scales: Scales
+) -> AffineParams | None:
+    """Scales and zero points from the weight as it is at the start; None for ranges, which `round_columns` covers."""
+    if scales == "range":
+        return None
+    return shrunk(W, grid) if scales == "mse" else scales_of_least_loss(W, grid, order, U)
+
+
+def scales_of_least_loss(
     W: Float[Tensor, "out in"], grid: Grid, order: Int[Tensor, " in"], U: Float[Tensor, "in in"]
 ) -> AffineParams:
     """Scales and zero points under which little is lost, in place of those that cover each group's range.

@@ -17,6 +17,8 @@ from slmquant.core.affine import AffineParams, Grid
 
 _REACH = 1.0
 _STEPS = 21
+_CACHED_ELEMENTS = 1 << 16
+"""Weights that are searched together: with what a trial makes of them they stay in the processor's cache."""
 
 
 def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], grid: Grid) -> AffineParams:
@@ -34,9 +36,12 @@ def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], gri
     levels = float(max(-grid.code_range.low, grid.code_range.high))
     solved = []
     for part, weight in zip(groups.split(W, size), groups.split(importance.expand_as(W), size), strict=True):
-        flat = part.flatten(0, 1)
-        found = _search_group(flat, weight.flatten(0, 1), grid, levels)
-        solved.append([values.view(part.shape[:2]) for values in found])
+        rows = max(1, _CACHED_ELEMENTS // (part.shape[1] * part.shape[2]))
+        found = [
+            _search_group(some.flatten(0, 1), weights.flatten(0, 1), grid, levels)
+            for some, weights in zip(part.split(rows), weight.split(rows), strict=True)
+        ]
+        solved.append([torch.cat(values).view(part.shape[:2]) for values in zip(*found, strict=True)])
     scale, shift = (torch.cat(values, dim=1) for values in zip(*solved, strict=True))
     return grid.stored(AffineParams(scale, shift / scale))
 

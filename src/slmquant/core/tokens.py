@@ -25,7 +25,7 @@ class TokenCodes(NamedTuple):
 
 
 def token_codes(
-    x: Float[Tensor, "*tokens in"], elements: Elements, scale: Float[Tensor, ""] | None = None
+    x: Float[Tensor, "*tokens in"], elements: Elements, scale: Float[Tensor, ""] | None = None, clip: float = 1.0
 ) -> TokenCodes:
     """The nearest elements of activations, in the dtype of `x`.
 
@@ -33,11 +33,12 @@ def token_codes(
         x: Activations.
         elements: Symmetric integers, or a small float.
         scale: A calibrated scale for the whole tensor; None finds one for each token from its largest value,
-            `max|x| / high`. A token of zeros gets scale 1.
+            `clip · max|x| / high`. A token of zeros gets scale 1.
+        clip: Share of a token's largest value that the last element stands for, where its scale is found.
     """
     if scale is None:
         largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.where(largest == 0, torch.ones_like(largest), largest / elements.high)  # NaN stays NaN
+        scale = torch.where(largest == 0, torch.ones_like(largest), largest * clip / elements.high)  # NaN stays NaN
     return TokenCodes(elements.values(elements.nearest(x / scale)).to(x.dtype), scale)
 
 

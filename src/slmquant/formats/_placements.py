@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import Integers
+from slmquant.model.online import activation_clip
 from slmquant.model.quantized import Linear, QuantizedLinear, weight_at
 from slmquant.quantization import QuantizedModel
 
@@ -42,12 +43,17 @@ class Entry:
 def run_time_refusal(quantized: QuantizedModel, engine: str) -> str | None:
     """What a model does while it runs, activations aside, that `engine` does not do; None where there is nothing.
 
-    A cache in fewer bits, online rotations, branches beside the codes.
+    A cache in fewer bits, online rotations, clipped activations, branches beside the codes.
     """
     if quantized.scheme.kv is not None:
         return (
             f"{quantized.scheme} rounds the key-value cache with a scale for each token, which {engine} does not do; "
             "drop the KV part"
+        )
+    if (clip := activation_clip(quantized.online)) != 1:
+        return (
+            f"{quantized.method} rounds activations to {clip:g} of each token's range, which {engine} does not do"
+            f"{'; and it rotates while the model runs' if len(quantized.online) > 1 else ''}"
         )
     if quantized.online:
         return f"{quantized.method} rotates while the model runs, which {engine} does not do"

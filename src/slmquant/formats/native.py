@@ -36,7 +36,7 @@ from slmquant.formats._placements import as_stored, entries
 from slmquant.formats._weights import decode_weight, encode_weight, facts_of
 from slmquant.model.activations import ActivationQuantizer, LastCodes
 from slmquant.model.attention import quantize_cache_
-from slmquant.model.online import attach_, key_rotation, stored_bits
+from slmquant.model.online import activation_clip, attach_, key_rotation, stored_bits
 from slmquant.model.online import decode as decode_online
 from slmquant.model.online import encode as encode_online
 from slmquant.model.quantized import linear_at, multiply_in_, replace_linears_, weight_at
@@ -164,7 +164,8 @@ def _assemble(
     for linears in manifest.groups:
         inputs = None
         if scheme.activations is not None:
-            inputs = ActivationQuantizer(scheme.activations, dtype, manifest.activation_scales.get(linears[0]), last)
+            scale, clip = manifest.activation_scales.get(linears[0]), activation_clip(online)
+            inputs = ActivationQuantizer(scheme.activations, dtype, scale, last, clip)
         dense = [weights[name] if name in weights else weight_at(model, name) for name in linears]
         replace_linears_(model, linears, dense, inputs, dtype)
     multiply_in_(model, dtype)

@@ -308,6 +308,6 @@ def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
     )
 
 
-def static_scale(spec: ActivationSpec, statistics: InputStatistics) -> float:
-    """Scale of a whole activation tensor: its largest magnitude over the calibration tokens becomes the last number."""
-    return activations.static_scale(spec, float(statistics.absmax.max()))
+def static_scale(spec: ActivationSpec, statistics: InputStatistics, clip: float = 1.0) -> float:
+    """Scale of a whole activation tensor: `clip` of its largest magnitude over the calibration tokens is the end."""
+    return activations.static_scale(spec, float(statistics.absmax.max()), clip)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from slmquant.core import hessian
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.gptaq import gptaq
+from slmquant.core.gptq import Scales
 from slmquant.errors import NumericalError
 from slmquant.methods._base import Recipe, Work
 from slmquant.methods._stacked import round_stacked
@@ -48,20 +49,24 @@ class Gptaq:
         damp: Fraction of the Hessian's mean diagonal that is added to its diagonal.
         act_order: Whether columns go by decreasing diagonal of the Hessian.
         strength: How much of the errors made before is made up for, in [0, 1]; 0 is sequential GPTQ.
+        scales: Whether scales cover ranges or are searched, see `core.gptq.Scales`.
         embeddings: The rounding of embedding and head.
     """
 
     damp: float = 0.01
     act_order: bool = True
     strength: float = 0.25
+    scales: Scales = "range"
     embeddings: Gptq = field(default_factory=Gptq)
     learns: bool = False
     wants_exact: Exact = "inputs"
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Any grid and any model will do."""
-        del scheme, relations
-        return None
+        """Any model will do, and any grid for which there are such scales."""
+        del relations
+        searched = Gptq(scales=self.scales)
+        reasons = (searched.refusal(spec) for spec in scheme.weight_specs)
+        return next((reason for reason in reasons if reason is not None), None)
 
     @torch.no_grad()
     def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
@@ -76,7 +81,14 @@ class Gptaq:
 
     def _round(self, rows: Float[Tensor, "rows in"], grid: Grid, inputs: _Moments) -> QuantizedTensor:
         return gptaq(
-            rows, inputs.H, inputs.cross, grid, damp=self.damp, act_order=self.act_order, strength=self.strength
+            rows,
+            inputs.H,
+            inputs.cross,
+            grid,
+            damp=self.damp,
+            act_order=self.act_order,
+            strength=self.strength,
+            scales=self.scales,
         )
 
 

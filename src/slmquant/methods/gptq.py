@@ -27,7 +27,7 @@ from torch import Tensor
 
 from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import Grid, QuantizedTensor
-from slmquant.core.gptq import gptq
+from slmquant.core.gptq import Scales, gptq
 from slmquant.methods._base import Recipe, grid_of
 from slmquant.schemes.scheme import WeightSpec
 
@@ -40,19 +40,19 @@ class Gptq:
         damp: Fraction of the Hessian's mean diagonal that is added to its diagonal.
         act_order: Whether columns go by decreasing diagonal of the Hessian.
         sink_share: Share of the Hessian that comes from the first token of each window alone; see `gptq_sink`.
-        searched: Whether scales are searched for the least loss, or cover ranges; see `gptq_mse`.
+        scales: Whether scales cover ranges or are searched, see `core.gptq.Scales`.
     """
 
     damp: float = 0.01
     act_order: bool = True
     sink_share: float = 0.0
-    searched: bool = False
+    scales: Scales = "range"
     needs: frozenset[Statistic] = frozenset({"hessian"})
 
     def refusal(self, spec: WeightSpec) -> str | None:
         """Any grid will do for rounding columns to its nearest number; scales are searched for integers alone."""
         grid = grid_of(spec)
-        if not self.searched or (grid.uniform and grid.rule in ("span", "extreme") and not grid.per_tensor):
+        if self.scales != "loss" or (grid.uniform and grid.rule in ("span", "extreme") and not grid.per_tensor):
             return None
         return (
             f"it searches scales of rows or groups of integers, which {spec.format.name} "
@@ -69,7 +69,7 @@ class Gptq:
         if self.sink_share and statistics.first is not None:
             first = statistics.first
             H = (1 - self.sink_share) * H + self.sink_share * (first.T @ first) / len(first)
-        return gptq(weight, H, grid, damp=self.damp, act_order=self.act_order, searched=self.searched)
+        return gptq(weight, H, grid, damp=self.damp, act_order=self.act_order, scales=self.scales)
 
 
 METHOD = Recipe(

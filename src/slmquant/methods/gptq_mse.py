@@ -28,5 +28,5 @@ METHOD = Recipe(
     title="GPTQ-MSE",
     summary="GPTQ-sink whose scales are searched for the least loss that GPTQ leaves, signs included.",
     reference="ours; cf. Frantar et al., ICLR 2023, arXiv 2210.17323 and llama.cpp pull request 1684",
-    rounding=Gptq(sink_share=SINK_SHARE, searched=True),
+    rounding=Gptq(sink_share=SINK_SHARE, scales="loss"),
 )

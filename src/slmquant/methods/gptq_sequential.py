@@ -40,7 +40,7 @@ class SequentialGptq:
     """GPTQ, block after block.
 
     Attributes:
-        rounding: What rounds each group of linears; its `sink_share` works here as well.
+        rounding: What rounds each group of linears; its `sink_share` and `scales` work here as well.
         true_sequential: Whether the groups of a block are captured and rounded one after the other.
     """
 
@@ -55,9 +55,10 @@ class SequentialGptq:
         return self.rounding
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Any grid and any model will do."""
-        del scheme, relations
-        return None
+        """Any model will do, and any grid that the rounding takes."""
+        del relations
+        reasons = (self.rounding.refusal(spec) for spec in scheme.weight_specs)
+        return next((reason for reason in reasons if reason is not None), None)
 
     @torch.no_grad()
     def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:

@@ -30,6 +30,7 @@ class ActivationQuantizer(nn.Module):
         dtype: What the codes are multiplied in.
         static_scale: The calibrated scale of the whole tensor; None finds scales while running.
         last: The slot that the quantizers of a model share.
+        clip: Share of a token's largest value that the last number stands for, where scales of tokens are found.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class ActivationQuantizer(nn.Module):
         dtype: torch.dtype,
         static_scale: float | None = None,
         last: LastCodes | None = None,
+        clip: float = 1.0,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.dtype = dtype
         self.static_scale = static_scale
+        self.clip = clip
         self._elements = activation_elements(spec)
         self._last = last or LastCodes()
 
@@ -63,7 +66,7 @@ class ActivationQuantizer(nn.Module):
         if (block := self.spec.block_size) is not None:
             return block_codes(x, self._elements, block, two_level=self.spec.format == "NVFP4")
         scale = None if self.static_scale is None else x.new_tensor(self.static_scale, dtype=torch.float32)
-        return token_codes(x, self._elements, scale)
+        return token_codes(x, self._elements, scale, self.clip)
 
 
 def activation_elements(spec: ActivationSpec) -> Elements:
@@ -73,6 +76,6 @@ def activation_elements(spec: ActivationSpec) -> Elements:
     return TABLES[spec.element]
 
 
-def static_scale(spec: ActivationSpec, largest: float) -> float:
-    """Scale of a whole activation tensor from its largest magnitude over the calibration tokens."""
-    return largest / activation_elements(spec).high if largest > 0 else 1.0
+def static_scale(spec: ActivationSpec, largest: float, clip: float = 1.0) -> float:
+    """Scale of a whole activation tensor: `clip` times its largest magnitude over the calibration tokens is the end."""
+    return clip * largest / activation_elements(spec).high if largest > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Rotations that stay at run time: what hooks do to the inputs and outputs of modules, and how they are stored.
+"""What methods leave for run time: rotations of inputs and outputs by hooks, clipping, and how they are stored.
 
 Most of a rotation is merged into weights. What cannot be merged is done while the model runs: the residual stream is
 turned where it enters the first block and turned back where it leaves the last (R1), the input of a linear behind a
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from slmquant.core.hadamard import Hadamard, hadamard
@@ -44,8 +44,19 @@ class RotatedKeys:
     """Queries and keys are turned by the Hadamard matrix of their head's width, after the rotary embedding (R3)."""
 
 
-Online = OnlineRotation | RotatedKeys
-"""Everything that a rotation leaves to be done at run time."""
+@dataclass(frozen=True)
+class ClippedActivations:
+    """Inputs of linears are rounded to a share of their range: scales of tokens are so much smaller.
+
+    Attributes:
+        ratio: The share, in (0, 1].
+    """
+
+    ratio: float
+
+
+Online = OnlineRotation | RotatedKeys | ClippedActivations
+"""Everything that a method leaves to be done at run time."""
 
 
 def key_rotation(online: Iterable[Online]) -> Callable[[int], Hadamard] | None:
@@ -53,14 +64,20 @@ def key_rotation(online: Iterable[Online]) -> Callable[[int], Hadamard] | None:
     return hadamard if any(isinstance(entry, RotatedKeys) for entry in online) else None
 
 
+def activation_clip(online: Iterable[Online]) -> float:
+    """The share of their range to which inputs of linears are rounded: 1 where nothing was said."""
+    return next((entry.ratio for entry in online if isinstance(entry, ClippedActivations)), 1.0)
+
+
 def attach_(model: nn.Module, online: Iterable[Online]) -> None:
     """Install the rotations as hooks; where one is installed already it is replaced.
 
     The hook comes before those that are registered later, so statistics are those of the rotated input. Keys are not
-    rotated here but by `model.attention.quantize_cache_`: see `key_rotation`.
+    rotated here but by `model.attention.quantize_cache_`: see `key_rotation`; nor is anything clipped here, but by
+    `model.activations.ActivationQuantizer`: see `activation_clip`.
     """
     for entry in online:
-        if isinstance(entry, RotatedKeys):
+        if not isinstance(entry, OnlineRotation):
             continue
         module = model.get_submodule(entry.module)
         detach_(module, entry.site)
@@ -121,18 +138,20 @@ def stored_bits(online: Iterable[Online]) -> int:
 
 
 class OnlineFact(BaseModel):
-    """What the tensors do not say of one rotation."""
+    """What the tensors do not say of one rotation, or of the clipping of activations."""
 
     model_config = ConfigDict(extra="forbid")
     module: str
-    """Empty for rotated keys, which are those of all attention modules."""
-    site: Literal["input", "output", "keys"]
-    kind: Literal["hadamard", "signed", "signed-keeps-mean", "dense"]
+    """Empty for rotated keys and clipped activations, which are those of all modules."""
+    site: Literal["input", "output", "keys", "activations"]
+    kind: Literal["hadamard", "signed", "signed-keeps-mean", "dense", "clipped"]
     order: int
-    """Rows of the matrix; 0 for rotated keys, where the head decides."""
+    """Rows of the matrix; 0 for rotated keys, where the head decides, and for clipped activations."""
     tensor: str | None = None
     """Name of the signs or of the matrix; places that share a rotation share it."""
     undo: bool = False
+    ratio: float | None = Field(default=None, gt=0, le=1)
+    """Of clipped activations: the share of their range."""
 
 
 class Encoded(NamedTuple):
@@ -150,6 +169,9 @@ def encode(online: Sequence[Online]) -> Encoded:
     for entry in online:
         if isinstance(entry, RotatedKeys):
             facts.append(OnlineFact(module="", site="keys", kind="hadamard", order=0))
+            continue
+        if isinstance(entry, ClippedActivations):
+            facts.append(OnlineFact(module="", site="activations", kind="clipped", order=0, ratio=entry.ratio))
             continue
         rotation = entry.rotation
         if id(rotation) not in names:
@@ -181,6 +203,9 @@ def decode(tensors: Mapping[str, Tensor], facts: Iterable[OnlineFact]) -> list[O
     for fact in facts:
         if fact.site == "keys":
             online.append(RotatedKeys())
+            continue
+        if fact.site == "activations":
+            online.append(ClippedActivations(1.0 if fact.ratio is None else fact.ratio))
             continue
         key = fact.kind, fact.order, fact.tensor
         if key not in rotations:

@@ -1,0 +1,100 @@
+"""Clipping of activations: the scale of a token covers a share of its range, given or searched on calibration text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
+
+from slmquant.methods._base import Work
+from slmquant.model.activations import ActivationQuantizer, LastCodes
+from slmquant.model.online import ClippedActivations
+from slmquant.model.quantized import multiplying_in
+from slmquant.progress import track
+from slmquant.schemes.scheme import ActivationSpec
+
+PUBLISHED_RATIO = 0.9
+"""QuaRot's, "in all our experiments" (arXiv 2404.00456, section 5)."""
+
+RATIOS: tuple[float, ...] = (1.0, 0.95, 0.9, 0.85, 0.8)
+"""Shares that a search tries; of equals the first wins."""
+
+_WINDOWS = 8
+"""Calibration windows that a search looks at, at most."""
+
+Ratio = float | Literal["searched"]
+
+
+def clip_activations_(work: Work, ratio: Ratio) -> None:
+    """Have the inputs of linears rounded to a share of their range, and say so in the row.
+
+    Nothing happens where the scheme leaves activations alone, or rounds them to floats or in blocks, for which no
+    paper clips; nor where the share is 1.
+
+    Args:
+        work: The work; its model is transformed already, its linears are plain ones.
+        ratio: The share, in (0, 1]; `searched` tries some on calibration text.
+    """
+    spec = work.scheme.activations
+    if spec is None or spec.format != "INT":
+        return
+    if ratio == "searched":
+        ratio, tried = searched_ratio(work, spec)
+        losses = ", ".join(f"{value:.4g} at {share:g}" for share, value in tried.items())
+        work.notes.append(f"activations are clipped to {ratio:g} of their range; divergence on calibration: {losses}")
+    else:
+        work.notes.append(f"activations are clipped to {ratio:g} of their range")
+    if ratio != 1:
+        work.online.append(ClippedActivations(ratio))
+
+
+@torch.no_grad()
+def searched_ratio(work: Work, spec: ActivationSpec) -> tuple[float, dict[float, float]]:
+    """The share whose rounded activations, with weights as they are, move the model's predictions least.
+
+    Scales are those of tokens, also where the scheme asks for calibrated ones.
+
+    Returns:
+        The share, and the mean divergence KL(exact ‖ rounded) in nats of each that was tried.
+    """
+    windows = work.calibration.windows[:_WINDOWS]
+    tried = dict.fromkeys(RATIOS, 0.0)
+    with multiplying_in(work.model.base_model, work.dtype):
+        for window in track(windows.split(1), "search the clipping of activations", work.progress, len(windows)):
+            exact = _log_probabilities(work, window)
+            for ratio in RATIOS:
+                with _rounded_inputs(work, ActivationQuantizer(spec, torch.float32, None, LastCodes(), ratio)):
+                    rounded = _log_probabilities(work, window)
+                divergence = F.kl_div(rounded, exact, log_target=True, reduction="none").sum(dim=-1).mean()
+                tried[ratio] += float(divergence) / len(windows)
+    return min(tried, key=tried.__getitem__), tried
+
+
+def _log_probabilities(work: Work, window: Int[Tensor, "1 seq"]) -> Float[Tensor, "seq vocab"]:
+    logits: Tensor = work.model(input_ids=window.to(work.model.device), use_cache=False).logits[0]
+    return logits.float().log_softmax(dim=-1)
+
+
+@contextmanager
+def _rounded_inputs(work: Work, quantizer: ActivationQuantizer) -> Iterator[None]:
+    """Within this context linears read rounded inputs; behind rotations, whose hooks were there first."""
+    hook = _rounding_hook(quantizer)
+    hooks = [work.model.get_submodule(name).register_forward_pre_hook(hook) for name in work.relations.linears]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _rounding_hook(quantizer: ActivationQuantizer) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def rounded(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        codes, scale = quantizer(args[0])
+        return codes * scale, *args[1:]
+
+    return rounded
