@@ -11,7 +11,7 @@ import pytest
 
 from slmquant.engines._base import OpenOptions
 from slmquant.errors import ModelError, NumericalError
-from slmquant.tracks._parity import KL_BOUND, Parity, Windows, _pieces, compare, write_reference
+from slmquant.tracks._parity import KL_FLOOR, SHARE, Parity, Windows, _pieces, _stderr, compare, write_reference
 from tests.made_up_engines import VOCAB, Bigram
 
 OPTIONS = OpenOptions(threads=1, context=200)
@@ -57,9 +57,29 @@ def test_figures_are_those_of_the_definition(reference: Path) -> None:
     assert parity.reference_perplexity == pytest.approx(math.exp(-np.mean([p[i, t] for i, t in enumerate(targets)])))
     assert parity.kl_mean == pytest.approx(np.mean(kl), abs=1e-5)
     assert parity.kl_max == pytest.approx(max(kl), abs=1e-4)
-    losses = [q[i, t] - p[i, t] for i, t in enumerate(targets)]
-    assert parity.log_change_stderr == pytest.approx(np.std(losses, ddof=1) / math.sqrt(len(losses)))
-    assert parity.kl_stderr == pytest.approx(np.std(kl, ddof=1) / math.sqrt(len(kl)), rel=0.01)
+    losses = [p[i, t] - q[i, t] for i, t in enumerate(targets)]
+    assert parity.log_change_stderr == pytest.approx(stderr_of_blocks(losses))
+    assert parity.kl_stderr == pytest.approx(stderr_of_blocks(kl), rel=0.01)
+    assert parity.own_kl is None
+
+
+def stderr_of_blocks(values: list[float]) -> float:
+    """Of a mean, leaving out one of six blocks after the other (they differ in length by one value)."""
+    blocks = np.array_split(np.array(values), 6)
+    mean, whole = np.mean(values), len(values)
+    return math.sqrt(6 / 5 * sum((sum(block) - len(block) * mean) ** 2 for block in blocks)) / whole
+
+
+def test_neighbours_that_are_alike_are_not_taken_for_independent_draws() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        noise = rng.standard_normal(4200)
+        for place in range(1, len(noise)):
+            noise[place] += 0.8 * noise[place - 1]
+        values = noise[200:]
+        covered += abs(values.mean()) <= 1.96 * _stderr(values)
+    assert covered / 400 > 0.90  # as independent values they are covered by a third of that width: 0.48
 
 
 def test_another_model_is_refused_with_the_difference(reference: Path) -> None:
@@ -72,9 +92,24 @@ def test_another_model_is_refused_with_the_difference(reference: Path) -> None:
 def test_a_divergence_is_refused_where_the_perplexity_hides_it(reference: Path) -> None:
     alike = compare(Bigram(OPTIONS), WINDOWS, reference)
 
-    reason = replace(alike, kl_mean=2 * KL_BOUND).refusal
+    reason = replace(alike, kl_mean=2 * KL_FLOOR).refusal
 
-    assert reason is not None and f"{2 * KL_BOUND:.4f} nats" in reason
+    assert reason is not None and f"{2 * KL_FLOOR:.5f} ± " in reason
+
+
+def test_what_quantization_costs_is_measured_on_the_same_text(reference: Path, tmp_path: Path) -> None:
+    full = Bigram(OPTIONS, temper=1.4)
+    write_reference(full, WINDOWS, tmp_path / "full")
+    p, q = log_probs(full), log_probs(Bigram(OPTIONS))
+
+    parity = compare(Bigram(OPTIONS), WINDOWS, reference, tmp_path / "full")
+
+    assert parity.own_kl == pytest.approx((np.exp(p) * (p - q)).sum(axis=1).mean(), abs=1e-5)
+    assert parity.kl_bound == pytest.approx(SHARE * parity.own_kl)
+    assert compare(Bigram(OPTIONS), WINDOWS, reference, reference).own_kl == 0
+    other = Windows(tokens=tuple(row[::-1] for row in WINDOWS.tokens), text="another")
+    write_reference(full, other, tmp_path / "other")
+    assert compare(Bigram(OPTIONS), WINDOWS, reference, tmp_path / "other").own_kl is None
 
 
 def test_a_perplexity_that_is_no_number_is_refused(reference: Path) -> None:
@@ -133,10 +168,44 @@ def test_logits_that_are_no_numbers_are_an_error(reference: Path) -> None:
         compare(broken, WINDOWS, reference)
 
 
-def test_a_perplexity_is_out_of_bounds_only_by_what_is_shown() -> None:
-    same = Parity(1000, 20.0, 20.0, 0.003, 0.002, 0.1, 1e-4, 0.99)
-    assert replace(same, perplexity=20.2).refusal is None  # 1 % ± 0.3 %: half of a per cent is not ruled out
-    assert "computes another model" in (replace(same, perplexity=20.3).refusal or "")
-    assert replace(same, perplexity=20.2, log_change_stderr=0.001).refusal is not None
-    assert replace(same, perplexity=float("nan")).refusal is not None
-    assert "mean KL" in (replace(same, kl_mean=0.011).refusal or "")
+SAME = Parity(2000, 20.0, 20.0, 0.001, 0.0004, 0.1, 1e-4, 0.99, own_kl=0.45)
+
+
+def test_an_engine_may_add_a_tenth_of_what_quantization_costs() -> None:
+    """0.0089 nats is all that 8 bits cost: an engine that adds 0.008 to them computes another model."""
+    off = replace(SAME, kl_mean=0.008)
+
+    assert off.refusal is None
+    assert "another model" in (replace(off, own_kl=0.0089).refusal or "")
+    assert "0.00890 is allowed" not in (replace(off, own_kl=0.0089).refusal or "")
+    assert "another model" in (replace(off, own_kl=0.0).refusal or "")
+    assert "nobody says what full precision computes" in (replace(off, own_kl=None).refusal or "")
+    assert replace(SAME, own_kl=0.0).refusal is None
+
+
+@pytest.mark.parametrize("own_kl", [0.0, 0.45])
+def test_less_text_never_allows_more(own_kl: float) -> None:
+    """Standard errors grow as text gets less; at no error does one pass that did not with a smaller one."""
+    errors = [0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1]
+    for change in (0.0, 0.002, 0.004, 0.006, 0.03, 0.08):
+        for kl in (1e-5, 5e-4, 9e-4, 1.1e-3, 0.02, 0.044, 0.05):
+            found = [
+                replace(
+                    SAME, perplexity=20 * math.exp(change), kl_mean=kl, kl_stderr=e, log_change_stderr=e, own_kl=own_kl
+                ).refusal
+                for e in errors
+            ]
+            passed = [reason is None for reason in found]
+            assert passed == sorted(passed, reverse=True)
+            assert not passed[-1] and "not enough text" in (found[-1] or "")
+
+
+def test_what_lies_between_is_not_enough_text() -> None:
+    unclear = replace(SAME, perplexity=20.14, log_change_stderr=0.002, own_kl=0.0).refusal or ""
+    assert unclear.startswith("not enough text") and "2000 predictions leave it open" in unclear
+    assert "+0.70% ± 0.20% where 1.0% is" in unclear
+    assert "another model" in (replace(SAME, perplexity=20.4, log_change_stderr=0.002, own_kl=0.0).refusal or "")
+    assert replace(SAME, perplexity=20.14, log_change_stderr=0.0005, own_kl=0.0).refusal is None
+    assert replace(SAME, perplexity=float("nan")).refusal is not None
+    assert replace(SAME, kl_mean=float("nan")).refusal is not None
+    assert "not enough text" in (replace(SAME, kl_stderr=math.inf, log_change_stderr=math.inf).refusal or "")

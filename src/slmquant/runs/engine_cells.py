@@ -20,7 +20,7 @@ from slmquant.formats import native
 from slmquant.formats._base import Export, Written
 from slmquant.progress import Progress
 from slmquant.runs.engine_reference import TextOptions, describe, fixed_windows, keep_reference
-from slmquant.runs.engines import EngineJob, EngineResult, Settings, cell_settings, run_engines
+from slmquant.runs.engines import EngineJob, EngineResult, Reference, Settings, cell_settings, run_engines
 from slmquant.runs.process import Failure, run_isolated
 from slmquant.store.record import CellSpec
 from slmquant.tracks._meters import bytes_on_disk
@@ -109,8 +109,11 @@ class EngineStage:
         if self.timeout_s is not None:
             settings = replace(settings, timeout_s=self.timeout_s)
         jobs: dict[CellSpec, EngineJob] = {}
+        full_reference: Path | None = None
         for spec in cells:
-            job = self._job(engine, spec, settings)
+            job = self._job(engine, spec, settings, full_reference)
+            if spec == cells[0] and isinstance(job, EngineJob) and isinstance(job.reference, Reference):
+                full_reference = job.reference.folder
             if isinstance(job, Failure):
                 yield spec, job
             else:
@@ -126,7 +129,7 @@ class EngineStage:
         for spec in cells:
             remove(self._artifact(engine, spec))
 
-    def _job(self, engine: str, spec: CellSpec, settings: Settings) -> EngineJob | Failure:
+    def _job(self, engine: str, spec: CellSpec, settings: Settings, full_reference: Path | None) -> EngineJob | Failure:
         """The artifact of a cell, and what it must agree with."""
         kept = self.kept[spec]
         if isinstance(kept, Failure):
@@ -144,6 +147,8 @@ class EngineStage:
             windows = fixed_windows(str(kept), TextOptions(), self.data_dir)
             place = cache_dir() if spec == full else self.scratch
             reference = keep_reference(str(kept), windows, place, settings.timeout_s)
+            if isinstance(reference, Reference):
+                reference = replace(reference, full=reference.folder if spec == full else full_reference)
             return describe(EngineJob(spec.label, engine, artifact, reference), str(kept))
         except SlmquantError as error:
             return Failure("failed", str(error))

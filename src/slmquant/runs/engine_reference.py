@@ -57,11 +57,11 @@ class TextOptions:
     """Which text parity is measured on, and how much of it.
 
     Attributes:
-        windows: How many windows.
+        windows: How many windows, spread over the text.
         window_tokens: Tokens in each; a model that takes fewer gets shorter ones.
     """
 
-    windows: int = 4
+    windows: int = 8
     window_tokens: int = 256
 
 
@@ -103,7 +103,20 @@ def bench_engine(
             reference = keep_reference(source, windows, cache_dir(), settings.timeout_s)
             jobs.append(describe(EngineJob(artifact, engine, path, reference), source))
         progress.advance()
-    return run_engines(jobs, settings, baseline, progress)
+    return run_engines(_with_full(jobs, baseline), settings, baseline, progress)
+
+
+def _with_full(jobs: Sequence[EngineJob], baseline: int | None) -> list[EngineJob]:
+    """Jobs whose references know that of the full-precision artifact, where there is one."""
+    full = None if baseline is None else jobs[baseline].reference
+    if not isinstance(full, Reference):
+        return list(jobs)
+    return [
+        replace(job, reference=replace(job.reference, full=full.folder))
+        if isinstance(job.reference, Reference)
+        else job
+        for job in jobs
+    ]
 
 
 def _held_against_itself(job: EngineJob, data_dir: Path | None, timeout_s: float) -> EngineJob:
@@ -132,7 +145,7 @@ def reference_folder(source: str) -> Path:
 
 
 def fixed_windows(source: str, options: TextOptions, data_dir: Path | None) -> Windows:
-    """The beginning of a text in the reference's tokens; the same for every engine and scheme.
+    """Pieces spread evenly over a text, in the reference's tokens; the same for every engine and scheme.
 
     Raises:
         DataError: There is no text, or too little of it.
@@ -145,12 +158,17 @@ def fixed_windows(source: str, options: TextOptions, data_dir: Path | None) -> W
     bos = window_bos(tokenizer)
     head = [] if bos is None else [bos]
     fresh = length - len(head)
-    needed = options.windows * fresh
-    characters = needed * 16  # no tokenizer makes pieces that long on average; a whole corpus need not be read
-    ids: list[int] = text_tokens(tokenizer, corpus.text[:characters]).tolist()
-    if len(ids) < needed:
-        raise DataError(f"corpus {corpus.card.name!r} has {len(ids)} tokens, parity needs {needed}; ask for less")
-    cut = (tuple(head + ids[start : start + fresh]) for start in range(0, needed, fresh))
+    characters = fresh * 16  # no tokenizer makes pieces that long on average; the rest need not be read
+    cut = []
+    for place in range(options.windows):
+        start = place * len(corpus.text) // options.windows
+        ids: list[int] = text_tokens(tokenizer, corpus.text[start : start + characters]).tolist()
+        if len(ids) < fresh or len(corpus.text) < options.windows * 2:
+            raise DataError(
+                f"corpus {corpus.card.name!r} has {len(ids)} tokens from its character {start} on, parity needs "
+                f"{fresh} in each of {options.windows} places; name a longer text"
+            )
+        cut.append(tuple(head + ids[:fresh]))
     return Windows(tokens=tuple(cut), text=f"{corpus.card.name} ({corpus.card.sha256[:8]})")
 
 

@@ -44,10 +44,18 @@ _ROUNDS = 10
 
 @dataclass(frozen=True)
 class Reference:
-    """Kept log-probabilities of the torch reference; see `runs.engine_reference`."""
+    """Kept log-probabilities of the torch reference; see `runs.engine_reference`.
+
+    Attributes:
+        folder: Where they lie.
+        windows: Of which text.
+        full: Those of the full-precision model, which say how far off an engine may be; `folder` where the reference
+            is that model, None where it is not known.
+    """
 
     folder: Path
     windows: Windows
+    full: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +229,9 @@ def _prove(course: _Course, settings: Settings) -> None:
         if job.reference is None:
             course.note(f"parity was not measured: {job.no_reference}")
             return
-        compared = process.ask(Compare(job.reference.windows, job.reference.folder), settings.timeout_s)
+        compared = process.ask(
+            Compare(job.reference.windows, job.reference.folder, job.reference.full), settings.timeout_s
+        )
     if isinstance(compared, Failure):
         course.failure = compared
         return

@@ -159,14 +159,15 @@ class WriteReference:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare the opened model with the log-probabilities in `folder`."""
+    """Compare the opened model with the log-probabilities in `folder`, and these with those of full precision."""
 
     windows: Windows
     folder: Path
+    full: Path | None = None
 
     def answer(self, desk: Desk) -> Parity:
         """Compare them."""
-        return compare(desk.opened, self.windows, self.folder)
+        return compare(desk.opened, self.windows, self.folder, self.full)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from slmquant.store.record import Metric
 from slmquant.tracks._energy import PackageEnergy
 from slmquant.tracks._limits import MachineLimits
 from slmquant.tracks._meters import bytes_on_disk
-from slmquant.tracks._parity import KL_BOUND, Parity
+from slmquant.tracks._parity import Parity
 from slmquant.tracks._requests import Memory, Opened, Pass, Point
 
 if TYPE_CHECKING:
@@ -121,8 +121,10 @@ def parity_metrics(parity: Parity, engine: str, text: str) -> list[Metric]:
         ),
         _metric(
             "parity_kl_mean", parity.kl_mean, "nats", False,
-            {**common, "stderr": parity.kl_stderr, "protocol": f"{common['protocol']}; allowed {KL_BOUND:g}"},
+            {**common, "stderr": parity.kl_stderr, "protocol": f"{common['protocol']}; allowed {parity.kl_bound:.2g}"},
         ),
+        *([] if parity.own_kl is None else [_metric("parity_own_kl_mean", parity.own_kl, "nats", False,
+            {**common, "protocol": f"torch float32 against full precision; {text}"})]),
         _metric("parity_kl_max", parity.kl_max, "nats", False, common),
         _metric("parity_top1_agreement", parity.top1_agreement, "ratio", True, common),
     ]  # fmt: skip
