@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from slmquant.calib.corpora import Corpus
-from slmquant.calib.windows import calibration_windows
+from slmquant.calib.windows import calibration_windows, spread_windows, text_tokens
 from slmquant.errors import DataError
 from slmquant.store.record import DataCard
+from tests.tasks.made_up import with_bos
 
 NUMBERS = 1000
 
@@ -64,3 +67,28 @@ def test_windows_begin_with_bos_where_the_model_needs_it(corpus: Corpus) -> None
     assert windows.shape == (4, 32)
     assert (windows[:, 0] == NUMBERS).all()
     assert (windows[:, 1:].diff(dim=1) == 1).all()
+
+
+def test_a_tokenizer_that_adds_bos_itself_puts_none_inside_a_window(
+    tokenizer: PreTrainedTokenizerFast, corpus: Corpus
+) -> None:
+    gemma = with_bos(tokenizer, every_window=True)
+    assert gemma("1 2").input_ids == [NUMBERS, 1, 2]
+    windows = calibration_windows(gemma, corpus, num_samples=32, seq_len=32, seed=0)
+    assert (windows[:, 0] == NUMBERS).all() and not (windows[:, 1:] == NUMBERS).any()
+    assert text_tokens(with_bos(tokenizer), "1 2").tolist() == [NUMBERS, 1, 2], "once, where windows need none"
+
+
+@pytest.mark.parametrize(("available", "wanted"), [(148, 1), (148, 8), (148, 100), (148, 147), (17, 16)])
+def test_a_sample_of_windows_is_spread_over_the_whole_text(available: int, wanted: int) -> None:
+    taken = spread_windows("text", available, wanted)
+    assert len(set(taken)) == wanted and list(taken) == sorted(taken) and taken[0] >= 0 and taken[-1] < available
+    step = available / wanted
+    assert all(step - 1 < b - a < step + 1 for a, b in itertools.pairwise(taken))
+    assert taken[0] < step and taken[-1] >= available - step - 1
+    assert taken == spread_windows("text", available, wanted)
+
+
+def test_a_sample_of_all_windows_is_the_text_and_its_start_depends_on_the_text_alone() -> None:
+    assert spread_windows("text", 12, 12) == spread_windows("text", 12, 99) == tuple(range(12))
+    assert len({spread_windows(f"text {n}", 100, 5) for n in range(20)}) > 10

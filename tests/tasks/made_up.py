@@ -8,6 +8,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerFast
+
 WORDS = (
     "river",
     "stone",
@@ -51,3 +54,17 @@ def write_rows(folder: Path, task: str, split: str, rows: list[dict[str, Any]]) 
     path = folder / "lm_eval" / task / f"{split}.jsonl.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+
+
+def with_bos(tokenizer: PreTrainedTokenizerFast, every_window: bool = False) -> PreTrainedTokenizerFast:
+    """The same tokenizer with a post-processor that puts BOS before a text, as those of Llama and Gemma have it.
+
+    With `every_window` it is one of a model that needs BOS before every window, as Gemma's.
+    """
+    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    bos = str(tokenizer.bos_token)
+    own.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, own.token_to_id(bos))])
+    changed = PreTrainedTokenizerFast(tokenizer_object=own, bos_token=bos, eos_token=tokenizer.eos_token)
+    if every_window:
+        changed.add_special_tokens({"additional_special_tokens": ["<start_of_turn>"]})
+    return changed

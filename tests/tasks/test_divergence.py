@@ -16,7 +16,7 @@ from slmquant.tasks._divergence import (
 )
 from slmquant.tasks._token_means import Labels
 
-LABELS = Labels("text:3", "made up")
+LABELS = Labels("text:3", "made up", (0, 1, 2))
 SPLIT = ("kl_mean", "top1_agreement", "flips_to_wrong", "flips_to_right")
 
 

@@ -15,7 +15,7 @@ from slmquant.schemes import parse
 from slmquant.store.record import Metric, TaskSpec
 from slmquant.tasks import resolve
 from slmquant.tasks._base import EvalContext
-from slmquant.tasks._noise_floor import NOISE_FLOOR_WINDOWS, rounded_hidden
+from slmquant.tasks._noise_floor import NOISE_FLOOR_WINDOWS, floor_windows, rounded_hidden
 from slmquant.testing.tiny import tiny
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -38,13 +38,20 @@ def test_roundings_move_the_states_a_little_and_leave_the_model_as_it_was(
     assert torch.equal(head.hidden(ids), before)
 
 
-def test_the_floor_is_measured_with_the_reference_on_its_first_windows(context: Build) -> None:
+def test_the_floor_is_measured_with_the_reference_on_some_of_its_windows(context: Build) -> None:
     spec = TaskSpec(name="wikitext2", limit=5)
     metrics = {m.name: m for m in resolve(spec).run(context(0, is_reference=True), spec).metrics}
     floor = metrics["kl_noise_floor"]
     assert floor.value > 0 and floor.n == NOISE_FLOOR_WINDOWS * 63 and floor.stderr is not None
     assert 0.8 < metrics["top1_agreement_noise_floor"].value <= 1
     assert 0.8 < metrics["top5_agreement_noise_floor"].value <= 1
+
+
+@pytest.mark.parametrize("windows", [1, 2, 3, 4, 5, 7, 148])
+def test_the_floor_takes_windows_from_all_over_the_sample(windows: int) -> None:
+    taken = floor_windows(windows)
+    assert len(set(taken)) == min(NOISE_FLOOR_WINDOWS, windows) and max(taken) < windows
+    assert windows < 8 or (min(taken) < windows / 4 and max(taken) > 3 * windows / 4)
 
 
 @pytest.fixture

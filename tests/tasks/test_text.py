@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from slmquant.analysis.serial import series_mean
 from slmquant.calib.corpora import load_corpus
-from slmquant.calib.windows import text_tokens
+from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.errors import DataError, NumericalError
-from slmquant.store.record import TaskSpec
+from slmquant.model.head import OutputHead
+from slmquant.store.record import Metric, TaskSpec
 from slmquant.tasks import has_reference, reference_path, resolve
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._token_means import clustered_mean, clustered_quantile
+from tests.tasks.made_up import with_bos
 
 SPEC = TaskSpec(name="wikitext2", limit=5)
 Build = Callable[..., EvalContext]
@@ -31,10 +34,16 @@ def _values(result: TaskResult) -> dict[str, float]:
     return {metric.name: metric.value for metric in result.metrics}
 
 
+def _positions(available: int, wanted: int = 5) -> list[int]:
+    positions = spread_windows("wikitext2_test", available, wanted)
+    assert len(positions) == wanted
+    return list(positions)
+
+
 def _log_probs(context: EvalContext, data: Path) -> tuple[Tensor, Tensor]:
-    """Float64 log-probabilities and targets of every prediction of the first five windows, the plain way."""
+    """Float64 log-probabilities and targets of every prediction of five windows of the text, the plain way."""
     tokens = text_tokens(context.tokenizer, load_corpus("wikitext2_test", data).text)
-    ids = tokens[: 5 * 64].view(5, 64)
+    ids = torch.stack([tokens[64 * at : 64 * (at + 1)] for at in _positions(len(tokens) // 64)])
     with torch.no_grad():
         logits = context.model(input_ids=ids).logits[:, :-1].double()
     return logits.log_softmax(-1).flatten(0, 1), ids[:, 1:].flatten()
@@ -49,8 +58,12 @@ def test_perplexity_is_exp_of_the_mean_loss_over_windows(context: Build, data: P
     assert metric.name == "perplexity" and metric.task == "wikitext2:5" and metric.n == 5 * 63
     assert metric.value == pytest.approx(loss.mean().exp().item(), rel=1e-5)
     window_means = loss.view(5, 63).mean(1)
-    assert metric.stderr == pytest.approx(metric.value * window_means.std().item() / 5**0.5, rel=1e-4)
+    tokens = text_tokens(reference.tokenizer, load_corpus("wikitext2_test", data).text)
+    expected = series_mean(window_means.tolist(), None, _positions(len(tokens) // 64))
+    assert metric.stderr == pytest.approx(metric.value * expected.stderr, rel=1e-4)
+    assert (metric.freedom, metric.clusters) == (expected.freedom, 5)
     assert "stride 64" in str(metric.protocol) and "no BOS" in str(metric.protocol)
+    assert f"5 of {len(tokens) // 64} windows, evenly spread" in str(metric.protocol)
 
 
 def test_divergence_is_that_of_the_full_logits(context: Build, data: Path) -> None:
@@ -111,7 +124,7 @@ def test_overflowing_weights_name_the_window(context: Build) -> None:
     broken = context(0, is_reference=True)
     with torch.no_grad():
         broken.model.get_output_embeddings().weight[3, 0] = float("nan")
-    with pytest.raises(NumericalError, match="window 0 of wikitext2 is not finite at 63 of 63"):
+    with pytest.raises(NumericalError, match=r"window \d+ of wikitext2 is not finite at 63 of 63"):
         _run(broken)
     assert not has_reference(broken, SPEC)
 
@@ -142,13 +155,39 @@ def test_a_truncated_reference_and_a_flipped_bit_are_noticed(context: Build) -> 
 
 def test_each_window_is_an_item_whose_means_make_up_the_whole(context: Build) -> None:
     reference = _run(context(0, is_reference=True))
-    assert [item.item for item in reference.items] == list("01234")
+    available = int(str(_perplexity(reference).protocol).split(" of ")[-1].split()[0])
+    assert [item.item for item in reference.items] == [str(at) for at in _positions(available)]
     assert all(set(item.values) == {"nll_mean"} for item in reference.items)
     other = _run(context(1))
     found = _values(other)
     for name in ("kl_mean", "kl_reverse_mean", "top1_agreement", "top5_agreement", "flips_to_wrong", "flips_to_right"):
         assert fmean(item.values[name] for item in other.items) == pytest.approx(found[name], rel=1e-6)
     assert exp(fmean(item.values["nll_mean"] for item in other.items)) == pytest.approx(found["perplexity"], rel=1e-6)
+
+
+def test_a_limit_takes_windows_of_the_whole_text_and_all_are_the_text(context: Build) -> None:
+    whole = _run(context(0, is_reference=True), TaskSpec(name="wikitext2"))
+    assert "all " in str(_perplexity(whole).protocol)
+    count = len(whole.items)
+    assert [item.item for item in whole.items] == [str(at) for at in range(count)]
+    losses = {item.item: item.values["nll_mean"] for item in whole.items}
+    some = _run(context(0, is_reference=True), TaskSpec(name="wikitext2", limit=4))
+    places = [int(item.item) for item in some.items]
+    assert [-(-4 * place // count) for place in places] in ([0, 1, 2, 3], [1, 2, 3, 4]), "one of every quarter"
+    for item in some.items:
+        assert item.values["nll_mean"] == pytest.approx(losses[item.item], rel=1e-6)
+    more = _run(context(0, is_reference=True), TaskSpec(name="wikitext2", limit=count + 7))
+    assert _perplexity(more).value == pytest.approx(_perplexity(whole).value, rel=1e-6)
+
+
+def test_one_window_has_no_error_and_says_so(context: Build) -> None:
+    metric = _perplexity(_run(context(0, is_reference=True), TaskSpec(name="wikitext2", limit=1)))
+    assert (metric.stderr, metric.clusters, metric.freedom) == (None, None, None)
+    assert "one window has no standard error" in str(metric.protocol)
+
+
+def _perplexity(result: TaskResult) -> Metric:
+    return next(metric for metric in result.metrics if metric.name == "perplexity")
 
 
 def test_a_text_shorter_than_a_window_is_refused(context: Build, data: Path) -> None:
@@ -166,19 +205,39 @@ def test_windows_start_with_bos_where_the_model_needs_it(context: Build) -> None
     assert metric.n == 5 * 63
 
 
+def test_a_tokenizer_that_adds_bos_itself_gives_no_window_two(context: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma's tokenizer does: the loss of BOS after BOS would be counted in window 0."""
+    plain = context(0, is_reference=True)
+    gemma = replace(plain, tokenizer=with_bos(plain.tokenizer, every_window=True))
+    bos = gemma.tokenizer.bos_token_id
+    assert gemma.tokenizer("x").input_ids[0] == bos, "the tokenizer puts BOS before a text"
+    read: list[Tensor] = []
+    ask = OutputHead.hidden
+    monkeypatch.setattr(OutputHead, "hidden", lambda self, ids, *more: read.append(ids) or ask(self, ids, *more))
+    _run(gemma, TaskSpec(name="wikitext2"))
+    windows = torch.cat(read)
+    assert (windows[:, 0] == bos).all() and not (windows[:, 1:] == bos).any()
+
+
+def test_a_tokenizer_that_adds_bos_to_a_text_does_so_once_for_other_models(context: Build) -> None:
+    plain = context(0, is_reference=True)
+    llama = replace(plain, tokenizer=with_bos(plain.tokenizer))
+    assert "BOS at the start of the text" in str(_perplexity(_run(llama)).protocol)
+
+
 def _copy(context: EvalContext) -> object:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_str(context.tokenizer.backend_tokenizer.to_str())
 
 
-def test_the_standard_error_of_clusters_is_that_of_their_means() -> None:
-    values = torch.tensor([[1.0, 3.0], [5.0, 5.0], [0.0, 4.0]])
-    mean, stderr = clustered_mean(values)
-    assert mean == pytest.approx(3.0)
-    assert stderr == pytest.approx(values.mean(1).std().item() / 3**0.5)
-    assert clustered_mean(values[:1]) == (pytest.approx(2.0), None)
-    assert clustered_mean(torch.tensor([[1.0, torch.nan], [4.0, 4.0]]))[0] == pytest.approx(3.0)
+def test_the_standard_error_of_windows_far_apart_is_that_of_their_means() -> None:
+    values, places = torch.tensor([[1.0, 3.0], [5.0, 5.0], [0.0, 4.0]]), (0, 100, 200)
+    found = clustered_mean(values, places)
+    assert found.mean == pytest.approx(3.0)
+    assert found.stderr == pytest.approx(values.mean(1).std().item() / 3**0.5)
+    assert (clustered_mean(values[:1]).mean, clustered_mean(values[:1]).stderr) == (pytest.approx(2.0), None)
+    assert clustered_mean(torch.tensor([[1.0, torch.nan], [4.0, 4.0]])).mean == pytest.approx(3.0)
 
 
 def test_the_error_of_a_quantile_is_its_spread_over_other_texts() -> None:
@@ -187,7 +246,9 @@ def test_the_error_of_a_quantile_is_its_spread_over_other_texts() -> None:
     found = []
     for _ in range(400):
         level = torch.randn(40, 1, generator=drawn)
-        found.append(clustered_quantile((level + torch.randn(40, 50, generator=drawn)).exp(), 0.5))
+        values = (level + torch.randn(40, 50, generator=drawn)).exp()
+        quantile = clustered_quantile(values, 0.5, range(0, 4000, 100))
+        found.append((quantile.mean, quantile.stderr))
     medians, errors = torch.tensor(found, dtype=torch.double).T
 
     assert float(errors.mean()) == pytest.approx(float(medians.std()), rel=0.15)
@@ -196,5 +257,6 @@ def test_the_error_of_a_quantile_is_its_spread_over_other_texts() -> None:
 def test_a_quantile_leaves_out_what_is_absent_and_one_window_has_no_error() -> None:
     values = torch.tensor([[1.0, torch.nan, 2.0], [3.0, 4.0, torch.nan]])
 
-    assert clustered_quantile(values, 0.5)[0] == pytest.approx(2.5)
-    assert clustered_quantile(values[:1], 0.5) == (pytest.approx(1.5), None)
+    assert clustered_quantile(values, 0.5).mean == pytest.approx(2.5)
+    alone = clustered_quantile(values[:1], 0.5)
+    assert (alone.mean, alone.stderr) == (pytest.approx(1.5), None)

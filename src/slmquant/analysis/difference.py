@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from slmquant.analysis.cells import machine, stops_early
-from slmquant.analysis.intervals import Interval, bootstrap_mean, matched_pairs, normal, student
+from slmquant.analysis.intervals import Interval, bootstrap_mean, independent_draws, matched_pairs, normal, student
 from slmquant.analysis.paired import Flips, PairedTest, flips, normal_p, paired_test, student_p
 from slmquant.analysis.sequential import difference_sequence, evidence, mean_p_value, mean_sequence
 from slmquant.store.record import ItemOutcome, Metric, Record, task_name
@@ -257,7 +257,7 @@ def _unpaired(first: Metric, second: Metric) -> tuple[PairedTest, Interval | Non
     stderr = (
         math.hypot(first.stderr / a, second.stderr / b) if of_perplexity else math.hypot(first.stderr, second.stderr)
     )
-    windows = [metric.clusters for metric in (first, second) if metric.clusters is not None]
+    windows = [draws for metric in (first, second) if (draws := independent_draws(metric)) is not None]
     if windows:  # the smaller of the two: fewer degrees of freedom than Welch's, so on the safe side
         fewest = min(windows)
         p_value, interval = student_p(difference, stderr, fewest - 1), student(difference, stderr, fewest)

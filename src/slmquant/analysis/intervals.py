@@ -10,12 +10,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+from scipy.special import stdtrit
 
-from slmquant.analysis.paired import student_p
 from slmquant.store.record import Metric
 
 CONFIDENCE = 0.95
@@ -91,32 +90,29 @@ def normal(value: float, stderr: float, confidence: float = CONFIDENCE) -> Inter
     return Interval(value - reach, value + reach, confidence, "normal")
 
 
-def student(value: float, stderr: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+def student(value: float, stderr: float, n: float, confidence: float = CONFIDENCE) -> Interval:
     """`value` plus and minus so many standard errors as Student's t says for a mean of `n` values."""
     reach = student_quantile(n, confidence) * stderr
     return Interval(value - reach, value + reach, confidence, "student")
 
 
-@lru_cache
-def student_quantile(n: int, confidence: float = CONFIDENCE) -> float:
+def student_quantile(n: float, confidence: float = CONFIDENCE) -> float:
     """How many standard errors a two-sided interval of a mean of `n` values reaches to either side (Student's t).
 
+    Args:
+        n: One more than the degrees of freedom, which need not be whole.
+        confidence: Share of such intervals that hold the truth.
+
     Raises:
-        ValueError: There are fewer than two values, or the confidence is not between 0 and 1.
+        ValueError: There is less than one degree of freedom, or the confidence is not between 0 and 1.
     """
     if n < 2:
         raise ValueError(f"{n} values have no standard error; give two or more")
     quantile(confidence)  # refuses what is no confidence
-    low, high = 0.0, 1.0
-    while student_p(high, 1.0, n - 1) > 1 - confidence:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_p(middle, 1.0, n - 1) > 1 - confidence else (low, middle)
-    return high
+    return float(stdtrit(n - 1, (1 + confidence) / 2))
 
 
-def in_logarithm(value: float, stderr: float, n: int | None = None, confidence: float = CONFIDENCE) -> Interval:
+def in_logarithm(value: float, stderr: float, n: float | None = None, confidence: float = CONFIDENCE) -> Interval:
     """An interval that is symmetric in the logarithm: of a perplexity, whose loss is the mean that was taken.
 
     Args:
@@ -224,6 +220,11 @@ def is_plain_share(metric: Metric) -> bool:
     return math.isclose(metric.stderr, expected, rel_tol=1e-6, abs_tol=1e-12)
 
 
+def independent_draws(metric: Metric) -> float | None:
+    """How many independent windows a figure of a text is worth, one more than its degrees of freedom; else None."""
+    return metric.clusters if metric.freedom is None else metric.freedom + 1
+
+
 def interval_of(metric: Metric, confidence: float = CONFIDENCE) -> Interval | None:
     """The interval of a stored figure; None where its standard error is not known."""
     if metric.stderr is None:
@@ -231,8 +232,8 @@ def interval_of(metric: Metric, confidence: float = CONFIDENCE) -> Interval | No
     if is_plain_share(metric) and metric.n is not None:
         return wilson(metric.value, metric.n, confidence)
     if metric.name == "perplexity" and metric.value > 0:
-        return in_logarithm(metric.value, metric.stderr, metric.clusters, confidence)
-    values = metric.clusters or metric.n
+        return in_logarithm(metric.value, metric.stderr, independent_draws(metric), confidence)
+    values = independent_draws(metric) or metric.n
     if values is not None and 2 <= values < _MANY:
         return student(metric.value, metric.stderr, values, confidence)
     return normal(metric.value, metric.stderr, confidence)

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy.special import stdtr
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -86,20 +88,8 @@ def normal_p(difference: float, stderr: float) -> float:
     return 2 * statistics.NormalDist().cdf(-abs(difference) / stderr)
 
 
-def student_p(difference: float, stderr: float, freedom: int) -> float:
-    """Two-sided p of a mean difference under Student's t with a whole number of degrees of freedom.
-
-    The finite sums of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
-    """
+def student_p(difference: float, stderr: float, freedom: float) -> float:
+    """Two-sided p of a mean difference under Student's t with so many degrees of freedom, whole or not."""
     if stderr == 0:
         return 1.0 if difference == 0 else 0.0
-    angle = math.atan(abs(difference) / stderr / math.sqrt(freedom))
-    square = math.cos(angle) ** 2
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for step in range(1, (freedom - odd) // 2 + 1):
-        total += term
-        term *= square * (2 * step / (2 * step + 1) if odd else (2 * step - 1) / (2 * step))
-    inside = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
-    return max(0.0, 1 - inside)
+    return 2 * float(stdtr(freedom, -abs(difference) / stderr))

@@ -9,13 +9,36 @@ from transformers import PreTrainedTokenizerBase
 
 from slmquant.calib.corpora import Corpus
 from slmquant.errors import DataError
+from slmquant.lots import lot
 
-__all__ = ["calibration_windows", "text_tokens", "window_bos"]
+__all__ = ["calibration_windows", "spread_windows", "text_tokens", "window_bos"]
 
 
 def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Int[Tensor, " tokens"]:
-    """Token ids of a whole text, tokenized once, with those special tokens that the tokenizer adds itself."""
-    return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
+    """Token ids of a whole text, tokenized once.
+
+    Special tokens that the tokenizer adds itself stand around the whole text, but for models whose every window begins
+    with BOS (`window_bos`): that is then put before the windows alone, so none begins with two.
+    """
+    ids = tokenizer(text, add_special_tokens=window_bos(tokenizer) is None, verbose=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def spread_windows(name: str, available: int, wanted: int) -> tuple[int, ...]:
+    """Which windows stand for a whole text: evenly spaced over it, in its order, from a start that is drawn.
+
+    A systematic sample, `⌊(i + u) · available / wanted⌋` for i = 0 ... wanted − 1, where u in [0, 1) is drawn by a hash
+    of the text's name: the same windows for every model, method and machine. All windows where as many are wanted or
+    more. The first windows, which are often taken, are a text's first few articles.
+
+    Args:
+        name: Of the text.
+        available: Windows that it has.
+        wanted: How many to take.
+    """
+    wanted = min(wanted, available)
+    start = int.from_bytes(lot(0, name, name, "first window")[:6], "big") / (1 << 48)
+    return tuple(int((index + start) * available / wanted) for index in range(wanted))
 
 
 def window_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -140,6 +140,8 @@ class Metric(_Frozen):
     """Standard error of `value`, in its unit."""
     clusters: int | None = None
     """How many windows of a text the standard error rests on; None where the `n` items are independent themselves."""
+    freedom: FiniteFloat | None = Field(default=None, ge=1)
+    """Degrees of freedom of `stderr`; None where they are `clusters` − 1, or the `n` items' own."""
     version: int = 1
     """Version of the metric's definition; see `tracks`."""
     protocol: str | None = None

@@ -1,4 +1,7 @@
-"""The full-precision model in other roundings: how much divergence means nothing.
+"""The full-precision model in other roundings: a yardstick of divergence.
+
+It says how far a model that nobody calls damaged lies from the reference, and so which divergences matter in practice.
+It is no limit of what can be told apart: differences far below it can be real, and a paired test shows them.
 
 What is rounded: the residual stream after every block, and the final hidden state, to bfloat16, once each. That is
 what a model loaded in bfloat16 does to every state it hands on, and the usual way to run one. It is chosen over
@@ -20,10 +23,16 @@ from transformers import PreTrainedModel
 from slmquant.model.head import OutputHead
 from slmquant.model.relations import decoder_blocks
 
-__all__ = ["NOISE_FLOOR_WINDOWS", "rounded_hidden"]
+__all__ = ["NOISE_FLOOR_WINDOWS", "floor_windows", "rounded_hidden"]
 
-NOISE_FLOOR_WINDOWS = 2
-"""Windows that the floor is measured on, at the beginning of the text."""
+NOISE_FLOOR_WINDOWS = 4
+"""Windows that the floor is measured on, spread over those that are measured."""
+
+
+def floor_windows(windows: int) -> tuple[int, ...]:
+    """Which of so many windows the floor is measured on: the middles of as many equal parts."""
+    wanted = min(NOISE_FLOOR_WINDOWS, windows)
+    return tuple((2 * part + 1) * windows // (2 * wanted) for part in range(wanted))
 
 
 def rounded_hidden(model: PreTrainedModel, head: OutputHead, ids: Tensor) -> Tensor:

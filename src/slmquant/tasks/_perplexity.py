@@ -2,6 +2,8 @@
 
 The protocol of the GPTQ paper: the text is tokenized once and cut into windows that do not overlap; the tail
 is dropped; perplexity is exp of the mean negative log-likelihood over every window's predictions.
+
+*Deviations*: fewer windows than all are spread evenly over the text (`calib.windows.spread_windows`), and not its first.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slmquant.calib.corpora import load_corpus
-from slmquant.calib.windows import text_tokens, window_bos
+from slmquant.calib.windows import spread_windows, text_tokens, window_bos
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
 from slmquant.errors import DataError, NumericalError
 from slmquant.model.context import fitting
@@ -25,7 +27,7 @@ from slmquant.model.head import OutputHead
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._divergence import TokenFigures, divergence_metrics, figures_of, noise_floor_metrics, window_figures
-from slmquant.tasks._noise_floor import NOISE_FLOOR_WINDOWS, rounded_hidden
+from slmquant.tasks._noise_floor import floor_windows, rounded_hidden
 from slmquant.tasks._reference import FILE_VERSION, StatesToKeep, read_states
 from slmquant.tasks._token_means import METRIC_VERSION, Labels, clustered_mean
 
@@ -43,9 +45,10 @@ def logit_rows(vocab_size: int) -> int:
 
 @dataclass(frozen=True)
 class _Windows:
-    """A text as token ids, with what a figure measured on it must say."""
+    """Windows of a text as token ids, where they lie in it, and what a figure measured on them must say."""
 
     ids: Int[Tensor, "windows seq"]
+    positions: tuple[int, ...]
     protocol: str
     card: DataCard
 
@@ -57,7 +60,7 @@ class _Scores:
     Attributes:
         nll: Negative log-likelihood of every true next token, in nats.
         figures: Against the reference; where the reference itself was measured, it in other roundings against itself,
-            for its first windows.
+            for some of the windows (`_noise_floor.floor_windows`).
     """
 
     nll: Float[Tensor, "windows predictions"]
@@ -86,7 +89,7 @@ def reference_path(corpus: str, context: EvalContext, spec: TaskSpec) -> Path:
 
 @torch.inference_mode()
 def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
-    """Measure the first `spec.limit` windows of a corpus.
+    """Measure `spec.limit` windows of a corpus, spread over it; all of them without a limit.
 
     The full-precision model leaves its states for later cells. It gets no divergence, as it is the yardstick, but the
     noise floor of one.
@@ -103,17 +106,18 @@ def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
             f"{spec} needs the full-precision model's states to compare with, and they are not in "
             f"{context.cache_dir}; measure the unquantized model on {spec} first"
         )
-    labels = Labels(str(spec), windows.protocol)
+    labels = Labels(str(spec), windows.protocol, windows.positions)
     if context.is_reference:
-        scores = _score_reference(spec.name, context, windows.ids, path)
-        divergence = noise_floor_metrics(scores.figures, labels)
+        scores = _score_reference(spec.name, context, windows, path)
+        tried = tuple(windows.positions[index] for index in floor_windows(len(windows.ids)))
+        divergence = noise_floor_metrics(scores.figures, replace(labels, positions=tried))
     else:
-        scores = _score(spec.name, context, windows.ids, path)
+        scores = _score(spec.name, context, windows, path)
         divergence = divergence_metrics(scores.figures, labels)
     return TaskResult(
         metrics=(_perplexity(scores.nll, labels), *divergence),
         data=(windows.card,),
-        items=_items(scores, labels.task, with_divergence=not context.is_reference),
+        items=_items(scores, labels, with_divergence=not context.is_reference),
     )
 
 
@@ -129,7 +133,8 @@ def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
     available = len(tokens) // length
     if available == 0:
         raise DataError(f"{name} has {len(tokens)} tokens, fewer than one window of {window}; use a longer text")
-    ids = tokens[: available * length].view(available, length)[: spec.limit]
+    positions = spread_windows(name, available, spec.limit or available)
+    ids = tokens[: available * length].view(available, length)[list(positions)]
     if bos is not None:
         ids = torch.cat((torch.full((len(ids), 1), bos), ids), dim=1)
         opening = "BOS before every window"
@@ -137,11 +142,15 @@ def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
         starts = int(tokens[0]) == context.tokenizer.bos_token_id
         opening = "BOS at the start of the text" if starts else "no BOS"
     protocol = f"{name} tokenized once, windows of {window}, stride {length}, tail dropped, {opening}"
-    return _Windows(ids, f"{protocol}, {len(ids)} of {available} windows", corpus.card)
+    which = f"all {available} windows" if len(ids) == available else f"{len(ids)} of {available} windows, evenly spread"
+    if len(ids) == 1:
+        which += " (one window has no standard error)"
+    return _Windows(ids, positions, f"{protocol}, {which}", corpus.card)
 
 
-def _score_reference(name: str, context: EvalContext, ids: Int[Tensor, "windows seq"], path: Path) -> _Scores:
-    """Run the full-precision model over all windows, and in other roundings over the first; keep its states."""
+def _score_reference(name: str, context: EvalContext, windows: _Windows, path: Path) -> _Scores:
+    """Run the full-precision model over all windows, and in other roundings over some; keep its states."""
+    ids, with_floor = windows.ids, floor_windows(len(windows.ids))
     head, other_head = OutputHead(context.model), OutputHead(context.model)
     rows = logit_rows(_vocab(context))
     losses: list[Tensor] = []
@@ -152,8 +161,8 @@ def _score_reference(name: str, context: EvalContext, ids: Int[Tensor, "windows 
         batch = batch.to(context.device)
         for window, hidden in zip(batch, head.hidden(batch), strict=True):
             nll = _losses(head, hidden, window, rows)
-            _check_finite(nll, name, len(losses))
-            if len(floors) < NOISE_FLOOR_WINDOWS:
+            _check_finite(nll, name, windows.positions[len(losses)])
+            if len(losses) in with_floor:
                 other = rounded_hidden(context.model, head, window[None])[0]
                 floors.append(_compared(head, hidden, other_head, other, window, rows)[1:])
             kept.add(hidden)
@@ -163,8 +172,9 @@ def _score_reference(name: str, context: EvalContext, ids: Int[Tensor, "windows 
     return _Scores(torch.stack(losses), TokenFigures(*torch.stack(floors, dim=1)))
 
 
-def _score(name: str, context: EvalContext, ids: Int[Tensor, "windows seq"], path: Path) -> _Scores:
+def _score(name: str, context: EvalContext, windows: _Windows, path: Path) -> _Scores:
     """Run the model over all windows and compare it with the states at `path`."""
+    ids = windows.ids
     head = OutputHead(context.model)
     reference_head = OutputHead(context.model, context.reference_head)
     rows = logit_rows(_vocab(context))
@@ -175,7 +185,7 @@ def _score(name: str, context: EvalContext, ids: Int[Tensor, "windows seq"], pat
         batch = batch.to(context.device)
         for window, reference, hidden in zip(batch, known, head.hidden(batch), strict=True):
             figures = _compared(reference_head, reference, head, hidden, window, rows)
-            _check_finite(figures[0], name, len(found))
+            _check_finite(figures[0], name, windows.positions[len(found)])
             found.append(figures)
             context.progress.advance()
     stacked = torch.stack(found, dim=1)
@@ -228,22 +238,26 @@ def _check_finite(nll: Float[Tensor, " predictions"], name: str, window: int) ->
 
 
 def _perplexity(nll: Float[Tensor, "windows predictions"], labels: Labels) -> Metric:
-    loss, loss_stderr = clustered_mean(nll)
-    perplexity = math.exp(loss)
+    loss = clustered_mean(nll, labels.positions)
+    perplexity = math.exp(loss.mean)
     # Delta method: a small error e of the mean loss changes the perplexity by perplexity · e.
-    stderr = None if loss_stderr is None else perplexity * loss_stderr
-    return labels.metric("perplexity", perplexity, "1", False, nll.numel(), stderr, len(nll))
+    stderr = None if loss.stderr is None else perplexity * loss.stderr
+    return labels.metric("perplexity", perplexity, "1", False, nll.numel(), replace(loss, stderr=stderr))
 
 
-def _items(scores: _Scores, task: str, with_divergence: bool) -> tuple[ItemOutcome, ...]:
-    """The means of each window, so that cells can be compared in pairs: mean loss, and the divergences."""
+def _items(scores: _Scores, labels: Labels, with_divergence: bool) -> tuple[ItemOutcome, ...]:
+    """The means of each window, so that cells can be compared in pairs: mean loss, and the divergences.
+
+    An item is called by its window's position in the text: items of a spread sample are told from those of another,
+    and neighbours are known.
+    """
     values = {"nll_mean": scores.nll} | (window_figures(scores.figures) if with_divergence else {})
     means = {name: figure.double().nanmean(dim=1) for name, figure in values.items()}
     return tuple(
         ItemOutcome(
-            task=task,
-            item=str(window),
-            values={name: float(mean[window]) for name, mean in means.items() if not mean[window].isnan()},
+            task=labels.task,
+            item=str(position),
+            values={name: float(mean[row]) for name, mean in means.items() if not mean[row].isnan()},
         )
-        for window in range(len(scores.nll))
+        for row, position in enumerate(labels.positions)
     )

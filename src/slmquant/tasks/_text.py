@@ -35,7 +35,7 @@ class TextTask:
         return _perplexity.reference_path(self.corpus, context, spec)
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
-        """Measure the first `spec.limit` windows; see `_perplexity.measure`."""
+        """Measure `spec.limit` windows, spread over the text; see `_perplexity.measure`."""
         from slmquant.tasks import _perplexity
 
         return _perplexity.measure(self.corpus, context, spec)

@@ -1,16 +1,18 @@
-"""Means and quantiles over the tokens of a text, as metrics with a standard error that knows of windows."""
+"""Means and quantiles over the tokens of a text, as metrics whose standard errors know of windows and neighbours."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from slmquant.analysis.serial import SeriesMean, series_mean
 from slmquant.store.record import Metric
 
-METRIC_VERSION = 1
+METRIC_VERSION = 2
 """Of perplexity and the divergences; raised when the definition of one changes."""
 
 
@@ -21,10 +23,12 @@ class Labels:
     Attributes:
         task: The task, as `str(TaskSpec)`.
         protocol: How the text was cut and read.
+        positions: Where each window lies in the text, in windows.
     """
 
     task: str
     protocol: str
+    positions: tuple[int, ...]
 
     def metric(
         self,
@@ -33,10 +37,10 @@ class Labels:
         unit: str,
         higher_is_better: bool | None,
         n: int,
-        stderr: float | None = None,
-        clusters: int | None = None,
+        error: SeriesMean | None = None,
     ) -> Metric:
-        """One figure, and how many windows its standard error rests on."""
+        """One figure; its error is that of `error`, but for a factor that the caller has put in."""
+        known = error is not None and error.stderr is not None
         return Metric(
             name=name,
             value=value,
@@ -44,8 +48,9 @@ class Labels:
             higher_is_better=higher_is_better,
             task=self.task,
             n=n,
-            stderr=stderr,
-            clusters=None if stderr is None else clusters,
+            stderr=error.stderr if error is not None else None,
+            clusters=error.windows if error is not None and known else None,
+            freedom=error.freedom if error is not None else None,
             version=METRIC_VERSION,
             protocol=self.protocol,
         )
@@ -54,8 +59,8 @@ class Labels:
         self, name: str, values: Float[Tensor, "windows predictions"], unit: str, higher_is_better: bool | None
     ) -> Metric:
         """The mean of all values that are not NaN, of which there must be one."""
-        mean, stderr = clustered_mean(values)
-        return self.metric(name, mean, unit, higher_is_better, int((~values.isnan()).sum()), stderr, len(values))
+        found = clustered_mean(values, self.positions)
+        return self.metric(name, found.mean, unit, higher_is_better, _present(values), found)
 
     def quantile(
         self,
@@ -66,42 +71,40 @@ class Labels:
         higher_is_better: bool | None,
     ) -> Metric:
         """The quantile of all values that are not NaN, of which there must be one."""
-        quantile, stderr = clustered_quantile(values, share)
-        return self.metric(name, quantile, unit, higher_is_better, int((~values.isnan()).sum()), stderr, len(values))
+        found = clustered_quantile(values, share, self.positions)
+        return self.metric(name, found.mean, unit, higher_is_better, _present(values), found)
 
 
-def clustered_mean(values: Float[Tensor, "clusters items"]) -> tuple[float, float | None]:
-    """Mean over all items that are not NaN, and its standard error with items of one cluster dependent.
+def clustered_mean(values: Float[Tensor, "windows predictions"], positions: Sequence[int] | None = None) -> SeriesMean:
+    """Mean over all predictions that are not NaN, with those of one window and of its neighbours dependent.
 
-    Neighbouring tokens of a window share their text, so the windows and not the tokens are the independent
-    draws. The error is that of a ratio estimator, √(C/(C−1) · Σ_c (S_c − mean·n_c)²) / n; a single cluster
-    has none.
+    Tokens of a window share their text, so windows and not tokens are drawn; and so do neighbouring windows: see
+    `analysis.serial`. The mean is a ratio of sums over windows, and windows count by their predictions.
     """
-    present = ~values.isnan()
-    counts = present.sum(dim=1).double()
-    sums = values.double().nan_to_num(0.0).sum(dim=1)
-    total = counts.sum()
-    mean = sums.sum() / total
-    clusters = len(values)
-    if clusters < 2:
-        return float(mean), None
-    spread = ((sums - mean * counts) ** 2).sum() * clusters / (clusters - 1)
-    return float(mean), float(spread.sqrt() / total)
+    counts = (~values.isnan()).sum(dim=1).double()
+    means = values.double().nan_to_num(0.0).sum(dim=1) / counts.clamp_min(1)
+    return series_mean(means.tolist(), counts.tolist(), positions)
 
 
-def clustered_quantile(values: Float[Tensor, "clusters items"], share: float) -> tuple[float, float | None]:
-    """Quantile over all items that are not NaN, and its standard error with items of one cluster dependent.
+def clustered_quantile(
+    values: Float[Tensor, "windows predictions"], share: float, positions: Sequence[int] | None = None
+) -> SeriesMean:
+    """Quantile, as the `mean`, over all predictions that are not NaN, with those of a window and neighbours dependent.
 
-    Woodruff (1952), "Confidence Intervals for Medians and Other Position Measures": the share of items at most as large
-    as the quantile has a standard error, that of a mean; the quantiles so much to either side are one standard error
-    of the quantile away. A single cluster has none.
+    Woodruff (1952), "Confidence Intervals for Medians and Other Position Measures": the share of predictions at most as
+    large as the quantile has a standard error, that of a mean; the quantiles so much to either side are one standard
+    error of the quantile away. A single window has none.
     """
     present = values[~values.isnan()].double()
-    quantile = present.quantile(share)
+    quantile = float(present.quantile(share))
     below = (values <= quantile).double().masked_fill_(values.isnan(), torch.nan)
-    _, error = clustered_mean(below)
-    if error is None:
-        return float(quantile), None
-    ends = torch.tensor([max(0.0, share - error), min(1.0, share + error)], dtype=torch.double)
+    found = clustered_mean(below, positions)
+    if found.stderr is None:
+        return replace(found, mean=quantile)
+    ends = torch.tensor([max(0.0, share - found.stderr), min(1.0, share + found.stderr)], dtype=torch.double)
     low, high = present.quantile(ends).tolist()
-    return float(quantile), (high - low) / 2
+    return replace(found, mean=quantile, stderr=(high - low) / 2)
+
+
+def _present(values: Float[Tensor, "windows predictions"]) -> int:
+    return int((~values.isnan()).sum())

@@ -21,6 +21,7 @@ from slmquant.boundary import or_none
 from slmquant.files import atomic_file, remove
 from slmquant.store.record import CellSpec, TaskSpec
 from slmquant.tasks._base import TaskResult
+from slmquant.tasks._token_means import METRIC_VERSION
 
 __all__ = ["Answer", "Answered", "versioned"]
 
@@ -45,7 +46,8 @@ _STORED = TypeAdapter(Answer)
 
 def versioned(spec: CellSpec, *more: str) -> str:
     """A name for what is kept of a cell: another version of slmquant, or of what it computes with, does not find it."""
-    versions = (__version__, torch.__version__, transformers.__version__, version("lm_eval"), *more)
+    of_texts = f"texts {METRIC_VERSION}"
+    versions = (__version__, torch.__version__, transformers.__version__, version("lm_eval"), of_texts, *more)
     return f"{spec.cell_id}-{hashlib.sha256(' '.join(versions).encode()).hexdigest()[:12]}"
 
 
