@@ -3,7 +3,7 @@
 The protocol of the GPTQ paper: the text is tokenized once and cut into windows that do not overlap; the tail
 is dropped; perplexity is exp of the mean negative log-likelihood over every window's predictions.
 
-*Deviations*: fewer windows than all are spread evenly over the text (`calib.windows.spread_windows`), and not its first.
+*Deviations*: fewer windows than all are spread evenly over the text (`calib.windows.spread_windows`); not its first.
 """
 
 from __future__ import annotations
