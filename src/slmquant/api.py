@@ -28,7 +28,8 @@ from slmquant.errors import DataError, RefusedError, UnknownNameError
 from slmquant.files import cache_dir, check_output
 from slmquant.formats import native
 from slmquant.methods._base import Budget
-from slmquant.model.loading import identify, load
+from slmquant.model.identity import key_of
+from slmquant.model.loading import load
 from slmquant.model.size import ModelSize
 from slmquant.progress import Progress, Silent
 from slmquant.quantization import QuantizedModel, quantize_
@@ -168,7 +169,7 @@ def evaluate(
     """
     specs = [tasks.parse(name) for name in task_names]
     context = evaluation_context(
-        artifact.quantized, artifact.tokenizer, artifact.source, artifact.source_sha256, cache_dir(), data_dir,
+        artifact.quantized, artifact.tokenizer, artifact.source, _key(artifact), cache_dir(), data_dir,
         progress or Silent(),
     )  # fmt: skip
     missing = [spec for spec in specs if not context.is_reference and not tasks.has_reference(context, spec)]
@@ -221,8 +222,7 @@ def _dtype(
         raise UnknownNameError("dtype", dtype, get_args(Dtype))
     if dtype != "auto":
         return dtype
-    sha256 = identify(source).sha256
-    job = PrecisionJob(source, sha256, calibration.corpus, device, data_dir, cache_dir())
+    job = PrecisionJob(source, key_of(source), calibration.corpus, device, data_dir, cache_dir())
     try:
         return decide_precision(job, progress).dtype
     except DataError:  # without a text nothing can be measured; a method that reads one will say so itself
@@ -236,6 +236,11 @@ def _measure_reference(
     loaded = load(artifact.source, device=artifact.quantized.model.device)
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration(), dtype=artifact.quantized.dtype)
     context = evaluation_context(
-        reference, artifact.tokenizer, artifact.source, artifact.source_sha256, cache_dir(), data_dir, progress
+        reference, artifact.tokenizer, artifact.source, _key(artifact), cache_dir(), data_dir, progress
     )
     evaluate_tasks(context, specs)
+
+
+def _key(artifact: Artifact) -> str:
+    """Of what is cached of its full-precision model."""
+    return key_of(artifact.source, artifact.source_sha256)

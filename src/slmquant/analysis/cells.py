@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
-from slmquant.store.record import Environment, Metric, Record
+from slmquant.store.record import CellSpec, Environment, Metric, Record
 
 REFERENCE_METHOD = "none"
 REFERENCE_SCHEME = "W16A16"
 
-Conditions = tuple[str, str, tuple[str, ...], str, str]
+Conditions = tuple[str, str, tuple[str, ...], str, str, Hashable]
 """What two cells share when they differ in the quantization alone; see `conditions`."""
+
+OF_THE_METHOD = ("consumption",)
+"""Kinds of metrics that the full-precision cell has none of."""
 
 Machine = tuple[str, str, int, int, str | None]
 
@@ -21,9 +24,20 @@ def is_reference(record: Record) -> bool:
 
 
 def conditions(record: Record) -> Conditions:
-    """Model, its fingerprint, tasks, compute dtype and device: equal for cells that one table may hold."""
+    """Model, its fingerprint, tasks, compute dtype, device and inputs: equal for cells that one table may hold.
+
+    Inputs are the hashes of configuration, tokenizer and data, and the versions of the metrics of tasks.
+    """
     spec = record.spec
-    return spec.model, spec.model_sha256, tuple(map(str, spec.tasks)), spec.compute_dtype, spec.device
+    return spec.model, spec.model_sha256, tuple(map(str, spec.tasks)), spec.compute_dtype, spec.device, _read(spec)
+
+
+def _read(spec: CellSpec) -> Hashable:
+    inputs = spec.inputs
+    if inputs is None:
+        return None
+    of_tasks = tuple(pair for pair in inputs.metrics if pair[0] not in OF_THE_METHOD)
+    return inputs.config_sha256, inputs.tokenizer_sha256, inputs.data_sha256, of_tasks
 
 
 def machine(environment: Environment) -> Machine:

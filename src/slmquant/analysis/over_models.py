@@ -15,6 +15,7 @@ from slmquant.analysis.scores import (
     slmq_infer,
     slmq_perf,
 )
+from slmquant.store.inputs import apart
 from slmquant.store.record import CellSpec, Record
 
 _Terms = Mapping[str, Sequence[float]]
@@ -49,10 +50,12 @@ def scores_over_models(records: Sequence[Record], options: ScoreOptions = DEFAUL
     """
     scores = {each.cell_id: each for each in score_table(records, options)}
     groups: dict[CellSpec, dict[str, Record]] = {}
-    for record in sorted((r for r in records if r.status == "ok"), key=lambda r: r.finished_at):
+    outdated = apart(records)
+    current = [record for record in records if record.cell_id not in outdated] or records
+    for record in sorted((r for r in current if r.status == "ok"), key=lambda r: r.finished_at):
         spec = record.spec
         if spec.engine is None:
-            alike = spec.model_copy(update={"model": "", "model_sha256": "", "compute_dtype": "float32"})
+            alike = spec.question.model_copy(update={"model": "", "compute_dtype": "float32"})
             groups.setdefault(alike, {})[spec.model] = record
     on_engines = {record.spec: record for record in records if record.spec.engine is not None}
     engines = dict.fromkeys(spec.engine for spec in on_engines if spec.engine is not None)

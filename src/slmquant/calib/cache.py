@@ -23,6 +23,7 @@ from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.errors import SourceError
 from slmquant.files import atomic_dir
 from slmquant.store.record import CalibrationSpec
+from slmquant.versions import STAGES
 
 _VERSION = 8
 _FACTS = "captured.json"
@@ -33,14 +34,14 @@ class CaptureKey:
     """Everything that decides the statistics.
 
     Attributes:
-        model_sha256: Fingerprint of the full-precision weights.
+        model_key: Hash of the full-precision model, of its configuration and tokenizer too.
         corpus_sha256: Checksum of the calibration text.
         calibration: Which windows of it.
         dtype: What the model ran in.
         wanted: Which statistics.
     """
 
-    model_sha256: str
+    model_key: str
     corpus_sha256: str
     calibration: CalibrationSpec
     dtype: str
@@ -49,8 +50,8 @@ class CaptureKey:
     def path(self, cache_dir: Path) -> Path:
         """The folder where statistics of this key are kept."""
         parts = [
-            _VERSION, self.model_sha256, self.corpus_sha256, self.calibration.model_dump(mode="json"), self.dtype,
-            sorted(self.wanted), torch.__version__,
+            _VERSION, STAGES["calibration"], self.model_key, self.corpus_sha256,
+            self.calibration.model_dump(mode="json"), self.dtype, sorted(self.wanted), torch.__version__,
         ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
         return cache_dir / "statistics" / digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,7 +27,7 @@ def command(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the cells that were measured.
+    """List the cells that were measured; below them those of older code, or of files that changed since.
 
     For example:
 
@@ -37,24 +38,34 @@ def command(
     [dim]slmquant list --json | jq length[/dim]
     """
     from slmquant.store.export import rows
+    from slmquant.store.inputs import apart
 
     with open_store(store) as results:
         records = select(results, model, method, scheme, status)
     if json:
         print_json(rows(records))
     elif records:
-        engines = any(record.spec.engine is not None for record in records)
-        print_table(
-            f"{len(records)} cells in {results.path}",
-            ("cell", "model", "method", "scheme", *(["engine"] if engines else []), "status", "ppl", "KL", "MB",
-             "finished", "reason"),
-            [_line(record, engines) for record in records],
-        )  # fmt: skip
+        outdated = apart(records)
+        current = [record for record in records if record.cell_id not in outdated]
+        _print_cells(f"cells in {results.path}", current, outdated)
+        _print_cells("outdated cells", [record for record in records if record.cell_id in outdated], outdated)
     else:
         tell(f"no cells match in {results.path}")
 
 
-def _line(record: Record, engines: bool) -> tuple[str, ...]:
+def _print_cells(title: str, records: list[Record], outdated: Mapping[str, str]) -> None:
+    if not records:
+        return
+    engines = any(record.spec.engine is not None for record in records)
+    print_table(
+        f"{len(records)} {title}",
+        ("cell", "model", "method", "scheme", *(["engine"] if engines else []), "status", "ppl", "KL", "MB",
+         "finished", "reason"),
+        [_line(record, engines, outdated.get(record.cell_id)) for record in records],
+    )  # fmt: skip
+
+
+def _line(record: Record, engines: bool, outdated: str | None) -> tuple[str, ...]:
     from slmquant.analysis.cells import text_tasks
     from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity, significant
 
@@ -72,5 +83,5 @@ def _line(record: Record, engines: bool) -> tuple[str, ...]:
         significant(divergence.value) if divergence else ABSENT,
         f"{size.value / BYTES_PER_MB:.1f}" if size else ABSENT,
         f"{record.finished_at:%Y-%m-%d %H:%M}",
-        record.reason or "",
+        "; ".join(filter(None, (outdated, record.reason))),
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
 from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
 from slmquant.analysis.standing import Answers, Standing, standings
 from slmquant.store.export import calibration_label
+from slmquant.store.inputs import apart
 from slmquant.store.record import CellSpec, Record
 
 
@@ -60,6 +61,7 @@ class Section:
         tasks: Tasks with an accuracy.
         standings: Which cells can be told apart from full precision and from the best, by each figure.
         options: How the scores were computed.
+        outdated: Why its rows are not what would be measured now; empty where they are.
     """
 
     model: str
@@ -69,6 +71,7 @@ class Section:
     tasks: tuple[str, ...]
     standings: tuple[Standing, ...] = ()
     options: ScoreOptions = DEFAULT_OPTIONS
+    outdated: tuple[str, ...] = ()
 
     @property
     def records(self) -> list[Record]:
@@ -103,21 +106,24 @@ NO_ANSWERS: Answers = {}
 def sections(
     records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, answers: Answers = NO_ANSWERS
 ) -> list[Section]:
-    """Group records by model, tasks, dtype and device, in the order in which they first appear.
+    """Group records by model, tasks, dtype, device and inputs, in the order in which they first appear.
 
-    What an engine made of a cell stands beside the cell; where it failed, among the failures.
+    Outdated rows come last, in sections of their own. What an engine made of a cell stands beside the cell; where it
+    failed, among the failures.
     """
     scores = {score.cell_id: score for score in score_table(records, options)}
     groups: dict[object, list[Record]] = {}
-    for record in records:
+    outdated = apart(records)
+    for record in sorted(records, key=lambda record: record.cell_id in outdated):
         if record.spec.engine is None:
-            groups.setdefault(conditions(record), []).append(record)
+            groups.setdefault((conditions(record), record.cell_id in outdated), []).append(record)
     on_engines = {record.spec: record for record in records if record.spec.engine is not None}
     names = list(dict.fromkeys(spec.engine for spec in on_engines if spec.engine is not None))
     found = []
     for group in groups.values():
         beside = [on_engines[spec] for r in group for name in names if (spec := r.spec.on(name)) in on_engines]
-        found.append(_section(group, beside, scores, answers, options))
+        reasons = tuple(dict.fromkeys(outdated[r.cell_id] for r in group if r.cell_id in outdated))
+        found.append(replace(_section(group, beside, scores, answers, options), outdated=reasons))
     return found
 
 
@@ -168,6 +174,7 @@ def told_apart(specs: Sequence[CellSpec]) -> dict[CellSpec, str]:
             (
                 f"seed {spec.seed}",
                 calibration_label(spec.calibration) or "no calibration",
+                *_inputs_words(spec),
                 f"{spec.budget} budget" if spec.budget else "",
                 " ".join(map(str, spec.tasks)),
             )
@@ -177,6 +184,14 @@ def told_apart(specs: Sequence[CellSpec]) -> dict[CellSpec, str]:
         for spec, mine in zip(group, facts, strict=True):
             words[spec] = ", ".join(fact for fact, wanted in zip(mine, differ, strict=True) if wanted and fact)
     return words
+
+
+def _inputs_words(spec: CellSpec) -> tuple[str, str]:
+    """Which text of its name it was calibrated on, and which version of the method rounded it."""
+    if spec.inputs is None:
+        return "", ""
+    text, versions = spec.inputs.calibration_sha256, (*spec.inputs.stages, *spec.inputs.methods)
+    return f"text {text[:8]}" if text else "", " ".join(f"{name} v{version}" for name, version in versions)
 
 
 def _rank(cell: Cell, text: str | None) -> tuple[bool, float, float, str]:

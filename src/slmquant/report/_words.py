@@ -113,7 +113,7 @@ def headline(section: Section) -> str:
 
 def remarks(section: Section) -> list[str]:
     """Further sentences: where the method matters most, and how many cells ended how."""
-    said = []
+    said = [f"Outdated, and no match for newer tables: {reason}." for reason in section.outdated]
     contest = _widest_contest(section)
     if contest:
         ranking = ", ".join(f"{cell.method} {perplexity(value)}" for value, cell in contest)

@@ -12,6 +12,7 @@ from slmquant import engines, methods, tasks
 from slmquant.calib.corpora import check_corpus
 from slmquant.errors import SlmquantError
 from slmquant.methods._base import Budget
+from slmquant.runs.inputs import Contents
 from slmquant.schemes import Scheme, parse
 from slmquant.store.record import CalibrationSpec, CellSpec, TaskSpec
 
@@ -116,19 +117,31 @@ class Plan(BaseModel):
         early = {"order_seed": self.seed, "until_separated": self.until_separated}
         return tuple(spec.model_copy(update=early) if tasks.has_items(spec) else spec for spec in self.tasks)
 
-    def reference(self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"]) -> CellSpec:
-        """The full-precision cell of a model."""
-        return self._cell(model, sha256, dtype, methods.REFERENCE, str(Scheme()))
+    def cells(
+        self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"], contents: Contents | None = None
+    ) -> list[CellSpec]:
+        """All cells of a model in the order in which they run: the reference, then scheme by scheme.
 
-    def cells(self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"]) -> list[CellSpec]:
-        """All cells of a model in the order in which they run: the reference, then scheme by scheme."""
+        Args:
+            model: Its source.
+            sha256: Fingerprint of its weights.
+            dtype: What is computed in.
+            contents: Hashes of all else that the cells read; None where they will not be run.
+        """
         pairs = [(method, scheme) for scheme in self.schemes for method in self.methods]
-        quantized = [self._cell(model, sha256, dtype, *pair) for pair in pairs]
-        reference = self.reference(model, sha256, dtype)
+        reference, *quantized = (
+            self._cell(model, sha256, dtype, contents, *pair) for pair in [(methods.REFERENCE, str(Scheme())), *pairs]
+        )
         return [reference, *(cell for cell in quantized if cell != reference)]
 
     def _cell(
-        self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"], method: str, scheme: str
+        self,
+        model: str,
+        sha256: str,
+        dtype: Literal["float32", "bfloat16"],
+        contents: Contents | None,
+        method: str,
+        scheme: str,
     ) -> CellSpec:
         recipe, numbers = methods.load(method), parse(scheme)
         looks_at_data = recipe.refusal(numbers) is None and recipe.looks_at_data(numbers)
@@ -143,6 +156,7 @@ class Plan(BaseModel):
             device=self.device,
             seed=self.seed,
             budget=self.budget if recipe.learns else None,
+            inputs=None if contents is None else contents.inputs(method, self.asked, looks_at_data),
         )
 
 

@@ -47,7 +47,7 @@ class PrecisionJob:
     """The model to decide for, and the text to decide on."""
 
     model: str
-    model_sha256: str
+    model_key: str
     corpus: str
     device: str
     data_dir: Path | None
@@ -145,7 +145,7 @@ def _mean_loss(head: OutputHead, window: Tensor) -> float:
 
 def _path(job: PrecisionJob) -> Path:
     machine = environment()
-    parts = [_VERSION, job.model_sha256, job.corpus, job.device, machine.cpu, machine.gpu, machine.threads,
+    parts = [_VERSION, job.model_key, job.corpus, job.device, machine.cpu, machine.gpu, machine.threads,
              torch.__version__]  # fmt: skip
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
     return job.cache_dir / "precision" / f"{digest}.json"

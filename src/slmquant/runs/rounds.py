@@ -82,7 +82,7 @@ def _context(job: RoundJob, progress: Progress) -> EvalContext:
         model=quantized.model.eval(),
         dtype=dtype,
         tokenizer=tokenizer,
-        model_sha256=spec.model_sha256,
+        model_sha256=spec.model_key,
         cache_dir=job.cache_dir,
         data_dir=job.data_dir,
         is_reference=job.kept is None,

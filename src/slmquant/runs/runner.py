@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from slmquant import methods
 from slmquant.calib.statistics import Statistic
@@ -23,11 +23,12 @@ from slmquant.progress import Progress, Silent
 from slmquant.runs.adaptive import Separation
 from slmquant.runs.engine_cells import EngineStage, absence
 from slmquant.runs.engines import EngineResult
-from slmquant.runs.environment import environment
+from slmquant.runs.inputs import Contents, Data, DataJob, read_data
 from slmquant.runs.kept import kept_model
 from slmquant.runs.plan import Plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.process import Failure, run_isolated
+from slmquant.runs.rows import Decision, record_of
 from slmquant.runs.work import (
     CapturedFile,
     CaptureJob,
@@ -38,7 +39,8 @@ from slmquant.runs.work import (
     run_cell,
 )
 from slmquant.schemes import parse
-from slmquant.store.record import CellSpec, Metric, Record
+from slmquant.store.inputs import UNKNOWN, changes, model_key
+from slmquant.store.record import CellSpec, Record
 from slmquant.store.sqlite import Store
 from slmquant.tracks._answered import Answered
 
@@ -109,15 +111,6 @@ def _ignore(event: Event) -> None:
     del event
 
 
-@dataclass(frozen=True)
-class _Decision:
-    """What to compute in, the measurement that says so, and a remark where it could not be made."""
-
-    dtype: Literal["float32", "bfloat16"]
-    metrics: tuple[Metric, ...] = ()
-    remark: str | None = None
-
-
 class _Bench:
     """A run under way."""
 
@@ -141,16 +134,20 @@ class _Bench:
     def run_model(self, model: str) -> None:
         """Run all cells of one model."""
         try:
-            sha256 = identify(model).sha256
+            identity = identify(model)
+            contents = Contents.of(identity.folder, self._data)
         except UnknownNameError:
             raise
         except SlmquantError as error:
             self._fail_all(model, error)
             return
         self.store.forget(model, NO_MODEL)  # what an earlier run could not have
-        decision = self._decide(model, sha256)
-        cells = self.plan.cells(model, sha256, decision.dtype)
+        key = model_key(identity.sha256, contents.config_sha256, contents.tokenizer_sha256)
+        decision = self._decide(model, key)
+        cells = self.plan.cells(model, identity.sha256, decision.dtype, contents)
         pending = [spec for spec in cells if not self.store.finished(spec.cell_id)]
+        if pending:
+            self._say_what_changed(pending)
         if pending and cells[0] not in pending and not self._has_reference_states(cells[0]):
             self._say("the reference's states are no longer cached: measuring it again")
             pending.insert(0, cells[0])
@@ -165,7 +162,7 @@ class _Bench:
                         self._skip(spec)
             self._run_engines(cells, decision, Path(scratch))
 
-    def _separate(self, cells: list[CellSpec], pending: list[CellSpec], decision: _Decision) -> None:
+    def _separate(self, cells: list[CellSpec], pending: list[CellSpec], decision: Decision) -> None:
         """Run cells that are asked until they are told apart; those of the store take part and may be asked more."""
         separation = Separation(
             self.store, lambda spec: self._job(spec, cells), self.progress, self._say, self.plan.timeout_s
@@ -186,23 +183,49 @@ class _Bench:
         """Every cell of a model that cannot be had ends as a row that says why."""
         cells = self.plan.cells(model, NO_MODEL, "float32")
         for spec in [*cells, *(spec.on(engine) for engine in self.plan.engines for spec in cells)]:
-            self._store(spec, Failure("failed", str(error)), _Decision("float32"), datetime.now(timezone.utc))
+            self._store(spec, Failure("failed", str(error)), Decision("float32"), datetime.now(timezone.utc))
 
-    def _decide(self, model: str, sha256: str) -> _Decision:
+    @cached_property
+    def _data(self) -> Data:
+        """Hashes of the plan's data, found once, in a process of its own: lm-eval is large."""
+        job = DataJob(self.plan.calibration.corpus, self.plan.tasks, self.data_dir)
+        found = run_isolated(read_data, job, self.progress)
+        if isinstance(found, Failure):
+            self._say(f"the data could not be hashed: {found.reason}")
+            return Data(UNKNOWN, {spec.name: UNKNOWN for spec in self.plan.tasks})
+        return found
+
+    def _say_what_changed(self, pending: list[CellSpec]) -> None:
+        """Where the store has rows of the same names, measured of something else or by older code, say of what."""
+        known: dict[CellSpec, CellSpec] = {
+            record.spec.question: record.spec
+            for record in self.store.records(pending[0].model)
+            if record.status in ("ok", "refused")
+        }
+        found = [(spec, changes(known[spec.question], spec)) for spec in pending if spec.question in known]
+        for what in dict.fromkeys(", ".join(which) for _, which in found if which):
+            cells = [spec.label for spec, which in found if ", ".join(which) == what]
+            more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+            self._say(
+                f"measuring again, as rows in the store are of other inputs ({what}): {', '.join(cells[:3])}{more}; "
+                "the older rows are kept and shown apart"
+            )
+
+    def _decide(self, model: str, key: str) -> Decision:
         """What to compute in: what the plan says, else what a measurement shows."""
         if self.plan.dtype != "auto":
-            return _Decision(self.plan.dtype)
-        job = PrecisionJob(model, sha256, self.plan.calibration.corpus, self.plan.device, self.data_dir, self.cache_dir)
+            return Decision(self.plan.dtype)
+        job = PrecisionJob(model, key, self.plan.calibration.corpus, self.plan.device, self.data_dir, self.cache_dir)
         measured = run_isolated(decide_precision, job, self.progress)
         if isinstance(measured, Failure):
             remark = f"computed in float32: bfloat16 could not be tried ({measured.reason})"
             self._say(remark)
-            return _Decision("float32", remark=remark)
+            return Decision("float32", remark=remark)
         self._say(
             f"computing in {measured.dtype}: bfloat16 is {measured.speedup:.1f} times as fast here and moves "
             f"the perplexity by {measured.perplexity_shift:+.3%}"
         )
-        return _Decision(measured.dtype, tuple(measured.metrics()))
+        return Decision(measured.dtype, tuple(measured.metrics()))
 
     def _capture(self, cells: list[CellSpec], dtype: str) -> CapturedFile | Failure:
         """Statistics for every cell of the model, captured once."""
@@ -231,7 +254,7 @@ class _Bench:
             return replace(captured, reason=f"calibration: {captured.reason}")
         return CellJob(spec, captured, self.data_dir, self.cache_dir)
 
-    def _finish(self, spec: CellSpec, cells: list[CellSpec], decision: _Decision, scratch: Path) -> None:
+    def _finish(self, spec: CellSpec, cells: list[CellSpec], decision: Decision, scratch: Path) -> None:
         """Run one cell and store its row."""
         started = datetime.now(timezone.utc)
         keep_in = scratch / spec.cell_id if self.plan.engines else None
@@ -243,7 +266,7 @@ class _Bench:
             return job
         return run_isolated(run_cell, replace(job, keep_in=keep_in), self.progress, self.plan.timeout_s)
 
-    def _run_engines(self, cells: list[CellSpec], decision: _Decision, scratch: Path) -> None:
+    def _run_engines(self, cells: list[CellSpec], decision: Decision, scratch: Path) -> None:
         """Measure the model's cells on every engine of the plan, unless the store holds all of them."""
         for engine in self.plan.engines:
             in_torch = {spec.on(engine): spec for spec in cells}
@@ -280,12 +303,9 @@ class _Bench:
         return kept_model(folder)
 
     def _store(
-        self, spec: CellSpec, result: CellResult | EngineResult | Failure, decision: _Decision, started: datetime
+        self, spec: CellSpec, result: CellResult | EngineResult | Failure, decision: Decision, started: datetime
     ) -> None:
-        if isinstance(result, EngineResult):
-            record = _engine_record(spec, result, started)
-        else:
-            record = _record(spec, result, decision, started)
+        record = record_of(spec, result, decision, started)
         self.store.put(record, () if isinstance(result, Failure) else result.items)
         if record.status in ("ok", "refused"):  # what failed is tried again, and goes on from there
             Answered.of(spec, self.cache_dir, self.data_dir).forget()
@@ -309,44 +329,6 @@ class _Bench:
         self._tell(Event(text, record, len(self.records), self._total))
 
 
-def _engine_record(spec: CellSpec, result: EngineResult, started: datetime) -> Record:
-    return Record(
-        spec=spec,
-        status=result.status,
-        reason="; ".join(filter(None, (result.reason, *result.notes))) or None,
-        metrics=result.metrics,
-        environment=environment(),
-        started_at=started,
-        finished_at=datetime.now(timezone.utc),
-    )
-
-
 def _shared_needs(spec: CellSpec) -> frozenset[Statistic]:
     """Statistics of the full-precision model that a cell starts from."""
     return methods.load(spec.method).needs_for(parse(spec.scheme))
-
-
-def _record(spec: CellSpec, result: CellResult | Failure, decision: _Decision, started: datetime) -> Record:
-    finished = datetime.now(timezone.utc)
-    machine = environment()
-    if isinstance(result, Failure):
-        return Record(
-            spec=spec,
-            status=result.status,
-            reason=result.reason,
-            environment=machine,
-            started_at=started,
-            finished_at=finished,
-        )
-    return Record(
-        spec=spec,
-        status="ok",
-        reason="; ".join(filter(None, (decision.remark, *result.notes))) or None,
-        metrics=(*result.metrics, *decision.metrics),
-        phases=result.phases,
-        data=result.data,
-        model=result.model,
-        environment=machine,
-        started_at=started,
-        finished_at=finished,
-    )

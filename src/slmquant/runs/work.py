@@ -23,7 +23,8 @@ from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.calib.windows import calibration_windows
 from slmquant.errors import DataError
 from slmquant.model.context import fitting
-from slmquant.model.loading import LoadedModel, identify, let_go_of_file_, load
+from slmquant.model.identity import key_of
+from slmquant.model.loading import LoadedModel, let_go_of_file_, load
 from slmquant.model.quantized import multiply_in_
 from slmquant.model.relations import Relations, discover
 from slmquant.progress import Progress
@@ -96,8 +97,8 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
     """
     torch.set_num_threads(usable_cores())
     corpus = load_corpus(job.calibration.corpus, job.data_dir, progress)
-    sha256 = identify(job.model).sha256
-    path = cache.CaptureKey(sha256, corpus.card.sha256, job.calibration, job.dtype, job.wanted).path(job.cache_dir)
+    key = cache.CaptureKey(key_of(job.model), corpus.card.sha256, job.calibration, job.dtype, job.wanted)
+    path = key.path(job.cache_dir)
     if path.exists():
         return CapturedFile(path, corpus.card)
     loaded = load(job.model, device=job.device)
@@ -142,7 +143,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         if mapped and dtype != torch.float32:  # few of the file's weights are still read where they lie
             let_go_of_file_(quantized.model)
         context = evaluation_context(
-            quantized, loaded.tokenizer, job.spec.model, loaded.sha256, job.cache_dir, job.data_dir, progress
+            quantized, loaded.tokenizer, job.spec.model, job.spec.model_key, job.cache_dir, job.data_dir, progress
         )
         whole = [task for task in job.spec.tasks if task.until_separated is None]
         evaluation = evaluate(context, whole, Answered.of(job.spec, job.cache_dir, job.data_dir))
@@ -171,7 +172,7 @@ def has_reference_states(job: CellJob, progress: Progress) -> bool:
         model=loaded.model,
         dtype=getattr(torch, job.spec.compute_dtype),
         tokenizer=loaded.tokenizer,
-        model_sha256=job.spec.model_sha256,
+        model_sha256=job.spec.model_key,
         cache_dir=job.cache_dir,
         data_dir=job.data_dir,
         progress=progress,
@@ -243,17 +244,17 @@ def evaluation_context(
     quantized: QuantizedModel,
     tokenizer: PreTrainedTokenizerBase,
     source: str,
-    source_sha256: str,
+    key: str,
     cache_dir: Path,
     data_dir: Path | None,
     progress: Progress,
 ) -> EvalContext:
-    """What tasks are given to measure `quantized` against the full-precision model of `source`."""
+    """What tasks are given to measure `quantized` against the full-precision model of `source`, cached under `key`."""
     return EvalContext(
         model=quantized.model.eval(),
         dtype=quantized.dtype,
         tokenizer=tokenizer,
-        model_sha256=source_sha256,
+        model_sha256=key,
         cache_dir=cache_dir,
         data_dir=data_dir,
         is_reference=quantized.method == methods.REFERENCE,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slmquant.files import atomic_file
+from slmquant.store.inputs import apart
 from slmquant.store.record import CalibrationSpec, Metric, Record
 
 Value = str | int | float | None
@@ -44,8 +45,9 @@ def rows(records: Sequence[Record], ends: Ends | None = None) -> list[Row]:
     First who and how (`model` ... `seed`), then each metric as `name[task]`, with `name[task]_stderr`,
     `name[task]_low`, `name[task]_high` and `name[task]_n` where any record has them, then the seconds of each phase.
     """
-    flat = [_row(record, ends) for record in records]
-    fixed = list(_identity(records[0])) if records else []
+    outdated = apart(records)
+    flat = [_row(record, ends, outdated.get(record.cell_id)) for record in records]
+    fixed = list(_identity(records[0], None)) if records else []
     metrics = {_column(metric): metric for record in records for metric in record.metrics}
     present = {column for row in flat for column in row}
     ordered = [
@@ -73,8 +75,8 @@ def write_jsonl(records: Sequence[Record], path: Path) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(records))
 
 
-def _row(record: Record, ends: Ends | None) -> Row:
-    row = _identity(record)
+def _row(record: Record, ends: Ends | None, outdated: str | None) -> Row:
+    row = _identity(record, outdated)
     for metric in record.metrics:
         column = _column(metric)
         row[column] = metric.value
@@ -89,7 +91,7 @@ def _row(record: Record, ends: Ends | None) -> Row:
     return row
 
 
-def _identity(record: Record) -> Row:
+def _identity(record: Record, outdated: str | None) -> Row:
     spec, environment = record.spec, record.environment
     return {
         "cell_id": record.cell_id,
@@ -99,6 +101,7 @@ def _identity(record: Record) -> Row:
         "scheme": spec.scheme,
         "status": record.status,
         "reason": record.reason,
+        "outdated": outdated,
         "calibration": calibration_label(spec.calibration),
         "tasks": " ".join(str(task) for task in spec.tasks),
         "compute_dtype": spec.compute_dtype,

@@ -21,8 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-SCHEMA_VERSION = 1
-"""Raised when the stored form of a record changes; `store.migrations` knows the way from older ones."""
+from slmquant.store.inputs import Inputs, model_key
+
+SCHEMA_VERSION = 2
+"""Raised when the stored form of a record changes. Every change so far only added fields that may be absent, so records
+of older schemas are read as they are. 1: no `inputs`. 2: `inputs`."""
 
 Status = Literal["ok", "refused", "failed", "timeout", "out_of_memory"]
 
@@ -99,16 +102,31 @@ class CellSpec(_Frozen):
     """What learning may cost; None where the method does not learn."""
     engine: str | None = None
     """The engine that runs the exported model, which is then asked no tasks; None for a model measured in torch."""
+    inputs: Inputs | None = None
+    """Hashes of all else that it reads, and versions of its code; None in rows of slmquant's first schema."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave the engine out where there is none: the ids of older cells stay what they were."""
+        """Leave out an engine or inputs that there are none of: the ids of older cells stay what they were."""
         fields: dict[str, object] = dump(self)
-        return fields if self.engine is not None else {n: value for n, value in fields.items() if n != "engine"}
+        return {n: value for n, value in fields.items() if value is not None or n not in ("engine", "inputs")}
 
     def on(self, engine: str) -> CellSpec:
         """The cell in which an engine runs what this one quantizes."""
-        return self.model_copy(update={"engine": engine, "tasks": ()})
+        inputs = None if self.inputs is None else self.inputs.on_engine()
+        return self.model_copy(update={"engine": engine, "tasks": (), "inputs": inputs})
+
+    @property
+    def question(self) -> CellSpec:
+        """What was asked for by name, whatever the model's files and the data held and whichever code answered."""
+        return self.model_copy(update={"model_sha256": "", "inputs": None})
+
+    @property
+    def model_key(self) -> str:
+        """One hash of weights, configuration and tokenizer, as far as they are known: the name of what is cached."""
+        if self.inputs is None:
+            return self.model_sha256
+        return model_key(self.model_sha256, self.inputs.config_sha256, self.inputs.tokenizer_sha256)
 
     @property
     def cell_id(self) -> str:

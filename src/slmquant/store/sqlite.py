@@ -18,6 +18,7 @@ from types import TracebackType
 from pydantic import ValidationError
 
 from slmquant.errors import StoreError, UnknownNameError
+from slmquant.store.inputs import apart
 from slmquant.store.migrations import MIGRATIONS, migrate
 from slmquant.store.record import SCHEMA_VERSION, ItemOutcome, Record, Status
 
@@ -99,6 +100,8 @@ class Store:
     def get(self, name: str) -> Record:
         """The one record that `name` means: a cell id, a unique prefix of one, or `[model/]method/scheme[/engine]`.
 
+        A label means the latest row of the current code where there is one, else an older one.
+
         Raises:
             UnknownNameError: There is none; the message gives the nearest labels.
             StoreError: There are several; the message gives their cell ids.
@@ -106,6 +109,8 @@ class Store:
         if "/" in name:
             ending = f"/{name.lower()}"
             found = [record for record in self.records() if f"/{record.spec.label.lower()}".endswith(ending)]
+            outdated = apart(found)
+            found = [record for record in found if record.cell_id not in outdated] or found
         else:
             found = self._select("substr(cell_id, 1, ?) = ?", (len(name), name.lower())) if name else []
         if len(found) == 1:

@@ -22,7 +22,8 @@ class EvalContext:
         model: A causal language model in evaluation mode.
         dtype: What its linears multiply in; the name of cached states carries it.
         tokenizer: Its tokenizer.
-        model_sha256: Fingerprint of the *full-precision* weights; names the reference's cached states.
+        model_sha256: Hash of the *full-precision* model, of its configuration and tokenizer too (`store.inputs`'s
+            `model_key`); names the reference's cached states.
         data_dir: A local folder of data (`--data`, `SLMQUANT_DATA`), tried first; None to go without.
         cache_dir: Where reference states are kept.
         is_reference: True while the full-precision model itself is measured: its final hidden states are
@@ -68,6 +69,18 @@ class Task(Protocol):
     @property
     def description(self) -> str:
         """What it asks, in a line."""
+        ...
+
+    @property
+    def metrics(self) -> str:
+        """The kind of its figures, whose version `slmquant.versions.METRICS` gives."""
+        ...
+
+    def data_sha256(self, data_dir: Path | None, progress: Progress) -> str:
+        """Hash of all that is asked: the text, or rows, examples and prompts.
+
+        Raises `DataError` where it is absent, `RefusedError` where the task cannot be asked of any model.
+        """
         ...
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:

@@ -30,11 +30,12 @@ from slmquant.tasks._generate import continue_greedily
 from slmquant.tasks._order import items_asked
 from slmquant.tasks._prompts import PROMPTS, Prompt
 from slmquant.tasks._repetition import ends_in_loop, longest_loop, repeated_ngrams
+from slmquant.versions import METRICS
 
-__all__ = ["NEW_TOKENS", "measure", "prompt_tokens", "reference_path"]
+__all__ = ["NEW_TOKENS", "card", "measure", "prompt_tokens", "reference_path"]
 
-METRIC_VERSION = 1
-"""Of all figures here; raised when their definition or the prompts change."""
+METRIC_VERSION = METRICS["generation"]
+"""Of all figures here; raised when their definition changes."""
 
 NEW_TOKENS = 96
 """The longest continuation; half the context of a model that takes fewer than twice as many."""
@@ -111,7 +112,7 @@ def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
             temporary.write_text(json.dumps(texts))
     return TaskResult(
         metrics=tuple(_metrics(texts, reference, asked, spec)),
-        data=(_card(),),
+        data=(card(),),
         items=tuple(
             ItemOutcome(
                 task=str(spec),
@@ -183,7 +184,8 @@ def _metrics(
     ]
 
 
-def _card() -> DataCard:
+def card() -> DataCard:
+    """The prompts, as data."""
     rows = json.dumps([asdict(prompt) for prompt in PROMPTS], sort_keys=True)
     return DataCard(
         name="generation",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,6 +16,7 @@ from unittest import mock
 from slmquant.boundary import guarded, reason
 from slmquant.calib.hub import quiet_datasets
 from slmquant.errors import DataError, RefusedError
+from slmquant.progress import Progress
 from slmquant.store.record import DataCard, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, KnownTask, Row
@@ -37,12 +40,42 @@ class LmEvalTask:
         description: What it asks, in a line.
         known: What is known of it by heart; None for every other task.
         files: lm-eval's definitions: one, or those of a family or group.
+        metrics: The kind of its figures.
     """
 
     name: str
     description: str
     known: KnownTask | None
     files: tuple[Path, ...]
+    metrics: str = "items"
+
+    def data_sha256(self, data_dir: Path | None, progress: Progress) -> str:
+        """Hash of the rows of every split, examples among them, and of lm-eval's version, whose the prompts are.
+
+        Raises:
+            DataError: The rows are nowhere to be had.
+            RefusedError: The task is more than questions and answers.
+        """
+        digest = hashlib.sha256(version("lm_eval").encode())
+        hashed: set[str] = set()
+        with _quiet():
+            for path in self.files:
+                config = _config(self.name, path)
+                known, folder = _source(self, config)
+                if folder in hashed:  # the subjects of a family share theirs
+                    continue
+                rows = load_rows(config["task"], folder, known, data_dir, progress)
+                if rows is None:  # a data set on the hub is asked for subset by subset
+                    subsets: Mapping[str, Mapping[str, Iterable[Row]]] = {
+                        config["task"]: _subtask(self, config).dataset
+                    }
+                else:
+                    hashed.add(folder)
+                    subsets = rows.splits
+                for subset, splits in sorted(subsets.items()):
+                    for split in sorted(splits):
+                        digest.update(f"{folder} {subset} {split} {rows_sha256(splits[split])}\n".encode())
+        return digest.hexdigest()
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
         """Ask the first `spec.limit` items; of a family, the first of every subject, then the second, ...
@@ -114,8 +147,7 @@ def _build(task: LmEvalTask, context: EvalContext) -> Built:
     source, licence, remark = "", "see the hub", None
     for path in task.files:
         config = _config(task.name, path)
-        known = task.known or known_source(config)
-        folder = known.folder if known else config["task"]
+        known, folder = _source(task, config)
         if folder not in loaded:
             loaded[folder] = load_rows(config["task"], folder, known, context.data_dir, context.progress)
         rows = loaded[folder]
@@ -130,6 +162,12 @@ def _build(task: LmEvalTask, context: EvalContext) -> Built:
             f"{task.name!r} is {len(subtasks)} tasks without a metric in common; name those: {', '.join(subtasks)}"
         )
     return Built(task.name, task.known, subtasks, _card(task.name, subtasks, source, licence), remark)
+
+
+def _source(task: LmEvalTask, config: Mapping[str, Any]) -> tuple[KnownTask | None, str]:
+    """The known task whose rows a definition reads, and the folder below `lm_eval/` in which they lie."""
+    known = task.known or known_source(config)
+    return known, known.folder if known else config["task"]
 
 
 def _config(name: str, path: Path) -> dict[str, Any]:

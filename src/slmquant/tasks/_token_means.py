@@ -11,8 +11,9 @@ from torch import Tensor
 
 from slmquant.analysis.serial import SeriesMean, series_mean
 from slmquant.store.record import Metric
+from slmquant.versions import METRICS
 
-METRIC_VERSION = 2
+METRIC_VERSION = METRICS["text"]
 """Of perplexity and the divergences; raised when the definition of one changes."""
 
 

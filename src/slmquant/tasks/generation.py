@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
+    from slmquant.progress import Progress
     from slmquant.tasks._base import EvalContext, TaskResult
 
 
@@ -18,6 +19,15 @@ class GenerationTask:
 
     name: str = "generation"
     description: str = "greedy continuations of 12 fixed prompts: repetition, and agreement with full precision"
+
+    metrics: str = "generation"
+
+    def data_sha256(self, data_dir: Path | None, progress: Progress) -> str:
+        """Hash of the prompts."""
+        del data_dir, progress
+        from slmquant.tasks import _generation
+
+        return _generation.card().sha256
 
     def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
         """Where the full-precision model's continuations are kept."""

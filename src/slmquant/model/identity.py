@@ -1,0 +1,72 @@
+"""Hashes of what decides a model's numbers beside its weights: its configuration and its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from slmquant.errors import ModelError, SlmquantError
+from slmquant.files import sha256
+from slmquant.model.loading import identify
+from slmquant.store.inputs import model_key
+
+_CONFIGS = ("config.json", "generation_config.json")
+_ABOUT_THE_FILE = ("transformers_version", "_name_or_path")
+"""Entries of a configuration that say who wrote it, and nothing of the model."""
+_TOKENIZER_FILES = (
+    "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
+    "*.tiktoken", "sentencepiece*", "spiece*",
+)  # fmt: skip
+
+
+def config_sha256(folder: Path) -> str:
+    """Of what `config.json` and `generation_config.json` say, however it is laid out.
+
+    Raises:
+        ModelError: One of them is no JSON.
+    """
+    digest = hashlib.sha256()
+    for name in _CONFIGS:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ModelError(f"{path} is no JSON ({error}); fetch it again") from error
+        if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if key not in _ABOUT_THE_FILE}
+        digest.update(f"{name} {json.dumps(content, sort_keys=True)}\n".encode())
+    return digest.hexdigest()
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """Of the contents of a tokenizer's files, chat templates included, in the order of their names."""
+    files = {path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.name} {sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def key_of(source: str, weights: str | None = None) -> str:
+    """The key of what is cached of the model that `source` names, see `store.inputs.model_key`.
+
+    Args:
+        source: A model source.
+        weights: The fingerprint that an artifact gives of its source. Where the source is no longer here, or is another
+            model now, that alone is the key. None to take the source as it is.
+
+    Raises:
+        UnknownNameError, SourceError, ModelError: As for `identify`, where no fingerprint is given.
+    """
+    try:
+        found = identify(source)
+    except SlmquantError:
+        if weights is None:
+            raise
+        return weights
+    if weights not in (None, found.sha256):
+        return weights
+    return model_key(found.sha256, config_sha256(found.folder), tokenizer_sha256(found.folder))

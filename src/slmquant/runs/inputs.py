@@ -1,0 +1,95 @@
+"""What a run reads, hashed once at its start, so that it is part of every cell's identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmquant import methods, tasks, versions
+from slmquant.calib.corpora import load_corpus
+from slmquant.errors import SlmquantError
+from slmquant.model.identity import config_sha256, tokenizer_sha256
+from slmquant.progress import Progress
+from slmquant.store.inputs import UNKNOWN, Inputs
+from slmquant.store.record import TaskSpec
+
+
+@dataclass(frozen=True)
+class DataJob:
+    """The data of a plan."""
+
+    corpus: str
+    tasks: tuple[TaskSpec, ...]
+    data_dir: Path | None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Hashes of the data of a plan.
+
+    Attributes:
+        corpus_sha256: Of the calibration text; `UNKNOWN` where it is not to be had.
+        tasks: Name of a task → hash of its text or rows, or `UNKNOWN`.
+    """
+
+    corpus_sha256: str
+    tasks: Mapping[str, str]
+
+
+def read_data(job: DataJob, progress: Progress) -> Data:
+    """Hash the calibration text and the data of every task, which takes a second or two for each."""
+    names = list(dict.fromkeys(spec.name for spec in job.tasks))
+    progress.start("hash the data", len(names) + 1)
+    corpus = _known(lambda: load_corpus(job.corpus, job.data_dir, progress).card.sha256)
+    progress.advance()
+    found = {}
+    for name in names:
+        task = tasks.resolve(TaskSpec(name=name))
+        found[name] = _known(lambda task=task: task.data_sha256(job.data_dir, progress))  # type: ignore[misc]  # bound now
+        progress.advance()
+    return Data(corpus, found)
+
+
+def _known(read: Callable[[], str]) -> str:
+    """A hash; `UNKNOWN` of what cannot be had, which the cells that need it say in their rows."""
+    try:
+        return read()
+    except SlmquantError:
+        return UNKNOWN
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Hashes of all that the cells of one model read."""
+
+    config_sha256: str
+    tokenizer_sha256: str
+    data: Data
+
+    @classmethod
+    def of(cls, folder: Path, data: Data) -> Contents:
+        """Those of the model in `folder`.
+
+        Raises:
+            ModelError: A configuration is damaged.
+        """
+        return cls(config_sha256(folder), tokenizer_sha256(folder), data)
+
+    def inputs(self, method: str, specs: Sequence[TaskSpec], calibrated: bool) -> Inputs:
+        """Those of one cell."""
+        names = list(dict.fromkeys(spec.name for spec in specs))
+        kinds = {"size", *(tasks.resolve(TaskSpec(name=name)).metrics for name in names)}
+        stages = {"calibration"} if calibrated else set()
+        if method != methods.REFERENCE:
+            stages |= {"quantization"}
+            kinds |= {"consumption"}
+        return Inputs(
+            config_sha256=self.config_sha256,
+            tokenizer_sha256=self.tokenizer_sha256,
+            calibration_sha256=self.data.corpus_sha256 if calibrated else None,
+            data_sha256=tuple((name, self.data.tasks[name]) for name in names),
+            stages=tuple((name, version) for name, version in versions.STAGES.items() if name in stages),
+            methods=tuple(versions.of_method(method).items()),
+            metrics=tuple((name, version) for name, version in versions.METRICS.items() if name in kinds),
+        )

@@ -1,0 +1,69 @@
+"""How a cell's end becomes a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Literal
+
+from slmquant.runs.engines import EngineResult
+from slmquant.runs.environment import environment
+from slmquant.runs.process import Failure
+from slmquant.runs.work import CellResult
+from slmquant.store.record import CellSpec, Metric, Record
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to compute in, the measurement that says so, and a remark where it could not be made."""
+
+    dtype: Literal["float32", "bfloat16"]
+    metrics: tuple[Metric, ...] = ()
+    remark: str | None = None
+
+
+def record_of(
+    spec: CellSpec, result: CellResult | EngineResult | Failure, decision: Decision, started: datetime
+) -> Record:
+    """The row of a cell that has just ended."""
+    if isinstance(result, EngineResult):
+        return _engine_record(spec, result, started)
+    return _record(spec, result, decision, started)
+
+
+def _engine_record(spec: CellSpec, result: EngineResult, started: datetime) -> Record:
+    return Record(
+        spec=spec,
+        status=result.status,
+        reason="; ".join(filter(None, (result.reason, *result.notes))) or None,
+        metrics=result.metrics,
+        environment=environment(),
+        started_at=started,
+        finished_at=datetime.now(timezone.utc),
+    )
+
+
+def _record(spec: CellSpec, result: CellResult | Failure, decision: Decision, started: datetime) -> Record:
+    finished = datetime.now(timezone.utc)
+    machine = environment()
+    if isinstance(result, Failure):
+        return Record(
+            spec=spec,
+            status=result.status,
+            reason=result.reason,
+            environment=machine,
+            started_at=started,
+            finished_at=finished,
+        )
+    return Record(
+        spec=spec,
+        status="ok",
+        reason="; ".join(filter(None, (decision.remark, *result.notes))) or None,
+        metrics=(*result.metrics, *decision.metrics),
+        phases=result.phases,
+        data=result.data,
+        model=result.model,
+        environment=machine,
+        started_at=started,
+        finished_at=finished,
+    )

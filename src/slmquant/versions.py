@@ -1,0 +1,32 @@
+"""Versions of what computes numbers. They are part of a cell's identity, beside the hashes of what it reads.
+
+Raise a version in the commit that changes the numbers it stands for, however little: rows of the older version are
+then measured again, and shown apart from newer ones. A method that is not listed has version 1. What several methods
+share (`core`, the driver, the capture of statistics) is a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+STAGES: Mapping[str, int] = {
+    "calibration": 1,  # which windows are drawn, and the statistics of their activations
+    "quantization": 1,  # the driver, grids, packing, the quantizers that run with the model
+}
+
+METHODS: Mapping[str, int] = {}
+"""Method → version, where it is not 1."""
+
+METRICS: Mapping[str, int] = {
+    "text": 1,  # perplexity and divergence
+    "items": 1,  # lm-eval's tasks: prompts, scores, chance
+    "generation": 1,
+    "size": 1,
+    "consumption": 1,
+    "engine": 2,
+}
+
+
+def of_method(name: str) -> dict[str, int]:
+    """Part of `a+b` → its version."""
+    return {part: METHODS.get(part, 1) for part in name.lower().split("+")}
