@@ -21,9 +21,9 @@ METRICS: Mapping[str, int] = {
     "text": 1,  # perplexity and divergence
     "items": 1,  # lm-eval's tasks: prompts, scores, chance
     "generation": 1,
-    "size": 1,
+    "size": 2,
     "consumption": 1,
-    "engine": 2,
+    "engine": 3,
 }
 
 
