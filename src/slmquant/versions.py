@@ -18,7 +18,7 @@ METHODS: Mapping[str, int] = {}
 """Method → version, where it is not 1."""
 
 METRICS: Mapping[str, int] = {
-    "text": 1,  # perplexity and divergence
+    "text": 2,  # perplexity and divergence
     "items": 1,  # lm-eval's tasks: prompts, scores, chance
     "generation": 1,
     "size": 2,

@@ -28,6 +28,8 @@ from slmquant.versions import METRICS
 if TYPE_CHECKING:
     from slmquant.model.size import ModelSize
 
+SIZES = METRICS["size"]
+"""Version of the sizes; 2: as in `model.size`."""
 VERSION = METRICS["engine"]
 """1: sizes as in `model.size`; speeds as in `docs/metrics.md`. 2: `prefill_flop_share` counts the head once a prompt,
 and bytes that decoding reads are those of weights and graph, without tokenizer and configuration. 3: speeds over ten
@@ -43,23 +45,23 @@ _RESAMPLES = 2000
 def size_metrics(size: ModelSize, kv_bits: float | None = None) -> list[Metric]:
     """Stored bytes and bits per weight of the whole model, of its quantized linears, and of a rounded cache."""
     metrics = [
-        Metric(name="stored_bytes", value=size.stored_bytes, unit="bytes", higher_is_better=False, version=METRICS["size"]),
+        Metric(name="stored_bytes", value=size.stored_bytes, unit="bytes", higher_is_better=False, version=SIZES),
         Metric(
-            name="bpw", value=size.bpw, unit="bits", higher_is_better=False, n=size.parameters, version=METRICS["size"],
+            name="bpw", value=size.bpw, unit="bits", higher_is_better=False, n=size.parameters, version=SIZES,
             protocol="whole model: scales, zero points, embeddings and head included",
         ),
     ]  # fmt: skip
     if size.bpw_linears is not None:
         metrics.append(
             Metric(
-                name="bpw_linears", value=size.bpw_linears, unit="bits", higher_is_better=False, version=METRICS["size"],
+                name="bpw_linears", value=size.bpw_linears, unit="bits", higher_is_better=False, version=SIZES,
                 protocol="quantized linears of the blocks only",
             )
         )  # fmt: skip
     if kv_bits is not None:
         metrics.append(
             Metric(
-                name="kv_bits", value=kv_bits, unit="bits", higher_is_better=False, version=METRICS["size"],
+                name="kv_bits", value=kv_bits, unit="bits", higher_is_better=False, version=SIZES,
                 protocol="a cached key or value on average, scales and minima included",
             )
         )  # fmt: skip
