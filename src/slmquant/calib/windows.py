@@ -13,6 +13,9 @@ from slmquant.lots import lot
 
 __all__ = ["calibration_windows", "spread_windows", "text_tokens", "window_bos"]
 
+_SHORTEST_WINDOW = 8
+"""`CalibrationSpec` takes no shorter one, so none is advised."""
+
 
 def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Int[Tensor, " tokens"]:
     """Token ids of a whole text, tokenized once.
@@ -69,15 +72,20 @@ def calibration_windows(
     Raises:
         DataError: The corpus is too short; the message says what fits.
     """
-    tokens = text_tokens(tokenizer, corpus.text)
     bos = window_bos(tokenizer)
+    shortest = 2 if bos is None else 3
+    if num_samples < 1 or seq_len < shortest:
+        raise DataError(
+            f"{num_samples} calibration windows of {seq_len} tokens; ask for at least one of {shortest} or more"
+        )
+    tokens = text_tokens(tokenizer, corpus.text)
     length = seq_len if bos is None else seq_len - 1
     available = len(tokens) // length
     if available < num_samples:
+        remedy = _remedy(len(tokens), num_samples, available, bos is not None)
         raise DataError(
             f"corpus {corpus.card.name!r} has {len(tokens)} tokens, {num_samples} windows of {seq_len} need "
-            f"{num_samples * length}; {available} such windows fit, or {num_samples} of "
-            f"{len(tokens) // num_samples}"
+            f"{num_samples * length}; {remedy}"
         )
     generator = torch.Generator().manual_seed(seed)
     slack = len(tokens) - available * length
@@ -87,3 +95,13 @@ def calibration_windows(
     if bos is None:
         return drawn
     return torch.cat((torch.full((num_samples, 1), bos), drawn), dim=1)
+
+
+def _remedy(tokens: int, num_samples: int, available: int, with_bos: bool) -> str:
+    """What fits into a corpus, of what `CalibrationSpec` takes."""
+    fitting = [f"{available} such windows fit"] if available else []
+    if (shorter := tokens // num_samples + with_bos) >= _SHORTEST_WINDOW:
+        fitting.append(f"{num_samples} of {shorter}" + ("" if available else " tokens fit"))
+    elif not available and (alone := tokens + with_bos) >= _SHORTEST_WINDOW:
+        fitting.append(f"one window of {alone} tokens fits")
+    return ", or ".join(fitting) or f"not even one window of {_SHORTEST_WINDOW} fits: give a longer text (--corpus)"

