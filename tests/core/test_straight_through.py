@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from slmquant.core.affine import Grid
-from slmquant.core.elements import Integers
+from slmquant.core.elements import TABLES, Integers
 from slmquant.core.straight_through import (
     Range,
+    dithered_tokens,
     fake_quantize,
+    fake_quantize_blocks,
     fake_quantize_tokens,
     in_groups,
     out_of_groups,
     quantize,
     range_of,
 )
-from slmquant.core.tokens import token_codes
+from slmquant.core.tokens import block_codes, token_codes
 
 GRIDS = [
     Grid(4),
@@ -138,3 +140,57 @@ class TestTokens:
 
         assert torch.equal(found.codes, expected.codes)
         assert torch.equal(found.scale, expected.scale)
+
+    @pytest.mark.parametrize("clip", [1.0, 0.7])
+    def test_clipped_tokens_have_the_gradient_of_the_formula(self, clip: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(4, 5, 12, generator=generator)
+        mine, other = x.clone().requires_grad_(), x.double().requires_grad_()
+        towards = torch.randn(4, 5, 12, generator=generator)
+        codes, scale = fake_quantize_tokens(mine, Integers.of(4, symmetric=True), clip=clip)
+        plain_scale = clip * other.abs().amax(dim=-1, keepdim=True) / 7
+        plain_codes = rounded((other / plain_scale).clamp(-8, 7))
+
+        (codes * scale * towards).sum().backward()
+        (plain_codes * plain_scale * towards.double()).sum().backward()
+
+        assert torch.allclose(codes.double(), plain_codes.detach(), atol=1e-6)
+        assert (codes.abs() == 7).float().mean() > (0.1 if clip < 1 else 0)
+        assert torch.allclose(mine.grad.double(), other.grad, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("clip", [1.0, 0.7])
+    def test_a_loss_behind_dithered_tokens_has_the_slope_that_finite_differences_show(self, clip: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(3, 12, generator=generator, dtype=torch.float64, requires_grad=True)
+        noise = torch.rand(3, 12, generator=generator, dtype=torch.float64) - 0.5
+
+        assert torch.autograd.gradcheck(lambda x: dithered_tokens(x, Integers.of(4, symmetric=True), noise, clip), x)
+
+    @pytest.mark.parametrize("clip", [1.0, 0.7])
+    def test_rounding_has_the_gradient_of_a_dither_that_equals_its_errors(self, clip: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(4, 5, 12, generator=generator)
+        mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        towards = torch.randn(4, 5, 12, generator=generator)
+        codes, scale = fake_quantize_tokens(mine, Integers.of(4, symmetric=True), clip=clip)
+        errors = codes - (x / scale).clamp(-8, 7)
+        dithered = dithered_tokens(other, Integers.of(4, symmetric=True), errors.detach(), clip)
+        (codes * scale * towards).sum().backward()
+        (dithered * towards).sum().backward()
+
+        assert torch.allclose(dithered, codes * scale, atol=1e-5)
+        assert torch.allclose(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("two_level", [False, True])
+def test_blocks_move_with_their_largest_magnitude(two_level: bool) -> None:
+    """Doubled inputs are rounded to the doubled numbers, so along the inputs themselves the slope is the result."""
+    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    elements = TABLES["E2M1"]
+    found = fake_quantize_blocks(x, elements, 8, two_level=two_level)
+    codes, scale = block_codes(x.detach(), elements, 8, two_level=two_level)
+    found.sum().backward()
+
+    assert torch.equal(found, x.detach() + (codes * scale - x.detach()))
+    assert torch.allclose((x.grad * x.detach()).sum(), found.sum(), rtol=1e-4)
+    assert not torch.allclose(x.grad, torch.ones_like(x))

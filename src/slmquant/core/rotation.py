@@ -150,6 +150,7 @@ def cayley_sgd_step(
     lr: float,
     momentum: float = 0.0,
     keeps_mean: bool = False,
+    relative: bool = False,
 ) -> CayleyState:
     """One step of Cayley SGD with momentum (Li, Fuxin, Todorovic, ICLR 2020, arXiv 2002.01113, algorithm 1).
 
@@ -163,6 +164,8 @@ def cayley_sgd_step(
         lr: Learning rate.
         momentum: `β`.
         keeps_mean: Whether `X 1 = 1` shall remain true: `W` is then projected to matrices with `W 1 = 0`.
+        relative: Whether `lr` is a share of the longest step, so that `α = lr / ‖W‖₁` whatever the size of the
+            gradient.
     """
     X = state.X
     M = momentum * state.momentum - gradient
@@ -173,5 +176,6 @@ def cayley_sgd_step(
         W = W - W.mean(-1, keepdim=True)
         W = W - W.mean(-2, keepdim=True)
     norm = W.abs().sum(-2).amax(-1)[..., None, None]
-    step = (_STEP_BOUND / (norm + _EPSILON)).clamp(max=lr)
+    longest = _STEP_BOUND / (norm + _EPSILON)
+    step = lr * longest if relative else longest.clamp(max=lr)
     return CayleyState(cayley(step * W, X), W @ X)

@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812  # as every torch program cal
 from slmquant.core import groups
 from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
 from slmquant.core.elements import Elements
-from slmquant.core.tokens import TokenCodes, token_codes
+from slmquant.core.tokens import TokenCodes, block_codes, token_codes
 
 
 class Range(NamedTuple):
@@ -98,11 +98,55 @@ def quantize(
 
 
 def fake_quantize_tokens(
-    x: Float[Tensor, "*tokens in"], elements: Elements, scale: Float[Tensor, ""] | None = None
+    x: Float[Tensor, "*tokens in"],
+    elements: Elements,
+    scale: Float[Tensor, ""] | None = None,
+    clip: float = 1.0,
 ) -> TokenCodes:
-    """`core.tokens.token_codes`, differentiable in `x`, through the scale as well where each token finds its own."""
-    codes, token_scale = _FakeQuantizeTokens.apply(x, elements, scale)  # type: ignore[no-untyped-call]  # unannotated
+    """`core.tokens.token_codes`, differentiable in `x`, through the scale as well where each token finds its own.
+
+    Args:
+        x: Activations.
+        elements: The numbers that codes stand for.
+        scale: A calibrated scale for the whole tensor; None finds one for each token.
+        clip: The share of a token's largest magnitude that its scale covers; what lies beyond gets the last number.
+    """
+    codes, token_scale = _FakeQuantizeTokens.apply(x, elements, scale, clip)  # type: ignore[no-untyped-call]  # unannotated
     return TokenCodes(codes, token_scale)
+
+
+def fake_quantize_blocks(
+    x: Float[Tensor, "*tokens in"], elements: Elements, size: int, *, two_level: bool
+) -> Float[Tensor, "*tokens in"]:
+    """What `core.tokens.block_codes` stands for, differentiable in `x`.
+
+    The error of an element is a fixed share of the largest magnitude of its block, with which it grows.
+    """
+    with torch.no_grad():
+        codes, scale = block_codes(x, elements, size, two_level=two_level)
+        error = codes * scale - x
+    return x + _in_proportion(error, x, size)
+
+
+def dithered_tokens(
+    x: Float[Tensor, "*tokens in"], elements: Elements, noise: Float[Tensor, "*tokens in"], clip: float = 1.0
+) -> Float[Tensor, "*tokens in"]:
+    """Tokens with noise in place of their rounding errors: clipped as `fake_quantize_tokens` clips them, plus the step
+    of the grid times `noise`.
+
+    Rounding errors of whole numbers are spread like `noise` drawn evenly from (−½, ½). A loss behind dithered tokens is
+    differentiable in `x` as a loss behind rounded ones is not, and finite differences show its slope.
+    """
+    reach = clip * x.abs().amax(dim=-1, keepdim=True)
+    return torch.clamp(x, reach * (elements.low / elements.high), reach) + noise * (reach / elements.high)
+
+
+def _in_proportion(error: Tensor, x: Tensor, size: int) -> Tensor:
+    """`error`, as a function of `x` that is proportional to the largest magnitude of each block."""
+    filled = F.pad(x.abs(), (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))
+    largest = filled.amax(dim=-1)
+    relative = largest / torch.where(largest == 0, 1, largest).detach()
+    return error * relative.repeat_interleave(size, dim=-1)[..., : x.shape[-1]]
 
 
 def _limits(grid: Grid) -> tuple[float, float]:
@@ -186,20 +230,22 @@ class _FakeQuantizeTokens(Function):
     """`fake_quantize_tokens`, with its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, elements: Elements, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        codes, found = token_codes(x, elements, scale)
+    def forward(ctx: Any, x: Tensor, elements: Elements, scale: Tensor | None, clip: float) -> tuple[Tensor, Tensor]:
+        codes, found = token_codes(x, elements, scale, clip)
         ctx.save_for_backward(x, found)
-        ctx.elements, ctx.dynamic = elements, scale is None
+        ctx.elements, ctx.dynamic, ctx.clip = elements, scale is None, clip
         return codes, found
 
     @staticmethod
-    def backward(ctx: Any, of_codes: Tensor, of_scale: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, of_codes: Tensor, of_scale: Tensor) -> tuple[Tensor, None, None, None]:
         x, scale = ctx.saved_tensors
         of_x = of_codes / scale
+        steps, low, high = x / scale, ctx.elements.low, ctx.elements.high
         if not ctx.dynamic:
-            steps = x / scale
-            return of_x * ((steps > ctx.elements.low - 0.5) & (steps < ctx.elements.high + 0.5)), None, None
+            return of_x * ((steps > low - 0.5) & (steps < high + 0.5)), None, None, None
+        if ctx.clip < 1:
+            of_x = of_x * ((steps >= low) & (steps <= high))
         largest = x.abs().argmax(dim=-1, keepdim=True)
         through = of_scale - torch.linalg.vecdot(of_x, x)[..., None] / scale
-        of_largest = through * x.gather(-1, largest).sign() / ctx.elements.high
-        return of_x.scatter_add(-1, largest, of_largest.to(of_x.dtype)), None, None
+        of_largest = through * x.gather(-1, largest).sign() * (ctx.clip / high)
+        return of_x.scatter_add(-1, largest, of_largest.to(of_x.dtype)), None, None, None
