@@ -22,6 +22,7 @@ from slmquant.core.tokens import TokenCodes
 from slmquant.methods._base import Work, grid_of
 from slmquant.model.activations import activation_elements, static_scale
 from slmquant.model.blocks import BlockInHand
+from slmquant.model.online import activation_clip
 from slmquant.model.quantized import hand_hooks_on_, multiplying_in
 from slmquant.schemes.scheme import ActivationSpec, Scheme
 
@@ -73,17 +74,20 @@ class LearnedInput:
         spec: What inputs are rounded to; None leaves them alone.
         dtype: What linears multiply in.
         static: The calibrated scale where the spec wants one.
+        clip: The share of a token's range to which it is rounded when the model runs.
 
     Attributes:
         divisor: Factors that inputs are divided by, `(in,)`; None for nothing.
         shift: What is subtracted before, `(in,)`; None for nothing.
     """
 
-    def __init__(self, spec: ActivationSpec | None, dtype: torch.dtype, static: Tensor | None) -> None:
+    def __init__(
+        self, spec: ActivationSpec | None, dtype: torch.dtype, static: Tensor | None, clip: float = 1.0
+    ) -> None:
         self.divisor: Tensor | None = None
         self.shift: Tensor | None = None
         self._elements = None if spec is None else activation_elements(spec)
-        self._dtype, self._static = dtype, static
+        self._dtype, self._static, self._clip = dtype, static, clip
         self._last: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -101,7 +105,7 @@ class LearnedInput:
         scaled = moved if self.divisor is None else moved / self.divisor
         if self._elements is None:
             return scaled.to(self._dtype), None
-        codes: TokenCodes = fake_quantize_tokens(scaled, self._elements, self._static)
+        codes: TokenCodes = fake_quantize_tokens(scaled, self._elements, self._static, self._clip)
         return codes.codes.to(self._dtype), codes.scale
 
 
@@ -170,15 +174,15 @@ def learning(block: BlockInHand, work: Work) -> Iterator[LearningBlock]:
     """Within this context the linears of the block are ones that learn, and none of its own parameters does."""
     if block.exact_outputs is None:
         raise ValueError(f"{block.name} came without the outputs of the full-precision model, which learning aims at")
-    spec = work.scheme.activations
+    spec, clip = work.scheme.activations, activation_clip(work.online)
     static: Mapping[str, Tensor] = {}
     if spec is not None and spec.static:
         found = input_ranges(block, len(block.inputs), work.dtype)
         largest = {name: max(float(-low.min()), float(high.max())) for name, (low, high) in found.items()}
-        static = {name: block.inputs.new_tensor(static_scale(spec, size)) for name, size in largest.items()}
+        static = {name: block.inputs.new_tensor(static_scale(spec, size, clip)) for name, size in largest.items()}
     plain = {name: block.linear(name) for group in block.groups for name in group.linears}
     required = [(parameter, parameter.requires_grad) for parameter in block.module.parameters()]
-    inputs = {g.linears[0]: LearnedInput(spec, work.dtype, static.get(g.linears[0])) for g in block.groups}
+    inputs = {g.linears[0]: LearnedInput(spec, work.dtype, static.get(g.linears[0]), clip) for g in block.groups}
     linears: dict[str, LearnedLinear] = {}
     try:
         for group in block.groups:

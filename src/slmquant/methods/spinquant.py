@@ -46,10 +46,10 @@ from torch import Tensor
 
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.errors import RefusedError
+from slmquant.methods._activation_clip import PUBLISHED_RATIO, clip_activations_
 from slmquant.methods._base import Budget, Recipe, Work
 from slmquant.methods._rotation_trial import Candidate, Gradient, Trial
-from slmquant.methods.quarot import METHOD as QUAROT
-from slmquant.methods.quarot import Rotations, install_, random_rotations, unturned_stream
+from slmquant.methods.quarot import PUBLISHED_ROUNDING, Rotations, install_, random_rotations, unturned_stream
 from slmquant.model.relations import Relations
 from slmquant.model.rotate import ResidualStream, fold_norms_
 from slmquant.progress import track
@@ -101,7 +101,7 @@ class LearnedRotation:
 
     gradient: Gradient = "scale"
     schedules: Mapping[Budget, Schedule] = field(default_factory=lambda: SCHEDULES)
-    activation_clip: float = 1.0
+    activation_clip: float = PUBLISHED_RATIO
     needs: frozenset[Statistic] = frozenset()
     recaptures: bool = True
     learns: bool = True
@@ -127,6 +127,7 @@ class LearnedRotation:
         schedule = self.schedules[work.budget]
         rotations = learned_rotations(work, stream, schedule, self.gradient, self.activation_clip)
         install_(work, stream, rotations)
+        clip_activations_(work, self.activation_clip)
         return statistics
 
 
@@ -226,5 +227,5 @@ METHOD = Recipe(
     summary="Learns the rotations of the residual stream and the heads from the loss of the rounded model, then GPTQ.",
     reference="Liu et al., ICLR 2025, arXiv 2405.16406",
     transforms=(LearnedRotation(),),
-    rounding=QUAROT.rounding,
+    rounding=PUBLISHED_ROUNDING,
 )

@@ -12,7 +12,7 @@ Cost: that of `spinquant`.
 from __future__ import annotations
 
 from slmquant.methods._base import Recipe
-from slmquant.methods.quarot import METHOD as QUAROT
+from slmquant.methods.quarot import PUBLISHED_ROUNDING
 from slmquant.methods.spinquant import LearnedRotation
 
 METHOD = Recipe(
@@ -20,5 +20,5 @@ METHOD = Recipe(
     summary="SpinQuant whose gradient takes the scales of tokens for constants, as the authors' code does.",
     reference="Liu et al., ICLR 2025, arXiv 2405.16406",
     transforms=(LearnedRotation(gradient="frozen"),),
-    rounding=QUAROT.rounding,
+    rounding=PUBLISHED_ROUNDING,
 )
