@@ -14,7 +14,9 @@ STAGES: Mapping[str, int] = {
     "quantization": 1,  # the driver, grids, packing, the quantizers that run with the model
 }
 
-METHODS: Mapping[str, int] = {}
+METHODS: Mapping[str, int] = {
+    "spinquant": 2,
+}
 """Method → version, where it is not 1."""
 
 METRICS: Mapping[str, int] = {

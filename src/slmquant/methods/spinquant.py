@@ -79,12 +79,12 @@ class Schedule:
     tokens: int
     held_out: int = 16
     evaluations: int = 3
-    share: float = 0.7
+    share: float = 1.0
     head_share: float = 0.05
 
 
 SCHEDULES: dict[Budget, Schedule] = {
-    "fast": Schedule(iterations=40, tokens=1024),
+    "fast": Schedule(iterations=32, tokens=1024),
     "paper": Schedule(iterations=100, tokens=8 * 2048, held_out=32, evaluations=5),
 }
 
