@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
+from slmquant.errors import ModelError
+from slmquant.files import sha256
 from slmquant.formats._weights import WeightFacts, WeightFacts1
 from slmquant.model.online import OnlineFact
 
-VERSION = 2
-"""2: every number format and side branches; 1 knew integers alone and is still read."""
+VERSION = 3
+"""3: checksums. 2: every number format and side branches. 1 knew integers alone. All are read."""
 MANIFEST = "slmquant.json"
 
 
@@ -36,3 +42,50 @@ class Manifest(BaseModel):
     activation_scales: dict[str, float]
     online: tuple[OnlineFact, ...] = ()
     """Rotations that are done while the model runs."""
+    files: dict[str, str] | None = None
+    """Every other file of the folder → its SHA-256; None in versions before 3."""
+    sha256: str | None = None
+    """Of all that is said here; see `digest`."""
+
+
+def digest(content: Mapping[str, JsonValue]) -> str:
+    """SHA-256 of what a manifest says, its own `sha256` aside, however its JSON is laid out."""
+    said = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def write(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest of a folder whose other files are written, with their checksums and its own."""
+    files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    content = manifest.model_copy(update={"files": files}).model_dump(mode="json")
+    content["sha256"] = digest(content)
+    (folder / MANIFEST).write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a folder, held against its own checksum and the files beside it.
+
+    Raises:
+        ModelError: The folder is of a newer version, or a file is not as it was written.
+        OSError, ValueError: The manifest is absent or malformed.
+    """
+    content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    version = content.get("version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > VERSION:  # of which the fields may be others
+        raise ModelError(
+            f"{folder} is of format version {version}, this slmquant reads up to {VERSION}; update slmquant"
+        )
+    manifest = Manifest.model_validate(content)
+    if manifest.version < 3:
+        return manifest
+    if manifest.sha256 != digest(content):
+        raise ModelError(f"{folder / MANIFEST} was changed after it was written (its checksum differs); quantize again")
+    for name, expected in (manifest.files or {}).items():
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ModelError(f"{folder} lacks {name}, which {MANIFEST} names; quantize again")
+        if (found := sha256(folder / name)) != expected:
+            raise ModelError(
+                f"{folder / name} is not as it was written (SHA-256 {found[:16]}, expected {expected[:16]}); "
+                "quantize again"
+            )
+    return manifest

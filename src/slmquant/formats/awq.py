@@ -17,30 +17,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 
-from slmquant.core import groups
 from slmquant.core.affine import QuantizedTensor
-from slmquant.core.pack import pack, unpack
+from slmquant.core.pack import pack
 from slmquant.formats._checkpoint import Checkpoint
 from slmquant.formats._integers import WordLayout, counted, misfit
+from slmquant.model import packed_layouts
 from slmquant.schemes import Scheme
 
 _BITS = 4
-_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Which of eight outputs lies in each four bits of a word, from the lowest."""
-
-
-class _Settings(BaseModel):
-    """What of `quantization_config` matters to whoever reads weights."""
-
-    bits: Literal[4]
-    group_size: int
-    version: Literal["gemm"] = "gemm"
 
 
 class _Awq(WordLayout):
@@ -49,8 +38,8 @@ class _Awq(WordLayout):
     def misfit(self, weight: QuantizedTensor) -> str | None:
         """Integers of 4 bits in whole groups, and whole words of outputs."""
         outputs = weight.codes.shape[0]
-        if outputs % len(_ORDER):
-            return f"its {outputs} outputs are no multiple of {len(_ORDER)}"
+        if outputs % len(packed_layouts.AWQ_ORDER):
+            return f"its {outputs} outputs are no multiple of {len(packed_layouts.AWQ_ORDER)}"
         return misfit(weight, (_BITS,))
 
     def encode(self, weight: QuantizedTensor, scheme: Scheme, input_scale: float | None) -> dict[str, Tensor]:
@@ -73,26 +62,14 @@ class _Awq(WordLayout):
 
     def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
         """`scale · (code − zero point)`."""
-        said = _Settings.model_validate(settings)
-        codes, zeros, scales = _codes(parts["qweight"]), _codes(parts["qzeros"]), parts["scales"].float().T
-        inputs = codes.shape[1]
-        size = inputs if said.group_size == -1 else said.group_size
-        if scales.shape != (codes.shape[0], groups.count(inputs, size)):
-            raise ValueError(f"scales of shape {tuple(scales.T.shape)} do not belong to groups of {said.group_size}")
-        return groups.expand(scales, size, inputs) * (codes - groups.expand(zeros, size, inputs))
+        return packed_layouts.awq(settings, parts)
 
 
 def _words(codes: Tensor) -> Tensor:
     """Rows of codes from 0 as rows of interleaved int32."""
-    return pack(codes.unflatten(1, (-1, len(_ORDER)))[..., _ORDER].flatten(1), _BITS).view(torch.int32)
-
-
-def _codes(words: Tensor) -> Tensor:
-    """Undo `_words`, transposed: `(out, in)` or `(out, groups)`, in float32."""
-    interleaved = unpack(words.contiguous().view(torch.uint8), _BITS, words.shape[1] * len(_ORDER), signed=False)
-    back = [_ORDER.index(place) for place in range(len(_ORDER))]
-    codes: Tensor = interleaved.unflatten(1, (-1, len(_ORDER)))[..., back]
-    return codes.flatten(1).T.float()
+    return pack(
+        codes.unflatten(1, (-1, len(packed_layouts.AWQ_ORDER)))[..., packed_layouts.AWQ_ORDER].flatten(1), _BITS
+    ).view(torch.int32)
 
 
 FORMAT = Checkpoint(

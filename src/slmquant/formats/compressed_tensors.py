@@ -33,47 +33,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 
-from slmquant.core import groups
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.elements import TABLES, Integers
-from slmquant.core.pack import packed_bytes, unpack
-from slmquant.core.scales import Plain, PowerOfTwo, ScaleStorage, TensorScaled
+from slmquant.core.scales import Plain
 from slmquant.errors import UnavailableError
 from slmquant.formats._checkpoint import Checkpoint, no_side, ragged
 from slmquant.formats._integers import not_plain
 from slmquant.formats._placements import describe
+from slmquant.model import packed_layouts
+from slmquant.model.packed_layouts import FP4_SCALES, CompressedKind
 from slmquant.schemes import ActivationSpec, Scheme
 
 EXTRA = "compressed-tensors"
-
-_Kind = Literal["pack-quantized", "int-quantized", "float-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"]
-_FP4_SCALES: dict[_Kind, ScaleStorage] = {"nvfp4-pack-quantized": TensorScaled(), "mxfp4-pack-quantized": PowerOfTwo()}
-
-
-class _Weights(BaseModel):
-    """What of the settings of weights matters to whoever reads them."""
-
-    num_bits: int
-    symmetric: bool
-    strategy: Literal["channel", "group", "tensor_group"]
-    group_size: int | None = None
-
-
-class _Group(BaseModel):
-    weights: _Weights
-    format: _Kind
-
-
-class _Settings(BaseModel):
-    """`quantization_config`; a model of ours has one group of linears."""
-
-    config_groups: dict[Literal["group_0"], _Group]
 
 
 @dataclass(frozen=True)
@@ -104,7 +80,7 @@ class _CompressedTensors:
             return not_plain(weight) or ragged(weight)
         if elements == TABLES["E4M3"] and isinstance(storage, Plain):
             return None if weight.grid.group_size == sys.maxsize else "FP8 is held with one scale per channel"
-        if elements == TABLES["E2M1"] and storage in _FP4_SCALES.values():
+        if elements == TABLES["E2M1"] and storage in FP4_SCALES.values():
             return ragged(weight)
         return f"{elements.name} with {storage.name} scales is not held; INT, FP8, NVFP4 and MXFP4 are"
 
@@ -116,7 +92,7 @@ class _CompressedTensors:
         """The tensors of its kind."""
         kind = _kind(weight.grid, scheme.activations)
         tensors = {} if input_scale is None else {"input_scale": torch.tensor([input_scale])}
-        if kind in _FP4_SCALES:
+        if kind in FP4_SCALES:
             tensors |= {"weight_packed": weight.grid.elements.pack(weight.codes), "weight_scale": weight.parts["scale"]}
             if kind == "nvfp4-pack-quantized":
                 tensors["weight_global_scale"] = 1 / weight.parts["tensor_scale"].flatten()
@@ -161,32 +137,12 @@ class _CompressedTensors:
 
     def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
         """`scale · (element(code) − zero point)`."""
-        (group,) = _Settings.model_validate(settings).config_groups.values()
-        said, scale = group.weights, parts["weight_scale"]
-        zeros = parts.get("weight_zero_point")
-        if group.format in _FP4_SCALES:
-            scale, packed = _fp4_scale(group.format, parts), parts["weight_packed"]
-            codes = unpack(packed, 4, 2 * packed.shape[1], signed=False)
-            values = TABLES["E2M1"].values(codes)
-        elif group.format == "pack-quantized":
-            rows, size = (int(n) for n in parts["weight_shape"])
-            values = _unpacked(parts["weight_packed"], said.num_bits, size)
-            zeros = None if zeros is None else _unpacked(zeros.T, said.num_bits, rows).T
-        else:
-            values = parts["weight"].float()
-        if (zeros is None) != said.symmetric:
-            raise ValueError("zero points do not belong to what is said of symmetry")
-        size = said.group_size if said.group_size is not None and said.strategy != "channel" else values.shape[1]
-        if scale.shape != (values.shape[0], groups.count(values.shape[1], size)):
-            raise ValueError(f"scales of shape {tuple(scale.shape)} do not belong to groups of {size}")
-        if zeros is not None:
-            values = values - groups.expand(zeros.float(), size, values.shape[1])
-        return values * groups.expand(scale.float(), size, values.shape[1])
+        return packed_layouts.compressed_tensors(settings, parts)
 
 
-def _kind(grid: Grid, activations: ActivationSpec | None) -> _Kind:
+def _kind(grid: Grid, activations: ActivationSpec | None) -> CompressedKind:
     """The layout of weights that fit."""
-    for fp4, storage in _FP4_SCALES.items():
+    for fp4, storage in FP4_SCALES.items():
         if storage == grid.storage and not grid.uniform:
             return fp4
     if not grid.uniform:
@@ -195,7 +151,7 @@ def _kind(grid: Grid, activations: ActivationSpec | None) -> _Kind:
     return "int-quantized" if whole_bytes else "pack-quantized"
 
 
-def _weights(grid: Grid, kind: _Kind) -> dict[str, object]:
+def _weights(grid: Grid, kind: CompressedKind) -> dict[str, object]:
     """`QuantizationArgs` of weights."""
     said: dict[str, object] = {"num_bits": grid.bits, "type": "int" if grid.uniform else "float"}
     said["symmetric"] = grid.symmetric
@@ -226,19 +182,6 @@ def _signed(codes: Tensor, bits: int) -> Tensor:
         return codes
     around_zero: Tensor = codes.to(torch.int16) - 2 ** (bits - 1)
     return around_zero.to(torch.int8)
-
-
-def _unpacked(words: Tensor, bits: int, size: int) -> Tensor:
-    """Rows of int32 as `size` codes around 0, in float32."""
-    octets = words.contiguous().view(torch.uint8)[:, : packed_bytes(size, bits)]
-    around_zero: Tensor = unpack(octets, bits, size, signed=False).float() - 2 ** (bits - 1)
-    return around_zero
-
-
-def _fp4_scale(kind: _Kind, parts: Mapping[str, Tensor]) -> Tensor:
-    if kind == "mxfp4-pack-quantized":
-        return PowerOfTwo().decode({"scale": parts["weight_scale"]}).scale
-    return parts["weight_scale"].float() / parts["weight_global_scale"]
 
 
 def _package(module: str = "") -> ModuleType:

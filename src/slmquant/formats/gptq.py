@@ -21,29 +21,17 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 
 from slmquant.core.affine import QuantizedTensor
-from slmquant.core.pack import pack, unpack
+from slmquant.core.pack import pack
 from slmquant.formats._checkpoint import Checkpoint
 from slmquant.formats._integers import WordLayout, counted, misfit
+from slmquant.model import packed_layouts
 from slmquant.schemes import Scheme
-
-_BITS = (2, 3, 4, 8)
-_WORD = 32
-
-
-class _Settings(BaseModel):
-    """What of `quantization_config` matters to whoever reads weights."""
-
-    bits: int
-    group_size: int
-    desc_act: bool = False
-    checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
 
 
 class _Gptq(WordLayout):
@@ -51,11 +39,11 @@ class _Gptq(WordLayout):
 
     def misfit(self, weight: QuantizedTensor) -> str | None:
         """Integers of 2, 3, 4 or 8 bits in whole groups, and whole words of codes along both sides."""
-        if (reason := misfit(weight, _BITS)) is not None:
+        if (reason := misfit(weight, packed_layouts.GPTQ_BITS)) is not None:
             return reason
         for size, side in zip(weight.codes.shape, ("outputs", "inputs"), strict=True):
-            if size * weight.bits % _WORD:
-                multiple = _WORD if weight.bits == 3 else _WORD // weight.bits
+            if size * weight.bits % packed_layouts.WORD:
+                multiple = packed_layouts.WORD if weight.bits == 3 else packed_layouts.WORD // weight.bits
                 return f"its {size} {side} are no multiple of {multiple}"
         return None
 
@@ -91,27 +79,12 @@ class _Gptq(WordLayout):
 
     def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
         """`scale · (code − zero point)`, in whatever order `g_idx` has the groups."""
-        said = _Settings.model_validate(settings)
-        if said.bits not in _BITS:
-            raise ValueError(f"codes of {said.bits} bits, expected one of {_BITS}")
-        scales = parts["scales"].float().T
-        inputs = parts["qweight"].shape[0] * _WORD // said.bits
-        codes = _codes(parts["qweight"].T, said.bits, inputs)
-        zeros = _codes(parts["qzeros"], said.bits, scales.shape[0]).T
-        if said.checkpoint_format == "gptq":
-            zeros = (zeros + 1) % 2**said.bits
-        group = parts["g_idx"].long()
-        return scales[:, group] * (codes - zeros[:, group])
+        return packed_layouts.gptq(settings, parts)
 
 
 def _words(codes: Tensor, bits: int) -> Tensor:
     """Rows of codes from 0 as rows of int32."""
     return pack(codes, bits).view(torch.int32)
-
-
-def _codes(words: Tensor, bits: int, size: int) -> Tensor:
-    """Undo `_words`, in float32."""
-    return unpack(words.contiguous().view(torch.uint8), bits, size, signed=False).float()
 
 
 FORMAT = Checkpoint(

@@ -9,8 +9,8 @@ It is the format to keep and to compare; no engine but slmquant's own torch refe
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -27,23 +27,27 @@ from transformers import (
 )
 
 from slmquant.boundary import guarded
+from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import ModelError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats._base import Export, Placement, Written
 from slmquant.formats._manifest import MANIFEST as MANIFEST
-from slmquant.formats._manifest import VERSION, Manifest
-from slmquant.formats._placements import as_stored, entries
+from slmquant.formats._manifest import Manifest, read, write
+from slmquant.formats._placements import as_stored, describe, entries
 from slmquant.formats._weights import decode_weight, encode_weight, facts_of
+from slmquant.methods._grids import grid_of
 from slmquant.model.activations import ActivationQuantizer, LastCodes
 from slmquant.model.attention import quantize_cache_
-from slmquant.model.online import activation_clip, attach_, key_rotation, stored_bits
+from slmquant.model.configuration import state_tie_
+from slmquant.model.online import attach_, key_rotation, stored_bits
 from slmquant.model.online import decode as decode_online
 from slmquant.model.online import encode as encode_online
-from slmquant.model.quantized import linear_at, multiply_in_, replace_linears_, weight_at
+from slmquant.model.quantized import Linear, linear_at, multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup
 from slmquant.model.size import count_parameters, size_of
+from slmquant.model.token_rows import refuse_beyond_, remarks_of
 from slmquant.quantization import QuantizedModel
-from slmquant.schemes import parse
+from slmquant.schemes import Scheme, parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 
 _WEIGHTS = "model.safetensors"
@@ -78,12 +82,13 @@ def save(
         online=encode_online(quantized.online).facts,
     )
     with atomic_dir(folder) as temporary:
+        state_tie_(quantized.model)
         quantized.model.config.save_pretrained(temporary)
         if (generation := quantized.model.generation_config) is not None:
             generation.to_json_file(temporary / _GENERATION)
         tokenizer.save_pretrained(temporary)
         save_file(encode(quantized), temporary / _WEIGHTS)
-        (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+        write(manifest, temporary)
     return folder
 
 
@@ -120,34 +125,49 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     Raises:
         ModelError: The folder is of a newer version, truncated or damaged; the message says which.
     """
-    with guarded(lambda why: f"{folder} is not a readable slmquant model ({why}); quantize again"):
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        _check_version(folder, content)
-        manifest = Manifest.model_validate(content)
-        tensors = load_file(folder / _WEIGHTS)
+    message = f"{folder} is not a readable slmquant model"
+    with guarded(lambda why: f"{message} ({why}); quantize again"):
+        manifest = read(folder)
+        tensors = _Taken(load_file(folder / _WEIGHTS))
     with guarded(lambda why: f"{folder} is damaged: {why}; quantize again"):
         quantized = _assemble(folder, manifest, tensors, dtype, device)
+    if left := sorted(tensors.keys() - tensors.taken):
+        raise ModelError(
+            f"{folder} holds {len(left)} tensors that its config.json and {MANIFEST} have no place for, the first "
+            f"{left[0]}; quantize again"
+        )
+    with guarded(lambda why: f"{folder} has no tokenizer that transformers can read ({why}); quantize again"):
         tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    refuse_beyond_(quantized.model, tokenizer)
+    remarks = remarks_of(quantized.model, tokenizer)
+    if manifest.files is None:
+        remarks = (*remarks, f"{folder.name} is of format version {manifest.version}, which has no checksums")
+    quantized = replace(quantized, notes=(*quantized.notes, *remarks))
     return Opened(quantized, tokenizer, manifest.source, manifest.source_sha256)
 
 
-def _check_version(folder: Path, content: object) -> None:
-    """Before the fields, of which a newer version may have others."""
-    version = content.get("version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > VERSION:
-        raise ModelError(
-            f"{folder} is of format version {version}, this slmquant reads up to {VERSION}; update slmquant"
-        )
+class _Taken(dict[str, Tensor]):
+    """Tensors by name that remember which were asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.taken: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.taken.add(name)
+        return super().__getitem__(name)
 
 
 def _assemble(
-    folder: Path, manifest: Manifest, tensors: dict[str, Tensor], dtype: torch.dtype, device: str
+    folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: str
 ) -> QuantizedModel:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     if (folder / _GENERATION).exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     weights = {name: decode_weight(tensors, name, facts) for name, facts in manifest.weights.items()}
+    scheme = parse(manifest.scheme)
+    _check_codes(model, manifest, weights, scheme)
     parameters = count_parameters(model)
     _add_biases_(model, manifest, tensors)
     online = decode_online(tensors, manifest.online)
@@ -159,7 +179,6 @@ def _assemble(
                 as_stored(model, name, parameter).copy_(tensors[name])
         for name in manifest.embeddings:
             model.get_submodule(name).get_parameter("weight").copy_(weights[name].dequantize())
-    scheme = parse(manifest.scheme)
     last = LastCodes()
     for linears in manifest.groups:
         inputs = None
@@ -189,11 +208,38 @@ def _assemble(
     )
 
 
-def _add_biases_(model: PreTrainedModel, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+def _check_codes(
+    model: PreTrainedModel, manifest: Manifest, weights: Mapping[str, QuantizedTensor], scheme: Scheme
+) -> None:
+    """Hold codes against the architecture, and the numbers of linears against what the scheme says they are.
+
+    Raises:
+        ValueError: They are something else.
+    """
+    for name, weight in weights.items():
+        module = model.get_submodule(name)
+        expected = weight_at(model, name) if isinstance(module, Linear) else module.get_parameter("weight")
+        if weight.codes.shape != expected.shape:
+            raise ValueError(f"{name} has codes for {tuple(weight.codes.shape)} weights, not {tuple(expected.shape)}")
+    if scheme.weights is None or scheme.mixture is not None:
+        return
+    wanted = grid_of(scheme.weights)
+    for name in weights.keys() - set(manifest.embeddings):
+        grid = weights[name].grid
+        if (grid.elements.bits, grid.group_size, grid.per_tensor) != (
+            wanted.elements.bits,
+            wanted.group_size,
+            wanted.per_tensor,
+        ):
+            raise ValueError(f"{name} holds {describe(weights[name])}, which is not what {scheme} says")
+
+
+def _add_biases_(model: PreTrainedModel, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
     """Give linears the biases that a method made for them, which a model of that configuration does not have."""
     for name in (name for linears in manifest.groups for name in linears):
-        linear, bias = linear_at(model, name), tensors.get(f"{name}.bias")
-        if bias is not None and getattr(linear, "bias", None) is None:
+        linear = linear_at(model, name)
+        if f"{name}.bias" in tensors and getattr(linear, "bias", None) is None:
+            bias = tensors[f"{name}.bias"]
             linear.register_parameter("bias", torch.nn.Parameter(torch.empty_like(bias, dtype=torch.float32)))
 
 

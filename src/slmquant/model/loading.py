@@ -7,26 +7,29 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors.torch import load_file
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from slmquant.boundary import guarded
+from slmquant.boundary import guarded, reading
 from slmquant.errors import ModelError, RefusedError
-from slmquant.model.fingerprint import fingerprint, safetensors_files
+from slmquant.model.configuration import Configuration, Packed, read_configuration, state_tie_
+from slmquant.model.fingerprint import fingerprint
 from slmquant.model.provenance import read_provenance
 from slmquant.model.quiet import quiet_transformers
 from slmquant.model.size import count_parameters
 from slmquant.model.sources import licence_of, resolve
+from slmquant.model.token_rows import refuse_beyond_, remarks_of
 from slmquant.progress import Progress
 from slmquant.store.record import ModelCard
 
-_DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+_GENERATION = "generation_config.json"
+_REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class LoadedModel:
         sha256: Fingerprint of the weights as they are stored, whatever dtype they were loaded in.
         card: What is known of it.
         folder: Where it was loaded from, in transformers' form.
+        remarks: What a user should know of it: sentences for the row.
     """
 
     model: PreTrainedModel
@@ -46,6 +50,7 @@ class LoadedModel:
     sha256: str
     card: ModelCard
     folder: Path
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,19 +83,22 @@ def load(
     Raises:
         UnknownNameError: `source` names nothing.
         SourceError: It names something that is not here and cannot be had.
-        ModelError: It is not decoder-only, pickled, truncated, damaged, or has weights that are not finite.
+        ModelError: It is not decoder-only, pickled, truncated, damaged, packed in a layout that is not read, has
+            weights that are not finite, or tensors that its configuration has no place for.
         RefusedError: The device is not here.
     """
     check_device(device)
-    identity = identify(source, progress)
+    identity, configuration = _identified(resolve(source, progress))
     folder = identity.folder
     tokenizer = _tokenizer(folder)
-    model = _weights(folder, dtype)
+    model = _weights(folder, configuration, dtype)
     if not mapped:
         let_go_of_file_(model)
     _check_finite(model)
     torch.nn.Module.to(model, device)  # transformers' own `to` is typed for one argument less
-    return LoadedModel(model.train(False), tokenizer, identity.sha256, identity.card, folder)
+    refuse_beyond_(model, tokenizer)
+    remarks = remarks_of(model, tokenizer)
+    return LoadedModel(model.train(False), tokenizer, identity.sha256, identity.card, folder, remarks)
 
 
 def check_device(device: str | torch.device) -> None:
@@ -115,8 +123,11 @@ def identify(source: str, progress: Progress | None = None) -> Identity:
     Raises:
         UnknownNameError, SourceError, ModelError: As for `load`, as far as it shows without the weights.
     """
-    folder = resolve(source, progress)
-    config = _config(folder)
+    return _identified(resolve(source, progress))[0]
+
+
+def _identified(folder: Path) -> tuple[Identity, Configuration]:
+    configuration = read_configuration(folder)
     sha256 = fingerprint(folder)
     provenance = read_provenance(folder)
     if provenance is not None and provenance.weights_sha256 != sha256:
@@ -125,19 +136,20 @@ def identify(source: str, progress: Progress | None = None) -> Identity:
             f"{provenance.weights_sha256[:16]} as written; delete it and pull or convert the model again"
         )
     description = "original" if provenance is None else provenance.description
+    if configuration.packed is not None:
+        description = f"dequantized from {configuration.packed.layout.title}, on-grid"
     licence = licence_of(folder) if provenance is None else provenance.licence
-    return Identity(sha256, _card(config, description, licence), folder)
+    return Identity(sha256, _card(folder, configuration, description, licence), folder), configuration
 
 
-def _card(config: PreTrainedConfig, provenance: str, licence: str | None) -> ModelCard:
-    impossible = f"the config.json of this {config.model_type} describes no model that can be built: "
-    with guarded(lambda why: impossible + why), torch.device("meta"):  # shapes without numbers
-        skeleton = AutoModelForCausalLM.from_config(config)
+def _card(folder: Path, configuration: Configuration, provenance: str, licence: str | None) -> ModelCard:
+    with guarded(lambda why: f"{folder}: no {configuration.config.model_type} can be built from config.json: {why}"):
+        skeleton = configuration.skeleton()
     parameters = count_parameters(skeleton)
     modules = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
-    ends = {module.weight for module in modules if module is not None}  # one where they are tied
+    ends = {module.get_parameter("weight") for module in modules if module is not None}  # one where they are tied
     return ModelCard(
-        architecture=config.model_type,
+        architecture=configuration.config.model_type,
         parameters=parameters,
         embedding_share=sum(weight.numel() for weight in ends) / parameters,
         provenance=provenance,
@@ -145,46 +157,62 @@ def _card(config: PreTrainedConfig, provenance: str, licence: str | None) -> Mod
     )
 
 
-def _config(folder: Path) -> PreTrainedConfig:
-    """The config of a decoder-only model whose weights are safe to read."""
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{folder} has no config.json; expected a model in transformers' form")
-    unknown = f"{folder}/config.json is not one that transformers knows, and code beside a model is never run: "
-    with guarded(lambda why: unknown + why):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    architectures = config.architectures or []
-    decoder = any(name.endswith(_DECODER_SUFFIXES) for name in architectures) if architectures else True
-    if config.is_encoder_decoder or not decoder or type(config) not in AutoModelForCausalLM._model_mapping:
-        name = architectures[0] if architectures else config.model_type
-        raise ModelError(f"{name} in {folder} is not a decoder-only language model; expected a ...ForCausalLM")
-    safetensors_files(folder)
-    return cast(PreTrainedConfig, config)
-
-
-def _weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _weights(folder: Path, configuration: Configuration, dtype: torch.dtype) -> PreTrainedModel:
+    config = configuration.config
     with guarded(lambda why: f"{folder} cannot be loaded: {why}"), quiet_transformers():
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        if configuration.packed is None:
+            loaded: object = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        else:
+            state = _unpacked(folder, configuration, configuration.packed)
+            kind = cast(type[PreTrainedModel], AutoModelForCausalLM._model_mapping[type(config)])
+            loaded = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
     model, remarks = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if remarks["missing_keys"]:  # transformers would fill them with random numbers
         missing = sorted(remarks["missing_keys"])
         raise ModelError(f"{folder} lacks {len(missing)} weights, the first {missing[0]}; fetch it again")
+    if remarks["unexpected_keys"]:  # it would drop them
+        left = sorted(remarks["unexpected_keys"])
+        raise ModelError(
+            f"{folder} holds {len(left)} tensors that a {config.model_type} of its config.json has no place for, the "
+            f"first {left[0]}; correct config.json (layers, biases, norms), or fetch the model again"
+        )
+    if configuration.packed is not None and (folder / _GENERATION).exists():
+        with reading(folder / _GENERATION, "generation settings"):
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    state_tie_(model)
     return model
 
 
+def _unpacked(folder: Path, configuration: Configuration, packed: Packed) -> dict[str, torch.Tensor]:
+    """The state of a packed checkpoint in real numbers; tensors that are not packed under their own names."""
+    modules: dict[str, dict[str, torch.Tensor]] = {}
+    for file in sorted({tensor.file for tensor in configuration.tensors}):
+        for name, tensor in load_file(file).items():
+            module, _, part = name.rpartition(".")
+            modules.setdefault(module, {})[part] = tensor
+    state: dict[str, torch.Tensor] = {}
+    for module, parts in modules.items():
+        if packed.layout.packs(parts):
+            with reading(folder / module, f"{packed.layout.title} codes"):
+                state[f"{module}.weight"] = packed.layout.decode(packed.settings, parts)
+            parts = {part: tensor for part, tensor in parts.items() if part not in packed.layout.parts}
+        state |= {f"{module}.{part}" if module else part: tensor for part, tensor in parts.items()}
+    codes = [name for name, tensor in state.items() if name.endswith(".weight") and tensor.dtype not in _REAL]
+    if codes:
+        raise ModelError(f"{folder}: {codes[0]} holds codes that quantization_config does not explain; fetch it again")
+    return state
+
+
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    unreadable = guarded(
-        lambda why: (
-            f"{folder} has no tokenizer that transformers can read ({why}); "
-            "put its tokenizer.json and tokenizer_config.json there"
-        )
-    )
-    with unreadable:
+    message = "put its tokenizer.json and tokenizer_config.json there"
+    with guarded(lambda why: f"{folder} has no tokenizer that transformers can read ({why}); {message}"):
         return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 

@@ -1,0 +1,216 @@
+"""Packed checkpoints read: the numbers that the tensors of a GPTQ, AWQ, compressed-tensors or FP8 weight stand for.
+
+How each layout lies on disk is told where we write it (`formats.gptq`, `formats.awq`, `formats.compressed_tensors`).
+FP8 is the layout of transformers' `fp8`: `weight` in E4M3 and `weight_scale_inv`, which despite its name a block of
+the weight is multiplied by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, JsonValue
+from torch import Tensor
+
+from slmquant.core import groups
+from slmquant.core.elements import TABLES
+from slmquant.core.pack import packed_bytes, unpack
+from slmquant.core.scales import PowerOfTwo, ScaleStorage, TensorScaled
+
+Settings = Mapping[str, JsonValue]
+"""`quantization_config` of a `config.json`."""
+Parts = Mapping[str, Tensor]
+"""Tensors of one module, by the last part of their names."""
+
+GPTQ_BITS = (2, 3, 4, 8)
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+"""Which of eight outputs lies in each four bits of a word, from the lowest."""
+WORD = 32
+
+CompressedKind = Literal[
+    "pack-quantized", "int-quantized", "float-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"
+]
+FP4_SCALES: dict[CompressedKind, ScaleStorage] = {
+    "nvfp4-pack-quantized": TensorScaled(),
+    "mxfp4-pack-quantized": PowerOfTwo(),
+}
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """One layout.
+
+    Attributes:
+        title: Its name in the field.
+        marks: A module that has a tensor of one of these names is packed; one alone is damage, and packed all the same.
+        parts: Every name that a packed module's tensors may have.
+        decode: The float32 weight `(out, in)` of a module. Raises KeyError for a tensor that is missing, ValueError for
+            tensors or settings that are not what the layout knows.
+    """
+
+    title: str
+    marks: frozenset[str]
+    parts: frozenset[str]
+    decode: Callable[[Settings, Parts], Tensor]
+
+    def packs(self, parts: Parts) -> bool:
+        """Whether the tensors of a module are a packed weight."""
+        return not self.marks.isdisjoint(parts)
+
+
+class _GptqSettings(BaseModel):
+    bits: int
+    group_size: int
+    checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
+
+
+class _AwqSettings(BaseModel):
+    bits: Literal[4]
+    group_size: int
+    version: Literal["gemm"] = "gemm"
+
+
+class _CompressedWeights(BaseModel):
+    num_bits: int
+    symmetric: bool
+    strategy: Literal["tensor", "channel", "group", "tensor_group"]
+    group_size: int | None = None
+
+
+class _CompressedGroup(BaseModel):
+    weights: _CompressedWeights
+    format: CompressedKind
+
+
+class _CompressedSettings(BaseModel):
+    """A model with one group of linears, as ours and most others are."""
+
+    config_groups: dict[Literal["group_0"], _CompressedGroup]
+
+
+class _Fp8Settings(BaseModel):
+    weight_block_size: tuple[int, int] | None = None
+
+
+def gptq(settings: Settings, parts: Parts) -> Tensor:
+    """`scale · (code − zero point)`, in whatever order `g_idx` has the groups."""
+    said = _GptqSettings.model_validate(settings)
+    if said.bits not in GPTQ_BITS:
+        raise ValueError(f"codes of {said.bits} bits, expected one of {GPTQ_BITS}")
+    scales = parts["scales"].float().T
+    inputs = parts["qweight"].shape[0] * WORD // said.bits
+    codes = gptq_codes(parts["qweight"].T, said.bits, inputs)
+    zeros = gptq_codes(parts["qzeros"], said.bits, scales.shape[0]).T
+    if said.checkpoint_format == "gptq":
+        zeros = (zeros + 1) % 2**said.bits
+    group = parts["g_idx"].long()
+    if group.shape != (inputs,) or not 0 <= int(group.min()) <= int(group.max()) < scales.shape[1]:
+        raise ValueError(f"g_idx does not give each of {inputs} inputs one of {scales.shape[1]} groups")
+    return scales[:, group] * (codes - zeros[:, group])
+
+
+def gptq_codes(words: Tensor, bits: int, size: int) -> Tensor:
+    """Rows of int32 as `size` codes from 0, in float32."""
+    return unpack(words.contiguous().view(torch.uint8), bits, size, signed=False).float()
+
+
+def awq(settings: Settings, parts: Parts) -> Tensor:
+    """`scale · (code − zero point)`."""
+    said = _AwqSettings.model_validate(settings)
+    codes, zeros, scales = _awq_codes(parts["qweight"]), _awq_codes(parts["qzeros"]), parts["scales"].float().T
+    inputs = codes.shape[1]
+    size = inputs if said.group_size == -1 else said.group_size
+    if scales.shape != (codes.shape[0], groups.count(inputs, size)):
+        raise ValueError(f"scales of shape {tuple(scales.T.shape)} do not belong to groups of {said.group_size}")
+    return groups.expand(scales, size, inputs) * (codes - groups.expand(zeros, size, inputs))
+
+
+def _awq_codes(words: Tensor) -> Tensor:
+    """Interleaved words of outputs as `(out, in)` or `(out, groups)` codes from 0, in float32."""
+    interleaved = unpack(words.contiguous().view(torch.uint8), 4, words.shape[1] * len(AWQ_ORDER), signed=False)
+    back = [AWQ_ORDER.index(place) for place in range(len(AWQ_ORDER))]
+    codes: Tensor = interleaved.unflatten(1, (-1, len(AWQ_ORDER)))[..., back]
+    return codes.flatten(1).T.float()
+
+
+def compressed_tensors(settings: Settings, parts: Parts) -> Tensor:
+    """`scale · (element(code) − zero point)`."""
+    (group,) = _CompressedSettings.model_validate(settings).config_groups.values()
+    said, scale = group.weights, parts["weight_scale"]
+    zeros = parts.get("weight_zero_point")
+    if group.format in FP4_SCALES:
+        scale, packed = _fp4_scale(group.format, parts), parts["weight_packed"]
+        values = TABLES["E2M1"].values(unpack(packed, 4, 2 * packed.shape[1], signed=False))
+    elif group.format == "pack-quantized":
+        rows, inputs = (int(n) for n in parts["weight_shape"])
+        values = _around_zero(parts["weight_packed"], said.num_bits, inputs)
+        zeros = None if zeros is None else _around_zero(zeros.T, said.num_bits, rows).T
+    else:
+        values = parts["weight"].float()
+    if (zeros is None) != said.symmetric:
+        raise ValueError("zero points do not belong to what is said of symmetry")
+    if said.strategy == "tensor":
+        scale = scale.reshape(1, 1).expand(values.shape[0], 1)
+        zeros = None if zeros is None else zeros.reshape(1, 1).expand(values.shape[0], 1)
+    grouped = said.group_size is not None and said.strategy in ("group", "tensor_group")
+    size = said.group_size if grouped and said.group_size else values.shape[1]
+    if scale.shape != (values.shape[0], groups.count(values.shape[1], size)):
+        raise ValueError(f"scales of shape {tuple(scale.shape)} do not belong to groups of {size}")
+    if zeros is not None:
+        values = values - groups.expand(zeros.float(), size, values.shape[1])
+    return values * groups.expand(scale.float(), size, values.shape[1])
+
+
+def _around_zero(words: Tensor, bits: int, size: int) -> Tensor:
+    """Rows of int32 as `size` codes around 0, in float32."""
+    octets = words.contiguous().view(torch.uint8)[:, : packed_bytes(size, bits)]
+    centred: Tensor = unpack(octets, bits, size, signed=False).float() - 2 ** (bits - 1)
+    return centred
+
+
+def _fp4_scale(kind: CompressedKind, parts: Parts) -> Tensor:
+    if kind == "mxfp4-pack-quantized":
+        return PowerOfTwo().decode({"scale": parts["weight_scale"]}).scale
+    return parts["weight_scale"].float() / parts["weight_global_scale"]
+
+
+def fp8(settings: Settings, parts: Parts) -> Tensor:
+    """`scale · element(code)`, a scale for each block of rows and columns, or one for the tensor."""
+    said = _Fp8Settings.model_validate(settings)
+    values, scale = parts["weight"].float(), parts["weight_scale_inv"].float()
+    if scale.numel() == 1:
+        return values * scale.reshape(1, 1)
+    if said.weight_block_size is None:
+        raise ValueError(f"scales of shape {tuple(scale.shape)} and no weight_block_size")
+    rows, columns = said.weight_block_size
+    if scale.shape != tuple(-(-size // block) for size, block in zip(values.shape, (rows, columns), strict=True)):
+        raise ValueError(f"scales of shape {tuple(scale.shape)} do not belong to blocks of {rows} × {columns}")
+    each = scale.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+    return values * each[: values.shape[0], : values.shape[1]]
+
+
+LAYOUTS: Mapping[str, PackedLayout] = MappingProxyType(
+    {
+        "gptq": PackedLayout(
+            "GPTQ",
+            frozenset({"qweight", "scales"}),
+            frozenset({"qweight", "qzeros", "scales", "g_idx"}),
+            gptq,
+        ),
+        "awq": PackedLayout("AWQ", frozenset({"qweight", "scales"}), frozenset({"qweight", "qzeros", "scales"}), awq),
+        "compressed-tensors": PackedLayout(
+            "compressed-tensors",
+            frozenset({"weight_scale", "weight_packed"}),
+            frozenset(
+                {"weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_global_scale"}
+            ),
+            compressed_tensors,
+        ),
+        "fp8": PackedLayout("FP8", frozenset({"weight_scale_inv"}), frozenset({"weight", "weight_scale_inv"}), fp8),
+    }
+)
+"""By `quant_method`."""
