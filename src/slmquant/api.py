@@ -14,7 +14,7 @@ records = sq.bench(["smollm2-135m-instruct"], methods=["rtn", "gptq"], schemes=[
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -135,6 +135,7 @@ def quantize(
         budget=budget,
         progress=progress,
     )
+    quantized = replace(quantized, notes=(*loaded.remarks, *quantized.notes))
     return Artifact(quantized, loaded.tokenizer, source, loaded.sha256)
 
 

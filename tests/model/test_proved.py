@@ -237,7 +237,7 @@ def test_other_packed_sources_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_token_without_a_row_is_said_when_opened_and_an_error_when_used(tmp_path: Path) -> None:
     folder = saved(tiny("llama"), tmp_path / "x")
     larger = tokenizer()
-    larger.add_special_tokens({"additional_special_tokens": [AddedToken("<|tool|>", special=True)]})
+    larger.add_tokens([AddedToken("<|tool|>", special=True)])
     larger.save_pretrained(folder)
 
     loaded = load(str(folder))
@@ -245,7 +245,7 @@ def test_a_token_without_a_row_is_said_when_opened_and_an_error_when_used(tmp_pa
     assert len(larger) == VOCABULARY + 1
     assert ["'<|tool|>'" in remark for remark in loaded.remarks] == [True]
     logits(loaded.model)
-    with pytest.raises(ModelError, match=r"the text has token 67 \('<\|tool\|>'\), and the embedding has 67 rows"):
+    with pytest.raises(ModelError, match=r"token 67 \('<\|tool\|>'\) is in the text, and the embedding has 67 rows"):
         loaded.model(torch.tensor([[3, VOCABULARY]]))
 
 

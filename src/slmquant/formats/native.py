@@ -39,7 +39,7 @@ from slmquant.methods._grids import grid_of
 from slmquant.model.activations import ActivationQuantizer, LastCodes
 from slmquant.model.attention import quantize_cache_
 from slmquant.model.configuration import state_tie_
-from slmquant.model.online import attach_, key_rotation, stored_bits
+from slmquant.model.online import activation_clip, attach_, key_rotation, stored_bits
 from slmquant.model.online import decode as decode_online
 from slmquant.model.online import encode as encode_online
 from slmquant.model.quantized import Linear, linear_at, multiply_in_, replace_linears_, weight_at
@@ -156,6 +156,9 @@ class _Taken(dict[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         self.taken.add(name)
         return super().__getitem__(name)
+
+    def get(self, name: str, default: object = None) -> object:  # type: ignore[override]  # of one value type here
+        return self[name] if name in self else default
 
 
 def _assemble(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmquant.boundary import guarded, or_none, reading
+from slmquant.boundary import guarded, reading
 from slmquant.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
@@ -112,10 +112,8 @@ def safetensors_files(folder: Path) -> list[Path]:
 def _weight_map(folder: Path) -> dict[str, str]:
     """Tensor → shard as the index says it; shards are plain names of files beside it."""
     index = folder / INDEX
-    try:
+    with reading(index, "an index of shards"):
         named = json.loads(index.read_bytes())["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{index} cannot be read ({type(error).__name__}: {error}); fetch it again") from error
     if not isinstance(named, dict) or not named:
         raise ModelError(f"{index} names no tensors in its weight_map; fetch it again")
     for shard in named.values():
@@ -151,8 +149,6 @@ def _tensors(file: Path) -> list[StoredTensor]:
             )
             for name, entry in header.items()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{file} has a damaged header ({error}); fetch it again") from error
     reached = data
     for tensor in sorted(tensors, key=lambda t: (t.start, t.stop)):
         if tensor.start != reached or tensor.stop < tensor.start:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmquant.boundary import guarded
+from slmquant.boundary import guarded, or_none
 from slmquant.errors import ModelError, SourceError, UnknownNameError
 from slmquant.files import cache_dir, sha256
 from slmquant.model.catalog import KNOWN
@@ -40,16 +40,19 @@ def models_dir() -> Path:
 def local_models() -> list[LocalModel]:
     """The models in the cache, by name."""
     folders = sorted(path.parent for path in models_dir().glob("[!.]*/config.json"))
-    return [
-        LocalModel(
-            name=folder.name,
-            folder=folder,
-            architecture=json.loads((folder / "config.json").read_bytes()).get("model_type"),
-            size_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
-            provenance=read_provenance(folder),
-        )
-        for folder in folders
-    ]
+    return [_local(folder) for folder in folders]
+
+
+def _local(folder: Path) -> LocalModel:
+    """What a folder says of itself; what of it cannot be read is None, and told when the model is opened."""
+    said = or_none(lambda: json.loads((folder / "config.json").read_bytes()).get("model_type"))
+    return LocalModel(
+        name=folder.name,
+        folder=folder,
+        architecture=said if isinstance(said, str) else None,
+        size_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+        provenance=or_none(lambda: read_provenance(folder)),
+    )
 
 
 def resolve(source: str, progress: Progress | None = None) -> Path:

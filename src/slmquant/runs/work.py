@@ -161,7 +161,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         data=(*evaluation.data, *calibration.data),
         items=evaluation.items,
         model=loaded.card,
-        notes=(*calibration.remarks, *quantized.notes, *_remarks(evaluation)),
+        notes=(*loaded.remarks, *calibration.remarks, *quantized.notes, *_remarks(evaluation)),
     )
 
 
