@@ -158,7 +158,8 @@ class _Taken(dict[str, Tensor]):
         return super().__getitem__(name)
 
     def get(self, name: str, default: object = None) -> object:  # type: ignore[override]  # of one value type here
-        return self[name] if name in self else default
+        self.taken.add(name)
+        return super().get(name, default)
 
 
 def _assemble(
