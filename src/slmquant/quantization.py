@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from slmquant import methods
 from slmquant.calib.calibration import Calibration, FreshCalibration
-from slmquant.calib.statistics import InputStatistics, Statistics
+from slmquant.calib.statistics import InputStatistics, Statistics, massive_inputs, massive_note
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import RefusedError
 from slmquant.methods._base import BlockSolver, Budget, Recipe, Rounding, Work, grid_of, static_scale
@@ -139,6 +139,7 @@ class _Quantization:
         self.recipe, self.work = recipe, work
         self.weights: dict[str, QuantizedTensor] = {}
         self.activation_scales: dict[str, float] = {}
+        self._massive: dict[str, float] = {}
         self._last = LastCodes()
         needs = recipe.needs_for(work.scheme)
         self._statistics: Statistics = work.calibration.statistics(work.relations, needs) if needs else {}
@@ -174,12 +175,16 @@ class _Quantization:
                 self._replace_(group, list(dense.values()))
             else:
                 self._replace_(group, self._round(group, dense, per_weight))
+        if (massive := massive_note(self._massive)) is not None:
+            work.notes.append(massive)
         if self.recipe.correction is not None and all(weight.side is None for weight in self.weights.values()):
             work.notes.append(f"{self.recipe.title}: no weight was given a branch in 16 bits")
 
     def _round(self, group: InputGroup, dense: Mapping[str, Tensor], rounding: Rounding) -> list[QuantizedTensor]:
         inputs, correction = self._statistics.get(group.linears[0]), self.recipe.correction
         left = inputs if correction is None or inputs is None else correction.remaining(inputs)
+        if inputs is not None and "hessian" in rounding.needs:
+            self._massive |= massive_inputs({group.linears[0]: inputs})
         rounded = round_stacked(dense, self.work.specs, partial(rounding.round, statistics=left))
         if correction is None:
             return list(rounded.values())

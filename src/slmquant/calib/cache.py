@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 
 from slmquant.boundary import guarded
 from slmquant.calib.capture import Captured
-from slmquant.calib.statistics import InputStatistics, Statistic
+from slmquant.calib.statistics import HESSIANS, InputStatistics, Statistic
 from slmquant.errors import SourceError
 from slmquant.files import atomic_dir
 from slmquant.store.record import CalibrationSpec
 from slmquant.versions import STAGES
 
-_VERSION = 8
+_VERSION = 9
 _FACTS = "captured.json"
 
 
@@ -60,14 +60,14 @@ class CaptureKey:
 class _StoredStatistics(Mapping[str, InputStatistics]):
     """Reads an input's statistics from its file whenever they are asked for."""
 
-    def __init__(self, files: Mapping[str, Path], with_hessian: bool) -> None:
-        self._files, self._with_hessian = files, with_hessian
+    def __init__(self, files: Mapping[str, Path], wanted: Collection[Statistic]) -> None:
+        self._files = files
+        self._left_out: set[str] = {kind for kind in HESSIANS.values() if kind not in wanted}
 
     def __getitem__(self, name: str) -> InputStatistics:
         with safe_open(self._files[name], "pt") as file:
-            stored = set(file.keys())
-            wanted = {"absmax", "absmean", "rms", "first"} | ({"hessian"} if self._with_hessian else set())
-            return InputStatistics(**{kind: file.get_tensor(kind) for kind in wanted & stored})
+            kept = set(file.keys()) - self._left_out
+            return InputStatistics(**{kind: file.get_tensor(kind) for kind in kept})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -114,7 +114,7 @@ def load(folder: Path, wanted: Collection[Statistic]) -> Captured:
             with safe_open(path, "pt"):
                 pass
         return Captured(
-            statistics=_StoredStatistics(files, "hessian" in wanted),
+            statistics=_StoredStatistics(files, wanted),
             tokens=int(facts["tokens"]),
             forward_s=float(facts["forward_s"]),
             statistic_s=cast("dict[Statistic, float]", facts["statistic_s"]),

@@ -2,6 +2,7 @@
 
 The full-precision model sees each window once; a hook on the first linear of every input group accumulates
 what was asked for. Nothing is kept of the activations themselves, so memory does not grow with the tokens.
+Hessians of tokens that count by their importance take a pass of their own, forward and back, see `calib.importance`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from slmquant.calib.importance import importance_hessians
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core import hessian
 from slmquant.errors import NumericalError
@@ -55,15 +58,18 @@ class _Observer:
     """
 
     def __init__(
-        self, name: str, like: Tensor, samples: int, with_hessian: bool, spent: dict[Statistic, float]
+        self, name: str, like: Tensor, samples: int, wanted: Collection[Statistic], spent: dict[Statistic, float]
     ) -> None:
-        size = like.shape[1]
+        size, device = like.shape[1], like.device
         self.name, self.spent = name, spent
-        self.absmax = torch.zeros(size, device=like.device)
-        self.magnitudes = torch.zeros(size, dtype=torch.float64, device=like.device)
-        self.squares = torch.zeros(size, dtype=torch.float64, device=like.device)
-        self.first = torch.zeros(samples, size, device=like.device)
-        self.H = torch.zeros(size, size, device=like.device) if with_hessian else None
+        self.absmax = torch.zeros(size, device=device)
+        self.magnitudes = torch.zeros(size, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(size, dtype=torch.float64, device=device)
+        self.first = torch.zeros(samples, size, device=device)
+        self.peaks = torch.zeros((), dtype=torch.float64, device=device)
+        self.H = torch.zeros(size, size, device=device) if "hessian" in wanted else None
+        self.H_energy = torch.zeros(size, size, device=device) if "hessian_energy" in wanted else None
+        self.energy_total = torch.zeros((), dtype=torch.float64, device=device)
         self.samples = 0
         self.tokens = 0
         self.batch = torch.Size()
@@ -85,6 +91,8 @@ class _Observer:
         x = inputs.flatten(0, -2).float()
         self.tokens += len(x)
         started = time.perf_counter()
+        if inputs.ndim == 3:
+            self.peaks.add_(torch.linalg.vector_norm(inputs, dim=-1, dtype=torch.float32).amax(dim=1).square().sum())
         magnitude = x.abs()  # reduced along tokens by plain sums: torch's vector norms take ten times as long there
         torch.maximum(self.absmax, magnitude.amax(dim=0), out=self.absmax)
         self.magnitudes.add_(magnitude.sum(dim=0))
@@ -94,16 +102,31 @@ class _Observer:
             started = time.perf_counter()
             hessian.add_outer_(self.H, hessian.multiplied(inputs, dtype))
             self.spent["hessian"] += time.perf_counter() - started
+        if self.H_energy is not None:
+            started = time.perf_counter()
+            rows = hessian.multiplied(inputs, dtype)
+            weights = hessian.energy_weights(rows)
+            hessian.add_outer_(self.H_energy, hessian.weighted(rows, weights))
+            self.energy_total.add_(weights.sum())
+            self.spent["hessian_energy"] += time.perf_counter() - started
 
     def result(self) -> InputStatistics:
         if self.tokens == 0:
             raise NumericalError(f"no calibration token reached {self.name!r}; does the model route around it?")
         if not torch.isfinite(self.squares).all():
             raise NumericalError(f"the inputs of {self.name!r} hold NaN or infinity on the calibration tokens")
-        H = None if self.H is None else hessian.finish_(self.H, self.tokens)
-        rms = (self.squares / self.tokens).sqrt().float()
-        absmean = (self.magnitudes / self.tokens).float()
-        return InputStatistics(self.absmax, absmean, rms, H, self.first if self.samples else None)
+        total, seen = float(self.squares.sum()), self.samples > 0
+        return InputStatistics(
+            absmax=self.absmax,
+            absmean=(self.magnitudes / self.tokens).float(),
+            rms=(self.squares / self.tokens).sqrt().float(),
+            hessian=None if self.H is None else hessian.finish_(self.H, self.tokens),
+            first=self.first if seen else None,
+            hessian_energy=None
+            if self.H_energy is None
+            else hessian.finish_(self.H_energy, float(self.energy_total) or 1.0),
+            peak_share=(self.peaks / total).float() if seen and total > 0 else None,
+        )
 
 
 @torch.inference_mode()
@@ -127,13 +150,13 @@ def capture(
         NumericalError: An input was not finite, or some linear never ran.
     """
     progress = progress or Silent()
-    spent: dict[Statistic, float] = {"range": 0.0, "hessian": 0.0}
+    spent: dict[Statistic, float] = dict.fromkeys(get_args(Statistic), 0.0)
     observers = {
-        name: _Observer(name, weight_at(model, name), len(windows), "hessian" in wanted, spent)
+        name: _Observer(name, weight_at(model, name), len(windows), wanted, spent)
         for name in (group.linears[0] for group in relations.groups)
     }
     hooks = [model.get_submodule(name).register_forward_pre_hook(obs) for name, obs in observers.items()]
-    head = _head_observer(model, relations, len(windows), "hessian" in wanted, spent)
+    head = _head_observer(model, relations, len(windows), wanted, spent)
     body = OutputHead(model)
     batch = max(1, _BATCH_TOKENS // windows.shape[1])
     progress.start("calibrate", len(windows))
@@ -152,6 +175,11 @@ def capture(
     forward_s = time.perf_counter() - started - sum(spent.values())
     everyone = observers if head is None else observers | {head.name: head}
     statistics = {name: observer.result() for name, observer in everyone.items()}
+    if "hessian_importance" in wanted:
+        started = time.perf_counter()
+        by_importance = importance_hessians(model, relations, windows, progress)
+        statistics = {name: replace(seen, hessian_importance=by_importance[name]) for name, seen in statistics.items()}
+        spent["hessian_importance"] = time.perf_counter() - started
     return Captured(statistics, windows.numel(), forward_s, {kind: spent[kind] for kind in {*wanted, "range"}})
 
 
@@ -164,17 +192,21 @@ def capture_block(
     Args:
         block: The block; its plain linears hold whatever weights they hold now.
         groups: Some of its groups.
-        wanted: Which statistics; `range` always comes along.
+        wanted: Which statistics; `range` always comes along. Not the Hessian of tokens by their importance, which is
+            seen from the end of the model alone.
         dtype: What plain linears multiply in.
 
     Raises:
         NumericalError: An input was not finite, or some linear never ran.
+        ValueError: The Hessian of tokens by their importance is wanted.
     """
-    spent: dict[Statistic, float] = {"range": 0.0, "hessian": 0.0}
+    if "hessian_importance" in wanted:
+        raise ValueError("what a token's output matters is seen from the end of the model, not from one block")
+    spent: dict[Statistic, float] = dict.fromkeys(get_args(Statistic), 0.0)
     observers = {}
     with ExitStack() as hooks:
         for name in (group.linears[0] for group in groups):
-            observers[name] = _Observer(name, block.weight(name), len(block.inputs), "hessian" in wanted, spent)
+            observers[name] = _Observer(name, block.weight(name), len(block.inputs), wanted, spent)
             hooks.callback(block.linear(name).register_forward_pre_hook(observers[name]).remove)
         hooks.enter_context(multiplying_in(block.module, dtype))
         for part in block.batches():
@@ -185,10 +217,14 @@ def capture_block(
 
 
 def _head_observer(
-    model: PreTrainedModel, relations: Relations, samples: int, with_hessian: bool, spent: dict[Statistic, float]
+    model: PreTrainedModel,
+    relations: Relations,
+    samples: int,
+    wanted: Collection[Statistic],
+    spent: dict[Statistic, float],
 ) -> _Observer | None:
     """Who watches the final hidden states, which the head reads; None where there is no head."""
     name = relations.head_weight
     if name is None:
         return None
-    return _Observer(name, model.get_submodule(name).get_parameter("weight"), samples, with_hessian, spent)
+    return _Observer(name, model.get_submodule(name).get_parameter("weight"), samples, wanted, spent)

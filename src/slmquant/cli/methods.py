@@ -95,7 +95,12 @@ def _card(name: str) -> _Card:
 
 
 def _looks_at(recipe: Recipe) -> str:
-    kinds = {"range": "ranges", "hessian": "Hessians"}
+    kinds = {
+        "range": "ranges",
+        "hessian": "Hessians",
+        "hessian_energy": "Hessians by energy",
+        "hessian_importance": "Hessians by importance",
+    }
     looks = [kinds[need] for need in sorted(recipe.needs, reverse=True)]
     looks += ["outputs of blocks"] if recipe.rounds_blocks else []
     looks += ["learns"] if recipe.learns else []

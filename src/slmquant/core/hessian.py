@@ -1,16 +1,24 @@
-"""The Hessian of a linear layer's squared output error: `H = E[x xᵀ]`, up to a factor that cancels.
+"""The Hessian of a linear layer's squared output error: `H = Σ w x xᵀ / Σ w`, up to a factor that cancels.
 
 For `min ‖(W − Ŵ) X‖²` the Hessian over one row of `W` is `2 X Xᵀ`, the same for all rows (Frantar et al.,
-"Optimal Brain Compression", NeurIPS 2022).
+"Optimal Brain Compression", NeurIPS 2022). Tokens count alike there, so one whose input is a thousand times as large
+as all others', as the first token's in some blocks is, decides alone. `Weighting` names what else they can count for.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from slmquant.errors import NumericalError
+
+Weighting = Literal["uniform", "energy", "importance"]
+"""What a token counts for: `uniform`, `w = 1`, the form of the papers; `energy`, `w = 1 / |x|²`, so that every token's
+error counts relative to its input; `importance`, `w = |∂L/∂y|²`, `y` being what the linears make of the token and `L`
+the model's loss under labels drawn from itself, see `calib.importance`."""
 
 _PANELS = 4
 _MOST_DAMP = 10.0
@@ -46,9 +54,44 @@ def multiplied(X: Float[Tensor, "*tokens in"], dtype: torch.dtype) -> Float[Tens
     return X.flatten(0, -2).to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
 
 
-def finish_(H: Float[Tensor, "in in"], tokens: int) -> Float[Tensor, "in in"]:
-    """The mean over `tokens`, mirrored in place to a full symmetric matrix; returns `H`."""
-    H.div_(tokens).triu_()
+def weighted(X: Float[Tensor, "tokens in"], weights: Float[Tensor, " tokens"]) -> Float[Tensor, "tokens in"]:
+    """Inputs times the root of their weight, so that `add_outer_` adds `Σ w x xᵀ`; in the dtype of `X`."""
+    return (X.float() * weights.sqrt()[:, None]).to(X.dtype)
+
+
+def energy_weights(X: Float[Tensor, "tokens in"]) -> Float[Tensor, " tokens"]:
+    """`1 / |x|²` for each token; 0 for a token of zeros, which adds nothing whatever it counts for."""
+    energy = torch.linalg.vector_norm(X, dim=1, dtype=torch.float32).square()
+    return torch.where(energy > 0, energy.reciprocal(), torch.zeros_like(energy))
+
+
+def with_first_tokens(
+    H: Float[Tensor, "in in"], first: Float[Tensor, "samples in"], share: float, weighting: Weighting
+) -> Float[Tensor, "in in"]:
+    """`H` with a share of its own for the first token of each window.
+
+    `uniform`: `(1 − s) H + s E[x₀ x₀ᵀ]`, where a first token of much energy takes more than its share. Otherwise both
+    parts are divided by their traces before, and the share is one of the trace, whatever the tokens' energies.
+
+    Args:
+        H: The Hessian of all tokens.
+        first: The inputs at the first token of each window.
+        share: What part comes from them, in [0, 1].
+        weighting: What tokens count for in `H`.
+    """
+    if weighting == "uniform":
+        return (1 - share) * H + share * (first.T @ first) / len(first)
+    first = weighted(first, energy_weights(first))
+    moment = first.T @ first
+    trace, first_trace = H.trace(), moment.trace()
+    if not (trace > 0 and first_trace > 0):
+        return H
+    return (1 - share) / trace * H + share / first_trace * moment
+
+
+def finish_(H: Float[Tensor, "in in"], total: float) -> Float[Tensor, "in in"]:
+    """Divided by the `total` of the tokens' weights, mirrored in place to a full symmetric matrix; returns `H`."""
+    H.div_(total).triu_()
     H.add_(torch.triu(H, diagonal=1).T)
     return H
 

@@ -7,7 +7,8 @@ weights covers the share of its range, one of ten, that minimises the error whic
 
 Deviations:
     * Losses are `tr(ΔW H ΔWᵀ)` with the Hessian `H = E[x xᵀ]`: the same squared errors over all calibration tokens,
-      without forward passes. The clip search is thereby exact, where the authors sample tokens.
+      without forward passes. The clip search is thereby exact, where the authors sample tokens. Tokens count alike, as
+      in the paper, also where a rounding that follows weighs them otherwise (`awq+gptq_sink`).
     * The loss is that of the linears which read the input, their outputs side by side. The authors compare the
       outputs of the whole attention or feed-forward block for q, k, v and for gate, up.
     * Which passages a scale can take is discovered; with grouped-query attention v → o too, where the authors' first
@@ -116,9 +117,7 @@ class _Search:
 
     def _inputs(self, first: str) -> tuple[InputStatistics, Float[Tensor, "in in"]]:
         inputs = Rescaled(self._base, self.factors)[first]
-        if inputs.hessian is None:
-            raise ValueError("AWQ was given statistics without a Hessian")
-        return inputs, inputs.hessian
+        return inputs, inputs.weighted("uniform")
 
     def _weight(self, name: str) -> Float[Tensor, "out in"]:
         return weight_at(self._model, name).float()
@@ -147,9 +146,7 @@ class ClippedNearest:
         """Codes of `weight`; in the whole range where there are no inputs (an embedding) or groups are not alone."""
         if statistics is None or grid.spans_groups:
             return grid.quantize(weight)
-        if statistics.hessian is None:
-            raise ValueError("AWQ was given statistics without a Hessian")
-        return grid.quantize(weight, clipped(weight, statistics.hessian, grid))
+        return grid.quantize(weight, clipped(weight, statistics.weighted("uniform"), grid))
 
 
 METHOD = Recipe(

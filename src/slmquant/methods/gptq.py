@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from slmquant.calib.statistics import InputStatistics, Statistic
+from slmquant.calib.statistics import HESSIANS, InputStatistics, Statistic
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.gptq import Scales, gptq
+from slmquant.core.hessian import Weighting, with_first_tokens
 from slmquant.methods._base import Recipe, grid_of
 from slmquant.schemes.scheme import WeightSpec
 
@@ -39,15 +40,21 @@ class Gptq:
     Attributes:
         damp: Fraction of the Hessian's mean diagonal that is added to its diagonal.
         act_order: Whether columns go by decreasing diagonal of the Hessian.
+        weighting: What a token counts for in the Hessian; the paper's is `uniform`.
         sink_share: Share of the Hessian that comes from the first token of each window alone; see `gptq_sink`.
         scales: Whether scales cover ranges or are searched, see `core.gptq.Scales`.
     """
 
     damp: float = 0.01
     act_order: bool = True
+    weighting: Weighting = "uniform"
     sink_share: float = 0.0
     scales: Scales = "range"
-    needs: frozenset[Statistic] = frozenset({"hessian"})
+
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        """The Hessian of its weighting."""
+        return frozenset({HESSIANS[self.weighting]})
 
     def refusal(self, spec: WeightSpec) -> str | None:
         """Any grid will do for rounding columns to its nearest number; scales are searched for integers alone."""
@@ -63,12 +70,9 @@ class Gptq:
         """Codes of `weight` under the Hessian of its inputs; nearest where there are no inputs (an embedding)."""
         if statistics is None:
             return grid.quantize(weight)
-        if statistics.hessian is None:
-            raise ValueError("GPTQ was given statistics without a Hessian")
-        H = statistics.hessian
+        H = statistics.weighted(self.weighting)
         if self.sink_share and statistics.first is not None:
-            first = statistics.first
-            H = (1 - self.sink_share) * H + self.sink_share * (first.T @ first) / len(first)
+            H = with_first_tokens(H, statistics.first, self.sink_share, self.weighting)
         return gptq(weight, H, grid, damp=self.damp, act_order=self.act_order, scales=self.scales)
 
 

@@ -9,7 +9,9 @@ columns,
     tr((W − Ŵ) H (W − Ŵ)ᵀ) = Σ_q e_q² / U_qq²        e_q: the error of column q when its turn comes
 
 so `1 / U_qq²` is what a squared error in column `q` costs after the columns behind it have made up for what they can.
-Weights are taken as they are at the start, as errors handed on are not known yet. The Hessian is that of `gptq_sink`.
+Weights are taken as they are at the start, as errors handed on are not known yet. The Hessian is that of `gptq_sink`;
+it matters less here, as a searched scale already makes room for the column that a massive activation reads.
+`gptq_mse_uniform` counts tokens alike: what this name stood for before.
 Symmetric scales may come out negative: the lowest code reaches one step further than the highest, and the search gives
 it to whichever end is larger.
 
@@ -28,5 +30,5 @@ METHOD = Recipe(
     title="GPTQ-MSE",
     summary="GPTQ-sink whose scales are searched for the least loss that GPTQ leaves, signs included.",
     reference="ours; cf. Frantar et al., ICLR 2023, arXiv 2210.17323 and llama.cpp pull request 1684",
-    rounding=Gptq(sink_share=SINK_SHARE, scales="loss"),
+    rounding=Gptq(weighting="energy", sink_share=SINK_SHARE, scales="loss"),
 )

@@ -40,7 +40,7 @@ class SequentialGptq:
     """GPTQ, block after block.
 
     Attributes:
-        rounding: What rounds each group of linears; its `sink_share` and `scales` work here as well.
+        rounding: What rounds each group of linears; its `weighting`, `sink_share` and `scales` work here as well.
         true_sequential: Whether the groups of a block are captured and rounded one after the other.
     """
 
@@ -57,6 +57,8 @@ class SequentialGptq:
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Any model will do, and any grid that the rounding takes."""
         del relations
+        if self.rounding.weighting == "importance":
+            return "what a token matters is seen from the end of the model, not block after block; weigh by energy"
         reasons = (self.rounding.refusal(spec) for spec in scheme.weight_specs)
         return next((reason for reason in reasons if reason is not None), None)
 

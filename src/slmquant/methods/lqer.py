@@ -51,7 +51,7 @@ class LowRankCorrection:
         self, weight: Float[Tensor, "out in"], rounded: QuantizedTensor, statistics: InputStatistics | None
     ) -> QuantizedTensor:
         """`rounded` with the product beside it; all inputs weigh alike where there are no statistics."""
-        H = None if statistics is None else statistics.hessian
+        H = None if statistics is None else statistics.weighted("uniform")
         return replace(rounded, side=low_rank(weight - rounded.dequantize(), H, self.rank).in_eight_bits())
 
 

@@ -76,9 +76,7 @@ class _Problem:
 
     def __init__(self, work: Work, group: InputGroup, statistics: Statistics) -> None:
         inputs = statistics[group.linears[0]]
-        if inputs.hessian is None:
-            raise ValueError("SmoothQuant+ was given statistics without a Hessian")
-        self._absmax, self._H = inputs.absmax, inputs.hessian
+        self._absmax, self._H = inputs.absmax, inputs.weighted("uniform")
         self._weights = [weight_at(work.model, name).float() for name in group.linears]
         self._grids = [grid_of(work.specs[name]) for name in group.linears]
         energy = sum(output_loss(W, self._H) for W in self._weights)

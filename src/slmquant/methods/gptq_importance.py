@@ -1,0 +1,32 @@
+"""GPTQ whose tokens count for what an error at them does to the model's predictions, by the loss's gradient.
+
+After GuidedQuant (Kim et al., ICML 2025, arXiv 2505.07004): with `L` the loss of the model and `y_t` what a linear
+makes of token `t`,
+
+    H = Σ_t |∂L/∂y_t|² x_t x_tᵀ / Σ_t |∂L/∂y_t|²
+
+Labels are drawn from the model itself, so that the expectation is that of the divergence's second order, not of how
+surprising the text is (`calib.importance`). It tells by itself a massive activation that matters from one that does
+not, and an attention sink from an ordinary first token, which `gptq_sink` does by two rules.
+
+Deviations:
+    * One Hessian for all linears that read one input and all their output channels; GuidedQuant makes several, for
+      groups of channels.
+    * Labels are drawn, one for each token, where GuidedQuant takes the text.
+    * As `gptq`.
+
+Cost: as `gptq`, and a forward and a backward pass over the calibration tokens, without gradients of weights: about
+twice the time of a pass again, and the activations of 1024 tokens in memory. Not block by block.
+"""
+
+from __future__ import annotations
+
+from slmquant.methods._base import Recipe
+from slmquant.methods.gptq import Gptq
+
+METHOD = Recipe(
+    title="GPTQ-importance",
+    summary="GPTQ whose Hessian counts a token by the squared gradient of the loss at its output.",
+    reference="after Kim et al., ICML 2025, arXiv 2505.07004",
+    rounding=Gptq(weighting="importance"),
+)
