@@ -29,7 +29,9 @@ ROUNDINGS = {
     "RTN": Nearest(),
     "GPTQ, natural order": Gptq(act_order=False),
     "GPTQ": Gptq(),
-    "GPTQ-sink": Gptq(sink_share=SINK_SHARE),
+    "uniform, share": Gptq(sink_share=SINK_SHARE),
+    "GPTQ-energy": Gptq(weighting="energy"),
+    "GPTQ-sink": Gptq(weighting="energy", sink_share=SINK_SHARE),
 }
 
 
@@ -43,7 +45,7 @@ def main() -> None:
     relations = discover(loaded.model)
     groups = [g for g in relations.groups if any("k_proj" in name for name in g.linears)][::5]
     windows = calibration_windows(loaded.tokenizer, load_corpus("wikitext2_train"), arguments.samples, 512, 0)
-    statistics = capture(loaded.model, relations, windows, {"hessian"}).statistics
+    statistics = capture(loaded.model, relations, windows, {"hessian", "hessian_energy"}).statistics
     inputs: dict[str, torch.Tensor] = {}
     for group in groups:
         module, name = loaded.model.get_submodule(group.linears[0]), group.linears[0]

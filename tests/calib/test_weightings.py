@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slmquant.calib import cache
+from slmquant.calib.calibration import FreshCalibration
 from slmquant.calib.capture import capture, capture_block
 from slmquant.calib.importance import ImportanceObserver, drawn_loss, importance_hessians
 from slmquant.calib.statistics import InputStatistics, massive_inputs, massive_note
@@ -20,6 +21,8 @@ from slmquant.model.blocks import walk
 from slmquant.model.quantized import multiply_in_
 from slmquant.model.relations import discover
 from slmquant.progress import Silent
+from slmquant.quantization import quantize_
+from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
 
@@ -242,3 +245,24 @@ def test_only_what_is_wanted_is_read_from_the_cache(tmp_path) -> None:
     assert read.hessian is None
     assert read.hessian_importance is None
     assert torch.equal(read.peak_share, captured.statistics[name].peak_share)
+
+
+@pytest.mark.parametrize(("method", "says"), [("gptq", True), ("gptq_sink_uniform", True), ("gptq_sink", False)])
+def test_a_row_names_them_where_they_decided(method: str, says: bool) -> None:
+    """A first token that no other is like, to which gate and up answer loudly, as in real models."""
+    model = tiny("llama")
+    mlp, size = model.model.layers[0].mlp, model.config.hidden_size
+    direction = F.normalize(torch.randn(size, generator=torch.Generator().manual_seed(0)), dim=0)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[0] = 50 * direction
+        for linear in (mlp.gate_proj, mlp.up_proj):
+            linear.weight += 100 * direction
+    tokens = calibration_tokens().clamp(min=1)
+    tokens[:, 0] = 0
+    calibration = FreshCalibration(model, tokens, torch.float32, Silent())
+
+    notes = quantize_(model, method, parse("W4A16g16"), calibration).notes
+
+    named = [note for note in notes if "one token of each window holds most of the Hessian" in note]
+    assert bool(named) == says
+    assert all("model.layers.0.mlp.down_proj (" in note for note in named)
