@@ -16,7 +16,7 @@ from slmquant.calib.importance import ImportanceObserver, drawn_loss, importance
 from slmquant.calib.statistics import InputStatistics, massive_inputs, massive_note
 from slmquant.core.affine import Grid
 from slmquant.core.gptq import gptq
-from slmquant.core.hessian import Weighting, with_first_tokens
+from slmquant.core.hessian import Weighting, energy_weights, weighted, with_first_tokens
 from slmquant.model.blocks import walk
 from slmquant.model.quantized import multiply_in_
 from slmquant.model.relations import discover
@@ -48,16 +48,27 @@ def outer(X: Tensor, weights: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("architecture", ["llama", "opt"])
-def test_the_hessian_by_energy_is_the_weighted_mean(architecture: str, dtype: torch.dtype, error: float) -> None:
+def test_the_hessian_by_energy_is_the_mean_over_inputs_of_length_one(
+    architecture: str, dtype: torch.dtype, error: float
+) -> None:
     model = tiny(architecture)
     relations = discover(model)
     multiply_in_(model, dtype)
     found = capture(model, relations, calibration_tokens(), ALL - {"hessian_importance"}).statistics
     for group in relations.groups:
         X = seen_by(model, group.linears[0], calibration_tokens()).flatten(0, -2)
-        expected = outer(X, 1 / X.square().sum(dim=1))
+        expected = outer(X / X.norm(dim=1, keepdim=True), torch.ones(len(X)))
         apart = torch.linalg.norm(found[group.linears[0]].weighted("energy").double() - expected)
         assert apart < error * torch.linalg.norm(expected)
+
+
+def test_a_token_of_next_to_nothing_adds_nothing() -> None:
+    """Neither zeros nor numbers whose squares are below what float32 holds; a small one counts like any other."""
+    X = torch.tensor([[0.0, 0.0], [1e-25, 0.0], [0.0, 1e-15], [3.0, 4.0]])
+    weights = energy_weights(X)
+    rows = weighted(X, weights)
+
+    assert torch.allclose(rows, torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
 
 
 def test_both_are_gathered_at_once_and_blocks_see_the_same() -> None:
@@ -159,7 +170,7 @@ def statistics_of(model: Downstream, x: Tensor) -> InputStatistics:
         rms=flat.square().mean(0).sqrt(),
         hessian=flat.T @ flat / len(flat),
         first=x[:, 0],
-        hessian_energy=(flat / energy[:, None]).T @ flat / (1 / energy).sum(),
+        hessian_energy=(flat / energy[:, None]).T @ flat / len(flat),
         hessian_importance=observer.finished(),
         peak_share=(x.square().sum(-1).amax(1).sum() / energy.sum()),
     )

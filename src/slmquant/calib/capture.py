@@ -69,7 +69,6 @@ class _Observer:
         self.peaks = torch.zeros((), dtype=torch.float64, device=device)
         self.H = torch.zeros(size, size, device=device) if "hessian" in wanted else None
         self.H_energy = torch.zeros(size, size, device=device) if "hessian_energy" in wanted else None
-        self.energy_total = torch.zeros((), dtype=torch.float64, device=device)
         self.samples = 0
         self.tokens = 0
         self.batch = torch.Size()
@@ -105,9 +104,7 @@ class _Observer:
         if self.H_energy is not None:
             started = time.perf_counter()
             rows = hessian.multiplied(inputs, dtype)
-            weights = hessian.energy_weights(rows)
-            hessian.add_outer_(self.H_energy, hessian.weighted(rows, weights))
-            self.energy_total.add_(weights.sum())
+            hessian.add_outer_(self.H_energy, hessian.weighted(rows, hessian.energy_weights(rows)))
             self.spent["hessian_energy"] += time.perf_counter() - started
 
     def result(self) -> InputStatistics:
@@ -122,9 +119,7 @@ class _Observer:
             rms=(self.squares / self.tokens).sqrt().float(),
             hessian=None if self.H is None else hessian.finish_(self.H, self.tokens),
             first=self.first if seen else None,
-            hessian_energy=None
-            if self.H_energy is None
-            else hessian.finish_(self.H_energy, float(self.energy_total) or 1.0),
+            hessian_energy=None if self.H_energy is None else hessian.finish_(self.H_energy, self.tokens),
             peak_share=(self.peaks / total).float() if seen and total > 0 else None,
         )
 

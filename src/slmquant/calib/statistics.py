@@ -36,8 +36,9 @@ class InputStatistics:
         hessian: Mean of `x xᵀ`; None where it was not asked for.
         first: The input at the first token of each window, where attention sinks form; None where the input has
             no sequence of its own (routed experts).
-        hessian_energy: Mean of `x xᵀ` weighted by `1 / |x|²`; None where it was not asked for.
-        hessian_importance: The same weighted by `|∂L/∂y|²`, see `calib.importance`; None where it was not asked for.
+        hessian_energy: Mean of `x xᵀ / |x|²`; None where it was not asked for.
+        hessian_importance: Mean of `x xᵀ` weighted by `|∂L/∂y|²`, see `calib.importance`; None where it was not
+            asked for.
         peak_share: What part of `Σ |x|²`, the trace of `hessian`, the largest token of each window holds on average;
             None where the input has no sequence of its own, or is not what was captured.
     """

@@ -1,4 +1,4 @@
-"""The Hessian of a linear layer's squared output error: `H = Σ w x xᵀ / Σ w`, up to a factor that cancels.
+"""The Hessian of a linear layer's squared output error: `H = Σ w x xᵀ`, up to a factor that cancels.
 
 For `min ‖(W − Ŵ) X‖²` the Hessian over one row of `W` is `2 X Xᵀ`, the same for all rows (Frantar et al.,
 "Optimal Brain Compression", NeurIPS 2022). Tokens count alike there, so one whose input is a thousand times as large
@@ -60,9 +60,9 @@ def weighted(X: Float[Tensor, "tokens in"], weights: Float[Tensor, " tokens"]) -
 
 
 def energy_weights(X: Float[Tensor, "tokens in"]) -> Float[Tensor, " tokens"]:
-    """`1 / |x|²` for each token; 0 for a token of zeros, which adds nothing whatever it counts for."""
+    """`1 / |x|²` for each token; 0 for a token of zeros, or of numbers whose squares float32 does not hold."""
     energy = torch.linalg.vector_norm(X, dim=1, dtype=torch.float32).square()
-    return torch.where(energy > 0, energy.reciprocal(), torch.zeros_like(energy))
+    return torch.where(energy >= torch.finfo(torch.float32).tiny, energy.reciprocal(), torch.zeros_like(energy))
 
 
 def with_first_tokens(
@@ -90,7 +90,7 @@ def with_first_tokens(
 
 
 def finish_(H: Float[Tensor, "in in"], total: float) -> Float[Tensor, "in in"]:
-    """Divided by the `total` of the tokens' weights, mirrored in place to a full symmetric matrix; returns `H`."""
+    """Divided by a `total`, that of the tokens or their weights, mirrored in place to a full matrix; returns `H`."""
     H.div_(total).triu_()
     H.add_(torch.triu(H, diagonal=1).T)
     return H
