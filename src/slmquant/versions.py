@@ -15,6 +15,9 @@ STAGES: Mapping[str, int] = {
 }
 
 METHODS: Mapping[str, int] = {
+    "gptq_mse": 2,  # tokens count relative to their energy
+    "gptq_sink": 2,  # likewise
+    "quarot": 2,  # scales are searched, activations clipped
     "spinquant": 2,
 }
 """Method → version, where it is not 1."""
