@@ -15,10 +15,11 @@ STAGES: Mapping[str, int] = {
 }
 
 METHODS: Mapping[str, int] = {
+    "gptaq": 2,  # groups of a block are captured one after the other
     "gptq_mse": 2,  # tokens count relative to their energy
     "gptq_sink": 2,  # likewise
     "quarot": 2,  # scales are searched, activations clipped
-    "spinquant": 2,
+    "spinquant": 2,  # another gradient, steps and choice of states; scales searched, activations clipped
 }
 """Method → version, where it is not 1."""
 

@@ -131,8 +131,26 @@ def test_gptaq_aims_at_the_full_precision_model() -> None:
     assert not torch.allclose(x, exact, atol=1e-2)
 
 
-def test_gptaq_without_strength_is_sequential_gptq() -> None:
-    ours, plain = solve(tiny("llama"), Gptaq(strength=0.0)), solve(tiny("llama"), SequentialGptq())
+def test_gptaq_sees_the_rounded_linears_of_its_own_block() -> None:
+    """The last linear of the first block, held against inputs recorded in the finished model and in the original."""
+    model = tiny("llama")
+    down = next(name for name in discover(model).linears if name.endswith("layers.0.mlp.down_proj"))
+    weight = weight_at(model, down).clone()
+    exact = received(model, down, windows())
+    codes = solve(model, Gptaq())
+    x = received(model, down, windows())  # q, k, v, o, gate and up are quantized
+
+    spec = parse(SCHEME).weights
+    assert spec is not None
+    H, cross = x.T @ x / len(x), (exact - x).T @ x / len(x)
+    expected = gptaq(weight, H, cross, grid_of(spec), act_order=True, strength=0.25)
+
+    assert (codes[down].codes == expected.codes).float().mean() > 0.99
+    assert not torch.allclose(x, exact, atol=1e-2)
+
+
+def test_gptaq_without_strength_is_sequential_gptq_group_after_group() -> None:
+    ours, plain = solve(tiny("llama"), Gptaq(strength=0.0)), solve(tiny("llama"), SequentialGptq(true_sequential=True))
 
     assert all(torch.equal(ours[name].codes, plain[name].codes) for name in plain)
 

@@ -7,18 +7,21 @@ of the full-precision model. `core.gptaq` derives the update of the paper's algo
     ΔW_F = −(w − v) / U_qq · U_qF + w P_qF,   P = striu(ΔX Xᵀ Uᵀ) U,   ΔX = X̃ − X,   (X Xᵀ)⁻¹ = UᵀU
 
 Deviations:
-    * Inputs of all groups of a block are captured at once; the authors capture again after each group.
     * `strength`, the factor of `P`, is 0.25 as in the authors' code; the paper has none, which is 1.
     * Whatever `gptq_sequential` says of inputs that a scheme rounds, of column order, groups and the head.
 
-Cost: three forward passes over the calibration tokens, two tensors of hidden states for all tokens, and for each
-input of a block two `in × in` matrices instead of one.
+As in the authors' code, the linears of a block that share an input are rounded together, and the next ones see what
+the rounded ones give: q, k and v, then o, then gate and up, then down.
+
+Cost: for each group of a block two passes over the calibration tokens up to that group, one as the block was and one as
+far as it is rounded, and two of the block to go on; two tensors of hidden states for all tokens, and for one input at a
+time two `in × in` matrices instead of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -70,13 +73,15 @@ class Gptaq:
 
     @torch.no_grad()
     def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
-        """Codes of the block's linears."""
-        observers = _observe(block, work.dtype)
+        """Codes of the block's linears; its plain linears then hold what the codes stand for."""
+        plain = {name: block.weight(name).clone() for group in block.groups for name in group.linears}
         solved: dict[str, QuantizedTensor] = {}
         for group in block.groups:
-            round_rows = partial(self._round, inputs=observers[group.linears[0]].finished())
-            weights = {name: block.weight(name).float() for name in group.linears}
-            solved |= round_stacked(weights, work.specs, round_rows)
+            moments = _observed(block, group.linears[0], plain, solved, work.dtype)
+            weights = {name: plain[name].float() for name in group.linears}
+            solved |= round_stacked(weights, work.specs, partial(self._round, inputs=moments))
+        _move_on_(block, plain, work.dtype)
+        _put_(block, {name: codes.dequantize() for name, codes in solved.items()})
         return solved
 
     def _round(self, rows: Float[Tensor, "rows in"], grid: Grid, inputs: _Moments) -> QuantizedTensor:
@@ -99,6 +104,10 @@ class _Moments(NamedTuple):
     cross: Float[Tensor, "in in"]
 
 
+class _Seen(Exception):  # noqa: N818  # no error: it ends a pass through a block that has shown enough
+    """The input was taken in."""
+
+
 class _Observer:
     """Gathers the moments of one input, batch by batch: of each it is shown `x̃` first, then `x`."""
 
@@ -113,13 +122,14 @@ class _Observer:
         x = hessian.multiplied(args[0], linear.get_parameter("weight").dtype)
         if self._exact is None:
             self._exact = x
-            return
+            raise _Seen
         if self._exact.shape != x.shape:
             raise NumericalError(f"{self.name!r} does not see the same tokens in both models; does it route them?")
         hessian.add_outer_(self._hessian, x)
         hessian.add_product_(self._cross, self._exact - x, x)
         self._tokens += len(x)
         self._exact = None
+        raise _Seen
 
     def finished(self) -> _Moments:
         """The means; to be asked for once, when all batches were shown."""
@@ -128,22 +138,43 @@ class _Observer:
         return _Moments(hessian.finish_(self._hessian, self._tokens), self._cross.div_(self._tokens))
 
 
-def _observe(block: BlockInHand, dtype: torch.dtype) -> Mapping[str, _Observer]:
-    """What was seen of the input of every group, by its first linear."""
+def _observed(
+    block: BlockInHand,
+    name: str,
+    plain: Mapping[str, Float[Tensor, "out in"]],
+    solved: Mapping[str, QuantizedTensor],
+    dtype: torch.dtype,
+) -> _Moments:
+    """What a linear reads in the full-precision block, and in the one whose solved linears are rounded."""
     exact = block.exact_inputs
     if exact is None:
         raise ValueError(f"GPTAQ was given {block.name} without the inputs of the full-precision model")
-    observers: dict[str, _Observer] = {}
+    observer = _Observer(name, block.weight(name).shape[1], exact.device)
+    rounded = {solved_name: codes.dequantize() for solved_name, codes in solved.items()}
     with ExitStack() as hooks:
-        for name in (group.linears[0] for group in block.groups):
-            observers[name] = _Observer(name, block.weight(name).shape[1], exact.device)
-            hooks.callback(block.linear(name).register_forward_pre_hook(observers[name]).remove)
-        hooks.enter_context(multiplying_in(block.module, dtype))
+        hooks.callback(block.linear(name).register_forward_pre_hook(observer).remove)
         for part in block.batches():
-            outputs = block.run(exact[part])
-            block.run(block.inputs[part])
-            block.move_on_(part, outputs)  # only now: a linear may have read the exact inputs themselves
-    return observers
+            for weights, hidden in ((plain, exact), (rounded, block.inputs)):
+                _put_(block, weights)
+                with suppress(_Seen), multiplying_in(block.module, dtype):
+                    block.run(hidden[part])
+    return observer.finished()
+
+
+def _move_on_(block: BlockInHand, plain: Mapping[str, Float[Tensor, "out in"]], dtype: torch.dtype) -> None:
+    """Put the full-precision block's outputs in the place of its exact inputs."""
+    exact = block.exact_inputs
+    if exact is None:
+        raise ValueError(f"GPTAQ was given {block.name} without the inputs of the full-precision model")
+    _put_(block, plain)
+    with multiplying_in(block.module, dtype):
+        for part in block.batches():
+            block.move_on_(part, block.run(exact[part]))
+
+
+def _put_(block: BlockInHand, weights: Mapping[str, Float[Tensor, "out in"]]) -> None:
+    for name, weight in weights.items():
+        block.weight(name).copy_(weight)
 
 
 METHOD = Recipe(
