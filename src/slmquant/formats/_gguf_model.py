@@ -9,13 +9,13 @@ from typing import cast
 import gguf
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.quantized_tensor import QuantizedTensor
-from slmquant.formats import _gguf_architectures, _gguf_metadata
-from slmquant.formats._gguf_architectures import ARCHITECTURES, Architecture, row_order
 from slmquant.formats._placements import run_time_refusal
+from slmquant.model import gguf_architectures, gguf_metadata
+from slmquant.model.gguf_architectures import ARCHITECTURES, Architecture
 from slmquant.model.quantized import Linear, QuantizedLinear, weight_at
 from slmquant.quantization import QuantizedModel
 
@@ -79,17 +79,8 @@ def parameters_of(quantized: QuantizedModel) -> Iterator[Parameter]:
             target=f"{target}.{kind}",
             weight=weight,
             offset=architecture.gain_offset if kind == "weight" and parameter.ndim == 1 else 0.0,
-            order=order_of(model.config, module, parameter.shape[0] if kind == "bias" else _rows(weight)),
+            order=gguf_metadata.order_of(model.config, module, parameter.shape[0] if kind == "bias" else _rows(weight)),
         )
-
-
-def order_of(config: PreTrainedConfig, module: str, count: int) -> Tensor | None:
-    """How the `count` rows of a linear, and of its bias, lie in the file; None where as in the model."""
-    rows = ARCHITECTURES[config.model_type].rows.get(leaf := module.rpartition(".")[2])
-    if rows is None:
-        return None
-    heads = _gguf_metadata.key_heads(config) if leaf == "k_proj" else config.num_attention_heads
-    return row_order(rows, count, int(heads))
 
 
 def _rows(weight: QuantizedTensor | Tensor) -> int:
@@ -106,9 +97,9 @@ def refusal_of(quantized: QuantizedModel) -> str | None:
         )
     return (
         run_time_refusal(quantized, "llama.cpp")
-        or _gguf_architectures.refusal_of(config)
-        or _gguf_metadata.rope_refusal(config)
-        or _gguf_metadata.window_refusal(config)
+        or gguf_architectures.refusal_of(config)
+        or gguf_metadata.rope_refusal(config)
+        or gguf_metadata.window_refusal(config)
         or _structure_refusal(quantized.model, ARCHITECTURES[config.model_type])
     )
 

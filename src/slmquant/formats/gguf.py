@@ -27,10 +27,10 @@ from slmquant.errors import RefusedError, UnknownNameError
 from slmquant.files import atomic_file
 from slmquant.formats._base import Export, Placement, Written, settle
 from slmquant.formats._gguf_blocks import BLOCK, encode, fit
-from slmquant.formats._gguf_metadata import keys_of, rope_of
 from slmquant.formats._gguf_model import Parameter, architecture_of, parameters_of, refusal_of
 from slmquant.formats._gguf_read import MODEL_TYPE_KEY, MODULES_KEY, read_weights
 from slmquant.formats._gguf_tokenizer import add_tokenizer_
+from slmquant.model.gguf_metadata import keys_of, rope_of
 from slmquant.quantization import QuantizedModel
 from slmquant.schemes.mixtures import MIXTURES
 

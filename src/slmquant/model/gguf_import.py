@@ -1,26 +1,27 @@
-"""GGUF files: dequantized by transformers into a plain float32 model, with what it leaves out put back."""
+"""GGUF files read as plain float32 models: their keys, every tensor, and their tokenizer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
-from unittest import mock
 
 import gguf
+import numpy as np
 import torch
-from tokenizers import pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    modeling_gguf_pytorch_utils,
-)
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from slmquant.boundary import guarded
 from slmquant.errors import ModelError
+from slmquant.model.gguf_architectures import ARCHITECTURES
+from slmquant.model.gguf_configuration import configuration_of
+from slmquant.model.gguf_metadata import order_of
+from slmquant.model.gguf_vocabulary import tokenizer_of
 
+_FREQUENCIES = "rope_freqs.weight"
 _EXACT = frozenset({"F32", "F16", "BF16", "ALL_F32"})
 """File types that are no quantization grid."""
 
@@ -50,30 +51,77 @@ def is_quantized(file_type_name: str) -> bool:
 def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read a GGUF file as a transformers model (float32, tied weights tied) and its tokenizer.
 
+    Every tensor of the file becomes a parameter of the model, and every parameter comes from the file.
+
     Args:
         path: The file.
         tokenizer_folder: A folder with `tokenizer.json` and `tokenizer_config.json` to use instead of the
             vocabulary in the file.
 
     Raises:
-        ModelError: The file is truncated, or its architecture is not one that transformers reads.
+        ModelError: The file is truncated, or says what is not read here: an architecture, a key, a tensor, a tokenizer.
     """
-    _opened(path)
-    folder, name = path.parent, path.name
-    with guarded(lambda why: f"{name} cannot be read as a model: {why}"):
-        with mock.patch.object(modeling_gguf_pytorch_utils, "tqdm", _without_bar):
-            loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    reader = _opened(path)
+    with guarded(lambda why: f"{path.name} cannot be read as a model: {why}"), _named(path):
+        fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        model = _model(reader, fields)
         if tokenizer_folder is None:
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-            _restore_pre_tokenizer(tokenizer, path)
+            tokenizer: PreTrainedTokenizerBase = tokenizer_of(fields)
+            tokenizer.model_max_length = model.config.max_position_embeddings
         else:
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    return _plain(loaded), cast(PreTrainedTokenizerBase, tokenizer)
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
+    return model, tokenizer
 
 
-def _without_bar(tensors: Iterable[object], **_words: object) -> Iterable[object]:
-    """Stands for the bar that transformers draws over a file's tensors, which knows no setting."""
-    return tensors
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say of which file an error speaks."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{path.name} cannot be read as a model: {error}") from error
+
+
+def _model(reader: gguf.GGUFReader, fields: Mapping[str, object]) -> PreTrainedModel:
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    shapes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in tensors.items()}
+    freqs = _numbers(tensors.pop(_FREQUENCIES)) if _FREQUENCIES in tensors else None
+    config = configuration_of(fields, shapes, freqs)
+    architecture = ARCHITECTURES[config.model_type]
+    names = gguf.get_tensor_name_map(architecture.graph, config.num_hidden_layers)
+    model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    with torch.no_grad():
+        for full, parameter in model.named_parameters():  # a tied one comes once
+            module, _, kind = full.rpartition(".")
+            target = f"{names.get_name(module)}.{kind}"
+            if target not in tensors:
+                raise ModelError(f"it lacks {target}, the {full} of a {config.model_type}; fetch it again")
+            values = _numbers(tensors.pop(target))
+            if (order := order_of(config, module, values.shape[0])) is not None:
+                values = torch.empty_like(values).index_copy(0, order, values)
+            if isinstance(model.get_submodule(module), Conv1D) and kind == "weight":
+                values = values.T
+            elif kind == "weight" and values.ndim == 1:
+                values = values - architecture.gain_offset
+            if values.shape != parameter.shape:
+                raise ModelError(f"its {target} is {tuple(values.shape)}, expected {tuple(parameter.shape)}")
+            parameter.copy_(values)
+    if tensors:
+        raise ModelError(
+            f"it holds {len(tensors)} tensors that a {config.model_type} here has no place for, the first "
+            f"{min(tensors)}; give the model in safetensors"
+        )
+    ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    stated = list(dict.fromkeys(id_ for id_ in ends if isinstance(id_, int)))
+    if model.generation_config is not None and len(stated) > 1:
+        model.generation_config.eos_token_id = stated
+    config.architectures = [type(model).__name__]
+    return cast(PreTrainedModel, model.train(False))
+
+
+def _numbers(tensor: gguf.ReaderTensor) -> Tensor:
+    numbers = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    return torch.from_numpy(np.array(numbers, dtype=np.float32))
 
 
 def _opened(path: Path) -> gguf.GGUFReader:
@@ -83,33 +131,3 @@ def _opened(path: Path) -> gguf.GGUFReader:
     if path.stat().st_size < stop:
         raise ModelError(f"{path.name} is truncated, {stop} bytes were expected; fetch it again")
     return reader
-
-
-def _plain(loaded: PreTrainedModel) -> PreTrainedModel:
-    """The same weights in a model that has forgotten GGUF, which transformers would refuse to save."""
-    config = loaded.config
-    del config.quantization_config
-    config._name_or_path = ""
-    config.architectures = [type(loaded).__name__]
-    model = type(loaded)(config)
-    model.load_state_dict(loaded.state_dict())
-    model.tie_weights()
-    if loaded.generation_config is not None:
-        model.generation_config = loaded.generation_config
-    return cast(PreTrainedModel, model.train(False))
-
-
-def _restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Split digits one by one where the file says so.
-
-    transformers gives every byte-level vocabulary GPT-2's splitting and ignores `tokenizer.ggml.pre`. SmolLM
-    splits off each digit first; without that, spaces before a number are tokenized differently.
-    """
-    field = _opened(path).get_field("tokenizer.ggml.pre")
-    if field is not None and field.contents() == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )

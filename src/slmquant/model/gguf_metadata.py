@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slmquant.formats._gguf_architectures import ARCHITECTURES
+from slmquant.model.gguf_architectures import ARCHITECTURES, row_order
 
 Value = bool | int | float | str
 """What a key holds; whole numbers are written as uint32, others as float32."""
@@ -62,6 +62,15 @@ def head_size(config: PreTrainedConfig) -> int:
 def key_heads(config: PreTrainedConfig) -> int:
     """Heads of keys and values."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def order_of(config: PreTrainedConfig, module: str, count: int) -> Tensor | None:
+    """How the `count` rows of a linear, and of its bias, lie in the file; None where as in the model."""
+    rows = ARCHITECTURES[config.model_type].rows.get(leaf := module.rpartition(".")[2])
+    if rows is None:
+        return None
+    heads = key_heads(config) if leaf == "k_proj" else config.num_attention_heads
+    return row_order(rows, count, int(heads))
 
 
 def rope_of(config: PreTrainedConfig) -> Rope | None:
