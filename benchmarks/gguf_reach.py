@@ -1,9 +1,10 @@
 """Our GGUF files beside llama.cpp's own of the same source: bytes, perplexity through llama.cpp, decode speed.
 
-llama.cpp's Q4_0 and Q4_K_M are made by its own quantizer from the float32 file of the same model. How they are
-compared: see `reach.py`.
+llama.cpp's Q4_0 and Q4_K_M are made by its own quantizer from the float32 file of the same model: as they are without
+data, and with an importance matrix of the tokens that our methods look at (see `importance.py`). Divergence is from the
+float32 file; the baseline of speed is float16, the format's own default. How they are compared: see `reach.py`.
 
-    python benchmarks/gguf_reach.py smollm2-135m-instruct --windows 8 --timing
+    python benchmarks/gguf_reach.py smollm2-135m-instruct --windows 32 --timing
 """
 
 from __future__ import annotations
@@ -11,36 +12,44 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import importance
 import reach
 
-from slmquant.engines.llamacpp import ENGINE
-from slmquant.formats._base import Export
+from slmquant import api
 from slmquant.formats.gguf import Gguf
+from slmquant.store.record import CalibrationSpec
 
 OURS = ("gptq_mse:Q4_0E8", "gptq_mse:Q4_0_S", "gptq_mse:Q4_0_M", "gptq_mse:Q4_K_M")
 THEIRS = {"Q4_0": 2, "Q4_K_M": 15}
 """llama.cpp's file types by its numbers (`llama.h`)."""
 
 
-def quantized_by_them(_export: Export, source: Path, _folder: Path) -> Iterator[reach.Artifact]:
-    """The files that llama.cpp's own quantizer makes of `source`."""
+def quantized_by_them(
+    plain: api.Artifact, source: Path, _folder: Path, calibration: CalibrationSpec
+) -> Iterator[reach.Artifact]:
+    """The files that llama.cpp's own quantizer makes of `source`, without data and with an importance matrix."""
     from cyllama.llama import llama_cpp
 
     llama_cpp.set_log_callback(lambda _level, _text: None)  # a line for every tensor
+    matrix = importance.importance(plain, calibration)
     for name, number in THEIRS.items():
         parameters = llama_cpp.LlamaModelQuantizeParams()
         parameters.ftype = number
         path = source.with_name(f"llamacpp-{name}.gguf")
         llama_cpp.model_quantize(str(source), str(path), parameters)
         yield reach.Artifact(f"llama.cpp {name}", path)
+        with_matrix = source.with_name(f"llamacpp-{name}-imatrix.gguf")
+        importance.requantize(source, path, matrix, with_matrix)
+        yield reach.Artifact(f"llama.cpp {name}, imatrix", with_matrix)
 
 
 if __name__ == "__main__":
     reach.main(
         __doc__ or "",
         reach.Contest(
-            engine=ENGINE,
+            engine="llamacpp",
             full=("float32", Gguf("F32")),
+            usual=("float16", Gguf("F16")),
             ours=Gguf(),
             entries=OURS,
             theirs=quantized_by_them,

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import reach
 
-from slmquant.engines.onnxruntime import ENGINE
-from slmquant.formats._base import Export
+from slmquant import api
 from slmquant.formats._onnx_builder import GRAPH, plain_model
 from slmquant.formats.onnx import FORMAT
+from slmquant.store.record import CalibrationSpec
 
 OURS = ("rtn:W4A16g32E4", "rtn:W4A16g64E8-asym", "gptq_sink:W4A16g32E4-asym", "gptq_sink:W4A16g64E8-asym")
 THEIRS = {
@@ -28,11 +28,13 @@ THEIRS = {
 """Options of the builder; what it writes of tied embeddings with zero points, ONNX Runtime does not load."""
 
 
-def built_by_them(export: Export, _path: Path, folder: Path) -> Iterator[reach.Artifact]:
+def built_by_them(
+    plain: api.Artifact, _path: Path, folder: Path, _calibration: CalibrationSpec
+) -> Iterator[reach.Artifact]:
     """What the builder makes of the same weights at its command line."""
     source = folder / "source"
-    plain_model(export.quantized).save_pretrained(source)
-    export.tokenizer.save_pretrained(source)
+    plain_model(plain.quantized).save_pretrained(source)
+    plain.tokenizer.save_pretrained(source)
     for number, (name, options) in enumerate(THEIRS.items()):
         path = folder / f"builder-{number}"
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", path]
@@ -45,7 +47,7 @@ if __name__ == "__main__":
     reach.main(
         __doc__ or "",
         reach.Contest(
-            engine=ENGINE,
+            engine="onnxruntime",
             full=("float16", FORMAT),
             ours=FORMAT,
             entries=OURS,

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import reach
 
-from slmquant.engines.openvino import ENGINE
-from slmquant.formats._base import Export
+from slmquant import api
 from slmquant.formats._openvino_package import import_openvino, unreported
 from slmquant.formats.openvino import FORMAT, GRAPH, RUNTIME_OPTIONS
+from slmquant.store.record import CalibrationSpec
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -33,7 +33,9 @@ DEFAULTS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "32", "KV_CACHE_PRECISION": "u8"}
 """What OpenVINO does on a CPU with a file that says nothing."""
 
 
-def compressed_by_them(_export: Export, source: Path, folder: Path) -> Iterator[reach.Artifact]:
+def compressed_by_them(
+    _plain: api.Artifact, source: Path, folder: Path, _calibration: CalibrationSpec
+) -> Iterator[reach.Artifact]:
     """NNCF's int4 of `source`, as OpenVINO runs it by itself, and with the options of our files."""
     ov = import_openvino()
     with unreported():
@@ -68,7 +70,7 @@ if __name__ == "__main__":
     reach.main(
         __doc__ or "",
         reach.Contest(
-            engine=ENGINE,
+            engine="openvino",
             full=("float16", FORMAT),
             ours=FORMAT,
             entries=OURS,

@@ -1,19 +1,20 @@
 """Files of one model side by side in one engine: bytes, perplexity, decode speed. What the `*_reach.py` share.
 
-Perplexity is over windows of 512 tokens of WikiText-2's test split, each on its own, computed by the engine; beside it
-stands torch's of the same weights, where they are ours, and the mean divergence from the full-precision file. Below
-the table every file of ours is held against every one of the others, window by window: the mean difference in nats per
-token, and its standard error. With `--timing` all files are open at once and decode in turns, so that what else the
-machine does meets all of them.
+Perplexity is over windows of 512 tokens, spread evenly over the text of each corpus (WikiText-2's test split, and C4,
+which is not what our methods were calibrated on), each on its own, computed by the engine; beside the first stands
+torch's of the same weights, where they are ours, and the mean divergence from the full-precision file. Below the table
+every file of ours is held against every one of the others, window by window: the mean difference in nats per token, its
+standard error, and its p, corrected by Holm over all comparisons that are printed.
+
+With `--timing` all files are open at once, each in a process of its own, and decode 64 tokens after 512 in balanced
+turns: the median over rounds and its quartiles, and the paired ratio to the usual 16-bit file with its standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +23,23 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slmquant import api
+from slmquant import api, engines
+from slmquant.analysis.multiple import holm
 from slmquant.analysis.paired import paired_test
 from slmquant.calib.corpora import load_corpus
-from slmquant.calib.windows import text_tokens
+from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.core.divergence import log_normalize_, next_token_nll, token_divergence_
-from slmquant.engines._base import Chooses, Engine, OpenOptions, Session
+from slmquant.engines._base import OpenOptions, Session
 from slmquant.formats._base import Export, Format
+from slmquant.runs.engines import EngineJob, Settings, run_engines
+from slmquant.store.record import CalibrationSpec, Metric
+from slmquant.tracks._requests import Point
 
-WINDOW, ROUNDS, STEPS = 512, 15, 32
+WINDOW, ROUNDS, STEPS = 512, 12, 64
+CORPORA = ("wikitext2_test", "c4_train_b")
+CALIBRATION = "wikitext2_train"
 
 
 @dataclass(frozen=True)
@@ -49,22 +56,41 @@ class Contest:
     """Our files against those of an engine's own converter.
 
     Attributes:
-        engine: What runs them all.
-        full: Name and format of the full-precision file.
+        engine: Name of what runs them all.
+        full: Name and format of the full-precision file that divergence is taken from.
         ours: The format of our own.
         entries: `METHOD:SCHEME` of ours.
-        theirs: Makes theirs, given the full-precision model, the file made of it, and a folder to work in.
+        theirs: Makes theirs, given the full-precision model, the file made of it, a folder to work in, and what our
+            methods are calibrated on.
         weight_bytes: What an artifact's weights take, tokenizer aside where it lies in files of its own.
         variants: Makes others of one of ours, in the folder given.
+        usual: Name and format of the 16-bit file that speeds are held against; None where `full` is that.
     """
 
-    engine: Engine
+    engine: str
     full: tuple[str, Format]
     ours: Format
     entries: Sequence[str]
-    theirs: Callable[[Export, Path, Path], Iterable[Artifact]]
+    theirs: Callable[[api.Artifact, Path, Path, CalibrationSpec], Iterable[Artifact]]
     weight_bytes: Callable[[Path], int]
     variants: Callable[[Artifact, Path], Iterable[Artifact]] = lambda _artifact, _folder: ()
+    usual: tuple[str, Format] | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one file makes of one corpus, window by window."""
+
+    losses: tuple[float, ...]
+    divergences: tuple[float, ...]
+
+    @property
+    def divergence(self) -> str:
+        """The mean and its standard error, which knows that neighbours are alike."""
+        if len(self.divergences) < 2:
+            return f"{self.divergences[0]:.4f}"
+        test = paired_test([0.0] * len(self.divergences), self.divergences)
+        return f"{test.difference:.4f}" + ("" if test.stderr is None else f" ± {test.stderr:.4f}")
 
 
 def main(description: str, contest: Contest) -> None:
@@ -72,66 +98,125 @@ def main(description: str, contest: Contest) -> None:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--ours", nargs="+", default=contest.entries, metavar="METHOD:SCHEME")
-    parser.add_argument("--windows", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=8, help="of each corpus")
+    parser.add_argument("--length", type=int, default=WINDOW, help="tokens of a window, and before decoding")
+    parser.add_argument("--corpora", nargs="+", default=CORPORA, help="that are judged on")
+    parser.add_argument("--calibration", default=CALIBRATION, help="the corpus that methods look at")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--timing", action="store_true")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--folder", type=Path, help="keep the files there, and take those of ours that are there")
     given = parser.parse_args()
-    options = OpenOptions(given.threads, WINDOW)
+    if given.calibration in given.corpora:
+        parser.error(f"{given.calibration} is calibrated on; judge on another text")
+    calibration = CalibrationSpec(corpus=given.calibration)
+    settings = Settings(points=(Point(given.length, STEPS),), rounds=given.rounds, threads=(given.threads,))
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         plain = api.quantize(given.model, "none", "W16A16")
-        ids = text_tokens(plain.tokenizer, load_corpus("wikitext2_test").text).tolist()
-        windows = [ids[start : start + WINDOW] for start in range(0, WINDOW * given.windows, WINDOW)]
-        artifacts = list(make(contest, plain, given.ours, folder, windows))
-        rates = decode_rates(contest.engine, artifacts, windows[0], options) if given.timing else {}
-        table = Table("made by", "MB", "perplexity", "in torch", "KL, nats", "decode, tokens/s")
-        losses: dict[str, list[float]] = {}
-        full: list[torch.Tensor] = []
-        for artifact in artifacts:
-            session = contest.engine.open(artifact.path, options)
-            divergences, losses[artifact.name] = [], []
-            for place, window in enumerate(windows):
-                logs = log_probabilities(session, window)
-                if artifact is artifacts[0]:
-                    full.append(logs.half())
-                losses[artifact.name].append(float(next_token_nll(logs[:-1], torch.tensor(window[1:])).mean()))
-                divergences.append(float(token_divergence_(full[place].float(), logs).forward.mean()))
-            session.close()
-            ppl = np.exp(np.mean(losses[artifact.name]))
-            apart = "" if artifact is artifacts[0] else f"{np.mean(divergences):.4f}"
-            rate = f"{rates[artifact.name]:.1f}" if rates else "not measured"
-            own = "" if artifact.torch_ppl is None else f"{artifact.torch_ppl:.3f}"
-            size = contest.weight_bytes(artifact.path) / 1e6
-            table.add_row(artifact.name, f"{size:.2f}", f"{ppl:.3f}", own, apart, rate)
-    console = Console(width=None if Console().is_terminal else 120, highlight=False)
-    console.print(table)
-    for line in differences(losses, given.ours) if given.windows > 1 else ():
+        windows = {name: spread(plain.tokenizer, name, given.windows, given.length) for name in given.corpora}
+        artifacts = list(make(contest, plain, given.ours, folder, windows[given.corpora[0]], calibration))
+        usual = (contest.usual or contest.full)[0]
+        speeds = timed(contest.engine, artifacts, usual, settings) if given.timing else {}
+        readings = {
+            corpus: read(contest.engine, artifacts, pieces, given.threads) for corpus, pieces in windows.items()
+        }
+        print_table(contest, artifacts, readings, speeds, usual)
+    others = [artifact.name for artifact in artifacts if artifact.name not in given.ours]
+    console = Console(width=None if Console().is_terminal else 160, highlight=False)
+    for line in differences(readings, given.ours, others) if given.windows > 1 else ():
         console.print(line)
 
 
-def differences(losses: Mapping[str, Sequence[float]], ours: Sequence[str]) -> Iterator[str]:
-    """Each of ours against each of the others, over the same windows."""
-    for mine, other in itertools.product(ours, [name for name in losses if name not in ours]):
-        found = paired_test(losses[other], losses[mine])
-        yield f"{mine} less {other}: {found.difference:+.4f} ± {found.stderr:.4f} nats over {found.n} windows"
+def spread(tokenizer: PreTrainedTokenizerBase, corpus: str, count: int, length: int) -> list[list[int]]:
+    """Windows that lie evenly over a whole text and do not overlap, as tasks choose them."""
+    ids = text_tokens(tokenizer, load_corpus(corpus).text)
+    chosen = spread_windows(corpus, len(ids) // length, count)
+    return [ids[length * window : length * (window + 1)].tolist() for window in chosen]
+
+
+def read(
+    engine: str, artifacts: Sequence[Artifact], windows: Sequence[Sequence[int]], threads: int
+) -> dict[str, Reading]:
+    """Losses of every file, and divergences from the first."""
+    full: list[torch.Tensor] = []
+    readings: dict[str, Reading] = {}
+    for artifact in artifacts:
+        session = engines.load(engine).open(artifact.path, OpenOptions(threads, len(windows[0])))
+        losses, divergences = [], []
+        for place, window in enumerate(windows):
+            logs = log_probabilities(session, window)
+            if artifact is artifacts[0]:
+                full.append(logs.half())
+            losses.append(float(next_token_nll(logs[:-1], torch.tensor(window[1:])).mean()))
+            divergences.append(float(token_divergence_(full[place].float(), logs).forward.mean()))
+        session.close()
+        readings[artifact.name] = Reading(tuple(losses), tuple(divergences))
+    return readings
+
+
+def print_table(
+    contest: Contest,
+    artifacts: Sequence[Artifact],
+    readings: Mapping[str, Mapping[str, Reading]],
+    speeds: Mapping[str, tuple[str, str]],
+    usual: str,
+) -> None:
+    """A row for each file."""
+    heads = [head for corpus in readings for head in (f"perplexity, {corpus}", "KL, nats")]
+    table = Table("made by", "MB", *heads, "in torch", "decode, tokens/s", f"times {usual}")
+    for artifact in artifacts:
+        cells = [f"{contest.weight_bytes(artifact.path) / 1e6:.2f}"]
+        for reading in (found[artifact.name] for found in readings.values()):
+            apart = "" if artifact is artifacts[0] else reading.divergence
+            cells += [f"{np.exp(np.mean(reading.losses)):.3f}", apart]
+        own = "" if artifact.torch_ppl is None else f"{artifact.torch_ppl:.3f}"
+        table.add_row(artifact.name, *cells, own, *speeds.get(artifact.name, ("not measured", "")))
+    Console(width=None if Console().is_terminal else 160, highlight=False).print(table)
+
+
+def differences(
+    readings: Mapping[str, Mapping[str, Reading]], ours: Sequence[str], others: Sequence[str]
+) -> Iterator[str]:
+    """Each of ours against each of the others on each corpus, over the same windows."""
+    found = {
+        (corpus, mine, other): paired_test(reading[other].losses, reading[mine].losses)
+        for corpus, reading in readings.items()
+        for mine, other in itertools.product(ours, others)
+    }
+    corrected = holm({key: test.p_value for key, test in found.items() if test.p_value is not None})
+    for (corpus, mine, other), test in found.items():
+        p = corrected.get((corpus, mine, other))
+        verdict = "" if p is None else f", p = {p:.3g} after Holm over {len(corrected)}"
+        error = "unknown" if test.stderr is None else f"{test.stderr:.4f}"
+        line = f"{mine} less {other}: {test.difference:+.4f} ± {error} nats over {test.n} windows of {corpus}{verdict}"
+        yield line if p is None or p < 0.05 else f"{line}: not told apart"
 
 
 def make(
-    contest: Contest, plain: api.Artifact, entries: Sequence[str], folder: Path, windows: Sequence[Sequence[int]]
+    contest: Contest,
+    plain: api.Artifact,
+    entries: Sequence[str],
+    folder: Path,
+    windows: Sequence[Sequence[int]],
+    calibration: CalibrationSpec,
 ) -> Iterator[Artifact]:
-    """The full-precision file, theirs, and ours."""
+    """The full-precision files, theirs, and ours."""
     name, fmt = contest.full
     path = folder / f"full{fmt.suffix}"
     yield written(name, plain, fmt, path, windows)
-    yield from contest.theirs(export_of(plain), path, folder)
+    if contest.usual is not None:
+        name, fmt = contest.usual
+        yield written(name, plain, fmt, folder / f"usual{fmt.suffix}", windows)
+    yield from contest.theirs(plain, path, folder, calibration)
     for entry in entries:
         method, scheme = entry.split(":")
         path = folder / f"{method}-{scheme}{contest.ours.suffix}"
         ours = Artifact(entry, path)
         if not path.exists():
-            ours = written(entry, api.quantize(plain.source, method, scheme), contest.ours, path, windows)
+            made = api.quantize(plain.source, method, scheme, calibration=calibration)
+            ours = written(entry, made, contest.ours, path, windows)
         yield ours
         yield from contest.variants(ours, folder)
 
@@ -163,20 +248,24 @@ def log_probabilities(session: Session, window: Sequence[int]) -> torch.Tensor:
     return log_normalize_(torch.tensor(session.feed(window, every=True)))
 
 
-def decode_rates(
-    engine: Engine, artifacts: Sequence[Artifact], tokens: Sequence[int], options: OpenOptions
-) -> dict[str, float]:
-    """Median tokens per second of each; every round visits all of them."""
-    sessions = {artifact.name: engine.open(artifact.path, options) for artifact in artifacts}
-    seconds: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(ROUNDS + 1):  # the first warms up
-        for name, session in sessions.items():
-            session.reset()
-            session.feed(tokens[:16])
-            started = time.perf_counter()
-            for token in tokens[16 : 16 + STEPS]:
-                session.choose([token]) if isinstance(session, Chooses) else session.feed([token])
-            seconds[name].append((time.perf_counter() - started) / STEPS)
-    for session in sessions.values():
-        session.close()
-    return {name: 1 / statistics.median(taken[1:]) for name, taken in seconds.items()}
+def timed(engine: str, artifacts: Sequence[Artifact], usual: str, settings: Settings) -> dict[str, tuple[str, str]]:
+    """Of each file the decode speed with its quartiles and number of rounds, and the paired ratio to the usual one."""
+    jobs = [EngineJob(artifact.name, engine, artifact.path) for artifact in artifacts]
+    baseline = [artifact.name for artifact in artifacts].index(usual)
+    speeds = {}
+    for result in run_engines(jobs, settings, baseline):
+        found = {metric.name.partition("/")[0]: metric for metric in result.metrics}
+        rate, ratio = (found.get(f"decode_{kind}@{settings.points[0].context}") for kind in ("tokens_per_s", "speedup"))
+        values = [STEPS / item.values["decode_s"] for item in result.items]
+        shown = f"failed: {result.reason}"
+        if rate is not None:
+            low, high = np.percentile(values, (25, 75))
+            shown = f"{rate.value:.1f} [{low:.1f}, {high:.1f}], n = {len(values)}"
+        speeds[result.job.label] = (shown, _ratio(ratio))
+    return speeds
+
+
+def _ratio(metric: Metric | None) -> str:
+    if metric is None:
+        return ""
+    return f"{metric.value:.2f}" + ("" if metric.stderr is None else f" ± {metric.stderr:.2f}")

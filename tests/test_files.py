@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from slmquant.errors import OutputError, SpaceError
-from slmquant.files import atomic_dir, atomic_file, check_output, remove_leftovers
+from slmquant.files import atomic_dir, atomic_file, check_output, forget_oldest, mark_used, remove_leftovers
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077])
@@ -106,3 +107,19 @@ def test_an_output_never_touches_what_it_is_made_from(tmp_path: Path) -> None:
 def test_space_is_asked_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="MB are needed"):
         check_output(tmp_path / "new" / "out", True, least_bytes=1 << 60)
+
+
+def test_what_was_used_longest_ago_goes_where_a_cache_grows_too_large(tmp_path: Path) -> None:
+    now = time.time()
+    for name, days in (("new", 0), ("old", 3), ("older", 5), ("oldest", 9), (".unfinished", 9)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(bytes(100))
+        os.utime(tmp_path / name, (now - days * 86400,) * 2)
+    mark_used(tmp_path / "older")
+
+    removed = forget_oldest(tmp_path, 250)
+
+    assert [path.name for path in removed] == ["oldest", "old"]
+    assert forget_oldest(tmp_path, 0) == []  # used within a day, maybe by somebody else right now
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished", "new", "older"]
+    assert forget_oldest(tmp_path / "nowhere", 0) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -72,6 +73,33 @@ def remove_leftovers(folder: Path, pattern: str = ".*") -> None:
         except FileNotFoundError:  # its owner has just finished
             continue
         remove(entry)
+
+
+def forget_oldest(folder: Path, most_bytes: int) -> list[Path]:
+    """Remove the entries of `folder` that were used longest ago, until all together take `most_bytes` at most.
+
+    What was used within a day stays, since another process may read it; `mark_used` says that something is.
+
+    Returns:
+        What was removed.
+    """
+    entries = list(folder.glob("[!.]*")) if folder.is_dir() else []
+    sizes = {entry: folder_bytes(entry) if entry.is_dir() else entry.stat().st_size for entry in entries}
+    used = {entry: entry.stat().st_mtime for entry in entries}
+    total, removed = sum(sizes.values()), []
+    for entry in sorted(entries, key=lambda entry: used[entry]):
+        if total <= most_bytes or time.time() - used[entry] < _LEFTOVER_AGE_S:
+            break
+        remove(entry)
+        total -= sizes[entry]
+        removed.append(entry)
+    return removed
+
+
+def mark_used(path: Path) -> None:
+    """Let `path` count as used now, where the system allows it."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def remove(path: Path) -> None:

@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 from typer import Typer
 from typer.testing import CliRunner, Result
 
 from slmquant.cli import bench_engine, export, serve
 from slmquant.cli import engines as engines_command
+from slmquant.cli._app import app as whole_app
+from slmquant.engines._serving import API_KEY
 from slmquant.errors import ModelError, OutputError, RefusedError, UnknownNameError
 from slmquant.model.llama2c_import import read_llama2c
 from tests import made_up_engines, tiny_llama2c
@@ -76,20 +80,33 @@ def test_bench_engine_prints_a_row_for_each_and_keeps_everything(made_up: Path) 
 
     result = run(
         "bench-engine", "a.bin", "--engine", "right", "--baseline", "full.bin", "--quick", "--rounds", "1",
-        "--output", "out.json",
+        "--output", "out",
     )  # fmt: skip
 
     assert result.exit_code == 0
     assert "a.bin" in result.stdout and "there is no reference" in result.stdout and "RAPL" in result.stdout
-    mine, full = json.loads((made_up / "out.json").read_text())
+    mine, full = json.loads(next((made_up / "out").glob("*.json")).read_text())
     assert (mine["artifact"], full["artifact"], mine["status"]) == ("a.bin", "full.bin", "ok")
     assert "decode_speedup@512" in {metric["name"] for metric in mine["metrics"]}
     assert mine["slmq_infer"]["value"] > 0 and "against full.bin" in mine["slmq_infer"]["reason"]
     assert mine["samples"] and mine["environment"]["cores"] >= 1
 
 
+def test_no_row_says_where_on_this_machine_an_artifact_lies(made_up: Path) -> None:
+    for folder in ("one", "two"):
+        (made_up / folder).mkdir()
+        (made_up / folder / "m.bin").touch()
+    paths = [str(made_up / folder / "m.bin") for folder in ("one", "two")]
+
+    result = run("bench-engine", *paths, "-e", "unreadable", "--baseline", paths[1], "--quick", "--json", "-o", "out")
+
+    assert [row["artifact"] for row in json.loads(result.stdout)] == ["m.bin (1)", "m.bin (2)"]
+    assert str(made_up) not in result.stdout
+    assert str(made_up) not in next((made_up / "out").glob("*.json")).read_text()
+
+
 def test_bench_engine_ends_with_the_exit_code_of_a_bench_where_a_row_failed(made_up: Path) -> None:
-    result = run("bench-engine", "a.bin", "-e", "unreadable", "--quick", "--json", "-o", "out.json")
+    result = run("bench-engine", "a.bin", "-e", "unreadable", "--quick", "--json", "-o", "out")
 
     (row,) = json.loads(result.stdout)
     assert result.exit_code == 9
@@ -106,7 +123,7 @@ def test_a_slmquant_folder_on_torch_gets_parity_and_no_speed(folder: Path, monke
         run("export", str(folder), "--method", "rtn", "--scheme", "W4A16g8", "-f", "native", "-o", "q").exit_code == 0
     )
 
-    result = run("bench-engine", "q", "-e", "torch_eager", "--reference", "q", "--quick", "--json", "-o", "out.json")
+    result = run("bench-engine", "q", "-e", "torch_eager", "--reference", "q", "--quick", "--json", "-o", "out")
 
     (row,) = json.loads(result.stdout)
     figures = {metric["name"]: metric["value"] for metric in row["metrics"]}
@@ -188,7 +205,7 @@ def test_one_damaged_artifact_leaves_the_others_their_rows(made_up: Path) -> Non
         (made_up / name).mkdir()
         (made_up / name / "config.json").write_text(content)
     (made_up / "m.bin").touch()
-    result = run("bench-engine", "cut", "vision", "text", "m.bin", "-e", "right", "--quick", "--json", "-o", "out.json")
+    result = run("bench-engine", "cut", "vision", "text", "m.bin", "-e", "right", "--quick", "--json", "-o", "out")
 
     assert [row["artifact"] for row in json.loads(result.stdout)] == ["cut", "vision", "text", "m.bin"]
 
@@ -218,6 +235,45 @@ def test_serve_starts_the_engines_own_server(made_up: Path) -> None:
     assert (made_up / "served").read_text() == "m.gguf 127.0.0.1 9000 2 2048"
     assert "curl http://127.0.0.1:9000/v1/chat/completions" in result.stderr
     assert isinstance(run("serve", "none.gguf", "-e", "right").exception, ModelError)
+
+
+SERVED = """
+KEEP = "import os; open('key', 'w').write(os.environ.get('SLMQUANT_API_KEY', ''))"
+
+class Served(Engine):
+    def server(self, artifact, host, port, options):
+        return sys.executable, "-c", KEEP
+ENGINE = Served()
+"""
+
+
+def test_a_server_gets_its_key_where_no_other_user_can_read_it(made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (made_up / "path" / "made_up_package" / "right.py").write_text(made_up_engines._COMMON + SERVED)
+    (made_up / "m.gguf").touch()
+    asked = ("serve", "m.gguf", "-e", "right")
+
+    keyed = run(*asked, "--api-key", "secret")
+    assert keyed.exit_code == 0 and (made_up / "key").read_text() == "secret"
+    assert "Authorization: Bearer $SLMQUANT_API_KEY" in keyed.stderr and "secret" not in keyed.stderr
+    monkeypatch.setenv("SLMQUANT_API_KEY", "from the surroundings")
+    run(*asked)
+    assert (made_up / "key").read_text() == "from the surroundings"
+    monkeypatch.delenv("SLMQUANT_API_KEY")
+    assert "without --api-key" not in run(*asked).stderr  # this machine alone can reach it
+    assert "without --api-key whoever reaches 0.0.0.0:8080" in run(*asked, "--host", "0.0.0.0").stderr
+    assert (made_up / "key").read_text() == "" and API_KEY == serve.API_KEY
+
+
+def test_the_folder_of_the_files_is_called_the_same_everywhere() -> None:
+    for command in ("bench", "report", "bench-engine"):
+        parameters = {name: option for option in options_of(command) for name in option.opts}
+        assert parameters["-o"] is parameters["--output"] and "Folder for the report's file" in parameters["-o"].help
+        assert "instead of a table" in parameters["--json"].help
+
+
+def options_of(command: str) -> list[Any]:
+    group: Any = typer.main.get_command(whole_app)
+    return [each for each in group.commands[command].params if each.param_type_name == "option"]
 
 
 def test_a_server_does_not_outlive_its_command(made_up: Path) -> None:

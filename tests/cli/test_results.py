@@ -84,6 +84,11 @@ class TestCommands:
         written = sorted(path.name for path in (tmp_path / "results" / "report").iterdir())
         assert written == ["index.html", "results.csv", "results.json"]
 
+    def test_report_as_json_prints_nothing_else(self, tmp_path: Path) -> None:
+        rows = json.loads(run("report", "--json", "-o", str(tmp_path / "out"), "--quiet").stdout)
+
+        assert rows == json.loads((tmp_path / "out" / "results.json").read_text()) and len(rows) == 13
+
     def test_a_reference_that_was_not_measured_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UnknownNameError, match="Did you mean 'gptq'"):
             run("report", "-f", "html", "-o", str(tmp_path), "--consumption-reference", "gptk")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from http.client import HTTPResponse
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -35,26 +40,55 @@ def test_every_option_reaches_the_program(monkeypatch: pytest.MonkeyPatch) -> No
     }  # fmt: skip
 
 
-@pytest.mark.engine
-def test_the_server_answers_over_http(tmp_path: Path) -> None:
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Starts a server with such an environment; its address."""
     pytest.importorskip("xllamacpp", reason="the server is not installed; pip install 'slmquant[serve]'")
     Gguf("F32").write(export(quantized("llama")), tmp_path / "model.gguf")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = (sys.executable, *_llama_server.command(tmp_path / "model.gguf", "127.0.0.1", port, 64, 1))
-    asked = Request(  # our own server
-        f"http://127.0.0.1:{port}/v1/completions",
-        json.dumps({"prompt": "ab", "max_tokens": 4, "temperature": 0}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        try:
+    with contextlib.ExitStack() as stack:
+
+        def start(**surroundings: str) -> str:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            command = (sys.executable, *_llama_server.command(tmp_path / "model.gguf", "127.0.0.1", port, 64, 1))
+            server = stack.enter_context(
+                subprocess.Popen(
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    env={**os.environ, **surroundings},
+                )
+            )
+            stack.callback(server.terminate)
             assert server.stdout is not None
             assert any(line.startswith("listening on") for line in server.stdout)
-            with urlopen(asked, timeout=30) as answer:
-                said = json.load(answer)
-        finally:
-            server.terminate()
+            return f"http://127.0.0.1:{port}/v1/completions"
+
+        yield start
+
+
+def ask(url: str, **headers: str) -> HTTPResponse:
+    body = json.dumps({"prompt": "ab", "max_tokens": 4, "temperature": 0}).encode()
+    asked = Request(url, body, {"Content-Type": "application/json", **headers})  # our own server
+    return urlopen(asked, timeout=30)
+
+
+@pytest.mark.engine
+def test_the_server_answers_over_http(serving: Callable[..., str]) -> None:
+    with ask(serving()) as answer:
+        said = json.load(answer)
 
     assert said["usage"]["completion_tokens"] in range(1, 5)
+
+
+@pytest.mark.engine
+def test_the_server_lets_no_other_page_read_and_asks_for_its_key(serving: Callable[..., str]) -> None:
+    url = serving(SLMQUANT_API_KEY="secret")
+    with ask(url, Authorization="Bearer secret", Origin="http://elsewhere.example") as answer:
+        allowed = answer.headers["Access-Control-Allow-Origin"]
+    with pytest.raises(HTTPError, match="401"):
+        ask(url)
+
+    assert allowed not in ("*", "http://elsewhere.example")

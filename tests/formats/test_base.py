@@ -7,7 +7,7 @@ import pytest
 from slmquant import formats
 from slmquant.errors import UnavailableError
 from slmquant.formats import _base
-from slmquant.formats._base import check_installed
+from slmquant.formats._base import Export, check_installed
 
 
 def test_packages_of_an_extra_that_are_not_here_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +21,17 @@ def test_packages_of_an_extra_that_are_not_here_are_named(monkeypatch: pytest.Mo
         check_installed("onnx", formats.load("onnx").extra)
     check_installed("gguf", formats.load("gguf").extra)
     check_installed("openvino", formats.load("openvino").extra)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("/home/somebody/models/mine", "mine"),
+        ("./folder/mine.gguf", "mine.gguf"),
+        ("~/mine", "mine"),
+        ("smollm2-135m-instruct", "smollm2-135m-instruct"),
+        ("organisation/name", "organisation/name"),
+    ],
+)
+def test_a_file_that_may_be_given_away_does_not_say_where_its_source_lay(source: str, told: str) -> None:
+    assert Export(None, None, source, "0" * 64).public_source == told  # type: ignore[arg-type]

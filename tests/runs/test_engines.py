@@ -130,6 +130,17 @@ def test_who_is_not_asked_is_stopped_and_ends_with_its_context(reference: Refere
     assert isinstance(process.ask(Point(4, 2), 60), Failure)
 
 
+def test_an_engine_runs_where_there_is_no_scratch_folder(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", none)
+
+    right, unreadable = run_engines([job("right", reference), job("unreadable", reference)], SETTINGS)
+
+    assert right.status == "ok" and unreadable.status == "failed" and "version 9" in (unreadable.reason or "")
+
+
 def test_an_engines_process_does_not_hold_torch(reference: Reference) -> None:
     with EngineProcess(threads=1) as process:
         process.ask(Open("right", Path("model.bin"), OpenOptions(1, 16)), 60)

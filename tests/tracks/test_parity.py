@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from slmquant.engines._base import OpenOptions
-from slmquant.errors import ModelError, NumericalError
+from slmquant.errors import ModelError, NumericalError, SpaceError
 from slmquant.tracks._parity import KL_FLOOR, SHARE, Parity, Windows, _pieces, _stderr, compare, write_reference
 from tests.made_up_engines import VOCAB, Bigram
 
@@ -209,3 +210,14 @@ def test_what_lies_between_is_not_enough_text() -> None:
     assert replace(SAME, perplexity=float("nan")).refusal is not None
     assert replace(SAME, kl_mean=float("nan")).refusal is not None
     assert "not enough text" in (replace(SAME, kl_stderr=math.inf, log_change_stderr=math.inf).refusal or "")
+
+
+def test_a_full_disk_is_told_before_a_mapped_file_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+
+    with pytest.raises(SpaceError, match="are needed in"):
+        write_reference(Bigram(OPTIONS), WINDOWS, tmp_path / "reference")
+    assert list(tmp_path.iterdir()) == []

@@ -95,14 +95,16 @@ def command(
         Path | None,
         typer.Option(help="Where results are kept.", show_default="SLMQUANT_STORE or results/slmquant.sqlite"),
     ] = None,
-    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("results/report"),
+    report: Annotated[Path, typer.Option("--output", "-o", "--report", help="Folder for the report's files.")] = Path(
+        "results/report"
+    ),
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Quantize models with several methods and schemes under identical conditions, measure, store, report.
 
     Each cell runs in a process of its own and ends as a row of the store, whatever happens to it. Repeating the
-    command continues where it was stopped.
+    command continues where it was stopped. It computes with all cores; OMP_NUM_THREADS=1 before it gives it one.
 
     Examples:
         slmquant bench smollm2-135m-instruct --suite demo

@@ -53,14 +53,16 @@ def command(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, all cores only, no long context.")] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="Passes that count.", show_default="10, or 3")] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for opening, for a comparison, for a pass.")] = 300,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON file.", show_default="results/engines/<time>.json")
-    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report's file, `<time>.json`.")] = Path(
+        "results/engines"
+    ),
     data: DataOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Measure artifacts on an engine: that it computes what was evaluated, then speed, memory and energy.
+
+    Without --threads all cores are used, or as many as OMP_NUM_THREADS says.
 
     Examples:
         slmquant bench-engine model.gguf --engine llamacpp
@@ -68,9 +70,10 @@ def command(
         slmquant bench-engine ours.gguf --engine llamacpp --reference ours --baseline f16.gguf --threads 1,2
     """
     from slmquant import engines
-    from slmquant.files import atomic_file
+    from slmquant.files import atomic_file, make_folder
     from slmquant.runs.engine_reference import bench_engine
 
+    make_folder(output)
     engines.load(engine)  # a wrong name is told before anything is computed
     references = list(reference or [])
     if references and len(references) != len(artifacts):
@@ -83,9 +86,10 @@ def command(
     pairs = [(name, references[place] if place < len(references) else None) for place, name in enumerate(names)]
     with progress_bar(quiet) as progress:
         results = bench_engine(engine, pairs, settings, names.index(baseline) if baseline else None, data, progress)
-    scores = [_score(result, results, baseline) for result in results]
+    full = None if baseline is None else results[names.index(baseline)]
+    scores = [_score(result, full) for result in results]
     facts = [_facts(result, score) for result, score in zip(results, scores, strict=True)]
-    path = output or Path("results/engines") / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.json"
+    path = output / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S%fZ}.json"
     with atomic_file(path) as temporary:
         temporary.write_text(_document(facts), encoding="utf-8")
     if json:
@@ -115,10 +119,9 @@ def _settings(quick: bool, rounds: int | None, threads: str | None, timeout: flo
     return replace(settings, threads=numbers)
 
 
-def _score(result: EngineResult, results: Sequence[EngineResult], baseline: str | None) -> Score:
+def _score(result: EngineResult, full: EngineResult | None) -> Score:
     from slmquant.analysis.scores import Score, infer_score
 
-    full = next((each for each in results if each.job.label == baseline), None)
     if full is None:
         return Score(None, reason="no full-precision artifact to compare with; name one with --baseline")
     return infer_score(result.metrics, full.metrics, full.job.label)
@@ -135,13 +138,18 @@ def _facts(result: EngineResult, score: Score) -> dict[str, object]:
         "engine": job.engine,
         "version": result.version,
         "status": result.status,
-        "reason": result.reason,
-        "notes": list(result.notes),
+        "reason": None if result.reason is None else _without_folders(result.reason, job),
+        "notes": [_without_folders(note, job) for note in result.notes],
         "metrics": [metric.model_dump() for metric in result.metrics],
         "slmq_infer": asdict(score),
         "samples": [item.model_dump(exclude={"text"}) for item in result.items],
         "environment": environment().model_dump(),
     }
+
+
+def _without_folders(text: str, job: EngineJob) -> str:
+    """`text` with the artifact called as the row calls it, not by where it lies on this machine."""
+    return text.replace(str(job.artifact), job.label)
 
 
 def _document(facts: Sequence[dict[str, object]]) -> str:

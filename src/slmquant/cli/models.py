@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def command(json: JsonOption = False) -> None:
     """List the models that can be pulled by name, and those in the cache.
 
-    Any local folder in transformers' form, any .gguf file and any hub id works as a model too.
+    Any local folder in transformers' form, any .gguf file and any hub id works as a model too. What is made of a
+    .gguf file is kept beside them, in `converted`, 10 GB at most: those used longest ago go.
 
     Example: [dim]slmquant models --json[/dim]
     """

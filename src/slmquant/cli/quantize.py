@@ -46,6 +46,8 @@ def command(
 ) -> None:
     """Quantize a model and write it in slmquant's own format (safetensors, codes packed).
 
+    It computes with all cores; OMP_NUM_THREADS=1 before it gives it one.
+
     Examples:
         slmquant quantize smollm2-135m-instruct -o smollm2-gptq
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmquant.cli._output import QuietOption, console, tell
+from slmquant.cli._output import JsonOption, QuietOption, console, print_json, tell
 from slmquant.cli._results import ModelOption, StoreOption, open_store, select
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ FORMATS = ("table", "csv", "json", "html")
 
 def command(
     store: StoreOption = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("results/report"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report's files.")] = Path(
+        "results/report"
+    ),
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", "-f", help="table, csv, json or html; may be repeated.", show_default="all"),
@@ -42,6 +44,7 @@ def command(
         bool, typer.Option("--perplexity/--no-perplexity", help="Count perplexity as a data set of SLMQ_perf.")
     ] = True,
     consumption_reference: Annotated[str, typer.Option(help="The method whose SLMQ_cons is 100.")] = "rtn",
+    json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Print the results as a table and write them as CSV, JSON and one HTML page.
@@ -56,7 +59,7 @@ def command(
     """
     from slmquant.analysis.scores import ScoreOptions
     from slmquant.errors import StoreError, UnknownNameError
-    from slmquant.report.files import write_report_csv, write_report_json
+    from slmquant.report.files import as_json, write_report_csv, write_report_json
     from slmquant.report.page import write_page
     from slmquant.report.terminal import print_report
 
@@ -73,7 +76,9 @@ def command(
     if consumption_reference not in {"rtn", *measured}:
         raise UnknownNameError("measured method", consumption_reference, measured)
     options = ScoreOptions(expectation.value, perplexity, consumption_reference)
-    if "table" in wanted:
+    if json:
+        print_json(as_json(records, options))
+    elif "table" in wanted:
         print_report(records, console, options, answers)
     writers: dict[str, Callable[[Sequence[Record], Path], Path]] = {
         "csv": write_report_csv,

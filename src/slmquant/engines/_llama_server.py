@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
 
+from slmquant.engines._serving import API_KEY
 from slmquant.errors import UnavailableError
 
 NOT_INSTALLED = "llama.cpp's server is not installed; pip install 'slmquant[serve]'"
@@ -49,6 +51,10 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path = given.artifact
     params.hostnames, params.port = [given.host], given.port
+    # llama.cpp lets every web page that a browser shows ask it; here only those that this machine serves may
+    params.cors_origins, params.cors_credentials, params.cors_origins_explicit = "localhost", False, True
+    if key := os.environ.get(API_KEY):
+        params.api_keys = [key]
     params.n_ctx, params.n_parallel, params.use_jinja = given.context, 1, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
     try:

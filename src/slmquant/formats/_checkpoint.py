@@ -141,7 +141,7 @@ class Checkpoint:
             names = {entry.placement.name for entry in laid if entry.packed is not None}
             left_out = [name for name, kind in _linears(quantized) if name not in names and kind is not Conv1D]
             config.quantization_config = dict(self.layout.settings(quantized.scheme, packed, left_out))
-        said = {"source": export.source, "source_sha256": export.source_sha256, "method": quantized.method}
+        said = {"source": export.public_source, "source_sha256": export.source_sha256, "method": quantized.method}
         with atomic_dir(path) as temporary:
             config.save_pretrained(temporary)
             if (generation := quantized.model.generation_config) is not None:

@@ -199,7 +199,7 @@ def _provenance(export: Export) -> Iterator[tuple[str, str]]:
     yield MODEL_TYPE_KEY, export.quantized.model.config.model_type
     yield "slmquant.method", export.quantized.method
     yield "slmquant.scheme", str(export.quantized.scheme)
-    yield "slmquant.source", export.source
+    yield "slmquant.source", export.public_source
     yield "slmquant.source_sha256", export.source_sha256
 
 

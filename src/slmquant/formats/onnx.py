@@ -107,7 +107,7 @@ class Onnx:
                 slmquant=__version__,
                 method=quantized.method,
                 scheme=str(quantized.scheme),
-                source=export.source,
+                source=export.public_source,
                 source_sha256=export.source_sha256,
                 matrices=tuple(rewriting.matrices),
             )

@@ -162,7 +162,7 @@ def _describe_(graph: ov.Model, export: Export) -> None:
         "slmquant": __version__,
         "method": export.quantized.method,
         "scheme": str(export.quantized.scheme),
-        "source": export.source,
+        "source": export.public_source,
         "source_sha256": export.source_sha256,
     }
     for name, fact in facts.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from slmquant.boundary import guarded, or_none
 from slmquant.errors import ModelError, SourceError, UnknownNameError
-from slmquant.files import cache_dir, sha256
+from slmquant.files import cache_dir, forget_oldest, mark_used, sha256
 from slmquant.model.catalog import KNOWN
 from slmquant.model.provenance import Provenance, read_provenance
 from slmquant.progress import Progress, Silent
@@ -32,8 +32,12 @@ class LocalModel:
     """None for a folder that slmquant did not write."""
 
 
+KEPT_BYTES = 10_000_000_000
+"""Models converted from GGUF files may take so much of the cache; those used longest ago go first."""
+
+
 def models_dir() -> Path:
-    """Where pulled and converted models are kept, one folder each."""
+    """Where pulled models are kept, one folder each."""
     return cache_dir() / "models"
 
 
@@ -59,7 +63,8 @@ def resolve(source: str, progress: Progress | None = None) -> Path:
     """The folder, in transformers' form, of the model that `source` names.
 
     In this order: a name in the cache or the catalogue; a local folder; a local `.gguf` file, which is
-    converted once and kept; a hub id `organisation/name`, which transformers' own client downloads.
+    converted once and kept, as long as all such take at most `KEPT_BYTES`; a hub id `organisation/name`, which
+    transformers' own client downloads.
 
     Raises:
         UnknownNameError: It looks like a name and is none that is known.
@@ -101,12 +106,16 @@ def licence_of(folder: Path) -> str | None:
 def _converted(path: Path, progress: Progress) -> Path:
     """The folder made from a GGUF file; made now if its bytes have not been seen before."""
     digest = sha256(path)
-    folder = models_dir() / f"{path.stem}-{digest[:12]}"
+    kept = cache_dir() / "converted"
+    folder = kept / f"{path.stem}-{digest[:12]}"
     if (folder / "config.json").exists():
+        mark_used(folder)
         return folder
     from slmquant.model.pulling import convert_gguf  # imports torch, which a name does not need
 
-    return convert_gguf(path, digest, folder, progress)
+    converted = convert_gguf(path, digest, folder, progress)
+    forget_oldest(kept, KEPT_BYTES)
+    return converted
 
 
 def _from_hub(hub_id: str) -> Path:

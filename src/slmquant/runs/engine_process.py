@@ -12,6 +12,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO, TypeVar, cast
 
@@ -30,6 +31,14 @@ class _Ended:
     """The process will answer no more."""
 
 
+def _scratch_file() -> IO[bytes]:
+    """Where an engine's words are kept; nowhere, if there is no folder or no space for them."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # an engine that needs no scratch runs without
+        return Path(os.devnull).open("w+b")
+
+
 class EngineProcess:
     """One process for one engine; a context manager, which ends it.
 
@@ -43,7 +52,7 @@ class EngineProcess:
 
     def __init__(self, threads: int, stops: bool = True) -> None:
         self._stops = stops and sys.platform == "linux"
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
+        self._stderr = _scratch_file()
         self._child = subprocess.Popen(
             [sys.executable, "-m", "slmquant.runs._engine_worker"],
             stdin=subprocess.PIPE,

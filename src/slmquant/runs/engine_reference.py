@@ -20,7 +20,7 @@ from slmquant.calib.windows import text_tokens, window_bos
 from slmquant.engines._base import OpenOptions
 from slmquant.engines._torch import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
-from slmquant.files import cache_dir, remove_leftovers, sha256
+from slmquant.files import cache_dir, forget_oldest, mark_used, remove_leftovers, sha256
 from slmquant.formats._dense import checkpoint_of
 from slmquant.formats.native import MANIFEST, is_native
 from slmquant.model.context import context_limit, fitting
@@ -46,6 +46,8 @@ NO_SPEED = (
 
 _TEXTS = (".json", ".txt", ".jinja")
 """Files beside an artifact's weights that no token is multiplied with."""
+_KEPT_BYTES = 4_000_000_000
+"""What kept log-probabilities may take of the cache; those used longest ago go first."""
 _UNPACKING = {
     "transformers": "no speed: the engine unpacks every weight when it loads, and computes as if nothing was quantized"
 }
@@ -92,18 +94,24 @@ def bench_engine(
     progress = progress or Silent()
     progress.start("reference", len(artifacts))
     jobs = []
-    for artifact, source in artifacts:
+    for label, (artifact, source) in zip(labels([name for name, _ in artifacts]), artifacts, strict=True):
         path = Path(artifact).expanduser()
         if not path.exists() and isinstance(engines.load(engine), TorchEngine):
             path = reference_folder(artifact)
         if source is None:
-            jobs.append(_held_against_itself(EngineJob(artifact, engine, path), data_dir, settings.timeout_s))
+            jobs.append(_held_against_itself(EngineJob(label, engine, path), data_dir, settings.timeout_s))
         else:
             windows = fixed_windows(source, TextOptions(), data_dir)
             reference = keep_reference(source, windows, cache_dir(), settings.timeout_s)
-            jobs.append(describe(EngineJob(artifact, engine, path, reference), source))
+            jobs.append(describe(EngineJob(label, engine, path, reference), source))
         progress.advance()
     return run_engines(_with_full(jobs, baseline), settings, baseline, progress)
+
+
+def labels(artifacts: Sequence[str]) -> list[str]:
+    """What rows call artifacts: their names without folders of this machine, numbered where two are the same."""
+    names = [Path(artifact).name if Path(artifact).is_absolute() else artifact for artifact in artifacts]
+    return [name if names.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(names)]
 
 
 def _with_full(jobs: Sequence[EngineJob], baseline: int | None) -> list[EngineJob]:
@@ -183,8 +191,10 @@ def keep_reference(source: str, windows: Windows, cache: Path, timeout_s: float)
     key = [FILE_VERSION, _digest(folder), windows.tokens, *versions]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     kept = cache / "engine_reference" / digest
+    mark_used(kept)
     if not kept.exists():
         remove_leftovers(kept.parent)
+        forget_oldest(kept.parent, _KEPT_BYTES)
         threads = usable_cores()
         options = OpenOptions(threads, len(windows.tokens[0]))
         with EngineProcess(threads) as process:

@@ -26,7 +26,7 @@ def environment() -> Environment:
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpu,
         cpu_flags=tuple(flag for flag in _FLAGS if flag in flags),
-        cores=usable_cores(),
+        cores=allowed_cores(),
         threads=usable_cores(),
         memory_bytes=psutil.virtual_memory().total,
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -36,9 +36,15 @@ def environment() -> Environment:
     )
 
 
-def usable_cores() -> int:
-    """Cores that this process may use; also the number of threads that a cell computes with."""
+def allowed_cores() -> int:
+    """Cores that the system lets this process use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_cores() -> int:
+    """Number of threads that a cell and an engine compute with: `allowed_cores`, or fewer by OMP_NUM_THREADS."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(allowed_cores(), int(wanted)) if wanted.isdecimal() and int(wanted) > 0 else allowed_cores()
 
 
 def _cpu() -> tuple[str, frozenset[str]]:

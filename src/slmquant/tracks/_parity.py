@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from slmquant.engines._base import Session
 from slmquant.errors import ModelError, NumericalError
-from slmquant.files import atomic_dir
+from slmquant.files import atomic_dir, require_space
 
 FILE_VERSION = 1
 """Of what `write_reference` writes."""
@@ -171,9 +171,11 @@ def write_reference(session: Session, windows: Windows, folder: Path) -> None:
 
     Raises:
         NumericalError: A logit is not finite.
+        SpaceError: They do not fit on the disk.
     """
-    with atomic_dir(folder) as temporary:
-        shape = (windows.predictions, session.vocab)
+    shape = (windows.predictions, session.vocab)
+    require_space(folder.parent, math.prod(shape) * np.dtype(np.float16).itemsize)  # a mapped file that finds none ends
+    with atomic_dir(folder) as temporary:  # the process without a word
         kept = np.lib.format.open_memmap(temporary / _LOG_PROBS, mode="w+", dtype=np.float16, shape=shape)
         nll = np.empty(windows.predictions)
         for start, targets, logits in _rows(session, windows):
