@@ -118,6 +118,16 @@ def test_the_hessian_by_importance_is_weighted_by_the_gradient_of_each_output() 
     assert all(torch.equal(p, before[n][1]) and p.requires_grad == before[n][0] for n, p in model.named_parameters())
 
 
+def test_importance_in_bfloat16_is_nearly_the_same() -> None:
+    """With the labels that float32 draws; they are drawn from logits that differ by little."""
+    exact, coarse = tiny("llama"), tiny("llama")
+    relations = discover(exact)
+    multiply_in_(coarse, torch.bfloat16)
+    first, second = (importance_hessians(m, relations, calibration_tokens(), Silent()) for m in (exact, coarse))
+    for name, H in first.items():
+        assert torch.linalg.norm(second[name] - H) < 0.1 * torch.linalg.norm(H)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "olmoe", "phi"])
 def test_importance_is_told_for_every_input_and_the_head(architecture: str) -> None:
     model = tiny(architecture)

@@ -7,7 +7,9 @@ makes of token `t`,
 
 Labels are drawn from the model itself, so that the expectation is that of the divergence's second order, not of how
 surprising the text is (`calib.importance`). It tells by itself a massive activation that matters from one that does
-not, and an attention sink from an ordinary first token, which `gptq_sink` does by two rules.
+not, and an attention sink from an ordinary first token, which `gptq_sink` does by two rules. On SmolLM2-135M-Instruct
+first tokens hold three quarters of all weight at queries and keys of the middle blocks. It is not the default of our
+methods: the two rules cost nothing, and lost no more at four bits and less at three (`plans/weightings.yaml`).
 
 Deviations:
     * One Hessian for all linears that read one input and all their output channels; GuidedQuant makes several, for
