@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slmquant import api, engines
 from slmquant.analysis.multiple import holm
-from slmquant.analysis.paired import paired_test
+from slmquant.analysis.serial import series_mean
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.core.divergence import log_normalize_, next_token_nll, token_divergence_
@@ -89,8 +89,8 @@ class Reading:
         """The mean and its standard error, which knows that neighbours are alike."""
         if len(self.divergences) < 2:
             return f"{self.divergences[0]:.4f}"
-        test = paired_test([0.0] * len(self.divergences), self.divergences)
-        return f"{test.difference:.4f}" + ("" if test.stderr is None else f" ± {test.stderr:.4f}")
+        test = series_mean(self.divergences)
+        return f"{test.mean:.4f}" + ("" if test.stderr is None else f" ± {test.stderr:.4f}")
 
 
 def main(description: str, contest: Contest) -> None:
@@ -181,16 +181,18 @@ def differences(
 ) -> Iterator[str]:
     """Each of ours against each of the others on each corpus, over the same windows."""
     found = {
-        (corpus, mine, other): paired_test(reading[other].losses, reading[mine].losses)
+        (corpus, mine, other): series_mean(
+            [b - a for a, b in zip(reading[other].losses, reading[mine].losses, strict=True)]
+        )
         for corpus, reading in readings.items()
         for mine, other in itertools.product(ours, others)
     }
-    corrected = holm({key: test.p_value for key, test in found.items() if test.p_value is not None})
+    corrected = holm({key: p for key, test in found.items() if (p := test.p_value()) is not None})
     for (corpus, mine, other), test in found.items():
-        p = corrected.get((corpus, mine, other))
+        p, span = corrected.get((corpus, mine, other)), test.interval()
         verdict = "" if p is None else f", p = {p:.3g} after Holm over {len(corrected)}"
-        error = "unknown" if test.stderr is None else f"{test.stderr:.4f}"
-        line = f"{mine} less {other}: {test.difference:+.4f} ± {error} nats over {test.n} windows of {corpus}{verdict}"
+        ends = "" if span is None else f" [{span.low:+.4f}, {span.high:+.4f}]"
+        line = f"{mine} less {other}: {test.mean:+.4f}{ends} nats over {test.windows} windows of {corpus}{verdict}"
         yield line if p is None or p < 0.05 else f"{line}: not told apart"
 
 

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from scipy import integrate
 
+from slmquant.analysis.intervals import Interval
 from slmquant.analysis.separation import Pair, decided, replay, rounds, undecided
 from slmquant.analysis.sequential import (
+    FEWEST_ASYMPTOTIC,
     Evidence,
+    bounded_p_value,
+    bounded_sequence,
     difference_sequence,
     evidence,
     log_capital,
-    mean_p_value,
     mean_sequence,
     share_sequence,
 )
@@ -186,16 +189,60 @@ def test_the_sequence_of_a_share_holds_the_truth_at_every_item(truth: float) -> 
     assert share_sequence(0, 10).low == 0.0 and share_sequence(10, 10).high == 1.0
 
 
-def test_the_sequence_of_a_mean_holds_the_truth_from_50_items_on() -> None:
+@pytest.mark.parametrize("kind", ["rare jumps", "skewed", "thirds"])
+def test_the_sequence_of_a_bounded_mean_holds_the_truth_at_every_item(kind: str) -> None:
+    """As proved, for any distribution within the bounds; the sequence of before missed 17 % of rare jumps."""
     draws = np.random.default_rng(6)
     simulations, missed = 300, 0
     for _ in range(simulations):
-        values = draws.choice([-1.0, 0.0, 1.0], p=[0.08, 0.8, 0.12], size=800)
-        found = [mean_sequence(values[:n].tolist()) for n in (50, 70, 100, 150, 200, 300, 400, 600, 800)]
-        missed += any(interval is not None and 0.04 not in interval for interval in found)
+        if kind == "rare jumps":
+            values, truth = (draws.random(800) < 0.03) * 1.0, 0.03
+        elif kind == "skewed":
+            values, truth = draws.beta(0.3, 3.0, 800), 0.3 / 3.3
+        else:
+            values, truth = draws.choice([-1.0, 0.0, 1.0], p=[0.08, 0.8, 0.12], size=800), 0.04
+        # The p is the smallest that was seen at any number of items, and the sequence is the same test turned round.
+        missed += bounded_p_value(values.tolist(), -1.0, 1.0, truth) < 0.05
 
     assert missed / simulations <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / simulations)
-    assert mean_sequence([1.0]) is None
+
+
+def test_the_sequence_of_a_bounded_mean_grows_narrow() -> None:
+    values = np.random.default_rng(9).normal(0.05, 0.1, size=2000).clip(-1, 1)
+    widths = [found.high - found.low for n in (50, 200, 2000) if (found := bounded_sequence(values[:n], -1, 1))]
+
+    assert widths[0] < 0.3 and widths[1] < 0.08 and widths[2] < 0.025
+    assert bounded_sequence([], -1, 1) == Interval(-1, 1, 0.95, "any time")
+    with pytest.raises(ValueError, match="outside the bounds"):
+        bounded_sequence([1.5], -1, 1)
+
+
+@pytest.mark.parametrize("shift", [0.02, 0.05, 0.2])
+def test_the_p_of_a_bounded_mean_is_its_sequence_turned_round(shift: float) -> None:
+    values = (np.random.default_rng(7).normal(0, 0.1, size=60) + shift).clip(-1, 1).tolist()
+    p = bounded_p_value(values, -1, 1)
+    at_p = bounded_sequence(values, -1, 1, 1 - p) if p < 1 else None
+
+    assert at_p is None or min(abs(at_p.low), abs(at_p.high)) == pytest.approx(0, abs=1e-6)
+    assert bounded_p_value([], -1, 1) == bounded_p_value([0.0] * 9, -1, 1) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["lognormal", "rare jumps"])
+def test_the_sequence_of_an_unbounded_mean_is_refused_for_few_items(kind: str) -> None:
+    """From 50 items on it missed 13 and 17 % of such means; where it is given it misses 3 and 4 %."""
+    draws = np.random.default_rng(8)
+    simulations, missed = 300, 0
+    for _ in range(simulations):
+        if kind == "lognormal":
+            values, truth = draws.lognormal(0, 1, 2000), math.exp(0.5)
+        else:
+            values, truth = draws.normal(0, 0.1, 2000) + (draws.random(2000) < 0.03), 0.03
+        found = [mean_sequence(values[:n].tolist()) for n in (50, 100, 200, 350, 500, 600, 800, 1100, 1500, 2000)]
+        missed += any(interval is not None and truth not in interval for interval in found)
+
+    assert missed / simulations <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / simulations)
+    assert mean_sequence([0.0, 1.0] * (FEWEST_ASYMPTOTIC // 2 - 1)) is None
+    assert mean_sequence([0.0, 1.0] * FEWEST_ASYMPTOTIC) is not None
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0.03, 0.01), (0.1, 0.1), (0.02, 0.2)])
@@ -210,16 +257,6 @@ def test_the_sequence_of_a_difference_holds_the_truth_at_every_item(lost: float,
 
     assert missed / simulations <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / simulations)
     assert difference_sequence(0, 0, 50).high > 0.03  # nothing seen in 50 items is no proof of nothing
-
-
-@pytest.mark.parametrize("shift", [0.1, 0.3, 0.6])
-def test_the_p_of_a_mean_is_its_sequence_turned_round(shift: float) -> None:
-    values = (np.random.default_rng(7).normal(size=60) + shift).tolist()
-    p = mean_p_value(values)
-    at_p = mean_sequence(values, 1 - p) if p < 1 else None
-
-    assert at_p is None or min(abs(at_p.low), abs(at_p.high)) == pytest.approx(0, abs=1e-9)
-    assert mean_p_value([0.5, 0.5]) == 0.0 and mean_p_value([]) == mean_p_value([1.0, -1.0]) == 1.0
 
 
 def test_answers_that_are_no_answers_are_refused() -> None:

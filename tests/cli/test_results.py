@@ -80,7 +80,7 @@ class TestCommands:
     def test_report_prints_the_table_and_writes_everything(self, tmp_path: Path) -> None:
         out = run("report").stdout
 
-        assert "gptq W4A16g64 keeps perplexity" in out
+        assert "gptq W4A16g64 raises perplexity" in out
         written = sorted(path.name for path in (tmp_path / "results" / "report").iterdir())
         assert written == ["index.html", "results.csv", "results.json"]
 

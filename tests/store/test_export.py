@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from slmquant.report.files import write_report_csv, write_report_json
 from slmquant.store.export import rows, write_csv, write_jsonl
 from tests import invented
@@ -68,3 +70,13 @@ def test_intervals_stand_beside_their_figures_where_there_are_any(tmp_path: Path
         assert low <= metric["value"] <= high
         assert [float(flat[f"{column}_low"]), float(flat[f"{column}_high"])] == [low, high]
     assert all(metric["interval"] is None for metric in whole["metrics"] if metric["stderr"] is None)
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\t=1"])
+def test_a_name_is_no_formula(tmp_path: Path, name: str) -> None:
+    record = invented.record("rtn", "W8A8", cell=invented.spec("rtn", "W8A8", model=name))
+    write_csv([record], tmp_path / "out.csv")
+    (row,) = csv.DictReader((tmp_path / "out.csv").open(newline="", encoding="utf-8"))
+
+    assert row["model"] == f"'{name}"
+    assert row["method"] == "rtn"

@@ -1,41 +1,49 @@
-"""One metric of two cells: what differs, by how much, and whether that is more than noise."""
+"""One metric of two cells: what differs, by how much, and what that says."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from slmquant.analysis.cells import machine, stops_early
-from slmquant.analysis.intervals import Interval, bootstrap_mean, independent_draws, matched_pairs, normal, student
-from slmquant.analysis.paired import Flips, PairedTest, flips, normal_p, paired_test, student_p
-from slmquant.analysis.sequential import difference_sequence, evidence, mean_p_value, mean_sequence
+from slmquant.analysis.endpoints import DEFAULT_MARGINS, POWER, SIGNIFICANCE, Kind, Margins, endpoint
+from slmquant.analysis.intervals import Interval, independent_draws, is_share
+from slmquant.analysis.matched import MatchedShares
+from slmquant.analysis.means import BootstrapMean, Estimate, IndependentMeans, equivalence_p, smallest_seen
+from slmquant.analysis.paired import Flips
+from slmquant.analysis.pairs import Pairs
+from slmquant.analysis.serial import SeriesMean
 from slmquant.store.record import ItemOutcome, Metric, Record, task_name
 
-SIGNIFICANCE = 0.05
-"""Two cells are called different where the two-sided p, corrected over its table, lies below this."""
+Verdict = Literal["better", "worse", "different", "equivalent", "cannot tell", "equal", "descriptive", "refused"]
+"""Of B, seen from A.
 
-Verdict = Literal["better", "worse", "different", "equal", "indistinguishable", "unknown", "refused"]
-"""Of B, seen from A. Unknown where a figure has an error that is not known: seconds that were measured once."""
+Of a primary endpoint (`analysis.endpoints`) one of three answers: different, as better or worse where one direction is;
+equivalent, shown to differ by less than a stated margin; or that so few items cannot tell. All else is descriptive. Of
+figures without an error, such as sizes, the sign alone decides, and equal means that they are the same number.
+"""
 
 EXACT = frozenset({"bpw", "bpw_linears", "stored_bytes", "artifact_bytes", "kv_bits", "kl_nonfinite"})
 """Figures without an error: their sign alone decides."""
 
 UNPAIRED = "not in pairs: the standard error is an upper bound"
 NOT_KEPT = "stopped early: only items that both answered may be compared, and the answers are not at hand"
+FEW_WINDOWS = "{} windows of text; no verdict from fewer than {}"
+FEW_ITEMS = "{} items whose values are not right or wrong; no verdict from fewer than {}"
+NO_SPREAD = "all values differ by the same, which says nothing of how far others stray"
 
-FEWEST_TO_RESAMPLE = 20
-"""Pairs from which on the bootstrap is trusted; fewer resamples say too little, and Student's t is used."""
+FEWEST_WINDOWS = 3
+"""Of a text, from which on there is a verdict; two tell how far others stray by a single number."""
+
+FEWEST_ITEMS = 200
+"""Items that are neither right nor wrong, from which on there is a verdict: fewer may hold none of the rare jumps."""
 
 _NO_SPREAD = 1e-9
 """Of a difference: a standard error so small is one of 0, but for rounding."""
 
-PER_ITEM: Mapping[str, tuple[str, float]] = {"nll_mean": ("perplexity", 1.0), "loglikelihood": ("perplexity", -1.0)}
-"""Per-item value → the figure that is e to its mean, and with which sign."""
-
-OF_THE_MACHINE = frozenset({"quantize_s", "quantize_peak_rss_bytes", "evaluate_s"})
+OF_THE_MACHINE = frozenset({"quantize_s", "quantize_cpu_s", "quantize_peak_rss_bytes", "evaluate_s"})
 """Costs: their protocol lists the phases that were paid for, and those differ from method to method."""
 
 OF_THE_TOKENIZER = ("perplexity", "kl_", "top1_agreement", "top5_agreement", "flips_to_")
@@ -54,15 +62,25 @@ class Difference:
             answered.
         b: Value in the second.
         verdict: What that means.
+        endpoint: Which primary endpoint it is; None for what is only described, which has no p and no verdict.
         difference: `b − a`; None where they may not be compared.
         stderr: Standard error of the difference; None where it is not known.
-        interval: Where the difference lies, with 95 % confidence; None where that is not known.
-        p_value: Two-sided; None where it is not known. Where cells stopped early it holds for any reason to stop.
-        p_corrected: The same, corrected over the table that this stands in; None before that.
+        interval: Where the difference lies, with 95 % confidence, by the same test as the p; None where that is not
+            known.
+        p_value: Two-sided p of no difference; None where it is not known. Where cells stopped early it holds for any
+            reason to stop.
+        p_corrected: The same, corrected over all primary endpoints of the table; None before that.
+        p_equivalence: p of a difference as large as `margin` or larger, by two one-sided tests.
+        p_equivalence_corrected: The same, corrected over the table.
+        margin: What counts as no difference; of a perplexity as a share of it, in nats of the loss.
+        smallest_seen: The smallest difference that would have been found with a probability of 80 % among so many
+            items and so many endpoints, in the unit of the difference; None where not even the largest would, or where
+            that is not known.
         pairs: Number of items that both answered, for a test on pairs; None for any other.
         flips: Answers that changed from right to wrong and back, where items are right or wrong.
         higher_is_better: Which direction is better; None where neither is.
         reason: Why they may not be compared, or a remark.
+        estimate: The test.
     """
 
     name: str
@@ -71,15 +89,31 @@ class Difference:
     a: float | None
     b: float | None
     verdict: Verdict
+    endpoint: Kind | None = None
     difference: float | None = None
     stderr: float | None = None
     interval: Interval | None = None
     p_value: float | None = None
     p_corrected: float | None = None
+    p_equivalence: float | None = None
+    p_equivalence_corrected: float | None = None
+    margin: float | None = None
+    smallest_seen: float | None = None
     pairs: int | None = None
     flips: Flips | None = None
     higher_is_better: bool | None = None
     reason: str | None = None
+    estimate: Estimate | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_within_margin(self) -> bool:
+        """Whether the difference is shown to be smaller than the margin, be there one or none."""
+        p = self.p_equivalence if self.p_equivalence_corrected is None else self.p_equivalence_corrected
+        return p is not None and p < SIGNIFICANCE
+
+    def as_json(self) -> dict[str, object]:
+        """Everything but the test itself."""
+        return asdict(replace(self, estimate=None)) | {"estimate": None, "is_within_margin": self.is_within_margin}
 
 
 def difference(
@@ -89,12 +123,12 @@ def difference(
     b: Record,
     items_a: Sequence[ItemOutcome] = (),
     items_b: Sequence[ItemOutcome] = (),
+    margins: Margins = DEFAULT_MARGINS,
 ) -> Difference:
     """Compare one metric of two cells, in pairs of the same items where their answers are given.
 
-    Shares of right answers get McNemar's exact p and the interval of matched pairs; other means, those of a text's
-    windows for instance, Student's p and a paired bootstrap interval. Where cells stopped early both hold whatever
-    made them stop (`analysis.sequential`).
+    Shares of right answers by McNemar's mid-p, windows of a text by Student's t for neighbours that are alike, other
+    means by the bootstrap. Where cells stopped early the test holds whatever made them stop (`analysis.sequential`).
 
     Raises:
         ValueError: Neither cell has the metric.
@@ -103,168 +137,149 @@ def difference(
     some = first or second
     if some is None:
         raise ValueError(f"neither cell has {name!r} on {task!r}")
+    kind = endpoint(name, task, (a, b))
 
     def refused(reason: str) -> Difference:
         values = (first.value if first else None, second.value if second else None)
-        return Difference(name, task, some.unit, *values, "refused", reason=reason)
+        return Difference(name, task, some.unit, *values, "refused", kind, reason=reason)
 
     if first is None or second is None:
         return refused(_absence(a, b, name, task, first is None))
     if reason := _refusal(first, second, a, b):
         return refused(reason)
-    pairs = _Pairs.of(name, task, items_a, items_b)
+    pairs = Pairs.of(first, items_a, items_b)
     early = task is not None and (stops_early(a, task) or stops_early(b, task))
     if early and pairs is None:
         return refused(NOT_KEPT)
-    values = (first.value, second.value)
+    values, remark = (first.value, second.value), None
+    estimate: Estimate | None
     if pairs is not None and early:
-        test, interval = pairs.test_at_any_time()
-        values = pairs.values
+        values, estimate = pairs.values, pairs.at_any_time(is_share(first))
     elif pairs is not None and pairs.complete:
-        test, interval = pairs.test()
+        estimate = pairs.estimate()
     else:
-        pairs = None
-        test, interval = _unpaired(first, second)
-    flipped = flips(pairs.first, pairs.second) if pairs else None
-    if flipped is None and test.stderr is not None and test.stderr <= _NO_SPREAD * abs(test.difference):
-        # All values differ by the same: of counts in a few windows that is chance, and says nothing of their spread.
-        test, interval = replace(test, p_value=None), None
-    return Difference(
+        pairs, estimate = None, _unpaired(first, second)
+        remark = UNPAIRED if estimate is not None else None
+    if estimate is not None and _has_no_spread(estimate):
+        # Of counts in a few windows that is chance, and says nothing of their spread.
+        estimate, remark = None, NO_SPREAD
+    found = Difference(
         name,
         task,
         some.unit,
         *values,
-        verdict=verdict(name, values[1] - values[0], test.p_value, some.higher_is_better),
+        verdict="descriptive",
+        endpoint=kind,
         difference=values[1] - values[0],
-        stderr=test.stderr,
-        interval=interval,
-        p_value=test.p_value,
-        pairs=test.n or None,
-        flips=flipped,
+        pairs=len(pairs.items) if pairs else None,
+        flips=pairs.flips if pairs else None,
         higher_is_better=some.higher_is_better,
-        reason=UNPAIRED if test.stderr is not None and pairs is None else None,
+        reason=remark,
+        estimate=estimate,
     )
+    if estimate is not None:
+        found = replace(found, stderr=_error(found, estimate), interval=_interval(found, first, estimate))
+    if name in EXACT:
+        return replace(found, verdict=_direction(found))
+    if a == b:
+        return replace(found, verdict="equal")
+    return found if kind is None else _tested(found, kind, first, second, margins)
 
 
-def verdict(name: str, difference: float, p_value: float | None, higher_is_better: bool | None) -> Verdict:
-    """What a difference of the metric `name` means, given its p."""
-    if difference == 0:
+def _tested(one: Difference, kind: Kind, first: Metric, second: Metric, margins: Margins) -> Difference:
+    """A primary endpoint with its p-values, unless too little was measured for them to hold."""
+    one = replace(one, margin=margins.of(kind), verdict="cannot tell")
+    estimate = one.estimate
+    if estimate is None:
+        return one
+    windows = _windows(one, first, second)
+    if windows is not None and windows < FEWEST_WINDOWS:
+        return replace(one, reason=FEW_WINDOWS.format(windows, FEWEST_WINDOWS))
+    if isinstance(estimate, BootstrapMean) and len(estimate.values) < FEWEST_ITEMS:
+        return replace(one, reason=FEW_ITEMS.format(len(estimate.values), FEWEST_ITEMS))
+    p_value, p_equivalence = estimate.p_value(), equivalence_p(estimate, margins.of(kind))
+    return judged(replace(one, p_value=p_value, p_equivalence=p_equivalence), p_value, p_equivalence)
+
+
+def judged(one: Difference, p_value: float | None, p_equivalence: float | None, tests: int = 1) -> Difference:
+    """A primary endpoint with the verdict that its p-values give.
+
+    Args:
+        one: The endpoint.
+        p_value: p of no difference, corrected where the table has several.
+        p_equivalence: p of a difference as large as the margin, corrected likewise.
+        tests: How many endpoints the table has, between which the error is shared.
+    """
+    verdict: Verdict = "cannot tell"
+    if p_value is not None and p_value < SIGNIFICANCE:
+        verdict = _direction(one)
+    elif p_equivalence is not None and p_equivalence < SIGNIFICANCE:
+        verdict = "equivalent"
+    return replace(one, verdict=verdict, smallest_seen=_smallest_seen(one, SIGNIFICANCE / tests))
+
+
+def _direction(one: Difference) -> Verdict:
+    if one.difference == 0:
         return "equal"
-    if p_value is None and name not in EXACT:
-        return "unknown"
-    if p_value is not None and p_value >= SIGNIFICANCE:
-        return "indistinguishable"
-    if higher_is_better is None:
+    if one.higher_is_better is None or one.difference is None:
         return "different"
-    return "better" if (difference > 0) == higher_is_better else "worse"
+    return "better" if (one.difference > 0) == one.higher_is_better else "worse"
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """What two cells answered on the same items, in the order in which they were asked.
-
-    Attributes:
-        first: Per-item values of the first cell.
-        second: Per-item values of the second.
-        complete: Whether neither answered an item that the other did not.
-        of_perplexity: Whether the values are losses whose mean is the logarithm of the figure.
-    """
-
-    first: list[float]
-    second: list[float]
-    complete: bool
-    of_perplexity: bool
-
-    @classmethod
-    def of(
-        cls, name: str, task: str | None, items_a: Sequence[ItemOutcome], items_b: Sequence[ItemOutcome]
-    ) -> _Pairs | None:
-        """The items that both answered; None where there are none."""
-        first, second = _values(name, task, items_a), _values(name, task, items_b)
-        common = [item for item in first if item in second]
-        if not common:
-            return None
-        complete = len(common) == len(first) == len(second)
-        return cls([first[i] for i in common], [second[i] for i in common], complete, name == "perplexity")
-
-    @property
-    def values(self) -> tuple[float, float]:
-        """The figure of either cell on these items."""
-        a, b = statistics.fmean(self.first), statistics.fmean(self.second)
-        return (math.exp(a), math.exp(b)) if self.of_perplexity else (a, b)
-
-    def test(self) -> tuple[PairedTest, Interval | None]:
-        """For a number of items that was fixed in advance."""
-        test, flipped = paired_test(self.first, self.second), flips(self.first, self.second)
-        if test.stderr is None:
-            return self._as_figures(test, None)
-        if flipped:
-            return test, matched_pairs(flipped.to_wrong, flipped.to_right, flipped.n)
-        if test.n < FEWEST_TO_RESAMPLE:
-            return self._as_figures(test, student(test.difference, test.stderr, test.n))
-        return self._as_figures(test, bootstrap_mean(self._differences()))
-
-    def test_at_any_time(self) -> tuple[PairedTest, Interval | None]:
-        """For a number of items that the answers themselves decided."""
-        test, flipped = paired_test(self.first, self.second), flips(self.first, self.second)
-        if flipped:
-            found = replace(test, p_value=evidence(self.first, self.second).p_value)
-            return found, difference_sequence(flipped.to_wrong, flipped.to_right, flipped.n)
-        differences = self._differences()
-        return self._as_figures(replace(test, p_value=mean_p_value(differences)), mean_sequence(differences))
-
-    def _differences(self) -> list[float]:
-        return [b - a for a, b in zip(self.first, self.second, strict=True)]
-
-    def _as_figures(self, test: PairedTest, interval: Interval | None) -> tuple[PairedTest, Interval | None]:
-        return _in_perplexities(self.values, test, interval) if self.of_perplexity else (test, interval)
+def _smallest_seen(one: Difference, significance: float) -> float | None:
+    estimate = one.estimate
+    if isinstance(estimate, MatchedShares):
+        return estimate.smallest_seen(significance, POWER)
+    if not isinstance(estimate, SeriesMean | BootstrapMean | IndependentMeans):
+        return None
+    found = smallest_seen(estimate.stderr, estimate.freedom, significance, POWER)
+    if found is None or one.name != "perplexity" or one.a is None:
+        return found
+    return one.a * math.expm1(found)
 
 
-def _in_perplexities(
-    values: tuple[float, float], test: PairedTest, interval: Interval | None
-) -> tuple[PairedTest, Interval | None]:
-    """What is known of a difference of losses, said of the perplexities.
-
-    The p stays what it is: perplexities are equal where losses are. They themselves would hide a difference that is
-    large, as their error grows with them.
-    """
-    a, b = values
-    if interval is not None:
-        interval = replace(interval, low=a * math.expm1(interval.low), high=a * math.expm1(interval.high))
-    return replace(test, difference=b - a, stderr=None if test.stderr is None else b * test.stderr), interval
+def _error(one: Difference, estimate: Estimate) -> float | None:
+    """That of perplexities follows from that of the losses."""
+    if estimate.stderr is None or one.name != "perplexity" or one.b is None:
+        return estimate.stderr
+    return one.b * estimate.stderr
 
 
-def _values(name: str, task: str | None, items: Sequence[ItemOutcome]) -> dict[str, float]:
-    """Item → its value of a metric; of a perplexity its loss. Items without one are left out."""
-    found = {}
-    for outcome in items:
-        if outcome.task != task:
-            continue
-        if name in outcome.values:
-            found[outcome.item] = outcome.values[name]
-        for per_item, (figure, sign) in PER_ITEM.items():
-            if figure == name and per_item in outcome.values:
-                found[outcome.item] = sign * outcome.values[per_item]
+def _interval(one: Difference, metric: Metric, estimate: Estimate) -> Interval | None:
+    """Of perplexities, which are equal where losses are, that of the losses turned into it; of shares within ±1."""
+    found = estimate.interval()
+    if found is None:
+        return None
+    if one.name == "perplexity" and one.a is not None:
+        return replace(found, low=one.a * math.expm1(found.low), high=one.a * math.expm1(found.high))
+    if is_share(metric):
+        return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
     return found
 
 
-def _unpaired(first: Metric, second: Metric) -> tuple[PairedTest, Interval | None]:
-    a, b = first.value, second.value
+def _has_no_spread(estimate: Estimate) -> bool:
+    if isinstance(estimate, MatchedShares) or estimate.stderr is None:
+        return False
+    return estimate.stderr <= _NO_SPREAD * abs(estimate.mean)
+
+
+def _windows(one: Difference, first: Metric, second: Metric) -> int | None:
+    """Of how few windows of a text the difference is; None where it is of no text."""
+    if isinstance(one.estimate, SeriesMean):
+        return one.estimate.windows
+    return min((metric.clusters for metric in (first, second) if metric.clusters is not None), default=None)
+
+
+def _unpaired(first: Metric, second: Metric) -> IndependentMeans | None:
     if first.stderr is None or second.stderr is None:
-        return PairedTest(b - a, None, None, 0), None
-    of_perplexity = first.name == "perplexity" and min(a, b) > 0
-    difference = math.log(b / a) if of_perplexity else b - a
-    stderr = (
-        math.hypot(first.stderr / a, second.stderr / b) if of_perplexity else math.hypot(first.stderr, second.stderr)
-    )
-    windows = [draws for metric in (first, second) if (draws := independent_draws(metric)) is not None]
-    if windows:  # the smaller of the two: fewer degrees of freedom than Welch's, so on the safe side
-        fewest = min(windows)
-        p_value, interval = student_p(difference, stderr, fewest - 1), student(difference, stderr, fewest)
-    else:
-        p_value, interval = normal_p(difference, stderr), normal(difference, stderr)
-    test = PairedTest(difference, stderr, p_value, 0)
-    return _in_perplexities((a, b), test, interval) if of_perplexity else (test, interval)
+        return None
+    a, b = first.value, second.value
+    draws = [worth for metric in (first, second) if (worth := independent_draws(metric)) is not None]
+    # The smaller of the two: fewer degrees of freedom than Welch's, so on the safe side.
+    freedom = min(draws) - 1 if draws else None
+    if first.name == "perplexity" and min(a, b) > 0:
+        return IndependentMeans(math.log(b / a), math.hypot(first.stderr / a, second.stderr / b), freedom)
+    return IndependentMeans(b - a, math.hypot(first.stderr, second.stderr), freedom)
 
 
 def _metric(record: Record, name: str, task: str | None) -> Metric | None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from scipy.special import stdtrit
 
 from slmquant.store.record import Metric
@@ -20,16 +18,20 @@ from slmquant.store.record import Metric
 CONFIDENCE = 0.95
 """Share of such intervals that hold the truth."""
 
-RESAMPLES = 2000
-"""Of the bootstrap: the ends of a 95 % interval then rest on some 50 resamples each."""
-
 _MANY = 500
 """Values from which on Student's t and the normal distribution are the same within half a percent."""
 
-_BLOCK_ELEMENTS = 1 << 20
-"""Indices drawn at a time."""
-
-Kind = Literal["wilson", "normal", "student", "log-normal", "log-student", "matched pairs", "bootstrap", "any time"]
+Kind = Literal[
+    "wilson",
+    "normal",
+    "student",
+    "log-normal",
+    "log-student",
+    "matched pairs",
+    "bootstrap",
+    "any time",
+    "any time, asymptotic",
+]
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ def wilson(share: float, n: int, confidence: float = CONFIDENCE) -> Interval:
     """
     if n < 1 or not 0 <= share <= 1:
         raise ValueError(f"a share of {share} of {n} items; expected 0 to 1 of at least one item")
-    z = quantile(confidence)
+    return _score_interval(share, n, quantile(confidence), confidence)
+
+
+def _score_interval(share: float, n: float, z: float, confidence: float) -> Interval:
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     # Exact at the borders, where rounding would leave the share itself outside.
@@ -131,79 +136,6 @@ def in_logarithm(value: float, stderr: float, n: float | None = None, confidence
     return Interval(value / factor, value * factor, confidence, "log-normal" if n is None else "log-student")
 
 
-def matched_pairs(only_first: int, only_second: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of the difference of two shares, second minus first, on the same `n` items.
-
-    Wald's interval after half an item was added to each of the four kinds of pair, which keeps its coverage in small
-    samples (Agresti and Min, Statistics in Medicine 24, 2005). It reaches a little over ±1 where Wald's would; it is
-    cut there.
-
-    Args:
-        only_first: Items that only the first got right.
-        only_second: Items that only the second got right.
-        n: Items in all.
-        confidence: Share of such intervals that hold the truth.
-
-    Raises:
-        ValueError: The counts do not fit together.
-    """
-    if min(only_first, only_second) < 0 or n < 1 or only_first + only_second > n:
-        raise ValueError(f"{only_first} and {only_second} disagreements among {n} items; expected at most {n}")
-    split, together, total = only_second - only_first, only_first + only_second + 1, n + 2
-    difference = split / total
-    reach = quantile(confidence) * math.sqrt(together - split**2 / total) / total
-    return Interval(max(-1.0, difference - reach), min(1.0, difference + reach), confidence, "matched pairs")
-
-
-def bootstrap_mean(
-    values: Sequence[float],
-    weights: Sequence[float] | None = None,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Interval:
-    """Interval of a mean by the bootstrap, bias-corrected and accelerated (Efron, JASA 82, 1987).
-
-    For a paired difference, `values` are the differences. Where items depend on each other (the tokens of a window),
-    `values` are the means of the clusters and `weights` their sizes: whole clusters are then drawn.
-
-    Args:
-        values: One value per item or cluster, at least two.
-        weights: How much each counts in the mean; equal where None.
-        confidence: Share of such intervals that hold the truth.
-        seed: Of the resamples.
-        resamples: How many are drawn.
-
-    Raises:
-        ValueError: There are fewer than two values, or weights that do not fit them.
-    """
-    x = np.asarray(values, dtype=float)
-    w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=float)
-    n = len(x)
-    if n < 2 or w.shape != x.shape or w.min() <= 0:
-        raise ValueError(f"{n} values and {len(w)} weights; expected two or more, with a positive weight for each")
-    mean = float(w @ x / w.sum())
-    if np.ptp(x) == 0:
-        return Interval(mean, mean, confidence, "bootstrap")
-    draws = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    rows = max(1, _BLOCK_ELEMENTS // n)
-    for start in range(0, resamples, rows):
-        picked = draws.integers(n, size=(min(rows, resamples - start), n))
-        means[start : start + len(picked)] = (w[picked] * x[picked]).sum(axis=1) / w[picked].sum(axis=1)
-    left_out = (w @ x - w * x) / (w.sum() - w)  # the mean without each value in turn
-    deviation = left_out.mean() - left_out
-    acceleration = float((deviation**3).sum() / (6 * (deviation**2).sum() ** 1.5))
-    # Half a resample on either side, so that a mean outside all of them still has a finite quantile.
-    below = (np.count_nonzero(means < mean) + 0.5 * np.count_nonzero(means == mean) + 0.5) / (resamples + 1)
-    bias, z = statistics.NormalDist().inv_cdf(below), quantile(confidence)
-    ends = []
-    for side in (-z, z):
-        shifted = bias + (bias + side) / (1 - acceleration * (bias + side))
-        ends.append(float(np.quantile(means, statistics.NormalDist().cdf(shifted))))
-    return Interval(min(ends), max(ends), confidence, "bootstrap")
-
-
 def is_plain_share(metric: Metric) -> bool:
     """Whether a metric is the share of right answers among independent items.
 
@@ -226,14 +158,39 @@ def independent_draws(metric: Metric) -> float | None:
 
 
 def interval_of(metric: Metric, confidence: float = CONFIDENCE) -> Interval | None:
-    """The interval of a stored figure; None where its standard error is not known."""
+    """The interval of a stored figure; None where its standard error is not known. It stays where the figure can be."""
     if metric.stderr is None:
         return None
+    draws = independent_draws(metric)
     if is_plain_share(metric) and metric.n is not None:
         return wilson(metric.value, metric.n, confidence)
-    if metric.name == "perplexity" and metric.value > 0:
-        return in_logarithm(metric.value, metric.stderr, independent_draws(metric), confidence)
-    values = independent_draws(metric) or metric.n
+    if is_share(metric):
+        return _share_of_windows(metric.value, metric.stderr, draws or metric.n, confidence)
+    if metric.stderr == 0:
+        return None  # a few values that are all alike say nothing of how far others stray
+    if (metric.name == "perplexity" or metric.name.startswith("kl_")) and metric.value > 0:
+        return in_logarithm(metric.value, metric.stderr, draws, confidence)
+    values = draws or metric.n
     if values is not None and 2 <= values < _MANY:
         return student(metric.value, metric.stderr, values, confidence)
     return normal(metric.value, metric.stderr, confidence)
+
+
+def is_share(metric: Metric) -> bool:
+    """Whether a metric is a share of something, so that it lies between 0 and 1 whatever is measured."""
+    return metric.unit == "ratio" and metric.name.startswith(_SHARES)
+
+
+_SHARES = ("acc", "exact_match", "chance", "top1_", "top5_", "flips_to_", "repeated_", "ends_in_", "ended", "same_text")
+
+
+def _share_of_windows(share: float, stderr: float, draws: float | None, confidence: float) -> Interval | None:
+    """Wilson's interval with as many independent items as the standard error is worth (Korn and Graubard, 1998).
+
+    Of a share of 0 or 1, whose error is 0, with as many as there are windows.
+    """
+    if draws is None or not 0 <= share <= 1:
+        return None
+    worth = share * (1 - share) / stderr**2 if stderr > 0 and 0 < share < 1 else draws
+    z = quantile(confidence) if draws >= _MANY else student_quantile(draws, confidence)
+    return _score_interval(share, worth, z, confidence)

@@ -19,6 +19,17 @@ worse one is ever declared the better, is at most α. The latter since E while t
 the gambler who mixes only over coins that favour it, and he cannot win where the second is the better one. For a finite
 set of items in random order, the former alone: this gambler always bets on the leader, and where both have equally many
 wins in the whole set the leader has fewer of them left.
+
+Means. Of values that are known to lie between two bounds, whatever is seen, a gambler bets on the mean being more than
+m and another on its being less (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
+JRSS B 86, 2024, arXiv 2010.09686, section 4). With values moved to [0, 1], the first one's capital is
+
+    K = mean over c of  Π_i (1 − c + c · x_i / m),     0 < c < 1,
+
+which he cannot expect to raise where the mean is m or less; it falls as m grows, so what is not yet rejected is an
+interval. This is proved for independent items of any distribution within the bounds. Of values without bounds no
+interval is known to hold at every moment; `mean_sequence` then holds in the limit of many items alone, and is refused
+for fewer than `FEWEST_ASYMPTOTIC`.
 """
 
 from __future__ import annotations
@@ -28,10 +39,24 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
 from slmquant.analysis.intervals import CONFIDENCE, Interval
 
-_TIGHTEST_AT = 100
-"""Items at which a `mean_sequence` is made narrowest; it holds for every other number too."""
+FEWEST_ASYMPTOTIC = 500
+"""Items from which on `mean_sequence` is given.
+
+Simulated over every number of items from there to 3000, it misses the mean of lognormal values in 3 % of series (σ = 1)
+or 8 % (σ = 1.5), and that of values of which 3 % jump in 4 %.
+"""
+
+_TIGHTEST_AT = FEWEST_ASYMPTOTIC
+"""Items at which a `mean_sequence` is made narrowest."""
+
+_SHARES_BET = np.geomspace(0.002, 0.9, 24)
+"""Of what may be lost on one item; the gambler on a mean starts with as much on each."""
 
 _SPENT = -2 * math.log(1 - CONFIDENCE)
 _RHO_SQUARED = (_SPENT + math.log(_SPENT + 1)) / _TIGHTEST_AT
@@ -156,46 +181,71 @@ def _edge(excluded: Callable[[float], bool], outer: float, inner: float) -> floa
     return outer
 
 
+def bounded_sequence(values: Sequence[float], low: float, high: float, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of a mean that holds for every number of items at once, of values that cannot leave [low, high].
+
+    Raises:
+        ValueError: A value lies outside, or the bounds are none.
+    """
+    known = _between_bounds(values, low, high)
+    if len(known) == 0:
+        return Interval(low, high, confidence, "any time")
+    needed = math.log(2 / (1 - confidence))
+    middle = float(known.mean())
+    lower = _edge(lambda m: _log_capital_of_mean(known, m) >= needed, 0.0, middle) if middle > 0 else 0.0
+    upper = 1 - _edge(lambda m: _log_capital_of_mean(1 - known, m) >= needed, 0.0, 1 - middle) if middle < 1 else 1.0
+    return Interval(low + lower * (high - low), low + upper * (high - low), confidence, "any time")
+
+
+def bounded_p_value(values: Sequence[float], low: float, high: float, null: float = 0.0) -> float:
+    """Two-sided p of the mean `null` that holds at every number of items: `bounded_sequence` turned round.
+
+    Raises:
+        ValueError: A value lies outside [low, high], or the bounds are none.
+    """
+    known, m = _between_bounds(values, low, high), (null - low) / (high - low)
+    if len(known) == 0:
+        return 1.0
+    if not 0 < m < 1:
+        return 1.0 if (known == m).all() else 0.0
+    best = max(_log_capital_of_mean(known, m), _log_capital_of_mean(1 - known, 1 - m))
+    return min(1.0, 2 * math.exp(-best))
+
+
+def _between_bounds(values: Sequence[float], low: float, high: float) -> NDArray[np.float64]:
+    """The values, moved and stretched to [0, 1]."""
+    known = np.asarray(values, dtype=float)
+    if not low < high:
+        raise ValueError(f"bounds of {low} and {high}; expected the lower one first")
+    outside = known[(known < low) | (known > high) | np.isnan(known)]
+    if len(outside):
+        raise ValueError(f"{outside[0]} lies outside the bounds {low} and {high}, which were said to hold")
+    return (known - low) / (high - low)
+
+
+def _log_capital_of_mean(values: NDArray[np.float64], m: float) -> float:
+    """The largest capital so far of who bets that the mean of values in [0, 1] is more than m, as a logarithm."""
+    if m <= 0:
+        return math.inf if values.any() else 0.0
+    won = np.log1p(_SHARES_BET * (values[:, None] / m - 1)).cumsum(axis=0)
+    return float(logsumexp(won, axis=1).max()) - math.log(len(_SHARES_BET))
+
+
 def mean_sequence(values: Iterable[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Interval of a mean, of a paired difference for instance, that holds for every number of items at once.
+    """Interval of a mean of values without bounds that holds at every moment in the limit of many items alone.
 
     An asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit
     theory and asymptotic confidence sequences", Annals of Statistics 52, 2024, arXiv 2103.06476, theorem 2.2)::
 
         mean ± s · sqrt( 2 (nρ² + 1) / (n²ρ²) · log( sqrt(nρ² + 1) / α ) )
 
-    None for fewer than two values.
+    None for fewer than `FEWEST_ASYMPTOTIC` values.
     """
     known = list(values)
     n = len(known)
-    if n < 2:
+    if n < FEWEST_ASYMPTOTIC:
         return None
-    reach = statistics.stdev(known) * math.sqrt(2 * _spread(n) * math.log(math.sqrt(_grown(n)) / (1 - confidence)))
-    mean = statistics.fmean(known)
-    return Interval(mean - reach, mean + reach, confidence, "any time")
-
-
-def mean_p_value(values: Iterable[float]) -> float:
-    """Two-sided p of "the mean is 0" that holds at every number of items: `mean_sequence` turned round.
-
-    One minus the confidence at which that interval just reaches 0; 1 for fewer than two values.
-    """
-    known = list(values)
-    mean = statistics.fmean(known) if known else 0.0
-    spread = statistics.stdev(known) if len(known) > 1 else 0.0
-    if mean == 0 or len(known) < 2:
-        return 1.0
-    if spread == 0:
-        return 0.0
-    n = len(known)
-    return min(1.0, math.exp(math.log(_grown(n)) / 2 - (mean / spread) ** 2 / (2 * _spread(n))))
-
-
-def _grown(n: int) -> float:
-    """nρ² + 1, with the ρ that makes a 95 % sequence about as narrow as can be at `_TIGHTEST_AT` items."""
-    return n * _RHO_SQUARED + 1
-
-
-def _spread(n: int) -> float:
-    """(nρ² + 1) / (n²ρ²)."""
-    return _grown(n) / (n**2 * _RHO_SQUARED)
+    grown = n * _RHO_SQUARED + 1
+    reach = math.sqrt(2 * grown / (n**2 * _RHO_SQUARED) * math.log(math.sqrt(grown) / (1 - confidence)))
+    mean, spread = statistics.fmean(known), statistics.stdev(known)
+    return Interval(mean - reach * spread, mean + reach * spread, confidence, "any time, asymptotic")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slmquant.analysis.cells import ACCURACIES, accuracy_tasks, is_reference, text_tasks
 from slmquant.analysis.compare import corrected
-from slmquant.analysis.difference import Difference, difference
+from slmquant.analysis.difference import Difference, difference, judged
+from slmquant.analysis.endpoints import DEFAULT_MARGINS, Margins
 from slmquant.store.record import ItemOutcome, Metric, Record
 
 Answers = Mapping[str, Sequence[ItemOutcome]]
 """Cell id → what it answered on each item; cells may be missing."""
 
 _ON_TEXTS = ("perplexity", "kl_mean")
-_ALIKE = ("equal", "indistinguishable")
-FEWEST_WINDOWS = 8
-"""Of a text, from which on a verdict is given: with fewer, even a ruined model can hardly be told from a good one."""
+_APART = ("better", "worse", "different")
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,28 @@ class Standing:
         metric: `accuracy`, or `perplexity` or `kl_mean` of a text.
         against_reference: Cell id → how it differs from full precision; p-values are corrected over all cells and
             figures. Empty where full precision was not measured, and for divergences, which are from it.
-        best: Cell ids of the quantized cell that scored best and of those that cannot be told apart from it, best
-            first. The best was picked by its score, which makes a set like this a little too small.
+        against_best: Cell id → how it differs from the quantized cell that scored best; p-values are corrected for all
+            pairs of cells and figures, as any cell might have come out best.
+        best: The cells that are not told apart from the one that scored best, that one first; none where nothing is
+            told apart from it.
     """
 
     task: str
     metric: str
     against_reference: Mapping[str, Difference]
+    against_best: Mapping[str, Difference]
     best: tuple[str, ...]
 
+    def named(self, verdict: str) -> tuple[str, ...]:
+        """Cell ids of this verdict against full precision."""
+        return tuple(cell for cell, one in self.against_reference.items() if one.verdict == verdict)
+
     @property
-    def indistinguishable(self) -> tuple[str, ...]:
-        """Cell ids that cannot be told apart from full precision."""
-        return tuple(cell for cell, one in self.against_reference.items() if one.verdict in _ALIKE)
+    def smallest_seen(self) -> float | None:
+        """Of the cells that are in doubt against full precision, the largest of what could have been seen."""
+        found = [one.smallest_seen for one in self.against_reference.values() if one.verdict == "cannot tell"]
+        known = [one for one in found if one is not None]
+        return max(known) if known and len(known) == len(found) else None
 
 
 @dataclass(frozen=True)
@@ -61,33 +69,23 @@ class _Figure:
             raise ValueError(f"{record.spec.label} has no {self.metric} on {self.task!r}")
         return -metric.value if metric.higher_is_better else metric.value
 
-    def is_of_too_little(self, records: Sequence[Record], compared: Sequence[Difference]) -> bool:
-        """Whether this is a figure of a text of few windows."""
-        if self.metric == "accuracy":
-            return False
-        known = [metric for record in records if (metric := self.of(record)) is not None]
-        windows = [1 if metric.stderr is None else metric.clusters for metric in known]  # one alone has no error
-        return any(
-            count is not None and count < FEWEST_WINDOWS for count in (*windows, *(one.pairs for one in compared))
-        )
-
-    def compare(self, a: Record, b: Record, answers: Answers) -> Difference:
+    def compare(self, a: Record, b: Record, answers: Answers, margins: Margins) -> Difference:
         metric = self.of(a) or self.of(b)
         if metric is None:
             raise ValueError(f"neither cell has {self.metric} on {self.task!r}")
         items = (answers.get(a.cell_id, ()), answers.get(b.cell_id, ()))
-        return difference(metric.name, self.task, a, b, *items)
+        return difference(metric.name, self.task, a, b, *items, margins)
 
 
-def standings(records: Sequence[Record], answers: Answers) -> list[Standing]:
-    """The standing by each figure that a quantized cell has, in the order of the cells' own task lists.
+def standings(records: Sequence[Record], answers: Answers, margins: Margins = DEFAULT_MARGINS) -> list[Standing]:
+    """The standing by each primary endpoint that a quantized cell has, in the order of the cells' own task lists.
 
-    Accuracies first, then perplexities and divergences. Those of a text of fewer than `FEWEST_WINDOWS` windows are left
-    out, and any figure whose error no cell knows.
+    Accuracies first, then perplexities and divergences.
 
     Args:
         records: Cells of one model under one set of conditions.
         answers: Their answers; without them differences are judged by standard errors alone, which is pessimistic.
+        margins: What counts as no difference.
     """
     measured = [record for record in records if record.status == "ok"]
     reference = next((record for record in measured if is_reference(record)), None)
@@ -98,28 +96,41 @@ def standings(records: Sequence[Record], answers: Answers) -> list[Standing]:
             scored[figure] = sorted(cells, key=figure.loss)
     against_reference = corrected(
         {
-            (figure, record.cell_id): figure.compare(reference, record, answers)
+            (figure, record.cell_id): figure.compare(reference, record, answers, margins)
             for figure, cells in scored.items()
             for record in cells
             if reference is not None and figure.of(reference)
         }
     )
-    against_best = corrected(
+    against_best = _corrected_for_choice(
         {
-            (figure, record.cell_id): figure.compare(best, record, answers)
+            (figure, record.cell_id): figure.compare(best, record, answers, margins)
             for figure, (best, *others) in scored.items()
             for record in others
-        }
+        },
+        sum(len(cells) * (len(cells) - 1) // 2 for cells in scored.values()),
     )
     found = []
     for figure, (best, *_) in scored.items():
         from_reference = {cell: one for (of, cell), one in against_reference.items() if of == figure}
         from_best = {cell: one for (of, cell), one in against_best.items() if of == figure}
-        compared = (*from_reference.values(), *from_best.values())
-        if any(one.verdict == "unknown" for one in compared) or figure.is_of_too_little(measured, compared):
-            continue
-        alike = (cell for cell, one in from_best.items() if one.verdict in _ALIKE)
-        found.append(Standing(figure.task, figure.metric, from_reference, (best.cell_id, *alike)))
+        alike = [cell for cell, one in from_best.items() if one.verdict not in _APART]
+        leaders = (best.cell_id, *alike) if len(alike) < len(from_best) else ()
+        found.append(Standing(figure.task, figure.metric, from_reference, from_best, leaders))
+    return found
+
+
+def _corrected_for_choice(
+    table: Mapping[tuple[_Figure, str], Difference], pairs: int
+) -> dict[tuple[_Figure, str], Difference]:
+    """Bonferroni's correction for all pairs, of which those with the best were picked by their scores."""
+    found = dict(table)
+    for key, one in table.items():
+        if one.p_value is not None:
+            p = min(1.0, pairs * one.p_value)
+            equivalence = None if one.p_equivalence is None else min(1.0, pairs * one.p_equivalence)
+            one = replace(one, p_corrected=p, p_equivalence_corrected=equivalence)
+            found[key] = judged(one, p, equivalence, pairs)
     return found
 
 

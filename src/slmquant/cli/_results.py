@@ -20,6 +20,17 @@ StoreOption = Annotated[
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="Only cells of this model.")]
 
+MarginAccuracyOption = Annotated[
+    float,
+    typer.Option(
+        "--margin-accuracy", min=0.0001, max=0.9999, help="Cells that differ by less in accuracy are equivalent."
+    ),
+]
+MarginNatsOption = Annotated[
+    float,
+    typer.Option("--margin-nats", min=1e-6, max=100, help="The same of loss and mean divergence, in nats per token."),
+]
+
 
 def open_store(path: Path | None) -> Store:
     """The store at `path`, or at the default place, for reading."""

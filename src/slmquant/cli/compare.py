@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from slmquant.cli._output import JsonOption, console, print_json, say
-from slmquant.cli._results import StoreOption, open_store
+from slmquant.cli._results import MarginAccuracyOption, MarginNatsOption, StoreOption, open_store
 
 
 def command(
@@ -20,14 +20,17 @@ def command(
             help="Also say after how many of the kept answers `bench --until-separated` would have stopped.",
         ),
     ] = None,
+    margin_accuracy: MarginAccuracyOption = 0.02,
+    margin_nats: MarginNatsOption = 0.01,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Compare two cells, in pairs of the same items where their answers were kept.
 
-    The verdict is on B. "indistinguishable" means that the two-sided p, corrected over the table by Holm's method, is
-    0.05 or more; "unknown" that the error of a figure is not known, of seconds for one. Flips are answers that
-    turned from right to wrong (−) and from wrong to right (+).
+    One accuracy for each task, and the loss and the mean divergence on each text, are tested; the verdict is on B.
+    It is "better" or "worse" where the two-sided p, corrected over these by Holm's method, lies below 0.05;
+    "equivalent" where the difference is shown to be smaller than the margin; else so few items "cannot tell". All else
+    is described. Flips are answers that turned from right to wrong (−) and from wrong to right (+).
 
     For example:
 
@@ -40,8 +43,9 @@ def command(
     from dataclasses import asdict
 
     from slmquant.analysis.compare import compare
+    from slmquant.analysis.endpoints import Margins
     from slmquant.analysis.separation import early_stops
-    from slmquant.report.terminal import comparison_report
+    from slmquant.report.comparison import comparison_report
 
     if until_separated is not None and not 0.5 < until_separated < 1:
         raise typer.BadParameter(
@@ -51,10 +55,10 @@ def command(
     with open_store(store) as results:
         first, second = results.get(a), results.get(b)
         items = results.items(first.cell_id), results.items(second.cell_id)
-    differences = compare(first, second, *items)
+    differences = compare(first, second, *items, Margins(margin_accuracy, margin_nats))
     stops = [] if until_separated is None else early_stops(*items, until_separated)
     if json:
-        content = {"a": first.cell_id, "b": second.cell_id, "differences": [asdict(one) for one in differences]}
+        content = {"a": first.cell_id, "b": second.cell_id, "differences": [one.as_json() for one in differences]}
         print_json(content if until_separated is None else content | {"early_stops": [asdict(one) for one in stops]})
         return
     console.print(comparison_report(first, second, differences))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slmquant.cli._output import JsonOption, QuietOption, console, print_json, tell
-from slmquant.cli._results import ModelOption, StoreOption, open_store, select
+from slmquant.cli._results import MarginAccuracyOption, MarginNatsOption, ModelOption, StoreOption, open_store, select
 
 if TYPE_CHECKING:
     from slmquant.store import Record
@@ -45,6 +45,8 @@ def command(
     ] = True,
     consumption_reference: Annotated[str, typer.Option(help="The method whose SLMQ_cons is 100.")] = "rtn",
     json: JsonOption = False,
+    margin_accuracy: MarginAccuracyOption = 0.02,
+    margin_nats: MarginNatsOption = 0.01,
     quiet: QuietOption = False,
 ) -> None:
     """Print the results as a table and write them as CSV, JSON and one HTML page.
@@ -57,6 +59,7 @@ def command(
 
     [dim]slmquant report -o public --format html --model smollm2-135m-instruct[/dim]
     """
+    from slmquant.analysis.endpoints import Margins
     from slmquant.analysis.scores import ScoreOptions
     from slmquant.errors import StoreError, UnknownNameError
     from slmquant.report.files import as_json, write_report_csv, write_report_json
@@ -75,15 +78,16 @@ def command(
     measured = {record.spec.method for record in records}
     if consumption_reference not in {"rtn", *measured}:
         raise UnknownNameError("measured method", consumption_reference, measured)
+    margins = Margins(margin_accuracy, margin_nats)
     options = ScoreOptions(expectation.value, perplexity, consumption_reference)
     if json:
         print_json(as_json(records, options))
     elif "table" in wanted:
-        print_report(records, console, options, answers)
+        print_report(records, console, options, answers, margins)
     writers: dict[str, Callable[[Sequence[Record], Path], Path]] = {
         "csv": write_report_csv,
         "json": partial(write_report_json, options=options),
-        "html": partial(write_page, options=options, answers=answers),
+        "html": partial(write_page, options=options, answers=answers, margins=margins),
     }
     for name, write in writers.items():
         if name in wanted:

@@ -34,7 +34,7 @@ class Column:
         title: Its short head, with the unit.
         meaning: One sentence; the page shows it when the head is pointed at.
         read: Cell → what it says, or None where it was not measured.
-        lower_is_better: None where neither direction is better, and where the error is not known that tells whether.
+        lower_is_better: None where neither direction is better, and where no test says which cell is.
         about: The task, where several tasks have the same column.
         task: The task as `str(TaskSpec)`, of an accuracy, a perplexity or a divergence.
         figure: Which of these, as `Standing.metric` calls them.
@@ -125,18 +125,18 @@ def engine_columns(section: Section) -> list[Column]:
 
 
 def best(column: Column, section: Section) -> frozenset[str]:
-    """Cell ids whose shown value is the best of the quantized cells.
+    """Cell ids whose value of the quantized cells is the best, or not told apart from it.
 
-    None where there is no contest. Of an accuracy, a perplexity and a mean divergence also those that cannot be told
-    apart from the best.
+    None where nothing is told apart from the best, be it that cells are alike or that so little was measured. Figures
+    without an error, such as sizes, are told apart by what is shown.
     """
     readings = {cell.record.cell_id: column.read(cell) for cell in section.quantized}
     known = {cell_id: reading for cell_id, reading in readings.items() if reading}
     if column.lower_is_better is None or len({reading.text for reading in known.values()}) < 2:
         return frozenset()
-    standing = next((s for s in section.standings if (s.task, s.metric) == (column.task, column.figure)), None)
-    if standing is not None:
-        return frozenset(standing.best)
+    if column.figure is not None:
+        standing = next((s for s in section.standings if (s.task, s.metric) == (column.task, column.figure)), None)
+        return frozenset(standing.best if standing else ())
     choose = min if column.lower_is_better else max
     winner = choose(known.values(), key=lambda reading: reading.value)
     return frozenset(cell_id for cell_id, reading in known.items() if reading.text == winner.text)
@@ -207,15 +207,13 @@ def _text_columns(text: str, several: bool) -> list[Column]:
             "KL p99",
             f"The 99th percentile of the divergence on {text}, in nats.",
             _metric("kl_p99", significant, task=text),
-            True,
-            about,
+            about=about,
         ),
         Column(
             "top-1 %",
             f"Share of tokens on {text} where both models rank the same token first.",
             _metric("top1_agreement", decimal(1), 1 / PER_CENT, task=text),
-            False,
-            about,
+            about=about,
         ),
     ]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
+from slmquant.analysis.endpoints import DEFAULT_MARGINS, Margins
 from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
 from slmquant.analysis.standing import Answers, Standing, standings
 from slmquant.store.export import calibration_label
@@ -62,6 +63,7 @@ class Section:
         standings: Which cells can be told apart from full precision and from the best, by each figure.
         options: How the scores were computed.
         outdated: Why its rows are not what would be measured now; empty where they are.
+        margins: What counts as no difference.
     """
 
     model: str
@@ -72,6 +74,7 @@ class Section:
     standings: tuple[Standing, ...] = ()
     options: ScoreOptions = DEFAULT_OPTIONS
     outdated: tuple[str, ...] = ()
+    margins: Margins = DEFAULT_MARGINS
 
     @property
     def records(self) -> list[Record]:
@@ -104,7 +107,10 @@ NO_ANSWERS: Answers = {}
 
 
 def sections(
-    records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, answers: Answers = NO_ANSWERS
+    records: Sequence[Record],
+    options: ScoreOptions = DEFAULT_OPTIONS,
+    answers: Answers = NO_ANSWERS,
+    margins: Margins = DEFAULT_MARGINS,
 ) -> list[Section]:
     """Group records by model, tasks, dtype, device and inputs, in the order in which they first appear.
 
@@ -123,7 +129,7 @@ def sections(
     for group in groups.values():
         beside = [on_engines[spec] for r in group for name in names if (spec := r.spec.on(name)) in on_engines]
         reasons = tuple(dict.fromkeys(outdated[r.cell_id] for r in group if r.cell_id in outdated))
-        found.append(replace(_section(group, beside, scores, answers, options), outdated=reasons))
+        found.append(replace(_section(group, beside, scores, answers, options, margins), outdated=reasons))
     return found
 
 
@@ -133,6 +139,7 @@ def _section(
     scores: dict[str, CellScores],
     answers: Answers,
     options: ScoreOptions,
+    margins: Margins,
 ) -> Section:
     texts, tasks = text_tasks(group), accuracy_tasks(group)
     text = texts[0] if texts else None
@@ -158,8 +165,9 @@ def _section(
         failures=tuple(sorted(failures, key=lambda r: (r.status != "refused", r.spec.method, r.spec.scheme))),
         texts=tuple(texts),
         tasks=tuple(tasks),
-        standings=tuple(standings(group, answers)),
+        standings=tuple(standings(group, answers, margins)),
         options=options,
+        margins=margins,
     )
 
 

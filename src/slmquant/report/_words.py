@@ -9,18 +9,14 @@ import yaml
 from slmquant.analysis.cells import accuracy, is_reference
 from slmquant.analysis.scores import ScoreOptions
 from slmquant.analysis.standing import Standing
-from slmquant.report._columns import ABSENT, BYTES_PER_MB, perplexity, reference_words
+from slmquant.report._columns import ABSENT, perplexity, reference_words
+from slmquant.report._headline import perplexity_of
 from slmquant.report._sections import Cell, Section
 from slmquant.store.export import calibration_label
 from slmquant.store.record import CalibrationSpec, CellSpec, Environment, Record
 
-SMALL_LOSS = 1.15
-"""The headline names the smallest cell whose perplexity is at most this multiple of full precision's."""
-
 BUSY = 0.05
 """Share of all processor time that others may take from an engine before its speeds need a warning."""
-
-NBSP = "\N{NO-BREAK SPACE}"
 
 _DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
@@ -54,7 +50,7 @@ _DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
         "flips",
         "Answers that full precision had right and the quantized model has wrong (−), and the other way round (+). "
-        "▼ worse, ▲ better, ≈ indistinguishable from full precision.",
+        "▼ worse, ▲ better, ≈ equivalent within the margin, ? too few items to tell.",
     ),
     (
         "perf",
@@ -86,29 +82,6 @@ def definitions(options: ScoreOptions) -> list[tuple[str, str]]:
         "cheapest": reference_words(options),
     }
     return [(title, meaning.format(**words)) for title, meaning in _DEFINITIONS]
-
-
-def headline(section: Section) -> str:
-    """One sentence: the smallest cell that loses little, or else the one that loses least."""
-    chosen = _chosen(section)
-    if chosen is None:
-        return f"{section.model}: nothing measured yet"
-    reference = section.reference
-    value, full_value = _perplexity(chosen, section), _perplexity(reference, section) if reference else None
-    size, full_size = _megabytes(chosen), _megabytes(reference) if reference else None
-    where = f"At {size:.0f}{NBSP}MB" if size is not None else "Best of all"
-    where += f" instead of {full_size:.0f}{NBSP}MB" if full_size is not None and chosen is not reference else ""
-    if value is None:
-        cells = f"{len(section.quantized)} quantized cell{'s' * (len(section.quantized) != 1)}"
-        return f"{cells}, and no text among the tasks: accuracies alone do not say which is closest to full precision"
-    if full_value is None or chosen is reference:
-        return f"{where}, {chosen.name} has a perplexity of {perplexity(value)}"
-    if value <= SMALL_LOSS * full_value:
-        return (
-            f"{where}, {chosen.name} keeps perplexity at {perplexity(value)}; "
-            f"full precision has {perplexity(full_value)}"
-        )
-    return f"{where}, even {chosen.name} raises perplexity to {perplexity(value)} from {perplexity(full_value)}"
 
 
 def remarks(section: Section) -> list[str]:
@@ -197,39 +170,15 @@ def _plan(setting: _Setting, specs: list[CellSpec], engines: list[str]) -> str:
     return yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=100)
 
 
-def _chosen(section: Section) -> Cell | None:
-    reference = section.reference
-    full = _perplexity(reference, section) if reference else None
-    if full is not None:
-        close = []
-        for cell in section.quantized:
-            value, size = _perplexity(cell, section), _megabytes(cell)
-            if value is not None and size is not None and value <= SMALL_LOSS * full:
-                close.append((round(size), value, cell))  # megabytes, as they are shown
-        if close:
-            return min(close, key=lambda choice: choice[:2])[2]
-    return next(iter(section.quantized), reference)
-
-
 def _widest_contest(section: Section) -> list[tuple[float, Cell]]:
     """Perplexities and cells of the scheme at which methods differ most, best first."""
     by_scheme: dict[str, list[tuple[float, Cell]]] = {}
     for cell in section.quantized:
-        value = _perplexity(cell, section)
+        value = perplexity_of(cell, section)
         if value is not None:
             by_scheme.setdefault(cell.record.spec.scheme, []).append((value, cell))
     contests = [sorted(cells, key=lambda pair: pair[0]) for cells in by_scheme.values() if len(cells) > 1]
     return max(contests, key=lambda cells: cells[-1][0] / cells[0][0], default=[])
-
-
-def _perplexity(cell: Cell, section: Section) -> float | None:
-    metric = cell.record.metric("perplexity", section.texts[0]) if section.texts else None
-    return metric.value if metric else None
-
-
-def _megabytes(cell: Cell) -> float | None:
-    metric = cell.record.metric("stored_bytes")
-    return metric.value / BYTES_PER_MB if metric else None
 
 
 def _model_notes(section: Section) -> list[str]:
@@ -266,7 +215,7 @@ def _protocol_notes(section: Section) -> list[str]:
 
 
 def _noise_notes(section: Section) -> list[str]:
-    """How small a divergence says nothing, and which cells are that close to full precision."""
+    """How far full precision in its usual form is from itself, and which cells are as close."""
     said: list[str] = []
     if section.reference is None:
         return said
@@ -278,7 +227,8 @@ def _noise_notes(section: Section) -> list[str]:
         inside = [name for name, metric in found if metric and metric.value <= floor.value]
         said.append(
             f"{text}: full precision with its residual stream rounded to bfloat16 diverges from itself by "
-            f"{floor.value:.4f} nats; as close as that: {', '.join(inside) or 'none'}."
+            f"{floor.value:.4f} nats, a yardstick of what matters and no limit of what can be told apart; as close as "
+            f"that: {', '.join(inside) or 'none'}."
         )
     return said
 
@@ -287,31 +237,51 @@ _BY = {"accuracy": "", "perplexity": " in perplexity", "kl_mean": " in divergenc
 
 
 def _standing_notes(section: Section) -> list[str]:
-    """Who cannot be told apart from full precision, and from the best, on each task and text."""
+    """The three answers on each task and text: who differs from full precision, who does not, and who may."""
     said = []
     names = {cell.record.cell_id: cell.name for cell in section.quantized}
     for standing in section.standings:
-        alike, compared, by = standing.indistinguishable, standing.against_reference, _BY[standing.metric]
-        if compared:
-            best_first = [cell for cell in names if cell in alike]
-            of_whom = "all quantized cells" if len(alike) == len(compared) > 1 else _listed(best_first, names)
-            said.append(f"{_with_n(standing)}: indistinguishable from full precision{by}: {of_whom or 'none'}.")
+        by = _BY[standing.metric]
+        if standing.against_reference:
+            said.append(f"{_with_n(standing)}: against full precision{by}: {_answers(standing, names)}.")
         if len(standing.best) > 1:
-            rivals = "any other" if len(standing.best) == len(names) else _listed(standing.best[1:], names)
-            best = names[standing.best[0]]
-            said.append(f"{standing.task}: the best{by}, {best}, cannot be told apart from {rivals}.")
-    judged = {standing.task for standing in section.standings}
-    said += [
-        f"{text}: too little text to tell cells apart by perplexity or divergence."
-        for text in section.texts
-        if names and text not in judged
-    ]
+            said.append(
+                f"{standing.task}: the best{by}, {names[standing.best[0]]}, is not told apart from "
+                f"{_listed(standing.best[1:], names)}."
+            )
+        elif standing.against_best and not standing.best:
+            said.append(f"{standing.task}: no quantized cell is told apart from the best{by}.")
     if section.standings:
         said.append(
-            "Told apart: at 95 % confidence over all cells, tasks and texts of the table (Holm), on the same items, or "
-            "windows of a text, where answers were kept."
+            "Different: p below 0.05 over all cells, tasks and texts of the table (Holm), by McNemar's mid-p on the "
+            "same items or Student's t on the same windows of a text, neighbours taken as alike. Equivalent: shown to "
+            f"differ by less than {section.margins.accuracy:.3g} in accuracy or {section.margins.nats:.3g} nats. "
+            "Bold: the best and what is not told apart from it, nothing where nothing is."
         )
     return said
+
+
+def _answers(standing: Standing, names: dict[str, str]) -> str:
+    """`worse: a, b; equivalent: c; too few items to tell: d (a loss of 0.15 would show in four of five tries)`."""
+    parts = []
+    for verdict, words in _ANSWERS.items():
+        cells = [cell for cell in names if cell in standing.named(verdict)]
+        if cells:
+            whose = "all" if len(cells) == len(standing.against_reference) > 1 else _listed(cells, names)
+            parts.append(f"{words}: {whose}")
+    if standing.named("cannot tell"):
+        seen = standing.smallest_seen
+        parts[-1] += f" (80 % sure to see a difference of {seen:.2g})" if seen is not None else " (none would be seen)"
+    return "; ".join(parts)
+
+
+_ANSWERS = {
+    "worse": "worse",
+    "better": "better",
+    "different": "different",
+    "equivalent": "equivalent",
+    "cannot tell": "too few items to tell",
+}
 
 
 def _listed(cells: Iterable[str], names: dict[str, str]) -> str:
@@ -325,7 +295,7 @@ def _with_n(standing: Standing) -> str:
     return f"{standing.task} (n={counts[0]:,}{f' to {counts[-1]:,}' if len(counts) > 1 else ''})"
 
 
-VERDICT_SIGNS = {"better": "▲", "worse": "▼", "equal": "≈", "indistinguishable": "≈"}
+VERDICT_SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "cannot tell": "?"}
 """How a cell stands against full precision, in one character."""
 
 

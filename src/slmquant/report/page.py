@@ -10,10 +10,12 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from slmquant.analysis.endpoints import DEFAULT_MARGINS, Margins
 from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions
 from slmquant.analysis.standing import Answers
 from slmquant.files import atomic_file
 from slmquant.report._columns import ABSENT, decimal, number
+from slmquant.report._headline import headline
 from slmquant.report._plot import Plot, method_series, plot
 from slmquant.report._sections import NO_ANSWERS, Cell, Section, sections
 from slmquant.report._tables import Table, over_models, tables
@@ -21,7 +23,6 @@ from slmquant.report._words import (
     STATUS_WORDS,
     definitions,
     flips,
-    headline,
     machine_words,
     notes,
     plans,
@@ -67,23 +68,29 @@ def write_page(
     folder: Path,
     options: ScoreOptions = DEFAULT_OPTIONS,
     answers: Answers = NO_ANSWERS,
+    margins: Margins = DEFAULT_MARGINS,
 ) -> Path:
     """Write `index.html` into `folder` and return its path."""
     path = folder / "index.html"
-    text = render(records, options, answers)
+    text = render(records, options, answers, margins)
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def render(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, answers: Answers = NO_ANSWERS) -> str:
+def render(
+    records: Sequence[Record],
+    options: ScoreOptions = DEFAULT_OPTIONS,
+    answers: Answers = NO_ANSWERS,
+    margins: Margins = DEFAULT_MARGINS,
+) -> str:
     """The page as text; the same records give the same text."""
     here = files("slmquant.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=number, score=_score, scheme=scheme_words)
     template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
     return template.render(
-        blocks=[_block(section) for section in sections(records, options, answers)],
+        blocks=[_block(section) for section in sections(records, options, answers, margins)],
         over_models=over_models(records, options),
         css=Markup((here / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         definitions=definitions(options),

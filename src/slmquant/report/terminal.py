@@ -6,23 +6,22 @@ from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from slmquant.analysis.chance import above_chance, accuracy_interval
-from slmquant.analysis.difference import UNPAIRED, Difference
+from slmquant.analysis.endpoints import DEFAULT_MARGINS, Margins
 from slmquant.analysis.intervals import Interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, ScoreOptions
 from slmquant.analysis.standing import Answers
+from slmquant.boundary import printable
 from slmquant.report._columns import ABSENT, number
+from slmquant.report._headline import NBSP, headline
 from slmquant.report._sections import NO_ANSWERS, Section, sections
 from slmquant.report._tables import Table, over_models, tables
-from slmquant.report._words import STATUS_WORDS, flips, headline, notes, remarks, scheme_words
+from slmquant.report._words import STATUS_WORDS, flips, notes, remarks, scheme_words
 from slmquant.store.record import Record, task_name
-
-VERDICT_STYLES = {"better": "green", "worse": "red", "refused": "dim", "indistinguishable": "dim", "unknown": "dim"}
 
 
 def print_report(
@@ -30,9 +29,10 @@ def print_report(
     console: Console,
     options: ScoreOptions = DEFAULT_OPTIONS,
     answers: Answers = NO_ANSWERS,
+    margins: Margins = DEFAULT_MARGINS,
 ) -> None:
     """Print a table for each model and set of conditions, with its headline and its footnotes."""
-    for section in sections(records, options, answers):
+    for section in sections(records, options, answers, margins):
         console.print(_section_report(section, console))
     summary = over_models(records, options)
     if summary is not None:
@@ -40,14 +40,15 @@ def print_report(
         for place, head in enumerate(summary.heads):
             table.add_column(head, justify="left" if place < 2 else "right")
         for row in summary.rows:
-            table.add_row(*row)
-        notes_below = (Text(f"· {note}", style="dim") for note in summary.notes)
+            table.add_row(*map(plain, row))
+        notes_below = (Text(printable(f"· {note}"), style="dim") for note in summary.notes)
         console.print(Group(Text("Over models", style="bold cyan"), table, *notes_below, ""))
 
 
 def _section_report(section: Section, console: Console) -> RenderableType:
-    title = Text.assemble((section.model, "bold cyan"), "  ", (headline(section), "bold"))
-    parts: list[RenderableType] = [title, Text(" ".join(remarks(section)), style="dim")]
+    said = printable(headline(section), keep=NBSP)
+    title = Text.assemble((printable(section.model), "bold cyan"), "  ", (said, "bold"))
+    parts: list[RenderableType] = [title, Text(printable(" ".join(remarks(section))), style="dim")]
     if section.cells:
         first, *others = tables(section)
         parts += _that_fits(first, console)
@@ -57,7 +58,7 @@ def _section_report(section: Section, console: Console) -> RenderableType:
         parts.append(_failures(section.failures))
     if flips(section):
         parts += [Text("Answers against full precision: right → wrong (−), wrong → right (+)"), _flips(section)]
-    parts += [Text(f"· {note}", style="dim") for note in notes(section)]
+    parts += [Text(printable(f"· {note}"), style="dim") for note in notes(section)]
     return Group(*parts, "")
 
 
@@ -75,8 +76,8 @@ def record_report(record: Record) -> RenderableType:
         ("revision", record.environment.git_revision or ABSENT),
         ("finished", f"{record.finished_at:%Y-%m-%d %H:%M:%S %Z}"),
     ):
-        facts.add_row(Text(name, style="dim"), escape(value))
-    parts: list[RenderableType] = [Text(spec.label, style="bold"), facts]
+        facts.add_row(Text(name, style="dim"), plain(value))
+    parts: list[RenderableType] = [Text(printable(spec.label), style="bold"), facts]
     if record.metrics:
         parts.append(_metrics(record))
     if record.phases:
@@ -84,36 +85,14 @@ def record_report(record: Record) -> RenderableType:
     return Group(*parts)
 
 
-def comparison_report(a: Record, b: Record, differences: Sequence[Difference]) -> RenderableType:
-    """The metrics of two cells side by side; the verdict is on B."""
-    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column("metric", no_wrap=True)
-    table.add_column("task")
-    for name in ("A", "B", "B − A", "95 % interval", "p (Holm)", "flips"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("unit")
-    table.add_column("B is")
-    for d in differences:
-        verdict = Text(d.verdict, style=VERDICT_STYLES.get(d.verdict, ""))
-        if d.reason == UNPAIRED:
-            verdict.append(" *", style="dim")
-        elif d.reason or d.pairs:
-            verdict.append(f" ({d.reason or f'{d.pairs} pairs'})", style="dim")
-        numbers = [number(value) for value in (d.a, d.b, d.difference)]
-        numbers += [_span(d.interval), _p(d.p_corrected)]
-        numbers.append(f"−{d.flips.to_wrong} +{d.flips.to_right}" if d.flips else "")
-        table.add_row(d.name, d.task or "", *numbers, d.unit, verdict)
-    title = Text.assemble(("A ", "dim"), (a.spec.label, "bold"), ("   B ", "dim"), (b.spec.label, "bold"))
-    footnote = f"* {UNPAIRED}\n" if any(d.reason == UNPAIRED for d in differences) else ""
-    return Group(title, table, Text(footnote, style="dim"))
+def plain(text: str) -> Text:
+    """A name that somebody chose: nothing in it is markup, and a terminal obeys nothing in it."""
+    return Text(printable(text))
 
 
-def _span(interval: Interval | None) -> str:
+def span(interval: Interval | None) -> str:
+    """Its ends in brackets."""
     return ABSENT if interval is None else f"[{number(interval.low)}, {number(interval.high)}]"
-
-
-def _p(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _flips(section: Section) -> RichTable:
@@ -121,9 +100,9 @@ def _flips(section: Section) -> RichTable:
     table.add_column("method", no_wrap=True)
     table.add_column("scheme", no_wrap=True)
     for standing in section.accuracies:
-        table.add_column(task_name(standing.task), justify="right", no_wrap=True)
+        table.add_column(plain(task_name(standing.task)), justify="right", no_wrap=True)
     for cell, texts in flips(section):
-        table.add_row(cell.method, cell.record.spec.scheme, *texts)
+        table.add_row(plain(cell.method), plain(cell.record.spec.scheme), *texts)
     return table
 
 
@@ -146,7 +125,7 @@ def _drawn(table: Table) -> RichTable:
     for head in table.heads:
         drawn.add_column(head, no_wrap=True)
     for column in table.columns:
-        drawn.add_column("\n".join(filter(None, (column.title, column.about))), justify="right")
+        drawn.add_column(Text("\n").join(plain(one) for one in (column.title, column.about) if one), justify="right")
     for row in table.rows:
         texts = []
         for field in row.fields:
@@ -157,7 +136,7 @@ def _drawn(table: Table) -> RichTable:
             if reading and reading.stderr is not None:
                 text.append(f" ±{reading.stderr:.1f}", style="dim")
             texts.append(text)
-        drawn.add_row(*row.heads, *texts, style="italic" if row.cell.is_reference else "")
+        drawn.add_row(*map(plain, row.heads), *texts, style="italic" if row.cell.is_reference else "")
     return drawn
 
 
@@ -165,7 +144,7 @@ def _failures(failures: Sequence[Record]) -> RichTable:
     table = RichTable.grid(padding=(0, 2))
     for record in failures:
         status = Text(STATUS_WORDS[record.status], style="yellow" if record.status == "refused" else "red")
-        table.add_row(record.spec.method, scheme_words(record), status, escape(record.reason or ABSENT))
+        table.add_row(plain(record.spec.method), plain(scheme_words(record)), status, plain(record.reason or ABSENT))
     return table
 
 
@@ -183,11 +162,11 @@ def _metrics(record: Record) -> RichTable:
         table.add_column(name)
     for m in record.metrics:
         n = f"{m.n:,}" if m.n is not None else ABSENT
-        figures = [number(m.value), number(m.stderr), _span(accuracy_interval(record, m)), n]
-        table.add_row(m.name, *figures, m.unit, m.task or "", escape(m.protocol or ""))
+        figures = [number(m.value), number(m.stderr), span(accuracy_interval(record, m)), n]
+        table.add_row(plain(m.name), *figures, plain(m.unit), plain(m.task or ""), plain(m.protocol or ""))
         if m.name == "chance" and m.task is not None and (found := above_chance(record, m.task)):
-            figures = [number(found.value), number(found.stderr), _span(found.interval), n]
-            table.add_row("above chance", *figures, m.unit, m.task, "(accuracy − chance) / (1 − chance)")
+            figures = [number(found.value), number(found.stderr), span(found.interval), n]
+            table.add_row("above chance", *figures, plain(m.unit), plain(m.task), "(accuracy − chance) / (1 − chance)")
     return table
 
 
@@ -199,5 +178,5 @@ def _phases(record: Record) -> RichTable:
     table.add_column("")
     for phase in record.phases:
         peak = f"{phase.peak_rss_bytes / 1e6:,.0f}" if phase.peak_rss_bytes is not None else ABSENT
-        table.add_row(phase.name, f"{phase.seconds:.2f}", peak, "shared" if phase.shared else "")
+        table.add_row(plain(phase.name), f"{phase.seconds:.2f}", peak, "shared" if phase.shared else "")
     return table

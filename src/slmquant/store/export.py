@@ -61,12 +61,23 @@ def rows(records: Sequence[Record], ends: Ends | None = None) -> list[Row]:
 
 
 def write_csv(records: Sequence[Record], path: Path, ends: Ends | None = None) -> None:
-    """Write `rows` as comma-separated values with a header; what is not known is an empty field."""
+    """Write `rows` as comma-separated values with a header; what is not known is an empty field.
+
+    Texts that a spreadsheet would take for a formula begin with an apostrophe: names come from models and files.
+    """
     table = rows(records, ends)
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else [])
-        writer.writeheader()
-        writer.writerows(table)
+        writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else list[str]())
+        writer.writerow({name: _harmless(name) for name in writer.fieldnames})
+        writer.writerows({name: _harmless(value) for name, value in row.items()} for row in table)
+
+
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _harmless(value: Value) -> Value:
+    """A text that a spreadsheet would compute, with an apostrophe before it, so that it is shown as it is written."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
 
 
 def write_jsonl(records: Sequence[Record], path: Path) -> None:
