@@ -18,6 +18,7 @@ METHODS: Mapping[str, int] = {
     "gptaq": 2,  # groups of a block are captured one after the other
     "gptq_mse": 2,  # tokens count relative to their energy
     "gptq_sink": 2,  # likewise
+    "omniquant": 2,  # the authors' loss and epochs for each scheme; shorter and more steps in the fast budget
     "quarot": 2,  # scales are searched, activations clipped
     "spinquant": 2,  # another gradient, steps and choice of states; scales searched, activations clipped
 }

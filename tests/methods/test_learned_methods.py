@@ -17,7 +17,7 @@ from slmquant.methods._base import Work, grid_of
 from slmquant.methods._equivalent import equivalent_scales
 from slmquant.methods._learning import Schedule, _divided
 from slmquant.methods.autoround import AutoRound, SignedGradient
-from slmquant.methods.omniquant import OmniQuant, OmniSettings
+from slmquant.methods.omniquant import OmniQuant, OmniSettings, augmented, published, settings_of
 from slmquant.model._exact import computing_in_float64
 from slmquant.model.activations import ActivationQuantizer
 from slmquant.model.blocks import BlockInHand, walk
@@ -31,7 +31,9 @@ Solver = AutoRound | OmniQuant
 SHORT = Schedule(iterations=12, batch=4, checks=2)
 AUTOROUND = AutoRound(budgets={"fast": SignedGradient(SHORT)})
 OMNIQUANT = OmniQuant(
-    budgets={"fast": OmniSettings(replace(SHORT, iterations=24), clip_lr=0.3, scale_lr=0.02, falls=True)}
+    settings=lambda _budget, _scheme: OmniSettings(
+        replace(SHORT, iterations=24), clip_lr=0.3, scale_lr=0.02, falls=True
+    )
 )
 SOLVERS = pytest.mark.parametrize("solver", [AUTOROUND, OMNIQUANT], ids=["autoround", "omniquant"])
 
@@ -76,7 +78,7 @@ def nearest(block: BlockInHand, work: Work) -> dict[str, QuantizedTensor]:
 def test_the_loss_is_never_above_that_of_nearest_rounding(solver: Solver, name: str, scheme: str) -> None:
     block, work = first_block(name, scheme)
     targets = block.exact_outputs
-    if solver is OMNIQUANT and work.scheme.activations is not None:
+    if solver is OMNIQUANT and augmented(work.scheme):
         targets = (targets + block.run(block.inputs).detach()) / 2
     before = loss_with(nearest(block, work), block, work, targets)
 
@@ -185,3 +187,25 @@ class TestRefusals:
 
         assert "this model has none" in (OMNIQUANT.refusal(parse("W4A4"), relations) or "")
         assert OMNIQUANT.refusal(parse("W4A16g16"), relations) is None
+
+
+class TestOmniQuantPublished:
+    """What the authors' scripts for LLaMA set: 40 epochs and the augmented loss for weights of two bits alone."""
+
+    @pytest.mark.parametrize(
+        ("scheme", "epochs", "augments"),
+        [("W2A16g16", 40, True), ("W3A16g16", 20, False), ("W4A16g16", 20, False), ("W4A4", 20, False)],
+    )
+    def test_epochs_and_loss(self, scheme: str, epochs: int, augments: bool) -> None:
+        settings = published(parse(scheme))
+
+        assert settings.schedule.iterations == epochs * 128
+        assert settings.schedule.batch == 1
+        assert augmented(parse(scheme)) == augments
+        assert settings_of("paper", parse(scheme)) == settings
+
+    def test_more_is_moved_from_four_bit_activations_and_more_slowly(self) -> None:
+        four, six = published(parse("W4A4")), published(parse("W6A6"))
+
+        assert (four.alpha, four.scale_lr) == (0.75, 1e-3)
+        assert (six.alpha, six.scale_lr) == (0.5, 5e-3)

@@ -14,6 +14,9 @@ Deviations:
     * Each channel's terms are divided by its standard deviation and its variance in the full-precision model. On
       small models a few channels of the residual stream are thousands of times larger than the others, and the sum
       would be theirs alone.
+    * A batch is about 2048 tokens: means and variances of a single short window are too noisy to follow. At the paper's
+      step size that is so few steps that no gain moves by more than some ten-thousandths; expect the figures of
+      `gptq_sequential`, or next to them.
     * All norms inside a block are tuned, those of queries and keys included, and only gains and biases per channel;
       a model whose norms have none is rounded as `gptq_sequential` does.
 

@@ -9,24 +9,29 @@ what the quantized block and the full-precision one give, over
   the bias. Norms and the linears before absorb `s` and `δ`, so nothing is left at run time.
 
 As in the authors' scripts for LLaMA, schemes that leave activations alone learn the clipping only; where activations
-are rounded both are learned, and the target is the mean of what the full-precision block makes of its own inputs and
-of those that the quantized blocks give (their `--aug_loss`). Logits start at 4, scales as SmoothQuant has them with
-`α = ½`, shifts at the middle of each channel's range.
+are rounded both are learned. The target is what the full-precision block makes of its own inputs; where weights alone
+are rounded, to two bits or fewer, the mean of that and of what it makes of the quantized blocks' outputs (their
+`--aug_loss`). Logits start at 4, scales as SmoothQuant has them with `α = ½`, shifts at the middle of each channel's
+range.
 
 Deviations:
     * Which norm feeds which linears, and which linears follow which, is discovered, not listed for LLaMA, OPT and
       Falcon. Scales through links reach `down_proj` where a gated unit makes that exact; the authors leave it out.
       Shifts are learned only where a norm and all its linears have biases, none through links. With one scale for a
-      whole tensor nothing goes through links. `α` is the same for every model; the authors' scripts for OPT have ¾,
-      and scales without rounded activations too.
+      whole tensor nothing goes through links. The authors' scripts for OPT learn scales without rounded activations
+      too.
+    * One setting serves all models. The scripts for W4A4 have `--aug_loss` for LLaMA and not for Llama-2; ours has
+      none, as for Llama-2.
+    * Weights and activations are symmetric unless the scheme says otherwise; theirs are asymmetric.
     * No scale between queries and keys: a row of a weight may be scaled without changing its codes, and products of
       attention stay in 16 bits, so it would learn nothing.
     * Scales are learned as their logarithms, which keeps them positive; the authors cut small ones off.
     * What is kept is the best of a few states on windows that were set aside, plain nearest rounding among them.
     * Embeddings and head are rounded to nearest; activations symmetrically, as the scheme says.
 
-Budgets: `fast` is 64 steps of 2 windows with ten times the step sizes, which fall to 0; `paper` 20 epochs of 128
-windows one by one, with the published learning rates.
+Budgets: `paper` is 20 epochs of 128 windows one by one, 40 where weights have two bits, with the published learning
+rates, and for activations of four bits `α = ¾` and a rate of 1e-3 for scales, as for Llama-2. `fast` is 128 steps of 2
+windows with five times the step sizes, which fall to 0.
 
 Cost: two forward passes over the calibration tokens and one over a few windows; for each step a forward and a backward
 pass of the block. Three tensors of hidden states for all tokens, four with rounded activations.
@@ -34,9 +39,8 @@ pass of the block. Three tensors of hidden states for all tokens, four with roun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -53,6 +57,9 @@ from slmquant.model.quantized import multiplying_in
 from slmquant.model.relations import Relations
 from slmquant.schemes.scheme import Scheme
 
+_TWO, _FOUR = 2, 4
+"""Bits: up to which the authors' scripts learn longer, and up to which they move more from activations."""
+
 
 @dataclass(frozen=True)
 class OmniSettings:
@@ -63,20 +70,44 @@ class OmniSettings:
         clip_lr: Step size of AdamW for logits of clipping.
         scale_lr: The same for logarithms of scales, and for shifts.
         falls: Whether step sizes fall linearly to 0; the authors keep them.
+        alpha: SmoothQuant's migration strength, which scales start from.
     """
 
     schedule: Schedule
     clip_lr: float = 1e-2
     scale_lr: float = 5e-3
     falls: bool = False
+    alpha: float = 0.5
 
 
-BUDGETS: Mapping[Budget, OmniSettings] = MappingProxyType(
-    {
-        "fast": OmniSettings(Schedule(iterations=64, batch=2), clip_lr=1e-1, scale_lr=5e-2, falls=True),
-        "paper": OmniSettings(Schedule(iterations=20 * 128, batch=1, checks=20)),
-    }
-)
+_PUBLISHED = OmniSettings(Schedule(iterations=20 * 128, batch=1, checks=20))
+
+
+def published(scheme: Scheme) -> OmniSettings:
+    """What the authors' scripts for LLaMA set for such numbers."""
+    if scheme.activations is not None:
+        return replace(_PUBLISHED, scale_lr=1e-3, alpha=0.75) if scheme.activations.bits <= _FOUR else _PUBLISHED
+    if _bits(scheme) > _TWO:
+        return _PUBLISHED
+    return replace(_PUBLISHED, schedule=replace(_PUBLISHED.schedule, iterations=40 * 128, checks=40))
+
+
+def augmented(scheme: Scheme) -> bool:
+    """Whether the target counts what the full-precision block makes of the quantized blocks' outputs (`--aug_loss`)."""
+    return scheme.activations is None and _bits(scheme) <= _TWO
+
+
+def _bits(scheme: Scheme) -> float:
+    """Of the weights; the fewest where they differ."""
+    return min(grid_of(spec).elements.bits for spec in scheme.weight_specs)
+
+
+FAST = OmniSettings(Schedule(iterations=128, batch=2), clip_lr=5e-2, scale_lr=2.5e-2, falls=True)
+
+
+def settings_of(budget: Budget, scheme: Scheme) -> OmniSettings:
+    """What a budget buys for such numbers."""
+    return FAST if budget == "fast" else published(scheme)
 
 
 @dataclass(frozen=True)
@@ -84,15 +115,13 @@ class OmniQuant:
     """AdamW on clipping and equivalent transformation.
 
     Attributes:
-        budgets: What each budget buys.
+        settings: What a budget buys for a scheme.
         clip_start: Logit that clipping starts from.
-        alpha: SmoothQuant's migration strength, which scales start from.
         embeddings: How embeddings and head are rounded.
     """
 
-    budgets: Mapping[Budget, OmniSettings] = field(default_factory=lambda: BUDGETS)
+    settings: Callable[[Budget, Scheme], OmniSettings] = settings_of
     clip_start: float = 4.0
-    alpha: float = 0.5
     embeddings: Nearest = field(default_factory=Nearest)
     learns: bool = True
     wants_exact: Exact = "outputs"
@@ -114,13 +143,14 @@ class OmniQuant:
 
     def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; what absorbs scales and shifts is changed, and so are the plain linears."""
-        settings = self.budgets[work.budget]
+        settings = self.settings(work.budget, work.scheme)
         grids = {name: grid_of(work.specs[name]) for group in block.groups for name in group.linears}
         scales: list[EquivalentScale] = []
         if work.scheme.activations is not None:
             # A link scales rows of its source, which leaves their codes alone unless all rows share one scale.
             with_links = not any(grid.per_tensor for grid in grids.values())
-            scales = equivalent_scales(block, work, self.alpha, with_links)
+            scales = equivalent_scales(block, work, settings.alpha, with_links)
+        if augmented(work.scheme):
             block = replace(block, exact_outputs=_augmented_outputs(block, work.dtype))
         learner = _OmniLearner(block, scales, grids, settings, self.clip_start, work.dtype)
         with learning(block, work) as stage:
