@@ -170,7 +170,9 @@ def ok(
         metric("stored_bytes", size_mb * 1e6, unit="bytes"),
         metric("bpw", size_mb * 8e6 / 134_515_008, unit="bits"),
         metric("quantize_s", seconds, unit="s"),
+        metric("quantize_cpu_s", seconds, unit="s"),
         metric("quantize_peak_rss_bytes", mb * 1e6, unit="bytes"),
+        metric("quantize_added_rss_bytes", mb * 1e6, unit="bytes"),
         metric("evaluate_s", 41.0, unit="s"),
     )
     return record(method, scheme, metrics, minute=round(seconds))

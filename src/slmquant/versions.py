@@ -29,7 +29,7 @@ METRICS: Mapping[str, int] = {
     "items": 1,  # lm-eval's tasks: prompts, scores, chance
     "generation": 1,
     "size": 2,
-    "consumption": 1,
+    "consumption": 2,
     "engine": 3,
 }
 

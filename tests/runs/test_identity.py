@@ -2,86 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slmquant import versions
-from slmquant.calib import hub
-from slmquant.errors import SlmquantError
 from slmquant.model.identity import config_sha256, key_of, tokenizer_sha256
-from slmquant.progress import Progress
 from slmquant.runs import runner
 from slmquant.runs.plan import make_plan
-from slmquant.runs.process import explain
 from slmquant.runs.runner import RunResult, run
 from slmquant.store import Store
 from slmquant.store.inputs import apart
-from slmquant.tasks import _rows
-from tests.tasks.made_up import arc_rows, sentences, write_rows
+from tests.runs.made_up import write_text
+from tests.tasks.made_up import arc_rows, write_rows
 
-
-def here(
-    function: Callable[..., object], argument: object, progress: Progress, timeout_s: float | None = None
-) -> object:
-    """Stands for a process of its own."""
-    del timeout_s
-    try:
-        return function(argument, progress)
-    except SlmquantError as error:
-        return explain(error)
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hub, "reachable", lambda: False)
-    monkeypatch.setattr(_rows, "reachable", lambda: False)
-    monkeypatch.setattr(runner, "run_isolated", here)
-    monkeypatch.setenv("SLMQUANT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("SLMQUANT_DATA", raising=False)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A random model of two layers in a folder, with a tokenizer that was trained on the spot."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        [sentences(0, 200)],
-        trainers.BpeTrainer(
-            vocab_size=330, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"], show_progress=False
-        ),
-    )
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=330, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, rope_theta=10000.0,
-    )  # fmt: skip
-    folder = tmp_path / "model"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>").save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    write_text(folder, "wikitext2_test", 1)
-    write_text(folder, "wikitext2_train", 2)
-    write_rows(folder, "arc_easy", "test", arc_rows(2, 12))
-    return folder
-
-
-def write_text(data: Path, name: str, seed: int) -> None:
-    (data / "text").mkdir(parents=True, exist_ok=True)
-    (data / "text" / f"{name}.txt.gz").write_bytes(gzip.compress(sentences(seed, 60).encode()))
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def edit_json(path: Path, **fields: object) -> None:

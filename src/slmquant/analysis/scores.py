@@ -135,8 +135,8 @@ def slmq_cons(time: Sequence[float], memory: Sequence[float], expectation: Expec
     """Track 3, quantization consumption, from one ratio for each model.
 
     Args:
-        time: T_ref / T of the wall time of quantizing.
-        memory: M_ref / M of its peak memory.
+        time: T_ref / T of the processor time of quantizing.
+        memory: M_ref / M of its peak memory above the loaded model.
         expectation: How the mean over models and the square are ordered.
 
     Raises:
@@ -342,9 +342,9 @@ def _cons(record: Record, records: Sequence[Record], options: ScoreOptions) -> S
     if reference is None:
         return Score(None, reason=f"no {method} cell of the same model, scheme and machine")
     ratios = []
-    for name in ("quantize_s", "quantize_peak_rss_bytes"):
+    for name in ("quantize_cpu_s", "quantize_added_rss_bytes"):
         mine, theirs = record.metric(name), reference.metric(name)
-        if mine is None or theirs is None or mine.value <= 0:
+        if mine is None or theirs is None or mine.value <= 0 or mine.version != theirs.version:
             return Score(None, reason=f"{name} was not measured for this cell or for {method}")
         ratios.append(theirs.value / mine.value)
     return slmq_cons([ratios[0]], [ratios[1]], options.expectation)

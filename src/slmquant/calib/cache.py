@@ -22,11 +22,12 @@ from slmquant.calib.capture import Captured
 from slmquant.calib.statistics import HESSIANS, InputStatistics, Statistic
 from slmquant.errors import SourceError
 from slmquant.files import atomic_dir
-from slmquant.store.record import CalibrationSpec
+from slmquant.store.record import CalibrationSpec, Phase
 from slmquant.versions import STAGES
 
 _VERSION = 9
 _FACTS = "captured.json"
+_COST = "cost.json"
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class _StoredStatistics(Mapping[str, InputStatistics]):
         return len(self._files)
 
 
-def save(captured: Captured, folder: Path) -> None:
-    """Write statistics and their costs, whole or not at all."""
+def save(captured: Captured, folder: Path, cost: Phase) -> None:
+    """Write statistics and what capturing them took, whole or not at all."""
     with atomic_dir(folder) as temporary:
         for index, statistics in enumerate(captured.statistics.values()):
             tensors = {field.name: getattr(statistics, field.name) for field in fields(statistics)}
@@ -91,10 +92,25 @@ def save(captured: Captured, folder: Path) -> None:
             "peak_rss_bytes": captured.peak_rss_bytes,
         }
         (temporary / _FACTS).write_text(json.dumps(facts))
+        (temporary / _COST).write_text(cost.model_dump_json())
 
 
 def _file_name(index: int) -> str:
     return f"{index:04}.safetensors"
+
+
+def cost(folder: Path) -> Phase:
+    """What capturing the statistics in `folder` took.
+
+    Raises:
+        SourceError: The folder is damaged; it is safe to delete.
+    """
+    try:
+        return Phase.model_validate_json((folder / _COST).read_bytes())
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"what the statistics in {folder} took cannot be read ({error}); delete the folder, it is a cache"
+        ) from error
 
 
 def load(folder: Path, wanted: Collection[Statistic]) -> Captured:

@@ -57,7 +57,13 @@ def columns(section: Section) -> list[Column]:
         *(column for text in section.texts for column in _text_columns(text, len(section.texts) > 1)),
         *(column for task in section.tasks for column in _accuracy_columns(task)),
         *_performance_scores(),
-        Column("quant s", "Seconds to load, capture and quantize.", _metric("quantize_s", seconds)),
+        Column("quant s", "Wall seconds to capture statistics and to quantize.", _metric("quantize_s", seconds)),
+        Column("CPU s", "The same in processor seconds.", _metric("quantize_cpu_s", seconds)),
+        Column(
+            "added MB",
+            "Highest resident memory meanwhile, above the loaded model's, 10⁶ bytes.",
+            _metric("quantize_added_rss_bytes", decimal(0), BYTES_PER_MB),
+        ),
         Column(
             "peak MB",
             "Highest resident memory up to the end of quantization, 10⁶ bytes.",

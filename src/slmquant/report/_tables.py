@@ -23,7 +23,10 @@ from slmquant.report._columns import (
 from slmquant.report._sections import Cell, Section, told_apart
 from slmquant.store.record import Record
 
-_OF_CELLS = (ABOVE_CHANCE, "bpw", "peak MB", "KL p99", "cons", "top-1 %", "perf > chance", "quant s", "perf")
+_OF_CELLS = (
+    ABOVE_CHANCE, "bpw", "peak MB", "quant s", "added MB", "KL p99", "cons", "top-1 %", "perf > chance", "CPU s",
+    "perf",
+)  # fmt: skip
 _OF_ENGINES = ("prefill tok/s", "RAM MB", "file MB")
 _OF_SCORES = ("perf > chance",)
 

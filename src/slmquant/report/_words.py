@@ -11,12 +11,10 @@ from slmquant.analysis.scores import ScoreOptions
 from slmquant.analysis.standing import Standing
 from slmquant.report._columns import ABSENT, perplexity, reference_words
 from slmquant.report._headline import perplexity_of
+from slmquant.report._noise import busy_notes
 from slmquant.report._sections import Cell, Section
 from slmquant.store.export import calibration_label
 from slmquant.store.record import CalibrationSpec, CellSpec, Environment, Record
-
-BUSY = 0.05
-"""Share of all processor time that others may take from an engine before its speeds need a warning."""
 
 _DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
@@ -64,12 +62,17 @@ _DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "quant s",
-        "Wall seconds to load, to capture calibration statistics and to quantize; shared work in full.",
+        "Wall seconds to capture calibration statistics and to quantize; shared work in full, loading apart.",
+    ),
+    ("CPU s", "The same in processor seconds, over all cores; the median of three where quantizing is short."),
+    (
+        "added MB",
+        "Highest resident memory meanwhile, above what was resident when the model was loaded, in 10⁶ bytes.",
     ),
     ("peak MB", "Highest resident memory of the cell's process up to the end of quantization, in 10⁶ bytes."),
     (
         "cons",
-        "SLMQ_cons: the quadratic mean of time and memory of {cheapest}, of the same model and "
+        "SLMQ_cons: the quadratic mean of CPU s and added MB of {cheapest}, of the same model and "
         "scheme on the same machine, relative to this cell's, times 100. Higher is cheaper.",
     ),
 )
@@ -122,7 +125,7 @@ def notes(section: Section) -> list[str]:
         *_standing_notes(section),
         *_unique(machine_words(record.environment) for record in section.records),
         *_score_notes(section),
-        *_busy_notes(section),
+        *busy_notes(section),
     ]
 
 
@@ -339,23 +342,6 @@ def _score_notes(section: Section) -> list[str]:
     ):
         said += [f"{title}: {reason}." for reason in _unique(score.reason or "" for score in scores) if reason]
     return said
-
-
-def _busy_notes(section: Section) -> list[str]:
-    """Engines whose speeds were measured while something else ran, which their paired speedups survive better."""
-    said = []
-    for engine in section.engines:
-        records = [cell.engines[engine].record for cell in section.cells if engine in cell.engines]
-        taken = [sum(m.value for name in _NOISE if (m := record.metric(name))) for record in records]
-        if max(taken) > BUSY:
-            said.append(
-                f"{engine} was timed while others took up to {max(taken):.0%} of all processor time: trust × full "
-                "before tok/s, and measure again on a quiet machine."
-            )
-    return said
-
-
-_NOISE = ("noise_others", "noise_stolen")
 
 
 def _unique(values: Iterable[str]) -> list[str]:

@@ -173,10 +173,14 @@ def _metrics(record: Record) -> RichTable:
 def _phases(record: Record) -> RichTable:
     table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("phase")
-    for name in ("seconds", "peak MB"):
+    for name in ("seconds", "CPU s", "added MB", "peak MB", "others"):
         table.add_column(name, justify="right")
     table.add_column("")
     for phase in record.phases:
-        peak = f"{phase.peak_rss_bytes / 1e6:,.0f}" if phase.peak_rss_bytes is not None else ABSENT
-        table.add_row(plain(phase.name), f"{phase.seconds:.2f}", peak, "shared" if phase.shared else "")
+        memory = (f"{b / 1e6:,.0f}" if b is not None else ABSENT for b in (phase.added_rss_bytes, phase.peak_rss_bytes))
+        spent = ABSENT if phase.cpu_s is None else f"{phase.cpu_s:.2f}"
+        others = ABSENT if phase.noise is None else f"{phase.noise:.0%}"
+        runs = f"median of {len(phase.repeated)}" if phase.repeated else ""
+        remarks = ", ".join(filter(None, ("shared" if phase.shared else "", runs)))
+        table.add_row(plain(phase.name), f"{phase.seconds:.2f}", spent, *memory, others, remarks)
     return table

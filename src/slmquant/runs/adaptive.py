@@ -24,6 +24,7 @@ from slmquant.boundary import or_none
 from slmquant.files import atomic_file
 from slmquant.progress import Progress
 from slmquant.runs.process import Failure, run_isolated
+from slmquant.runs.repeats import with_repeats
 from slmquant.runs.rounds import Asked, RoundJob, RoundResult, run_round
 from slmquant.runs.separated import Tally
 from slmquant.runs.work import CellJob, CellResult, run_cell
@@ -158,6 +159,7 @@ class Separation:
             measured = run_isolated(run_cell, replace(job, keep_in=entrant.kept), self._progress, self._timeout_s)
             if isinstance(measured, Failure):
                 return measured
+            measured = with_repeats(measured, job, self._progress, self._timeout_s)
             with atomic_file(path) as temporary:
                 temporary.write_bytes(_RESULT.dump_json(measured))
             found = measured

@@ -28,6 +28,7 @@ from slmquant.runs.kept import kept_model
 from slmquant.runs.plan import Plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.process import Failure, run_isolated
+from slmquant.runs.repeats import with_repeats
 from slmquant.runs.rows import Decision, record_of
 from slmquant.runs.work import (
     CapturedFile,
@@ -127,7 +128,7 @@ class _Bench:
         self.cache_dir = cache_dir()
         self.records: list[Record] = []
         self.skipped = 0
-        self._captured: dict[str, CapturedFile | Failure] = {}
+        self._captured: dict[tuple[str, frozenset[Statistic]], CapturedFile | Failure] = {}
         self._unkept: dict[CellSpec, Failure] = {}
         self._total = len(plan.models) * len(plan.cells("model", "0", "float32")) * (1 + len(plan.engines))
 
@@ -157,16 +158,14 @@ class _Bench:
             else:
                 for spec in cells:
                     if spec in pending:
-                        self._finish(spec, cells, decision, Path(scratch))
+                        self._finish(spec, decision, Path(scratch))
                     else:
                         self._skip(spec)
             self._run_engines(cells, decision, Path(scratch))
 
     def _separate(self, cells: list[CellSpec], pending: list[CellSpec], decision: Decision) -> None:
         """Run cells that are asked until they are told apart; those of the store take part and may be asked more."""
-        separation = Separation(
-            self.store, lambda spec: self._job(spec, cells), self.progress, self._say, self.plan.timeout_s
-        )
+        separation = Separation(self.store, self._job, self.progress, self._say, self.plan.timeout_s)
         for spec in cells:
             if spec in pending:
                 ended = separation.enter(spec)
@@ -227,44 +226,44 @@ class _Bench:
         )
         return Decision(measured.dtype, tuple(measured.metrics()))
 
-    def _capture(self, cells: list[CellSpec], dtype: str) -> CapturedFile | Failure:
-        """Statistics for every cell of the model, captured once."""
-        wanted: frozenset[Statistic] = frozenset({"range"})
-        for spec in cells:
-            wanted |= _shared_needs(spec)
+    def _capture(self, spec: CellSpec, wanted: frozenset[Statistic]) -> CapturedFile | Failure:
+        """Statistics that several cells may read, captured once for each set of needs: a cell pays for its own."""
         job = CaptureJob(
-            model=cells[0].model,
+            model=spec.model,
             calibration=self.plan.calibration,
             wanted=wanted,
-            dtype=dtype,
+            dtype=spec.compute_dtype,
             device=self.plan.device,
             data_dir=self.data_dir,
             cache_dir=self.cache_dir,
         )
         return run_isolated(run_capture, job, self.progress, self.plan.timeout_s)
 
-    def _job(self, spec: CellSpec, cells: list[CellSpec]) -> CellJob | Failure:
-        """What a cell's process is given; the statistics that `cells` share are captured for the first that asks."""
+    def _job(self, spec: CellSpec) -> CellJob | Failure:
+        """What a cell's process is given; the statistics that it reads are captured for the first that asks."""
         captured = None
-        if spec.calibration is not None and _shared_needs(spec):
-            if spec.model not in self._captured:
-                self._captured[spec.model] = self._capture(cells, spec.compute_dtype)
-            captured = self._captured[spec.model]
+        if spec.calibration is not None and (needs := _shared_needs(spec)):
+            if (spec.model, needs) not in self._captured:
+                self._captured[spec.model, needs] = self._capture(spec, needs)
+            captured = self._captured[spec.model, needs]
         if isinstance(captured, Failure):
             return replace(captured, reason=f"calibration: {captured.reason}")
         return CellJob(spec, captured, self.data_dir, self.cache_dir)
 
-    def _finish(self, spec: CellSpec, cells: list[CellSpec], decision: Decision, scratch: Path) -> None:
+    def _finish(self, spec: CellSpec, decision: Decision, scratch: Path) -> None:
         """Run one cell and store its row."""
         started = datetime.now(timezone.utc)
         keep_in = scratch / spec.cell_id if self.plan.engines else None
-        self._store(spec, self._run(spec, cells, keep_in), decision, started)
+        self._store(spec, self._run(spec, keep_in), decision, started)
 
-    def _run(self, spec: CellSpec, cells: list[CellSpec], keep_in: Path | None) -> CellResult | Failure:
-        job = self._job(spec, cells)
+    def _run(self, spec: CellSpec, keep_in: Path | None) -> CellResult | Failure:
+        job = self._job(spec)
         if isinstance(job, Failure):
             return job
-        return run_isolated(run_cell, replace(job, keep_in=keep_in), self.progress, self.plan.timeout_s)
+        result = run_isolated(run_cell, replace(job, keep_in=keep_in), self.progress, self.plan.timeout_s)
+        if isinstance(result, Failure):
+            return result
+        return with_repeats(result, job, self.progress, self.plan.timeout_s)
 
     def _run_engines(self, cells: list[CellSpec], decision: Decision, scratch: Path) -> None:
         """Measure the model's cells on every engine of the plan, unless the store holds all of them."""
@@ -283,20 +282,20 @@ class _Bench:
                 continue
             baseline = cells[0].on(engine)
             asked = pending if baseline in pending else [baseline, *pending]
-            folders = {spec: self._kept(in_torch[spec], cells, scratch) for spec in asked}
+            folders = {spec: self._kept(in_torch[spec], scratch) for spec in asked}
             stage = EngineStage(
                 folders, scratch, self.data_dir, self.plan.engine_rounds, self.plan.timeout_s, self.progress
             )
             for spec, result in stage.run(engine):
                 self._store(spec, result, decision, started)
 
-    def _kept(self, spec: CellSpec, cells: list[CellSpec], scratch: Path) -> Path | Failure:
+    def _kept(self, spec: CellSpec, scratch: Path) -> Path | Failure:
         """Where a cell's quantized model lies; it is quantized again where an earlier run measured the cell."""
         folder = scratch / spec.cell_id
         if (known := self._unkept.get(spec)) is not None:
             return known
         if not folder.exists():
-            ended = self._run(spec.model_copy(update={"tasks": ()}), cells, folder)
+            ended = self._run(spec.model_copy(update={"tasks": ()}), folder)
             if isinstance(ended, Failure):
                 self._unkept[spec] = ended
                 return ended

@@ -7,7 +7,7 @@ or in a process of its own alike.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -35,7 +35,6 @@ from slmquant.schemes import parse
 from slmquant.store.record import CalibrationSpec, CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase
 from slmquant.tasks._base import EvalContext
 from slmquant.tracks._answered import Answered
-from slmquant.tracks._meters import peak_rss_bytes
 from slmquant.tracks.compression import Evaluation, evaluate
 from slmquant.tracks.consumption import Meter, consumption_metrics
 from slmquant.tracks.inference import size_metrics
@@ -43,7 +42,7 @@ from slmquant.tracks.inference import size_metrics
 
 @dataclass(frozen=True)
 class CaptureJob:
-    """Statistics of one model on one calibration set, for every cell that shares them."""
+    """Statistics of one model on one calibration set, for every cell that reads just these."""
 
     model: str
     calibration: CalibrationSpec
@@ -106,8 +105,10 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
     relations = discover(loaded.model)
     multiply_in_(loaded.model, getattr(torch, job.dtype))
     let_go_of_file_(loaded.model)
-    captured = capture(loaded.model, relations, windows, job.wanted, progress)
-    cache.save(replace(captured, peak_rss_bytes=peak_rss_bytes()), path)
+    meter = Meter()
+    with meter.phase("capture"):
+        captured = capture(loaded.model, relations, windows, job.wanted, progress)
+    cache.save(captured, path, meter.phases[0].model_copy(update={"shared": True}))
     return CapturedFile(path, corpus.card)
 
 
@@ -223,13 +224,12 @@ class CellCalibration:
         return (f"calibrated on windows of {length} tokens instead of {self._spec.seq_len}: the model takes no more",)
 
     def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
-        """The statistics that are `wanted`; asking for them fixes what the cell is charged for."""
+        """The statistics that are `wanted`; the cell is charged for what capturing them took."""
         del relations  # the file was captured over the same ones
         if self._captured is None:
             raise DataError(f"the method needs {', '.join(sorted(wanted))}, and the cell was given no statistics")
         captured = cache.load(self._captured.path, wanted)
-        seconds = captured.forward_s + sum(captured.statistic_s[kind] for kind in wanted)
-        self.phase = Phase(name="capture", seconds=seconds, peak_rss_bytes=captured.peak_rss_bytes, shared=True)
+        self.phase = cache.cost(self._captured.path)
         self.tokens, self.data = captured.tokens, (self._captured.card,)
         return captured.statistics
 

@@ -32,7 +32,11 @@ METRIC_ORDER = (
     "acc_norm",
     "chance",
     "quantize_s",
+    "quantize_cpu_s",
     "quantize_peak_rss_bytes",
+    "quantize_added_rss_bytes",
+    "quantize_noise",
+    "load_model_s",
     "calibration_tokens",
     "evaluate_s",
 )

@@ -166,12 +166,30 @@ class Metric(_Frozen):
     """How it was measured, where that changes the number (text, window, stride, BOS)."""
 
 
+class Repeat(_Frozen):
+    """One of several runs of the same phase."""
+
+    seconds: float
+    cpu_s: float
+    added_rss_bytes: int | None
+    noise: float | None
+
+
 class Phase(_Frozen):
-    """Wall time and memory of one step of a cell."""
+    """Time and memory of one step of a cell."""
 
     name: str
     """`load`, `capture`, `quantize`, `evaluate`, ..."""
     seconds: float
+    """Wall time."""
+    cpu_s: float | None = None
+    """Processor time of the cell's own process, over all its threads."""
+    added_rss_bytes: int | None = None
+    """Highest resident memory within the phase, less what was resident when it began."""
+    noise: float | None = None
+    """Share of the machine's processor time that others used meanwhile, or other machines on the same host."""
+    repeated: tuple[Repeat, ...] = ()
+    """Every run, where a short phase was repeated in processes of its own; the figures above are then medians."""
     peak_rss_bytes: int | None = None
     """Highest resident memory of the cell's own process up to the end of this phase."""
     shared: bool = False

@@ -1,0 +1,70 @@
+"""Quantizations that are over in seconds are run again, each in a process of its own, and the median counts.
+
+The first few tenths of a second of a process are as much the machine's mood as the method's work. A repetition loads
+and quantizes the same model and is thrown away, so it changes neither what was measured nor the memory of the cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from slmquant import methods
+from slmquant.model.loading import load
+from slmquant.progress import Progress
+from slmquant.quantization import quantize_
+from slmquant.runs.environment import usable_cores
+from slmquant.runs.process import Failure, run_isolated
+from slmquant.runs.work import CellCalibration, CellJob, CellResult
+from slmquant.schemes import parse
+from slmquant.store.record import Phase
+from slmquant.tracks.consumption import Meter, consumption_metrics, median_phase
+
+SHORT_CPU_S = 5.0
+"""Quantizations that take less processor time than this are repeated."""
+RUNS = 3
+"""How often those are run in all."""
+
+
+def run_quantize(job: CellJob, progress: Progress) -> Phase:
+    """Load and quantize as `runs.work.run_cell` does, and return what quantizing took.
+
+    Raises:
+        SlmquantError: Whatever the model or the method cannot do.
+    """
+    torch.set_num_threads(usable_cores())
+    torch.manual_seed(job.spec.seed)
+    loaded = load(job.spec.model, device=job.spec.device, mapped=not methods.load(job.spec.method).rewrites_weights)
+    calibration = CellCalibration(job.spec.calibration, job.captured, loaded, job.data_dir)
+    meter = Meter()
+    with meter.phase("quantize"):
+        quantize_(
+            loaded.model, job.spec.method, parse(job.spec.scheme), calibration,
+            dtype=getattr(torch, job.spec.compute_dtype), seed=job.spec.seed, budget=job.spec.budget or "fast",
+            progress=progress,
+        )  # fmt: skip
+    return meter.phases[0]
+
+
+def with_repeats(result: CellResult, job: CellJob, progress: Progress, timeout_s: float | None) -> CellResult:
+    """`result` with medians where its quantization was short; as it is where it was not, or cannot be repeated."""
+    first = next((phase for phase in result.phases if phase.name == "quantize"), None)
+    if first is None or first.cpu_s is None or first.cpu_s >= SHORT_CPU_S or job.spec.method == methods.REFERENCE:
+        return result
+    runs = [first]
+    for _ in range(RUNS - 1):
+        again = run_isolated(run_quantize, job, progress, timeout_s)
+        if isinstance(again, Failure):
+            return result
+        runs.append(again)
+    phases = tuple(median_phase(runs) if phase is first else phase for phase in result.phases)
+    tokens = next((int(metric.value) for metric in result.metrics if metric.name == "calibration_tokens"), None)
+    renewed = {metric.name: metric for metric in consumption_metrics(phases_until_quantized(phases), tokens)}
+    metrics = tuple(metric if metric.task else renewed.get(metric.name, metric) for metric in result.metrics)
+    return replace(result, phases=phases, metrics=metrics)
+
+
+def phases_until_quantized(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """Those that the consumption track counts."""
+    return tuple(phase for phase in phases if phase.name in ("load", "capture", "quantize"))

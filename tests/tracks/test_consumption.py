@@ -1,0 +1,93 @@
+"""What quantizing costs is told apart from the interpreter, from loading and from what others do on the machine."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from slmquant.store.record import Phase
+from slmquant.tracks.consumption import Meter, consumption_metrics, median_phase
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+LOAD = Phase(name="load", seconds=60.0, cpu_s=2.0, added_rss_bytes=500, peak_rss_bytes=900, noise=0.9)
+CAPTURE = Phase(name="capture", seconds=3.0, cpu_s=4.0, added_rss_bytes=40, peak_rss_bytes=950, noise=0.2, shared=True)
+QUANTIZE = Phase(name="quantize", seconds=1.0, cpu_s=1.5, added_rss_bytes=70, peak_rss_bytes=1000, noise=0.1)
+
+
+def values(*phases: Phase) -> dict[str, float]:
+    return {metric.name: metric.value for metric in consumption_metrics(phases, None)}
+
+
+def test_loading_and_waiting_are_no_part_of_a_method() -> None:
+    found = values(LOAD, CAPTURE, QUANTIZE)
+
+    assert found["quantize_s"] == 4.0
+    assert found["quantize_cpu_s"] == 5.5
+    assert found["quantize_added_rss_bytes"] == 70
+    assert found["quantize_peak_rss_bytes"] == 1000
+    assert found["load_model_s"] == 60.0
+    assert found["quantize_noise"] == 0.2
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    bare = QUANTIZE.model_copy(update={"cpu_s": None, "added_rss_bytes": None, "noise": None, "peak_rss_bytes": None})
+
+    assert set(values(bare)) == {"quantize_s"}
+
+
+def test_of_several_runs_the_median_counts_and_the_range_is_told() -> None:
+    runs = [QUANTIZE.model_copy(update={"cpu_s": cpu, "seconds": 10 * cpu}) for cpu in (1.0, 3.0, 1.2)]
+    phase = median_phase(runs)
+    (spent,) = [m for m in consumption_metrics([CAPTURE, phase], None) if m.name == "quantize_cpu_s"]
+
+    assert (phase.cpu_s, phase.seconds) == (1.2, 12.0)
+    assert [run.cpu_s for run in phase.repeated] == [1.0, 3.0, 1.2]
+    assert spent.value == 4.0 + 1.2
+    assert "1.00 to 3.00 s" in str(spent.protocol)
+
+
+def test_sleeping_takes_wall_time_and_no_processor_time() -> None:
+    meter = Meter()
+    with meter.phase("sleep"):
+        time.sleep(0.3)
+    with meter.phase("work"):
+        started = time.process_time()
+        while time.process_time() - started < 0.2:
+            pass
+    sleep, work = meter.phases
+
+    assert sleep.seconds >= 0.3 > 0.15 > (sleep.cpu_s or 0)
+    assert (work.cpu_s or 0) >= 0.2
+
+
+@linux
+def test_memory_is_that_of_the_phase_above_what_was_there() -> None:
+    meter = Meter()
+    held = np.ones(50_000_000, dtype=np.uint8)
+    with meter.phase("quantize"):
+        more = np.ones(30_000_000, dtype=np.uint8)
+        del more
+    with meter.phase("nothing"):
+        pass
+    first, second = meter.phases
+    assert len(held)
+    if first.added_rss_bytes is None:
+        pytest.skip("this system does not let a process forget its peak")
+
+    assert 29e6 < first.added_rss_bytes < 45e6
+    assert second.added_rss_bytes is not None and second.added_rss_bytes < 5e6
+    assert second.peak_rss_bytes is not None and first.peak_rss_bytes is not None
+    assert second.peak_rss_bytes >= first.peak_rss_bytes > 80e6
+
+
+def test_the_clock_set_back_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    meter = Meter()
+    with meter.phase("work"):
+        time.sleep(0.01)
+
+    assert meter.phases[0].seconds >= 0.01
