@@ -43,10 +43,14 @@ test-real: $(READY) ## tests on real trained models (they are pulled where they 
 	$(SLMQUANT) pull smollm2-135m-instruct stories15m
 	$(BIN)/pytest -q -m real_model
 
+test-gpu: $(READY) ## on a machine with an NVIDIA card: every method on every architecture, then a real model; minutes
+	$(BIN)/pytest -q -n 8 -m gpu
+	$(BIN)/python benchmarks/gpu_check.py
+
 test-slow: $(READY) ## minutes to hours
 	$(BIN)/pytest -q -m slow
 
 clean: ## remove what was built and measured here; pulled models stay in the cache
-	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build results/report results/*.sqlite* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup demo check test test-engines test-real test-slow clean
+.PHONY: help setup demo check test test-engines test-real test-gpu test-slow clean

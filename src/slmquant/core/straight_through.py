@@ -146,7 +146,8 @@ def _in_proportion(error: Tensor, x: Tensor, size: int) -> Tensor:
     filled = F.pad(x.abs(), (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))
     largest = filled.amax(dim=-1)
     relative = largest / torch.where(largest == 0, 1, largest).detach()
-    return error * relative.repeat_interleave(size, dim=-1)[..., : x.shape[-1]]
+    scaled: Tensor = error * relative.repeat_interleave(size, dim=-1)[..., : x.shape[-1]]
+    return scaled
 
 
 def _limits(grid: Grid) -> tuple[float, float]:

@@ -147,7 +147,8 @@ class Trial:
         self._last = None
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = F.cross_entropy(logits.flatten(0, 1), input_ids[:, 1:].flatten(), reduction="none")
-        return losses.unflatten(0, (len(input_ids), -1)).mean(dim=1)
+        means: Tensor = losses.unflatten(0, (len(input_ids), -1)).mean(dim=1)
+        return means
 
     @property
     def _float(self) -> torch.dtype:

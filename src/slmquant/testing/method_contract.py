@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from slmquant import methods
@@ -48,18 +48,21 @@ def calibration_tokens(samples: int = _SAMPLES, length: int = _LENGTH) -> Int[Te
     return torch.randint(0, VOCABULARY, (samples, length), generator=torch.Generator().manual_seed(1))
 
 
-def quantized(method: str, scheme: str, architecture: str = "llama", seed: int = 0) -> QuantizedModel:
-    """A tiny model of that architecture, quantized.
+def quantized(
+    method: str, scheme: str, architecture: str = "llama", seed: int = 0, device: str = "cpu"
+) -> QuantizedModel:
+    """A tiny model of that architecture, quantized on a device.
 
     Raises:
         RefusedError: The method cannot, and says why.
     """
     model = tiny(architecture)
+    nn.Module.to(model, torch.device(device))
     calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent())
     return quantize_(model, method, parse(scheme), calibration, seed=seed)
 
 
-def check_method(method: str, architecture: str, scheme: str) -> Outcome:
+def check_method(method: str, architecture: str, scheme: str, device: str = "cpu") -> Outcome:
     """Hold a method to its contract.
 
     It refuses in a sentence, or: every linear of the blocks has codes, all within range, and no scale of 0; the
@@ -69,7 +72,7 @@ def check_method(method: str, architecture: str, scheme: str) -> Outcome:
         ContractError: It does not.
     """
     try:
-        result = quantized(method, scheme, architecture)
+        result = quantized(method, scheme, architecture, device=device)
     except RefusedError as refusal:
         _demand(len(str(refusal)) > len(method) + 20, f"a refusal says why: {refusal}")
         return Outcome(str(refusal))
@@ -123,7 +126,8 @@ def _linears(architecture: str) -> tuple[str, ...]:
 @torch.no_grad()
 def _divergence(architecture: str, model: PreTrainedModel) -> float:
     """Mean KL divergence of a quantized model from the tiny model that it was, in nats."""
-    before, after = _reference_logits(architecture), model(calibration_tokens(2)).logits
+    before = _reference_logits(architecture)
+    after = model(calibration_tokens(2).to(model.device)).logits.cpu()
     log_p, log_q = before.log_softmax(-1), after.log_softmax(-1)
     return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
 

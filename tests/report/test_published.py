@@ -1,0 +1,115 @@
+"""Tables of documents are those that the published cells make."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from slmquant.errors import StoreError
+from slmquant.report.published import fill_in
+from slmquant.store.jsonlines import write_cells
+from slmquant.store.record import ItemOutcome, Record
+from tests import invented
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def cell(
+    method: str, scheme: str, perplexity: float, divergence: float | None, shift: float
+) -> tuple[Record, list[ItemOutcome]]:
+    metrics = [
+        invented.metric("stored_bytes", 100e6),
+        invented.metric("perplexity", perplexity, invented.TEXT, stderr=0.5),
+    ]
+    if divergence is not None:
+        metrics.append(invented.metric("kl_mean", divergence, invented.TEXT, stderr=0.01, unit="nats"))
+    items = [
+        ItemOutcome(
+            task=invented.TEXT,
+            item=str(18 * place),
+            values={"nll_mean": 3.0 + place / 10 + shift * (1 + place / 100)}
+            | ({} if divergence is None else {"kl_mean": divergence * (1 + place / 100)}),
+        )
+        for place in range(8)
+    ]
+    return invented.record(method, scheme, tuple(metrics)), items
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    cells = [
+        cell("none", "W16A16", 20.0, None, 0.0),
+        cell("gptq", "W4A16g64", 22.0, 0.1, 0.1),
+        cell("rtn", "W4A16g64", 25.0, 0.3, 0.3),
+        cell("rtn", "W8A8", 20.5, 0.02, 0.01),
+    ]
+    refused = invented.record("hqq", "W4A16g64", status="refused", reason="needs | zero points")
+    answers = {record.cell_id: items for record, items in cells}
+    write_cells([*(record for record, _ in cells), refused], answers, tmp_path / "cells.jsonl")
+    return tmp_path
+
+
+def table(folder: Path, opening: str) -> list[list[str]]:
+    text = fill_in(f"before\n<!-- {opening} -->\nold\n<!-- end -->\nafter\n", folder)
+    assert text.startswith(f"before\n<!-- {opening} -->\n|")
+    assert text.endswith("<!-- end -->\nafter\n")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [[field.strip() for field in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def test_every_cell_that_matches_is_shown_and_none_else(folder: Path) -> None:
+    head, _, *rows = table(folder, "cells cells.jsonl scheme=W4A16g64")
+
+    assert head[:2] == ["method", "scheme"]
+    assert [row[0] for row in rows] == ["`gptq`", "`rtn`", "`hqq`"]
+    assert rows[2][2] == "refused: needs \\| zero points"
+
+
+def test_what_a_method_adds_to_the_loss_is_paired(folder: Path) -> None:
+    """The windows' losses spread by 0.7 nats, what rounding adds to them by a few hundredths."""
+    _, _, first, *_ = table(folder, "cells cells.jsonl scheme=W4A16g64")
+    found = re.fullmatch(r"\+([\d.]+) \[\+([\d.]+), \+([\d.]+)\]", first[5])
+
+    assert found is not None, first[5]
+    value, low, high = map(float, found.groups())
+    assert value == pytest.approx(0.1 * 1.035, abs=1e-4)
+    assert low < value < high < low + 0.02
+
+
+def test_pairs_are_compared_as_they_are_named(folder: Path) -> None:
+    _, _, row = table(folder, "pairs cells.jsonl rtn/W4A16g64 gptq/W4A16g64")
+
+    assert row[:3] == ["`rtn`", "`gptq`", "W4A16g64"]
+    assert row[3].startswith("-0.2070 [-")
+    assert row[4].startswith("-0.2070 [-")
+
+
+def test_a_report_is_the_table_of_the_terminal(folder: Path) -> None:
+    head, _, *rows = table(folder, "report cells.jsonl")
+
+    assert "ppl" in " ".join(head)
+    assert {(row[0], row[1]) for row in rows} >= {("rtn", "W8A8"), ("gptq", "W4A16g64")}
+
+
+@pytest.mark.parametrize(
+    ("opening", "complaint"),
+    [
+        ("cells cells.jsonl scheme=W2A16", "no published cell"),
+        ("cells cells.jsonl bits=4", "chooses by bits"),
+        ("pairs cells.jsonl rtn/W4A16g64", "expected two cells"),
+        ("pairs cells.jsonl rtn gptq/W4A16g64", "0 published cells are called 'rtn'"),
+        ("cells absent.jsonl", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(folder: Path, opening: str, complaint: str) -> None:
+    with pytest.raises(StoreError, match=complaint):
+        fill_in(f"<!-- {opening} -->\n<!-- end -->\n", folder)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_say_what_was_published(document: Path) -> None:
+    """`python -m slmquant.report.published README.md docs/*.md` was run after the last cell was published."""
+    text = document.read_text(encoding="utf-8")
+
+    assert fill_in(text, ROOT) == text
