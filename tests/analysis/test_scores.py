@@ -85,11 +85,11 @@ FULL = cell("none", 20.0, 0.50, 0.45)
 
 
 def test_a_cell_is_scored_against_full_precision() -> None:
-    # 0.4 / 0.5, 0.36 / 0.45 and 20 / 25 are all 0.8; above chance 0.15 / 0.25 and 0.11 / 0.2.
+    # 0.4 / 0.5, 0.36 / 0.45 and 20 / 25 are all 0.8; above chance 0.15 / 0.25 and 0.11 / 0.2, and no perplexity.
     scores = scores_of(cell("gptq", 25.0, 0.40, 0.36), FULL)
 
     assert scores.perf.value == pytest.approx(80)
-    assert scores.perf_above_chance.value == pytest.approx(100 * ((0.6**2 + 0.55**2 + 0.8**2) / 3) ** 0.5)
+    assert scores.perf_above_chance.value == pytest.approx(100 * ((0.6**2 + 0.55**2) / 2) ** 0.5)
 
 
 def test_perplexity_can_be_left_out() -> None:
@@ -106,18 +106,21 @@ def test_guessing_still_scores_well_until_chance_is_taken_off() -> None:
     assert scores.perf_above_chance.value == 0
 
 
-def test_below_chance_is_worth_no_more_than_chance() -> None:
+def test_below_chance_counts_with_its_sign() -> None:
+    """A clamp at 0 would make of noise around chance a score above 0."""
     scores = scores_of(cell("rtn", 20.0, 0.10, 0.25), FULL, options=ScoreOptions(perplexity=False))
 
-    assert scores.perf_above_chance.value == 0
+    assert scores.perf_above_chance.value == pytest.approx(-100 * (0.6**2 / 2) ** 0.5)
+    assert scores.perf_above_chance.minimum == pytest.approx(-60)
 
 
-def test_a_task_at_chance_in_full_precision_is_left_out_by_name() -> None:
+def test_a_task_at_chance_in_full_precision_leaves_no_score_and_is_named() -> None:
+    """Which tasks count must not depend on how many items were asked."""
     near_chance = cell("none", 20.0, 0.50, 0.27)
     scores = scores_of(cell("gptq", 20.0, 0.50, 0.40), near_chance)
 
-    assert scores.perf_above_chance.value == pytest.approx(100)
-    assert invented.HELLASWAG in (scores.perf_above_chance.reason or "")
+    assert scores.perf_above_chance.value is None
+    assert f"not told from chance on {invented.HELLASWAG}" in (scores.perf_above_chance.reason or "")
 
 
 def test_without_a_reference_there_is_no_score_but_a_reason() -> None:

@@ -14,6 +14,7 @@ from slmquant.analysis.scores import (
     slmq_cons,
     slmq_infer,
     slmq_perf,
+    slmq_perf_above_chance,
 )
 from slmquant.store.inputs import apart
 from slmquant.store.record import CellSpec, Record
@@ -75,7 +76,11 @@ def scores_over_models(records: Sequence[Record], options: ScoreOptions = DEFAUL
                 alike,
                 tuple(of_model),
                 _score(cells, lambda each: each.perf, lambda terms: slmq_perf(terms, options.expectation)),
-                _score(cells, lambda each: each.perf_above_chance, lambda terms: slmq_perf(terms, options.expectation)),
+                _score(
+                    cells,
+                    lambda each: each.perf_above_chance,
+                    lambda terms: slmq_perf_above_chance(terms, options.expectation),
+                ),
                 infer,
                 _score(cells, lambda each: each.cons, lambda terms: _cons(terms, options)),
             )

@@ -11,7 +11,9 @@ other two: the paper's could not be recovered. What the paper leaves open is an 
 
 A quadratic mean rewards one large ratio, so each score carries the harmonic mean and the minimum of the
 same terms. A small model reduced to guessing still scores about 70 on SLMQ_perf, so `score_table` also gives
-it with (A^c − chance) / (A − chance) in place of A^c / A.
+one of accuracies alone, with (A^c − chance) / (A − chance) in place of A^c / A. A term below chance counts with its
+sign: sqrt and square keep it, so noise around chance averages out. No task is left out: where full precision is not
+told from chance on one, there is no such score, and the reason says so.
 
 The design puts scores under `tracks/`. They are arithmetic over records and need no model, so they live on
 the bank that runs without torch.
@@ -24,6 +26,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slmquant.analysis.cells import (
     accuracy,
     accuracy_tasks,
@@ -33,6 +38,8 @@ from slmquant.analysis.cells import (
     machine,
     text_tasks,
 )
+from slmquant.analysis.chance import accuracy_interval
+from slmquant.analysis.intervals import Interval
 from slmquant.store.record import Metric, Record
 
 Expectation = Literal["mean_then_square", "square_then_mean"]
@@ -48,7 +55,8 @@ class Score:
         harmonic_mean: Harmonic mean of the same terms; 0 where a term is 0.
         minimum: The smallest term.
         ratios: What entered: term → ratio (1 is parity), or its mean over models.
-        reason: Why there is no value; or, beside a value, what was left out.
+        reason: Why there is no value; or a remark beside one.
+        interval: Where it lies with 95 % confidence; None where answers were not kept, or nothing was repeated.
     """
 
     value: float | None
@@ -56,6 +64,7 @@ class Score:
     minimum: float | None = None
     ratios: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,6 @@ class ScoreOptions:
         expectation: Mean, then square (the default), or square, then mean.
         perplexity: Whether perplexity counts as one of the data sets, inverted: ppl / ppl^c.
         consumption_reference: The method whose cell of the same model, scheme and machine is 100.
-        chance_margin: A data set enters the chance-corrected score only where the reference lies this many of
-            its standard errors above chance; nearer, the ratio is noise over noise.
         inference_context: Tokens per second are those of decoding after so many tokens, or after as many below that
             as the model takes.
     """
@@ -75,7 +82,6 @@ class ScoreOptions:
     expectation: Expectation = "mean_then_square"
     perplexity: bool = True
     consumption_reference: str = "rtn"
-    chance_margin: float = 2.0
     inference_context: int = 512
 
 
@@ -109,6 +115,27 @@ def slmq_perf(
         ValueError: There is no data set, no model, or a ratio that is negative or not finite.
     """
     return _quadratic(ratios, expectation, reason)
+
+
+def slmq_perf_above_chance(
+    ratios: Mapping[str, Sequence[float]], expectation: Expectation = "mean_then_square"
+) -> Score:
+    """Track 1 with accuracies counted from chance; a term below chance is negative, and counts so.
+
+    Args:
+        ratios: Data set → (A^c − chance) / (A − chance) for each model.
+        expectation: How the mean over models and the square are ordered.
+
+    Raises:
+        ValueError: There is no data set, no model, or a ratio that is not finite.
+    """
+    return _quadratic(ratios, expectation, is_signed=True)
+
+
+def signed_quadratic(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The quadratic mean over the first axis, in which negative terms count with their sign."""
+    squared = (np.sign(terms) * terms**2).mean(axis=0)
+    return np.asarray(np.sign(squared) * np.sqrt(np.abs(squared)))
 
 
 def slmq_infer(
@@ -185,23 +212,29 @@ def score_table(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIO
     return [_cell_scores(record, records, options) for record in records]
 
 
-def _quadratic(terms: Mapping[str, Sequence[float]], expectation: Expectation, reason: str | None = None) -> Score:
+def _quadratic(
+    terms: Mapping[str, Sequence[float]],
+    expectation: Expectation,
+    reason: str | None = None,
+    is_signed: bool = False,
+) -> Score:
     if not terms:
         raise ValueError("a score of no terms; give at least one")
     for name, ratios in terms.items():
         if not ratios:
             raise ValueError(f"no ratio for {name!r}; give one for each model")
-        if not all(math.isfinite(ratio) and ratio >= 0 for ratio in ratios):
+        if not all(math.isfinite(ratio) and (is_signed or ratio >= 0) for ratio in ratios):
             raise ValueError(f"ratios of {name!r} are {list(ratios)}; expected finite numbers, 0 or more")
     means = {name: math.fsum(ratios) / len(ratios) for name, ratios in terms.items()}
     if expectation == "mean_then_square":
-        squares = [mean**2 for mean in means.values()]
+        squares = [mean * abs(mean) for mean in means.values()]
     else:
-        squares = [math.fsum(ratio**2 for ratio in ratios) / len(ratios) for ratios in terms.values()]
+        squares = [math.fsum(ratio * abs(ratio) for ratio in ratios) / len(ratios) for ratios in terms.values()]
     smallest = min(means.values())
     harmonic = len(means) / math.fsum(1 / mean for mean in means.values()) if smallest > 0 else 0.0
+    square = math.fsum(squares) / len(squares)
     return Score(
-        value=100 * math.sqrt(math.fsum(squares) / len(squares)),
+        value=math.copysign(100 * math.sqrt(abs(square)), square),
         harmonic_mean=100 * harmonic,
         minimum=100 * smallest,
         ratios=means,
@@ -239,7 +272,6 @@ def _perf(record: Record, reference: Record, options: ScoreOptions) -> Score:
 
 def _perf_above_chance(record: Record, reference: Record, options: ScoreOptions) -> Score:
     ratios: dict[str, Sequence[float]] = {}
-    left_out = []
     for task in accuracy_tasks([reference]):
         mine, full, chance = (
             accuracy(record, task),
@@ -252,16 +284,18 @@ def _perf_above_chance(record: Record, reference: Record, options: ScoreOptions)
             return Score(None, reason=f"the accuracies on {task} follow different protocols")
         if chance is None:
             return Score(None, reason=f"the chance level of {task} is not known")
-        margin = full.value - chance.value
-        if margin <= 0 or margin < options.chance_margin * (full.stderr or 0.0):
-            left_out.append(task)
-        else:
-            # Below chance is worth no more than chance; the square would reward it.
-            ratios[task] = [max(0.0, mine.value - chance.value) / margin]
-    if left_out and not ratios:
-        return Score(None, reason=f"the full-precision model is not clearly above chance on {', '.join(left_out)}")
-    remark = f"without {', '.join(left_out)}: full precision is not clearly above chance" if left_out else None
-    return _with_perplexities(ratios, record, reference, options, remark)
+        known = accuracy_interval(reference, full)
+        if full.value <= chance.value or (known is not None and chance.value in known):
+            asked = f" of {full.n} items" if full.n else ""
+            return Score(
+                None,
+                reason=f"full precision is not told from chance on {task}: {full.value:.3f}{asked}, chance is "
+                f"{chance.value:.3f}; ask more items, or leave the task out",
+            )
+        ratios[task] = [(mine.value - chance.value) / (full.value - chance.value)]
+    if not ratios:
+        return Score(None, reason="nothing was measured that enters this score")
+    return slmq_perf_above_chance(ratios, options.expectation)
 
 
 def _with_perplexities(
@@ -269,7 +303,6 @@ def _with_perplexities(
     record: Record,
     reference: Record,
     options: ScoreOptions,
-    remark: str | None = None,
 ) -> Score:
     if options.perplexity:
         for task in text_tasks([reference]):
@@ -281,7 +314,7 @@ def _with_perplexities(
             ratios[f"perplexity of {task}"] = [full.value / mine.value]
     if not ratios:
         return Score(None, reason="nothing was measured that enters this score")
-    return slmq_perf(ratios, options.expectation, remark)
+    return slmq_perf(ratios, options.expectation)
 
 
 def _definition(metric: Metric) -> tuple[str, str | None, int]:

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from slmquant.analysis.intervals import CONFIDENCE, Interval, student, student_quantile
 from slmquant.analysis.paired import student_p
 
-__all__ = ["NEIGHBOURS", "SeriesMean", "series_mean"]
+__all__ = ["NEIGHBOURS", "SeriesMean", "series_draws", "series_mean"]
 
 NEIGHBOURS = 0.45
 """Correlation that adjacent windows of a text are taken to have: the upper end of what an audit found for windows of
@@ -113,6 +113,33 @@ def series_mean(
     coefficients = _cosines(count, waves) @ (w * (x - mean))
     long_run = float((coefficients**2).mean()) / share
     return SeriesMean(mean, math.sqrt(count * long_run) / total, freedom, count)
+
+
+def series_draws(
+    series: NDArray[np.float64], positions: Sequence[int], noise: np.random.Generator, count: int
+) -> NDArray[np.float64]:
+    """Means that several series on the same windows might have had, as uncertain as `series_mean` says.
+
+    The mean moves by the cosine coefficients, each times a normal number that all series share (a wild bootstrap), over
+    the error of the error that Student's t stands for.
+
+    Args:
+        series: `(series, windows)`, two or more windows.
+        positions: Where each window lies in the text, in windows.
+        noise: What draws.
+        count: How many draws.
+
+    Returns:
+        `(series, count)`.
+    """
+    order = np.argsort(positions)
+    x, places = series[:, order], np.asarray(positions)[order]
+    windows = x.shape[1]
+    waves, share, freedom = _design(windows, int(np.diff(places).min()))
+    means = x.mean(axis=1, keepdims=True)
+    moves = (x - means) @ _cosines(windows, waves).T @ noise.standard_normal((waves, count))
+    moves *= math.sqrt(1 / (windows * share * waves)) * np.sqrt(freedom / noise.chisquare(freedom, count))
+    return np.asarray(means + moves)
 
 
 @lru_cache

@@ -24,6 +24,7 @@ class Reading:
     value: float
     text: str
     stderr: float | None = None
+    interval: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def best(column: Column, section: Section) -> frozenset[str]:
     known = {cell_id: reading for cell_id, reading in readings.items() if reading}
     if column.lower_is_better is None or len({reading.text for reading in known.values()}) < 2:
         return frozenset()
+    if column.figure in ("perf", "above chance"):
+        return frozenset(section.best_by_score.get(column.figure, ()))
     if column.figure is not None:
         standing = next((s for s in section.standings if (s.task, s.metric) == (column.task, column.figure)), None)
         return frozenset(standing.best if standing else ())
@@ -252,12 +255,19 @@ def _accuracy_columns(task: str) -> list[Column]:
 
 def _performance_scores() -> list[Column]:
     return [
-        Column("perf", "SLMQ_perf; 100 is full precision.", _score(lambda cell: cell.scores.perf), False),
+        Column(
+            "perf",
+            "SLMQ_perf, with its 95 % interval; 100 is full precision.",
+            _score(lambda cell: cell.scores.perf),
+            False,
+            figure="perf",
+        ),
         Column(
             "perf > chance",
-            "SLMQ_perf with accuracies counted from chance; 100 is full precision.",
+            "SLMQ_perf of accuracies alone, counted from chance, with its 95 % interval; 100 is full precision.",
             _score(lambda cell: cell.scores.perf_above_chance),
             False,
+            figure="above chance",
         ),
     ]
 
@@ -302,7 +312,10 @@ def _reading(
 
 def _score(choose: Callable[[Cell], Score]) -> Callable[[Cell], Reading | None]:
     def read(cell: Cell) -> Reading | None:
-        value = choose(cell).value
-        return None if value is None else Reading(value, decimal(1)(value))
+        score = choose(cell)
+        if score.value is None:
+            return None
+        span = None if score.interval is None else f"[{score.interval.low:.1f}, {score.interval.high:.1f}]"
+        return Reading(score.value, decimal(1)(score.value), interval=span)
 
     return read

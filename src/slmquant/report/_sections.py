@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
 from slmquant.analysis.endpoints import DEFAULT_MARGINS, Margins
+from slmquant.analysis.score_intervals import draw_scores
 from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
 from slmquant.analysis.standing import Answers, Standing, standings
 from slmquant.store.export import calibration_label
@@ -64,6 +65,7 @@ class Section:
         options: How the scores were computed.
         outdated: Why its rows are not what would be measured now; empty where they are.
         margins: What counts as no difference.
+        best_by_score: `perf` and `above chance` → the cells that the score does not tell apart from the highest.
     """
 
     model: str
@@ -75,6 +77,7 @@ class Section:
     options: ScoreOptions = DEFAULT_OPTIONS
     outdated: tuple[str, ...] = ()
     margins: Margins = DEFAULT_MARGINS
+    best_by_score: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def records(self) -> list[Record]:
@@ -144,6 +147,16 @@ def _section(
     texts, tasks = text_tasks(group), accuracy_tasks(group)
     text = texts[0] if texts else None
     apart = told_apart([record.spec for record in group if record.status == "ok"])
+    perf, above = draw_scores(group, answers, options)
+    scores = scores | {
+        cell_id: replace(
+            known,
+            perf=replace(known.perf, interval=perf.intervals.get(cell_id)),
+            perf_above_chance=replace(known.perf_above_chance, interval=above.intervals.get(cell_id)),
+        )
+        for cell_id, known in scores.items()
+        if cell_id in {record.cell_id for record in group}
+    }
     measured = [
         Cell(
             record,
@@ -168,6 +181,7 @@ def _section(
         standings=tuple(standings(group, answers, margins)),
         options=options,
         margins=margins,
+        best_by_score={"perf": perf.best, "above chance": above.best},
     )
 
 

@@ -57,8 +57,8 @@ _DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "perf > chance",
-        "The same with accuracies counted from chance: 100 is full precision, guessing is worth nothing. "
-        "A task on which full precision itself is within two standard errors of chance is left out.",
+        "The same of accuracies alone, counted from chance: 100 is full precision, guessing is worth nothing and less "
+        "than guessing counts against. Absent where full precision is not told from chance on a task.",
     ),
     (
         "quant s",

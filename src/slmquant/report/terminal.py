@@ -133,6 +133,8 @@ def _drawn(table: Table) -> RichTable:
             text = Text(reading.text if reading else ABSENT, style="" if reading else "dim", no_wrap=True)
             if field.is_best:
                 text.stylize("bold green")
+            if reading and reading.interval is not None:
+                text.append(f" {reading.interval}", style="dim")
             if reading and reading.stderr is not None:
                 text.append(f" ±{reading.stderr:.1f}", style="dim")
             texts.append(text)
