@@ -258,7 +258,7 @@ def timed(engine: str, artifacts: Sequence[Artifact], usual: str, settings: Sett
     for result in run_engines(jobs, settings, baseline):
         found = {metric.name.partition("/")[0]: metric for metric in result.metrics}
         rate, ratio = (found.get(f"decode_{kind}@{settings.points[0].context}") for kind in ("tokens_per_s", "speedup"))
-        values = [STEPS / item.values["decode_s"] for item in result.items]
+        values = [settings.points[0].steps / item.values["decode_s"] for item in result.items]
         shown = f"failed: {result.reason}"
         if rate is not None:
             low, high = np.percentile(values, (25, 75))
