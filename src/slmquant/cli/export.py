@@ -59,6 +59,9 @@ def command(
         Path | None,
         typer.Option(help="Write slmquant's own folder, too: what `bench-engine --reference` compares with."),
     ] = None,
+    any_tokenization: Annotated[
+        bool, typer.Option("--any-tokenization", help="Write a file although its engine cuts text into other tokens.")
+    ] = False,
     corpus: CorpusOption = None,
     samples: SamplesOption = 128,
     seq_len: SeqLenOption = 512,
@@ -93,7 +96,7 @@ def command(
         artifact = _artifact(model, method, scheme, spec, budget, data, progress)
     if keep is not None:
         artifact.save(keep, overwrite=overwrite)
-    export = Export(artifact.quantized, artifact.tokenizer, artifact.source, artifact.source_sha256)
+    export = Export(artifact.quantized, artifact.tokenizer, artifact.source, artifact.source_sha256, any_tokenization)
     written = fmt.write(export, output, otherwise)
     if json:
         print_json(_facts(written, artifact))
@@ -143,6 +146,7 @@ def _facts(written: Written, artifact: Artifact) -> dict[str, object]:
         "method": artifact.quantized.method,
         "scheme": str(artifact.quantized.scheme),
         "stored_bytes": written.stored_bytes,
+        "remarks": list(written.remarks),
         "types": [asdict(kind) for kind in _summary(written.placements)],
         "substituted": [asdict(each) for each in written.placements if each.reason is not None],
     }
@@ -165,6 +169,8 @@ def _print(written: Written, title: str) -> None:
             for kind in _summary(written.placements)
         ],
     )
+    for sentence in written.remarks:
+        tell(sentence)
     for each in written.placements:
         if each.reason is not None:
             say(f"{each.name} is {each.stored}, not {each.asked}: {each.reason}")

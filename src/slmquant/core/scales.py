@@ -98,14 +98,18 @@ class Plain:
         return f"float{self.bits}" + (" with shift" if self.holds_shift else "")
 
     def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
-        """Rounded to the dtype; a scale is at least the smallest float16 above 0, and 1 where it was 0."""
+        """Rounded to the dtype; a scale is at least the smallest float16 above 0, and 1 where it was 0.
+
+        Neither scale nor shift leaves the range of the dtype: codes are computed with what is stored.
+        """
         dtype = torch.float16 if self.bits == 16 else torch.float32
         if dtype == torch.float16:
             held = scale.abs().clamp(SMALLEST_HALF, torch.finfo(dtype).max).copysign(scale)
         else:
             held = scale
         parts = {"scale": torch.where(scale == 0, torch.ones_like(held), held).to(dtype)}
-        return parts | {"shift": shift.to(dtype)} if self.holds_shift else parts
+        largest = torch.finfo(dtype).max
+        return parts | {"shift": shift.clamp(-largest, largest).to(dtype)} if self.holds_shift else parts
 
     def decode(self, parts: Parts) -> Stored:
         """What was stored."""

@@ -29,12 +29,14 @@ class Export:
         tokenizer: Its tokenizer, which the file carries or which lies beside it.
         source: The model source it was made from, as given.
         source_sha256: Fingerprint of the full-precision weights.
+        any_tokenization: Whether a file is wanted whose engine cuts text into other tokens, which is then a remark.
     """
 
     quantized: QuantizedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
     source_sha256: str
+    any_tokenization: bool = False
 
     @property
     def public_source(self) -> str:
@@ -75,12 +77,14 @@ class Written:
         format: Name of the format.
         stored_bytes: What it takes on disk, tokenizer and all.
         placements: Every weight of the model, in the model's order.
+        remarks: What else a user should know: sentences.
     """
 
     path: Path
     format: str
     stored_bytes: int
     placements: tuple[Placement, ...]
+    remarks: tuple[str, ...] = ()
 
 
 class Format(Protocol):

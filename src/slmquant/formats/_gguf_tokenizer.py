@@ -8,7 +8,7 @@ A tokenizer that splits text otherwise is refused: the file would answer other t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,14 @@ import gguf
 from transformers import PreTrainedTokenizerBase
 
 from slmquant.errors import RefusedError
+from slmquant.model.gguf_vocabulary import ONE_DIGIT, THREE_DIGITS
+from slmquant.model.token_rows import beyond, named, used_by_template
 
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS: Mapping[tuple[str, ...], str] = {
     ("bytes",): "gpt-2",
     ("digits", "bytes"): "smollm",
-    (rf"{_CONTRACTIONS}|\p{{N}}|{_REST}",): "qwen2",
-    (rf"{_CONTRACTIONS}|\p{{N}}{{1,3}}|{_REST}",): "dbrx",
+    (ONE_DIGIT,): "qwen2",
+    (THREE_DIGITS,): "dbrx",
 }
 """Steps of splitting → llama.cpp's name for them."""
 _WHOLE_WORDS_FIRST = {"dbrx": "llama-bpe"}
@@ -149,12 +149,33 @@ def _sequence(step: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
     return list(step[inner]) if step["type"] == "Sequence" else [step]
 
 
-def add_tokenizer_(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Give a file being written everything that belongs to `tokenizer`.
+def add_tokenizer_(
+    writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int, ends: Sequence[int] = ()
+) -> tuple[str, ...]:
+    """Give a file being written everything that belongs to `tokenizer`; returns remarks on what it cannot say.
+
+    Args:
+        writer: Of the file.
+        tokenizer: What is written.
+        rows: Of the embedding.
+        ends: Tokens that end a text when the model writes it; llama.cpp knows three keys for them (eos, eot, eom).
 
     Raises:
-        RefusedError: llama.cpp has no tokenizer that does the same.
+        RefusedError: llama.cpp has no tokenizer that does the same, or the chat template uses a token without a row.
     """
+    remarks = []
+    if used := used_by_template(tokenizer, rows):
+        raise RefusedError(
+            f"gguf: the chat template writes {named(used)}, which the embedding of {rows} rows has none for; "
+            "take the tokenizer that belongs to the model"
+        )
+    if lost := beyond(tokenizer, rows):
+        remarks.append(f"{len(lost)} tokens have no row and are not in the file: {named(lost)}")
+    more = [id_ for id_ in dict.fromkeys(ends) if id_ != tokenizer.eos_token_id and 0 <= id_ < rows]
+    for id_, add in zip(more, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
+        add(id_)
+    if more[2:]:
+        remarks.append(f"llama.cpp is not told that these end a text, too: {tokenizer.convert_ids_to_tokens(more[2:])}")
     vocabulary = vocabulary_of(tokenizer, rows)
     writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre)
@@ -181,3 +202,4 @@ def add_tokenizer_(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
         template = [{"name": name, "template": text} for name, text in template.items()]
     if template:
         writer.add_chat_template(template)
+    return tuple(remarks)

@@ -28,6 +28,7 @@ from slmquant.files import atomic_file
 from slmquant.formats._base import Export, Placement, Written, settle
 from slmquant.formats._gguf_blocks import BLOCK, encode, fit
 from slmquant.formats._gguf_model import Parameter, architecture_of, parameters_of, refusal_of
+from slmquant.formats._gguf_proof import prove
 from slmquant.formats._gguf_read import MODEL_TYPE_KEY, MODULES_KEY, read_weights
 from slmquant.formats._gguf_tokenizer import add_tokenizer_
 from slmquant.model.gguf_metadata import keys_of, rope_of
@@ -90,7 +91,7 @@ class Gguf:
         settle("gguf", placements, otherwise)
         with atomic_file(path) as temporary:
             writer = gguf.GGUFWriter(temporary, architecture_of(quantized).name)
-            _add_keys_(writer, export, placements)
+            remarks = _add_keys_(writer, export, placements)
             modules = []
             for parameter, placement in zip(parameters_of(quantized), placements, strict=True):
                 _add_tensor_(writer, parameter, placement.stored)
@@ -103,7 +104,9 @@ class Gguf:
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
             writer.close()
-        return Written(path, "gguf", path.stat().st_size, placements)
+            rows = int(cast(Tensor, quantized.model.get_input_embeddings().weight).shape[0])
+            remarks += prove(temporary, export.tokenizer, rows, export.any_tokenization)
+        return Written(path, "gguf", path.stat().st_size, placements, remarks)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         """Module name → float32 weight as llama.cpp would compute with it, rows in the model's order.
@@ -170,7 +173,7 @@ def _rounded(dense: Tensor, kind: gguf.GGMLQuantizationType) -> NDArray[np.gener
     return blocks
 
 
-def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Placement]) -> None:
+def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Placement]) -> tuple[str, ...]:
     from slmquant import __version__
 
     quantized, config = export.quantized, export.quantized.model.config
@@ -192,7 +195,14 @@ def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Pla
         writer.add_string(key, text)
     writer.add_string("slmquant.version", __version__)
     embedding = cast(Tensor, quantized.model.get_input_embeddings().weight)
-    add_tokenizer_(writer, export.tokenizer, embedding.shape[0])
+    return add_tokenizer_(writer, export.tokenizer, embedding.shape[0], _ends(quantized))
+
+
+def _ends(quantized: QuantizedModel) -> tuple[int, ...]:
+    """The tokens that end a text when the model writes it."""
+    generation = quantized.model.generation_config
+    stated = getattr(generation, "eos_token_id", None)
+    return tuple(stated) if isinstance(stated, list | tuple) else () if stated is None else (int(stated),)
 
 
 def _provenance(export: Export) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,99 @@
+"""An exported file says what its tokenizer does: every end, every token, and the same cuts, or it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
+
+from slmquant.errors import RefusedError
+from slmquant.formats import _gguf_proof
+from slmquant.formats._base import Export
+from slmquant.formats.gguf import FORMAT
+from slmquant.methods._grids import grid_of
+from slmquant.schemes import parse
+from slmquant.testing.tiny import VOCABULARY
+from tests.formats.gguf_models import quantized, tokenizer
+
+
+def exported(path: Path, made: PreTrainedTokenizerFast, ends: list[int] | None = None, **more: bool) -> tuple[str, ...]:
+    model = quantized("llama", vocab_size=max(VOCABULARY, len(made)))
+    if ends is not None:
+        model.model.generation_config.eos_token_id = ends
+    return FORMAT.write(Export(model, made, "tiny", "0" * 64, **more), path).remarks
+
+
+def fields(path: Path) -> dict[str, object]:
+    reader = gguf.GGUFReader(path)
+    return {name: reader.get_field(name).contents() for name in reader.fields if "token_id" in name}
+
+
+def test_every_end_of_a_text_is_written_or_named(tmp_path: Path) -> None:
+    own = tokenizer().eos_token_id
+
+    assert not any("end a text" in remark for remark in exported(tmp_path / "a.gguf", tokenizer(), [own, 4, 5]))
+    said = fields(tmp_path / "a.gguf")
+    assert [said[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")] == [own, 4, 5]
+
+    remarks = exported(tmp_path / "b.gguf", tokenizer(), [own, 4, 5, 6])
+    assert any("not told that these end a text" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("in_template", [False, True])
+def test_tokens_without_a_row_are_named_and_refused_where_the_template_writes_one(
+    tmp_path: Path, in_template: bool
+) -> None:
+    made = tokenizer()
+    made.add_tokens([AddedToken("<|tool|>", special=True)])
+    made.chat_template = "{{ '<|tool|>' }}" if in_template else "{{ 'a' }}"
+    export = Export(quantized("llama"), made, "tiny", "0" * 64)
+
+    if in_template:
+        with pytest.raises(RefusedError, match=r"template writes '<\|tool\|>'"):
+            FORMAT.write(export, tmp_path / "a.gguf")
+    else:
+        assert any("'<|tool|>'" in remark for remark in FORMAT.write(export, tmp_path / "a.gguf").remarks)
+
+
+@pytest.mark.parametrize("scheme", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_weights_beyond_float16_keep_both_stored_numbers_in_range(scheme: str) -> None:
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    weight[1, 2], weight[2, 3] = -9e4, 3e5
+    spec = parse(scheme).weights
+    assert spec is not None
+
+    rounded = grid_of(spec).quantize(weight)
+
+    assert all(bool(torch.isfinite(part.float()).all()) for part in rounded.parts.values())
+    assert bool(torch.isfinite(rounded.dequantize()).all())
+
+
+@pytest.mark.parametrize("kind", [{"rstrip": True}, {"lstrip": True}, {"single_word": True}])
+def test_known_kinds_are_refused_without_the_engine(
+    tmp_path: Path, kind: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gguf_proof, "find_spec", lambda _name: None)
+    made = tokenizer()
+    assert any("was not tried" in remark for remark in exported(tmp_path / "a.gguf", made))
+    made.add_tokens([AddedToken("<|tool|>", special=True, **kind)])
+
+    with pytest.raises(RefusedError, match=r"<\|tool\|>.*--any-tokenization"):
+        exported(tmp_path / "b.gguf", made)
+    assert any("<|tool|>" in remark for remark in exported(tmp_path / "b.gguf", made, any_tokenization=True))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", [{"rstrip": True}, {"lstrip": True}])
+def test_a_difference_that_llama_cpp_shows_is_refused_unless_asked_for(tmp_path: Path, kind: dict[str, bool]) -> None:
+    pytest.importorskip("cyllama")
+    made = tokenizer()
+    assert exported(tmp_path / "a.gguf", made) == ()
+    made.add_tokens([AddedToken("<|tool|>", special=True, **kind)])
+
+    with pytest.raises(RefusedError, match=r"<\|tool\|>"):
+        exported(tmp_path / "b.gguf", made)
+    assert exported(tmp_path / "b.gguf", made, any_tokenization=True)
