@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 STAGES: Mapping[str, int] = {
-    "calibration": 1,  # which windows are drawn, and the statistics of their activations
+    "calibration": 2,  # which windows are drawn, and the statistics of their activations
     "quantization": 1,  # the driver, grids, packing, the quantizers that run with the model
 }
 
@@ -26,7 +26,7 @@ METHODS: Mapping[str, int] = {
 
 METRICS: Mapping[str, int] = {
     "text": 2,  # perplexity and divergence
-    "items": 1,  # lm-eval's tasks: prompts, scores, chance
+    "items": 2,  # lm-eval's tasks: prompts, scores, chance
     "generation": 1,
     "size": 2,
     "consumption": 2,

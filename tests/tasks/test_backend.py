@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import LlamaForCausalLM
 
-from slmquant.errors import NumericalError
+from slmquant.errors import NumericalError, RefusedError
 from slmquant.tasks import _backend
 from slmquant.tasks._backend import ContextLM
 from slmquant.tasks._base import EvalContext
@@ -135,3 +135,8 @@ def test_overflowing_weights_are_an_error(context: Callable[..., EvalContext]) -
         asked.model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(NumericalError, match="log-likelihood of 't' is nan"):
         ContextLM(asked, "t").loglikelihood(_requests("loglikelihood", PAIRS[:2]))
+
+
+def test_an_option_without_text_is_named(context: Callable[..., EvalContext]) -> None:
+    with pytest.raises(RefusedError, match="asks for an answer without text"):
+        ContextLM(context(), "t").loglikelihood(_requests("loglikelihood", [("the cold moon", "")]))

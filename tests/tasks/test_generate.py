@@ -153,3 +153,13 @@ def test_overflowing_weights_are_an_error(context: Callable[..., EvalContext]) -
         asked.model.get_output_embeddings().weight[7].fill_(float("nan"))
     with pytest.raises(NumericalError, match="logits of 2 of 2 texts of 't' are not finite"):
         _ours(asked, ["the cold moon", "old birds"], {"max_gen_toks": 4})
+
+
+def test_prompts_that_are_cut_are_counted(context: Callable[..., EvalContext]) -> None:
+    backend = ContextLM(context(), "t")
+    backend.generate_until(_requests(PROMPTS, {"max_gen_toks": 20}))
+    lengths = [len(backend.tok_encode(prompt)) for prompt in PROMPTS]
+    cut = [length - 44 for length in lengths if length > 44]
+    assert 0 < len(cut) < len(PROMPTS)
+    (remark,) = backend.remarks
+    assert f"{len(cut)} of {len(PROMPTS)} items are longer" in remark and f"and {max(cut)} at most" in remark

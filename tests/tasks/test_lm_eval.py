@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
+from tokenizers import AddedToken, Tokenizer
 
 from slmquant.errors import DataError, RefusedError
 from slmquant.store.record import TaskSpec
@@ -246,3 +248,80 @@ def test_a_subject_reads_the_rows_of_its_family(context: Build, data: Path) -> N
     result = _run(context(), TaskSpec(name="mmlu_anatomy"))
     assert result.data[0].rows == 3 and result.data[0].licence == "MIT"
     assert [item.item for item in result.items] == ["0", "1", "2"]
+
+
+def test_a_group_whose_tasks_count_equally_is_averaged_as_lm_eval_does(context: Build, data: Path) -> None:
+    from lm_eval.api.group import Group
+
+    draw = random.Random(5)
+    files = _lm_eval_definitions.group("blimp") or []
+    assert _lm_eval_definitions.equally_weighted("blimp") == {"acc"}
+    for number, path in enumerate(files):
+        pairs = [{"sentence_good": words(draw, 2, 5), "sentence_bad": words(draw, 2, 5)} for _ in range(2 + number % 9)]
+        write_rows(data, f"blimp_{path.stem}", "train", pairs)
+    asked = context()
+    acc, *_ = _run(asked, TaskSpec(name="blimp")).metrics
+    with _lm_eval._quiet():
+        built = _lm_eval._build(resolve(TaskSpec(name="blimp")), asked)  # type: ignore[arg-type]
+        backend = HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=16, device="cpu")
+        parts = evaluate(backend, {"tasks": built.subtasks})["results"]
+    group = Group.from_config(
+        {"group": "blimp", "task": [], "aggregate_metric_list": [{"metric": "acc", "weight_by_size": False}]}
+    )
+    for subtask in built.subtasks.values():
+        group.add(subtask)
+    theirs = group.aggregate(parts)
+    assert acc.value == pytest.approx(theirs["acc,none"])
+    assert acc.stderr == pytest.approx(theirs["acc_stderr,none"])
+    pooled = sum(parts[name]["acc,none"] * parts[name]["sample_len"] for name in built.subtasks)
+    assert acc.value != pytest.approx(pooled / sum(parts[name]["sample_len"] for name in built.subtasks))
+    assert "67 subtasks pooled, but the mean over them of acc" in str(acc.protocol)
+    with pytest.raises(RefusedError, match="cannot stop early"):
+        _run(asked, TaskSpec(name="blimp", order_seed=0, until_separated=0.95))
+
+
+@pytest.mark.parametrize("name", ["mmlu_anatomy", "mmlu_other"])
+def test_a_part_of_a_task_is_asked_as_the_whole_is(context: Build, data: Path, name: str) -> None:
+    """`mmlu` is five-shot, and so are one of its subjects and lm-eval's groups of them."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    subjects = [load_yaml(path)["dataset_name"] for path in _lm_eval_definitions.definitions(KNOWN_TASKS["mmlu"])]
+    write_rows(data, "mmlu", "test", [row for subject in subjects for row in _exam(subject, 1)])
+    write_rows(data, "mmlu", "dev", [row for subject in subjects for row in _exam(subject, 5)])
+    acc, *_ = _run(context(), TaskSpec(name=name)).metrics
+    assert ", 5-shot, " in str(acc.protocol)
+
+
+def test_an_answer_that_melts_into_the_question_costs_its_task_nothing(context: Build, data: Path) -> None:
+    """As large vocabularies have it: ": m" is one token, and the option "m" leaves none behind "Answer:"."""
+    rows = arc_rows(2, 6)
+    rows[4]["choices"]["text"][2] = "m"
+    write_rows(data, "arc_easy", "test", rows)
+    asked = context()
+    melting = replace(asked, tokenizer=_melting(asked.tokenizer, ": m"))
+    assert len(melting.tokenizer.encode("Answer: m")) == len(melting.tokenizer.encode("Answer:"))
+    result = _run(melting)
+    (remark,) = [one for one in result.remarks if "melts" in one]
+    assert "1 of 6 items" in remark and len(result.items) == 6
+
+
+def test_what_is_cut_off_prompts_is_said(context: Build, data: Path) -> None:
+    rows = arc_rows(2, 6)
+    rows[1]["question"] = "cold moon sings under the stone " * 30 + "?"
+    write_rows(data, "arc_easy", "test", rows)
+    asked = context()
+    (remark,) = [one for one in _run(asked).remarks if "cut" in one]
+    texts = [f"Question: {row['question']}\nAnswer: {one}" for row in rows for one in row["choices"]["text"]]
+    longest = max(len(asked.tokenizer.encode(text)) for text in texts)
+    assert "items are longer than the 64 tokens" in remark and f"and {longest - 65} at most" in remark
+    assert not _run(context(model=asked.model.__class__(_longer(asked.model.config)))).remarks
+
+
+def _longer(config: Any) -> Any:
+    return type(config)(**{**config.to_dict(), "max_position_embeddings": 512})
+
+
+def _melting(tokenizer: Any, piece: str) -> Any:
+    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    own.add_tokens([AddedToken(piece, normalized=False), AddedToken(piece[0], normalized=False)])
+    return type(tokenizer)(tokenizer_object=own, bos_token="<s>", eos_token="<s>")

@@ -277,4 +277,5 @@ def _whole(entrant: _Entrant, result: CellResult) -> CellResult:
         phases=tuple(longer(phase) if phase.name == "evaluate" else phase for phase in result.phases),
         data=tuple(dict.fromkeys((*result.data, *(card for tally in tallies for card in tally.cards)))),
         items=(*result.items, *(item for tally in tallies for item in tally.items)),
+        notes=(*result.notes, *(remark for tally in tallies for part in tally.parts for remark in part.remarks)),
     )

@@ -281,7 +281,7 @@ def _with_what_was_before(phase: Phase, evaluation: Evaluation) -> Phase:
 def _remarks(evaluation: Evaluation) -> tuple[str, ...]:
     before = ", ".join(map(str, evaluation.before))
     kept = (f"answered before an interruption, and kept: {before}",) if before else ()
-    return (*kept, *evaluation.refused)
+    return (*kept, *evaluation.remarks, *evaluation.refused)
 
 
 def _evaluate_seconds(meter: Meter) -> Metric:

@@ -24,6 +24,7 @@ from slmquant.errors import ModelError, NumericalError, RefusedError
 from slmquant.model.head import OutputHead
 from slmquant.model.packed import PackedBody, Tokens, longest_shared
 from slmquant.tasks._base import EvalContext
+from slmquant.tasks._cuts import Cuts, item_of
 from slmquant.tasks._perplexity import logit_rows
 from slmquant.tasks._sharing import Batch, one_by_one, plan
 
@@ -103,6 +104,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         self._context, self._name = context, name
         self._head = OutputHead(context.model)
         self.tokenizer = context.tokenizer
+        self._cuts = Cuts(name, self.max_length)
 
         @lru_cache(maxsize=_REMEMBERED_TEXTS)
         def encode(string: str, add_special_tokens: bool) -> Tokens:
@@ -110,6 +112,11 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             return tuple(ids)
 
         self._encode = encode
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was changed of the items that were asked so far, a line each."""
+        return self._cuts.remarks
 
     @property
     def eot_token_id(self) -> int:
@@ -150,9 +157,33 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), _REQUESTS_TOGETHER):
             part = order[start : start + _REQUESTS_TOGETHER]
-            found = super().loglikelihood([requests[index] for index in part], disable_tqdm=True)
+            found = self._loglikelihood_tokens([self._pair(requests[index]) for index in part])
             answers |= zip(part, found, strict=True)
         return [answers[index] for index in range(len(requests))]
+
+    def _pair(self, request: Instance) -> tuple[object, list[int], list[int]]:
+        """Token ids of a context and its continuation, as lm-eval splits them.
+
+        Where the continuation is part of the context's last token and leaves none of its own, lm-eval has no answer;
+        it then stands behind the context as it is tokenized by itself.
+        """
+        context, continuation = request.args
+        item = item_of(request)
+        if context:
+            before, after = self._encode_pair(context, continuation)
+        else:  # a special token stands before it, unless the continuation begins with that
+            before, after = [self.prefix_token_id], list(self._encode(continuation, False))
+            after = after[1:] if after[:1] == before else after
+        if not after:
+            self._cuts.melted(item)
+            after = list(self._encode(continuation, False))
+        if not after:
+            raise RefusedError(
+                f"task {self._name!r} asks for an answer without text: an option of item {request.doc_id} is "
+                f"{continuation!r}; correct the data or leave the task out"
+            )
+        self._cuts.asked(item, len(before) + len(after), self.max_length + 1)  # the last token is not read
+        return request.args, before, after
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Log-likelihood of each whole text, in windows that each use as much context as fits."""
@@ -177,7 +208,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         """One greedy text per (prompt, options); see `_generate.answer`."""
         from slmquant.tasks._generate import answer
 
-        return answer(self._context, self._name, requests, self.tok_encode, self.max_length)
+        return answer(self._context, self._name, requests, self.tok_encode, self.max_length, self._cuts)
 
     @torch.inference_mode()
     def _loglikelihood_tokens(
@@ -202,10 +233,10 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         """Model input → the continuations that are read off it. Too long a context is cut on its left."""
         inputs: dict[Tokens, list[_Scored]] = {}
         for index, (_, context_ids, continuation_ids) in enumerate(requests):
-            if not 0 < len(continuation_ids) <= self.max_length:
+            if len(continuation_ids) > self.max_length:
                 raise RefusedError(
                     f"task {self._name!r} has a continuation of {len(continuation_ids)} tokens where the model takes "
-                    f"1 to {self.max_length}; leave the task out, or use a model with a longer context"
+                    f"{self.max_length}; leave the task out, or use a model with a longer context"
                 )
             ids = tuple((context_ids + continuation_ids)[-(self.max_length + 1) :][:-1])
             inputs.setdefault(ids, []).append(_Scored(index, tuple(continuation_ids)))

@@ -51,11 +51,19 @@ class EvalContext:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What came of one task."""
+    """What came of one task.
+
+    Attributes:
+        metrics: Its figures.
+        data: What it was asked of.
+        items: Outcomes one by one.
+        remarks: What a reader of the figures must know, a line each: prompts that were cut, for instance.
+    """
 
     metrics: tuple[Metric, ...]
     data: tuple[DataCard, ...]
     items: tuple[ItemOutcome, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Task(Protocol):

@@ -42,6 +42,7 @@ from slmquant.model.cache_names import cache_argument
 from slmquant.model.packed import Tokens
 from slmquant.model.quiet import quiet_transformers
 from slmquant.tasks._base import EvalContext
+from slmquant.tasks._cuts import Cuts, item_of
 
 __all__ = ["FiniteOnly", "answer", "continue_greedily", "end_tokens", "greedy_config"]
 
@@ -58,6 +59,7 @@ def answer(
     requests: Sequence[Instance],
     encode: Callable[[str], list[int]],
     max_length: int,
+    cuts: Cuts | None = None,
 ) -> list[str]:
     """One text per request of lm-eval's kind `generate_until`, cut before its first stop string.
 
@@ -67,6 +69,7 @@ def answer(
         requests: Each with `args = (prompt, options)`; of the options, `until` and the longest answer are heeded.
         encode: Prompt to token ids.
         max_length: The longest text the model takes, answer included; longer prompts are cut on their left.
+        cuts: Where that is written down.
 
     Raises:
         RefusedError: The task samples its answers, or asks for longer ones than the model can write.
@@ -90,7 +93,13 @@ def answer(
                 "with the question; use a model with a longer context"
             )
         terms = [term for term in handle_stop_sequences(options.get("until"), eos) if term]
-        prompts = [tuple(encode(requests[index].args[0])[-(max_length - new_tokens) :]) for index in indices]
+        room = max_length - new_tokens
+        prompts = []
+        for index in indices:
+            ids = encode(requests[index].args[0])
+            if cuts is not None:
+                cuts.asked(item_of(requests[index]), len(ids), room)
+            prompts.append(tuple(ids[-room:]))
         written = continue_greedily(context, name, prompts, new_tokens, terms)
         for index, tokens in zip(indices, written, strict=True):
             text = str(tokenizer.decode(tokens, skip_special_tokens=True))

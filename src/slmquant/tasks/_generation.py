@@ -26,6 +26,7 @@ from slmquant.model.context import context_limit
 from slmquant.model.packed import Tokens
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
+from slmquant.tasks._cuts import Cuts
 from slmquant.tasks._generate import continue_greedily
 from slmquant.tasks._order import items_asked
 from slmquant.tasks._prompts import PROMPTS, Prompt
@@ -122,24 +123,30 @@ def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
             )
             for name, tokens in texts.items()
         ),
+        remarks=asked.remarks,
     )
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """Prompt name → its tokens, in the order in which they are asked, and the longest continuation."""
+    """Prompt name → its tokens, in the order in which they are asked; the longest continuation; what was cut."""
 
     tokens: dict[str, Tokens]
     new_tokens: int
+    remarks: tuple[str, ...]
 
 
 def _asked(context: EvalContext, spec: TaskSpec) -> _Asked:
     order = items_asked({spec.name: len(PROMPTS)}, spec)[: spec.limit]
     longest = context_limit(context.model.config)
     new_tokens = NEW_TOKENS if longest is None else min(NEW_TOKENS, longest // 2)
-    room = None if longest is None else new_tokens - longest  # what is too long is cut on its left
-    prompts = [PROMPTS[index] for _, index in order]
-    return _Asked({prompt.name: prompt_tokens(context.tokenizer, prompt)[room:] for prompt in prompts}, new_tokens)
+    room = None if longest is None else longest - new_tokens  # what is too long is cut on its left
+    whole = {prompt.name: prompt_tokens(context.tokenizer, prompt) for prompt in (PROMPTS[index] for _, index in order)}
+    cuts = Cuts(spec.name, longest)
+    for name, tokens in whole.items():
+        cuts.asked(name, len(tokens), room)
+    read = {name: tokens if room is None else tokens[-room:] for name, tokens in whole.items()}
+    return _Asked(read, new_tokens, cuts.remarks)
 
 
 def _values(tokens: Sequence[int], new_tokens: int, reference: Sequence[int] | None) -> dict[str, float]:

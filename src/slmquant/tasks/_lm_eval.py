@@ -20,7 +20,14 @@ from slmquant.progress import Progress
 from slmquant.store.record import DataCard, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, KnownTask, Row
-from slmquant.tasks._lm_eval_definitions import definitions, group, known_source, task_file
+from slmquant.tasks._lm_eval_definitions import (
+    definitions,
+    equally_weighted,
+    group,
+    known_source,
+    known_task,
+    task_file,
+)
 from slmquant.tasks._lm_eval_scores import Built, Sample, common_metrics, metrics, outcomes, without_prompts
 from slmquant.tasks._order import items_asked
 from slmquant.tasks._rows import TaskRows, load_rows, rows_sha256
@@ -48,6 +55,7 @@ class LmEvalTask:
     known: KnownTask | None
     files: tuple[Path, ...]
     metrics: str = "items"
+    equally_weighted: frozenset[str] = frozenset()
 
     def data_sha256(self, data_dir: Path | None, progress: Progress) -> str:
         """Hash of the rows of every split, examples among them, and of lm-eval's version, whose the prompts are.
@@ -95,6 +103,11 @@ class LmEvalTask:
 
         from slmquant.tasks._backend import ContextLM
 
+        if self.equally_weighted and spec.until_separated is not None:
+            raise RefusedError(
+                f"task {self.name!r} is the mean of its parts' figures, not of its items, so it cannot stop early; "
+                f"measure all of it: {self.name}"
+            )
         with _quiet():
             built = _build(self, context)
             asked = _select_(built.subtasks, spec, start, stop)
@@ -105,7 +118,10 @@ class LmEvalTask:
                 samples[name] = [without_prompts(sample) for sample in answered["samples"][name]]
                 subtask._instances = None
         return TaskResult(
-            metrics=metrics(built, samples, spec), data=(built.card,), items=outcomes(samples, spec, asked)
+            metrics=metrics(built, samples, spec),
+            data=(built.card,),
+            items=outcomes(samples, spec, asked),
+            remarks=backend.remarks,
         )
 
 
@@ -120,7 +136,8 @@ def find(name: str) -> LmEvalTask | None:
     if path := task_file(name):
         return LmEvalTask(name, f"as lm-eval defines it, in {path.parent.name}/{path.name}", None, (path,))
     if files := group(name):
-        return LmEvalTask(name, f"as lm-eval defines it, {len(files)} subtasks", None, tuple(files))
+        said = f"as lm-eval defines it, {len(files)} subtasks"
+        return LmEvalTask(name, said, None, tuple(files), equally_weighted=equally_weighted(name))
     return None
 
 
@@ -161,7 +178,8 @@ def _build(task: LmEvalTask, context: EvalContext) -> Built:
         raise RefusedError(
             f"{task.name!r} is {len(subtasks)} tasks without a metric in common; name those: {', '.join(subtasks)}"
         )
-    return Built(task.name, task.known, subtasks, _card(task.name, subtasks, source, licence), remark)
+    card = _card(task.name, subtasks, source, licence)
+    return Built(task.name, task.known, subtasks, card, remark, task.equally_weighted)
 
 
 def _source(task: LmEvalTask, config: Mapping[str, Any]) -> tuple[KnownTask | None, str]:
@@ -195,6 +213,7 @@ def _config(name: str, path: Path) -> dict[str, Any]:
         raise
     for structural in ("tag", "group", "task_list"):
         config.pop(structural, None)
+    config["num_fewshot"] = _shots(config, known_task(path))
     return config
 
 
@@ -207,15 +226,18 @@ def _subtask(task: LmEvalTask, config: dict[str, Any]) -> Any:
     except DataError as error:
         _refuse_missing_package(task.name, error)
         raise
-    built.set_config("num_fewshot", _shots(config, task))
+    built.set_config("num_fewshot", config["num_fewshot"])
     built.set_fewshot_seed(_FEWSHOT_SEED)
     return built
 
 
-def _shots(config: Mapping[str, Any], task: LmEvalTask) -> int:
-    """How many examples stand before a question: as lm-eval says, else as the task is commonly reported."""
+def _shots(config: Mapping[str, Any], known: KnownTask | None) -> int:
+    """How many examples stand before a question: as lm-eval says, else as the task is commonly reported.
+
+    A part of a known task, `mmlu_anatomy` of `mmlu`, has as many as that, by itself and in any group.
+    """
     stated = config.get("num_fewshot")
-    return int(stated if stated is not None else task.known.num_fewshot if task.known else 0)
+    return int(stated if stated is not None else known.num_fewshot if known else 0)
 
 
 def _refuse_missing_package(name: str, error: DataError) -> None:
@@ -232,7 +254,7 @@ def _local_data(config: Mapping[str, Any], splits: Mapping[str, list[Row]], task
     if not {config.get("test_split"), config.get("validation_split")} & set(splits):
         raise DataError(f"task {task.name!r} needs its test or validation split; there is {here}")
     keys = ("training_split", "validation_split", "test_split", "fewshot_split")
-    shots = _shots(config, task)
+    shots = config["num_fewshot"]
     examples = config.get("fewshot_split") or config.get("training_split") or config.get("validation_split")
     if shots and examples not in splits and "samples" not in (config.get("fewshot_config") or {}):
         raise DataError(f"task {task.name!r} shows {shots} examples of its {examples} split; there is {here}")

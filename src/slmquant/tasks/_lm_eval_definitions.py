@@ -12,7 +12,7 @@ from typing import Any
 from slmquant.errors import RefusedError
 from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, KnownTask
 
-__all__ = ["definitions", "group", "known_source", "task_file"]
+__all__ = ["definitions", "equally_weighted", "group", "known_source", "known_task", "task_file"]
 
 _ANY = "*"
 """Every configuration of a dataset."""
@@ -49,6 +49,18 @@ def group(name: str) -> list[Path] | None:
         return None
     listed = ", ".join(members[:12]) + (", ..." if len(members) > 12 else "")
     raise RefusedError(f"{name!r} stands for {len(members)} tasks that have no common figure; name those: {listed}")
+
+
+def equally_weighted(name: str) -> frozenset[str]:
+    """The metrics of a group of lm-eval that are means of its tasks' figures, however many items each has."""
+    listed = _read(_index().groups[name]).get("aggregate_metric_list") or []
+    metrics = [listed] if isinstance(listed, dict) else listed
+    return frozenset(metric["metric"] for metric in metrics if not metric.get("weight_by_size", True))
+
+
+def known_task(path: Path) -> KnownTask | None:
+    """The known task that a definition file belongs to: that of `mmlu_anatomy` to `mmlu`. None where none has it."""
+    return _known_files().get(path)
 
 
 def known_source(config: Mapping[str, Any]) -> KnownTask | None:
@@ -123,6 +135,11 @@ def _read(path: Path) -> dict[str, Any]:
 
     config: dict[str, Any] = load_yaml(path, resolve_func=False)
     return config
+
+
+@functools.cache
+def _known_files() -> dict[Path, KnownTask]:
+    return {path: known for known in KNOWN_TASKS.values() for path in definitions(known)}
 
 
 @functools.cache

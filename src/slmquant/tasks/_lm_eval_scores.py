@@ -31,6 +31,7 @@ class Built:
         subtasks: lm-eval's task objects by name: one, or those of a family or group, whose items are pooled.
         card: Its data.
         remark: What differs from the hub's data, for the protocol.
+        equally_weighted: Metrics that are means of the subtasks' figures.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Built:
     subtasks: dict[str, Any]
     card: DataCard
     remark: str | None
+    equally_weighted: frozenset[str] = frozenset()
 
 
 def without_prompts(sample: Sample) -> Sample:
@@ -88,13 +90,13 @@ def metrics(built: Built, samples: Mapping[str, list[Sample]], spec: TaskSpec) -
     logged = [sample for group in samples.values() for sample in group]
     filters = list(dict.fromkeys(sample["filter"] for sample in logged))
     items = sum(sample["filter"] == filters[0] for sample in logged)
-    shots = subtasks[0].get_config("num_fewshot")
+    shots = sorted({subtask.get_config("num_fewshot") for subtask in subtasks})
     protocol = ", ".join(
         part
         for part in (
             f"lm-eval {version('lm-eval')} {built.name} v{subtasks[0].VERSION}",
-            f"{shots}-shot",
-            f"{len(subtasks)} subtasks pooled" if len(subtasks) > 1 and built.known is None else None,
+            f"{'/'.join(map(str, shots))}-shot",
+            _together(built) if len(subtasks) > 1 and built.known is None else None,
             _taken(spec, items, built.card),
             built.remark,
         )
@@ -117,19 +119,31 @@ def metrics(built: Built, samples: Mapping[str, list[Sample]], spec: TaskSpec) -
         name_of = _names(logged)
         for chosen in filters:
             for metric, aggregation in common_metrics(subtasks).items():
-                values = [sample[metric] for sample in logged if sample["filter"] == chosen and metric in sample]
+                parts = [
+                    [sample[metric] for sample in group if sample["filter"] == chosen and metric in sample]
+                    for group in samples.values()
+                ]
+                values = [value for part in parts for value in part]
                 if values:
-                    higher = subtasks[0].higher_is_better()[metric]
-                    yield figure(name_of(metric, chosen), values, *_aggregate(values, aggregation), higher)
+                    found = (
+                        _mean_of_parts([_aggregate(part, aggregation) for part in parts if part])
+                        if metric in built.equally_weighted
+                        else _aggregate(values, aggregation)
+                    )
+                    yield figure(name_of(metric, chosen), values, *found, subtasks[0].higher_is_better()[metric])
         guesses = [
-            chance
+            [
+                chance
+                for sample in group
+                if sample["filter"] == filters[0]
+                and (chance := _chance(built.known, built.subtasks[name], sample["doc"])) is not None
+            ]
             for name, group in samples.items()
-            for sample in group
-            if sample["filter"] == filters[0]
-            and (chance := _chance(built.known, built.subtasks[name], sample["doc"])) is not None
         ]
-        if guesses:
-            yield figure("chance", guesses, statistics.fmean(guesses), None, None)
+        if guessed := [chance for part in guesses for chance in part]:
+            means = [statistics.fmean(part) for part in guesses if part]
+            level = statistics.fmean(means if built.equally_weighted else guessed)
+            yield figure("chance", guessed, level, None, None)
 
     return tuple(figures())
 
@@ -161,6 +175,20 @@ def _taken(spec: TaskSpec, asked: int, card: DataCard) -> str:
     if spec.until_separated is not None:
         items += f", or fewer: until the compared cells are told apart at {spec.until_separated:.4g}"
     return items
+
+
+def _together(built: Built) -> str:
+    """How the figures of subtasks are put together, in words."""
+    equal = sorted(built.equally_weighted)
+    parts = f"{len(built.subtasks)} subtasks"
+    return f"{parts} pooled, but the mean over them of {', '.join(equal)}" if equal else f"{parts} pooled"
+
+
+def _mean_of_parts(figures: Sequence[tuple[float, float | None]]) -> tuple[float, float | None]:
+    """The mean of figures that count equally, and its standard error where each has one (lm-eval: unweighted mean)."""
+    errors = [error for _, error in figures if error is not None]
+    known = math.sqrt(sum(error**2 for error in errors)) / len(figures) if len(errors) == len(figures) else None
+    return statistics.fmean(value for value, _ in figures), known
 
 
 def _aggregate(values: list[Any], aggregation: Callable[[list[Any]], float]) -> tuple[float, float | None]:

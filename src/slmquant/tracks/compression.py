@@ -26,6 +26,7 @@ class Evaluation:
         before_s: What those took.
         before_peak_rss_bytes: Highest resident memory of that process; 0 where there are none.
         refused: Tasks that cannot be asked of this model, and why, a line each.
+        remarks: What the tasks say of what was asked, a line each.
     """
 
     metrics: tuple[Metric, ...]
@@ -35,6 +36,7 @@ class Evaluation:
     before_s: float = 0.0
     before_peak_rss_bytes: int = 0
     refused: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: Answered | None = None) -> Evaluation:
@@ -80,5 +82,6 @@ def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: Answered
         before=tuple(before),
         before_s=sum(answer.seconds for answer in before.values()),
         before_peak_rss_bytes=max((answer.peak_rss_bytes for answer in before.values()), default=0),
+        remarks=tuple(dict.fromkeys(remark for result in results for remark in result.remarks)),
         refused=tuple(f"{spec} was not asked: {error}" for spec, error in refusals.items()),
     )
