@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 from slmquant.progress import Progress
 from slmquant.runs import repeats, runner
 from slmquant.runs.plan import make_plan
-from slmquant.runs.process import Failure
+from slmquant.runs.process import Failure, run_isolated
 from slmquant.runs.runner import run
-from slmquant.runs.work import CaptureJob, run_capture
+from slmquant.runs.work import CaptureJob, CellJob, run_capture
 from slmquant.store import Store
 from slmquant.store.record import Record
 from tests.runs.conftest import here
+from tests.runs.test_runner import die
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -83,3 +85,22 @@ def test_a_repetition_that_fails_leaves_the_cell_as_it_was(
 
     assert record.status == "ok"
     assert not any(phase.repeated for phase in record.phases)
+
+
+def test_a_worker_that_is_killed_ends_its_own_row_and_the_sweep_goes_on(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(function: Callable[..., object], job: object, progress: Progress, *rest: object) -> object:
+        if isinstance(job, CellJob) and job.spec.method == "rtn":
+            return run_isolated(die, int(signal.SIGKILL), progress)
+        return here(function, job, progress)
+
+    monkeypatch.setattr(runner, "run_isolated", killed)
+    records = measured(model, data, tmp_path / "one.sqlite", "rtn", "smoothquant")
+
+    assert {name: record.status for name, record in records.items()} == {
+        "none": "ok",
+        "rtn": "out_of_memory",
+        "smoothquant": "ok",
+    }
+    assert "killed" in str(records["rtn"].reason)

@@ -12,7 +12,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from slmquant.analysis.separation import rounds, undecided
 from slmquant.boundary import or_none
 from slmquant.files import atomic_file
 from slmquant.progress import Progress
+from slmquant.runs.clock import now
 from slmquant.runs.process import Failure, run_isolated
 from slmquant.runs.repeats import with_repeats
 from slmquant.runs.rounds import Asked, RoundJob, RoundResult, run_round
@@ -145,7 +146,7 @@ class Separation:
             spec=spec,
             folder=self._folder / versioned(spec),
             tallies={str(task): Tally(task) for task in early},
-            started_at=datetime.now(timezone.utc),
+            started_at=now(),
         )
 
     def _quantize(self, entrant: _Entrant) -> Failure | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Literal
 
+from slmquant.runs.clock import now
 from slmquant.runs.engines import EngineResult
 from slmquant.runs.environment import environment
 from slmquant.runs.process import Failure
@@ -39,12 +40,12 @@ def _engine_record(spec: CellSpec, result: EngineResult, started: datetime) -> R
         metrics=result.metrics,
         environment=environment(),
         started_at=started,
-        finished_at=datetime.now(timezone.utc),
+        finished_at=now(),
     )
 
 
 def _record(spec: CellSpec, result: CellResult | Failure, decision: Decision, started: datetime) -> Record:
-    finished = datetime.now(timezone.utc)
+    finished = now()
     machine = environment()
     if isinstance(result, Failure):
         return Record(

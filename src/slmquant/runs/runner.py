@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from slmquant.files import cache_dir
 from slmquant.model.loading import check_device, identify
 from slmquant.progress import Progress, Silent
 from slmquant.runs.adaptive import Separation
+from slmquant.runs.clock import now
 from slmquant.runs.engine_cells import EngineStage, absence
 from slmquant.runs.engines import EngineResult
 from slmquant.runs.inputs import Contents, Data, DataJob, read_data
@@ -182,7 +183,7 @@ class _Bench:
         """Every cell of a model that cannot be had ends as a row that says why."""
         cells = self.plan.cells(model, NO_MODEL, "float32")
         for spec in [*cells, *(spec.on(engine) for engine in self.plan.engines for spec in cells)]:
-            self._store(spec, Failure("failed", str(error)), Decision("float32"), datetime.now(timezone.utc))
+            self._store(spec, Failure("failed", str(error)), Decision("float32"), now())
 
     @cached_property
     def _data(self) -> Data:
@@ -252,7 +253,7 @@ class _Bench:
 
     def _finish(self, spec: CellSpec, decision: Decision, scratch: Path) -> None:
         """Run one cell and store its row."""
-        started = datetime.now(timezone.utc)
+        started = now()
         keep_in = scratch / spec.cell_id if self.plan.engines else None
         self._store(spec, self._run(spec, keep_in), decision, started)
 
@@ -275,7 +276,7 @@ class _Bench:
                     self._skip(spec)
             if not pending:
                 continue
-            started = datetime.now(timezone.utc)
+            started = now()
             if (absent := absence(engine)) is not None:
                 for spec in pending:
                     self._store(spec, absent, decision, started)
