@@ -8,8 +8,8 @@ import statistics
 import numpy as np
 import pytest
 
-from slmquant.analysis.score_intervals import draw_scores
-from slmquant.analysis.scores import DEFAULT_OPTIONS, score_table
+from slmquant.analysis.score_intervals import draw_scores, infer_interval
+from slmquant.analysis.scores import DEFAULT_OPTIONS, score_table, slmq_infer
 from slmquant.report._columns import best, columns
 from slmquant.report._sections import sections
 from slmquant.store.record import ItemOutcome, Record
@@ -84,3 +84,21 @@ def test_without_answers_there_is_no_interval() -> None:
     assert draw_scores(records, {}, DEFAULT_OPTIONS)[0].intervals == {}
     with pytest.raises(KeyError):
         draw_scores(records, {}, DEFAULT_OPTIONS)[0].intervals[records[1].cell_id]
+
+
+def test_infer_has_the_interval_of_its_paired_rounds() -> None:
+    draws, held = np.random.default_rng(3), 0
+    truth = 100 * math.sqrt((1.5**2 + 2.0**2 + 4.0**2) / 3)
+    for _ in range(200):
+        ratios = 1.5 * np.exp(draws.normal(0, 0.05, size=10))
+        score = slmq_infer([2.0], [float(np.median(ratios))], [4.0])
+        rounds = [
+            ItemOutcome(task="engine@512", item=str(i), values={"decode_speedup": float(x)})
+            for i, x in enumerate(ratios)
+        ]
+        interval = infer_interval(score, rounds)
+        assert interval is not None and score.value in interval
+        assert infer_interval(score, rounds[:3]) is None and infer_interval(score, []) is None
+        held += truth in interval
+
+    assert held / 200 > 0.9

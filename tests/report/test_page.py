@@ -149,6 +149,7 @@ def test_files_are_written_whole_into_a_new_folder(tmp_path: Path) -> None:
         "minimum": None,
         "ratios": {},
         "reason": "the cell is failed",
+        "interval": None,
     }
 
 

@@ -277,3 +277,17 @@ def test_a_terminal_obeys_no_name_of_a_store(width: int) -> None:
 
     assert not set(text) & {"\x1b", "\x07", "\x9b", "\r", "\u202e"}
     assert "[/bold]" in text.replace("\n", "")
+
+
+def test_none_right_of_five_is_no_certainty() -> None:
+    """`0.0 ±0.0` of five items reads as known exactly."""
+    record = invented.benchmark()[1]
+    metrics = tuple(
+        m.model_copy(update={"value": 0.0, "stderr": 0.0, "n": 5})
+        if m.task == invented.ARC and m.name != "chance"
+        else m
+        for m in record.metrics
+    )
+    text = " ".join(printed([record.model_copy(update={"metrics": metrics})], width=250).split())
+
+    assert "0.0 [0.0, 43.4]" in text and "0.0 ±0.0" not in text

@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 
 from slmquant.analysis.cells import accuracy, accuracy_tasks, is_reference, stops_early, text_tasks
 from slmquant.analysis.intervals import CONFIDENCE, Interval
-from slmquant.analysis.scores import ScoreOptions, signed_quadratic
+from slmquant.analysis.scores import Score, ScoreOptions, signed_quadratic
 from slmquant.analysis.serial import series_draws
 from slmquant.store.record import ItemOutcome, Record
 
 DRAWS = 1000
 FEWEST_TEXT_WINDOWS = 3
+FEWEST_ROUNDS = 6
+"""Of an engine: the median of fewer strays further than they show."""
+
 _BLOCK_ELEMENTS = 1 << 22
 
 _Array = NDArray[np.float64]
@@ -79,6 +82,28 @@ def draw_scores(records: Sequence[Record], answers: Answers, options: ScoreOptio
         losses = values[1][1:] - values[1][0]
         perf.append(np.exp(-series_draws(losses, [int(item) for item in values[0]], noise, DRAWS)))
     return _summary(perf, cells), _summary(above, cells)
+
+
+def infer_interval(score: Score, items: Sequence[ItemOutcome]) -> Interval | None:
+    """The interval of SLMQ_infer, of the rounds in which an artifact and full precision were timed in turns.
+
+    Rounds are drawn with replacement, and the median of their paired ratios enters each draw; memory and size are what
+    they are. None where the speed is of no paired rounds, or of fewer than `FEWEST_ROUNDS`.
+    """
+    of_task: dict[str, list[float]] = {}
+    for outcome in items:
+        if "decode_speedup" in outcome.values:
+            of_task.setdefault(outcome.task, []).append(outcome.values["decode_speedup"])
+    speed = score.ratios.get("tokens per second")
+    for ratios in of_task.values():
+        if speed is not None and len(ratios) >= FEWEST_ROUNDS and np.isclose(np.median(ratios), speed, rtol=1e-9):
+            picked = np.random.default_rng(0).integers(len(ratios), size=(DRAWS, len(ratios)))
+            speeds = np.median(np.array(ratios)[picked], axis=1)
+            others = sum(ratio**2 for term, ratio in score.ratios.items() if term != "tokens per second")
+            drawn = 100 * np.sqrt((speeds**2 + others) / len(score.ratios))
+            low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+            return Interval(float(low), float(high), CONFIDENCE, "bootstrap")
+    return None
 
 
 def _matrix(name: str, task: str, known: Mapping[str, Sequence[ItemOutcome]]) -> tuple[tuple[str, ...], _Array] | None:

@@ -81,12 +81,12 @@ def command(
     margins = Margins(margin_accuracy, margin_nats)
     options = ScoreOptions(expectation.value, perplexity, consumption_reference)
     if json:
-        print_json(as_json(records, options))
+        print_json(as_json(records, options, answers))
     elif "table" in wanted:
         print_report(records, console, options, answers, margins)
     writers: dict[str, Callable[[Sequence[Record], Path], Path]] = {
         "csv": write_report_csv,
-        "json": partial(write_report_json, options=options),
+        "json": partial(write_report_json, options=options, answers=answers),
         "html": partial(write_page, options=options, answers=answers, margins=margins),
     }
     for name, write in writers.items():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slmquant.analysis.cells import accuracy
-from slmquant.analysis.chance import above_chance
+from slmquant.analysis.chance import above_chance, accuracy_interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions, context_of
 from slmquant.report._sections import Cell, Section
 from slmquant.store.record import Metric, task_name
@@ -229,7 +229,13 @@ def _text_columns(text: str, several: bool) -> list[Column]:
 
 def _accuracy_columns(task: str) -> list[Column]:
     def read(cell: Cell) -> Reading | None:
-        return _reading(accuracy(cell.record, task), decimal(1), 1 / PER_CENT, with_stderr=True)
+        metric = accuracy(cell.record, task)
+        found = _reading(metric, decimal(1), 1 / PER_CENT, with_stderr=True)
+        if found is None or metric is None or metric.stderr:
+            return found
+        interval = accuracy_interval(cell.record, metric)  # all right or none: an error of 0 says too much
+        span = None if interval is None else f"[{PER_CENT * interval.low:.1f}, {PER_CENT * interval.high:.1f}]"
+        return replace(found, stderr=None, interval=span)
 
     def read_above_chance(cell: Cell) -> Reading | None:
         found = above_chance(cell.record, task)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
 from slmquant.analysis.endpoints import DEFAULT_MARGINS, Margins
-from slmquant.analysis.score_intervals import draw_scores
+from slmquant.analysis.score_intervals import draw_scores, infer_interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
 from slmquant.analysis.standing import Answers, Standing, standings
 from slmquant.store.export import calibration_label
 from slmquant.store.inputs import apart
-from slmquant.store.record import CellSpec, Record
+from slmquant.store.record import CellSpec, ItemOutcome, Record
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _section(
             record,
             scores[record.cell_id],
             {
-                str(r.spec.engine): Cell(r, scores[r.cell_id])
+                str(r.spec.engine): Cell(r, _with_interval(scores[r.cell_id], answers.get(r.cell_id, ())))
                 for r in on_engines
                 if r.status == "ok" and r.spec == record.spec.on(str(r.spec.engine))
             },
@@ -183,6 +183,10 @@ def _section(
         margins=margins,
         best_by_score={"perf": perf.best, "above chance": above.best},
     )
+
+
+def _with_interval(scores: CellScores, items: Sequence[ItemOutcome]) -> CellScores:
+    return replace(scores, infer=replace(scores.infer, interval=infer_interval(scores.infer, items)))
 
 
 def told_apart(specs: Sequence[CellSpec]) -> dict[CellSpec, str]:

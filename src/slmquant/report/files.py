@@ -8,7 +8,9 @@ from pathlib import Path
 
 from slmquant.analysis.chance import accuracy_interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions, score_table
+from slmquant.analysis.standing import Answers
 from slmquant.files import atomic_file
+from slmquant.report._sections import NO_ANSWERS, sections
 from slmquant.store.export import write_csv
 from slmquant.store.record import Metric, Record
 
@@ -22,20 +24,30 @@ def write_report_csv(records: Sequence[Record], folder: Path) -> Path:
     return path
 
 
-def write_report_json(records: Sequence[Record], folder: Path, options: ScoreOptions = DEFAULT_OPTIONS) -> Path:
+def write_report_json(
+    records: Sequence[Record],
+    folder: Path,
+    options: ScoreOptions = DEFAULT_OPTIONS,
+    answers: Answers = NO_ANSWERS,
+) -> Path:
     """Write `results.json` into `folder`: whole records, each with its cell id and its scores."""
     path = folder / "results.json"
     with atomic_file(path) as temporary:
-        text = json.dumps(as_json(records, options), indent=1, ensure_ascii=False)
+        text = json.dumps(as_json(records, options, answers), indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     return path
 
 
-def as_json(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[JsonObject]:
+def as_json(
+    records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, answers: Answers = NO_ANSWERS
+) -> list[JsonObject]:
     """Records as JSON objects: what is stored, and beside it `cell_id`, `scores` and an `interval` for each metric.
 
     An interval is the ends of a 95 % confidence interval, or null where the metric has no standard error.
     """
+    cells = [cell for section in sections(records, options, answers) for cell in section.cells]
+    known = {each.record.cell_id: each.scores for cell in cells for each in (cell, *cell.engines.values())}
+    table = [known.get(scores.cell_id, scores) for scores in score_table(records, options)]
     return [
         {
             "cell_id": record.cell_id,
@@ -50,7 +62,7 @@ def as_json(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) 
                 "slmq_cons": _score(scores.cons),
             },
         }
-        for record, scores in zip(records, score_table(records, options), strict=True)
+        for record, scores in zip(records, table, strict=True)
     ]
 
 
@@ -66,4 +78,5 @@ def _score(score: Score) -> JsonObject:
         "minimum": score.minimum,
         "ratios": dict(score.ratios),
         "reason": score.reason,
+        "interval": None if score.interval is None else (score.interval.low, score.interval.high),
     }
