@@ -13,6 +13,7 @@ records = sq.bench(["smollm2-135m-instruct"], methods=["rtn", "gptq"], schemes=[
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from slmquant.methods._base import Budget
 from slmquant.model.identity import key_of
 from slmquant.model.loading import load
 from slmquant.model.size import ModelSize
+from slmquant.model.sources import place_of
 from slmquant.progress import Progress, Silent
 from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.runs.plan import Dtype, make_plan
@@ -38,6 +40,7 @@ from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.runner import run
 from slmquant.runs.work import CaptureJob, CellCalibration, evaluation_context, run_capture
 from slmquant.schemes import Scheme, parse
+from slmquant.schemes.scheme import FULL_PRECISION_BITS
 from slmquant.store import Record, Store, default_store_path
 from slmquant.store.record import CalibrationSpec, TaskSpec
 from slmquant.tracks.compression import Evaluation
@@ -73,10 +76,12 @@ class Artifact:
             overwrite: Replace a folder of other things, too.
 
         Raises:
-            OutputError: A file lies there, or a folder with other things in it.
-            SourceError: The disk is full.
+            OutputError: A file lies there, or a folder with other things in it, or what it was made from.
+            SpaceError: The disk is full.
         """
-        check_output(Path(folder), True, native.is_native, overwrite)
+        check_output(
+            Path(folder), True, native.is_native, overwrite, place_of(self.source), least_bytes=self.size.stored_bytes
+        )
         return native.save(
             self.quantized, self.tokenizer, Path(folder), source=self.source, source_sha256=self.source_sha256
         )
@@ -137,6 +142,18 @@ def quantize(
     )
     quantized = replace(quantized, notes=(*loaded.remarks, *quantized.notes))
     return Artifact(quantized, loaded.tokenizer, source, loaded.sha256)
+
+
+def least_bytes(source: str, scheme: str) -> int:
+    """What a model in a scheme takes at the least, known before anything is quantized; 0 where it is not known yet.
+
+    Codes alone, as if every parameter took the fewest bits that the scheme gives any.
+    """
+    if place_of(source) is None:
+        return 0
+    parsed = parse(scheme)
+    bits = [FULL_PRECISION_BITS] + [spec.format.bits for spec in parsed.weight_specs]
+    return math.floor(identify(source).card.parameters * min(bits) / 8)
 
 
 def open_artifact(folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Artifact:

@@ -79,19 +79,23 @@ def command(
 
         slmquant export smollm2-gptq --format onnx -o model-onnx
     """
-    from slmquant import formats
+    from slmquant import api, formats
     from slmquant.files import check_output
     from slmquant.formats._base import Export, check_installed
     from slmquant.formats.native import is_native
+    from slmquant.model.sources import place_of
 
     fmt = formats.load(format_)  # a wrong name is told before anything is quantized
-    check_output(output, not fmt.suffix, is_native if format_ == "native" else None, overwrite)
+    ours = is_native if format_ == "native" else None
+    check_output(output, not fmt.suffix, ours, overwrite, place_of(model))
     if keep is not None:
-        check_output(keep, True, is_native, overwrite)
+        check_output(keep, True, is_native, overwrite, place_of(model))
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
         check_installed(format_, fmt.extra)
         if not is_native(Path(model).expanduser()):
+            least = api.least_bytes(model, scheme or SCHEME)
+            check_output(output, not fmt.suffix, ours, overwrite, place_of(model), least)
             _rehearse(fmt, format_, model, method or METHOD, scheme or SCHEME, otherwise, spec, data)
         artifact = _artifact(model, method, scheme, spec, budget, data, progress)
     if keep is not None:

@@ -94,6 +94,15 @@ def resolve(source: str, progress: Progress | None = None) -> Path:
     raise UnknownNameError("model", source, {*KNOWN, *(model.name for model in local_models())})
 
 
+def place_of(source: str) -> Path | None:
+    """Where the files lie that `source` names, as far as they are on this machine; nothing is fetched or converted."""
+    pulled = models_dir() / source
+    if re.fullmatch(r"[\w.-]+", source) and (pulled / "config.json").exists():
+        return pulled
+    path = Path(source).expanduser()
+    return path if path.exists() else None
+
+
 def licence_of(folder: Path) -> str | None:
     """The licence that a model card (README.md) in `folder` declares; None where there is none."""
     card = folder / "README.md"
