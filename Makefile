@@ -47,10 +47,13 @@ test-gpu: $(READY) ## on a machine with an NVIDIA card: every method on every ar
 	$(BIN)/pytest -q -n 8 -m gpu
 	$(BIN)/python benchmarks/gpu_check.py
 
+test-fuzz: $(READY) ## 300 spoilt inputs: no traceback, no wrong success
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m fuzz tests/fuzz
+
 test-slow: $(READY) ## minutes to hours
 	$(BIN)/pytest -q -m slow
 
 clean: ## remove what was built and measured here; pulled models stay in the cache
 	rm -rf $(VENV) build results/report results/*.sqlite* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup demo check test test-engines test-real test-gpu test-slow clean
+.PHONY: help setup demo check test test-engines test-real test-fuzz test-gpu test-slow clean

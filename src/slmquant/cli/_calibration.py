@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmquant.bounds import LARGEST_SEED, LONGEST_WINDOW, MOST_SAMPLES, SHORTEST_WINDOW
+
 if TYPE_CHECKING:
     from slmquant.store.record import CalibrationSpec
 
@@ -22,9 +24,11 @@ class Budget(str, Enum):
 CorpusOption = Annotated[
     str | None, typer.Option("--corpus", help="Calibration corpus.", show_default="WikiText-2's train split if at hand")
 ]
-SamplesOption = Annotated[int, typer.Option("--samples", help="Calibration windows.")]
-SeqLenOption = Annotated[int, typer.Option("--seq-len", help="Tokens in a window.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]
+SamplesOption = Annotated[int, typer.Option("--samples", min=1, max=MOST_SAMPLES, help="Calibration windows.")]
+SeqLenOption = Annotated[
+    int, typer.Option("--seq-len", min=SHORTEST_WINDOW, max=LONGEST_WINDOW, help="Tokens in a window.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Of everything that is drawn.")]
 BudgetOption = Annotated[Budget, typer.Option("--budget", help="What methods that learn may spend.")]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmquant.bounds import LARGEST_SEED, LONGEST_S, LONGEST_WINDOW, MOST_SAMPLES, SHORTEST_WINDOW
 from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar, shown, tell
 
 if TYPE_CHECKING:
@@ -60,9 +61,16 @@ def command(
     corpus: Annotated[
         str | None, typer.Option(help="Calibration corpus.", show_default="WikiText-2's train split if at hand")
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Calibration windows.", show_default="128")] = None,
-    seq_len: Annotated[int | None, typer.Option(help="Tokens in a window.", show_default="512")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.", show_default="0")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, max=MOST_SAMPLES, help="Calibration windows.", show_default="128")
+    ] = None,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(min=SHORTEST_WINDOW, max=LONGEST_WINDOW, help="Tokens in a window.", show_default="512"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of everything that is drawn.", show_default="0")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="What evaluation computes in: auto, float32, bfloat16.", show_default="auto")
     ] = None,
@@ -72,7 +80,12 @@ def command(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="cpu")] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(help="Longest a cell, or a step on an engine, may take, in seconds.", show_default="none, 300"),
+        typer.Option(
+            min=0.001,
+            max=LONGEST_S,
+            help="Longest a cell, or a step on an engine, may take, in seconds.",
+            show_default="none, 300",
+        ),
     ] = None,
     until_separated: Annotated[
         float | None,
@@ -121,6 +134,12 @@ def command(
     from slmquant.runs.runner import run
     from slmquant.store import Store, default_store_path
 
+    if not models and plan_file is None:
+        raise typer.BadParameter(
+            "name at least one model, or a plan: slmquant bench smollm2-135m-instruct, or slmquant bench --plan FILE "
+            "(`slmquant models` lists models by name)",
+            param_hint="MODELS",
+        )
     fields = {
         "models": models,
         "methods": _split(methods),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slmquant.bounds import LARGEST_SEED, MOST_TOKENS
 from slmquant.cli._output import DataOption, QuietOption, console, progress_bar, say, shown, tell
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ def command(
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Say this, and nothing more.")] = None,
     original: Annotated[bool, typer.Option(help="Let the original answer, too.")] = True,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 200,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy: the likeliest token every time.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of what is drawn, the same for both.")] = 0,
+    max_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="The longest answer.")] = 200,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help="0 is greedy: the likeliest token every time.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of what is drawn, the same for both.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     data: DataOption = None,
     quiet: QuietOption = False,

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from slmquant.bounds import MOST_THREADS, MOST_TOKENS
 from slmquant.cli._output import QuietOption, tell
 
 API_KEY = "SLMQUANT_API_KEY"
@@ -27,8 +28,10 @@ def command(
         str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in, which should need --api-key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 8080,
-    context: Annotated[int, typer.Option(min=8, help="Tokens that one conversation may hold.")] = 2048,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.", show_default="all cores")] = None,
+    context: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Tokens that one conversation may hold.")] = 2048,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="Threads that compute.", show_default="all cores")
+    ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(

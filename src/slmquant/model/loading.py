@@ -32,6 +32,9 @@ _GENERATION = "generation_config.json"
 _REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+_TRIED_TEXT, _TRIED_TOKENS = "A first sentence, 12 of 345.\n é 日本", 4
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A full-precision model, ready to be quantized or asked.
@@ -98,7 +101,8 @@ def load(
     torch.nn.Module.to(model, device)  # transformers' own `to` is typed for one argument less
     refuse_beyond_(model, tokenizer)
     remarks = remarks_of(model, tokenizer)
-    return LoadedModel(model.train(False), tokenizer, identity.sha256, identity.card, folder, remarks)
+    _check_runs(folder, model.train(False))
+    return LoadedModel(model, tokenizer, identity.sha256, identity.card, folder, remarks)
 
 
 def check_device(device: str | torch.device) -> None:
@@ -213,7 +217,17 @@ def _unpacked(folder: Path, configuration: Configuration, packed: Packed) -> dic
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     message = "put its tokenizer.json and tokenizer_config.json there"
     with guarded(lambda why: f"{folder} has no tokenizer that transformers can read ({why}); {message}"):
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        torch.tensor(tokenizer(_TRIED_TEXT, verbose=False)["input_ids"], dtype=torch.long)  # it may fail at a text only
+        return tokenizer
+
+
+@torch.inference_mode()
+def _check_runs(folder: Path, model: PreTrainedModel) -> None:
+    """A configuration may name what no forward pass can do: find out before anything is made of the model."""
+    tried = torch.arange(min(_TRIED_TOKENS, int(model.get_input_embeddings().weight.shape[0])), device=model.device)
+    with guarded(lambda why: f"{folder} loads, but cannot be run ({why}); correct its config.json, or fetch it again"):
+        model(tried[None])
 
 
 def _check_finite(model: PreTrainedModel) -> None:

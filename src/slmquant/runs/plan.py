@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,17 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from slmquant import engines, methods, tasks
+from slmquant.boundary import guarded
+from slmquant.bounds import (
+    LARGEST_SEED,
+    LONGEST_NAME,
+    LONGEST_S,
+    LONGEST_WINDOW,
+    MOST_ITEMS,
+    MOST_ROUNDS,
+    MOST_SAMPLES,
+    SHORTEST_WINDOW,
+)
 from slmquant.calib.corpora import check_corpus
 from slmquant.errors import SlmquantError
 from slmquant.methods._base import Budget
@@ -17,6 +29,11 @@ from slmquant.schemes import Scheme, parse
 from slmquant.store.record import CalibrationSpec, CellSpec, TaskSpec
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+
+_LARGEST_FILE, _DEEPEST, _MOST_ALIASES = 1 << 18, 16, 100
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 70, 70, 40
 
 
 class PlanError(SlmquantError):
@@ -35,7 +52,7 @@ def as_task(value: object) -> TaskSpec:
     try:
         return TaskSpec.model_validate(read)
     except ValidationError as error:
-        raise PlanError(f"plan field 'tasks': {error.errors()[0]['msg']} (got {str(value)[:80]!r})") from error
+        raise PlanError(f"plan field 'tasks': {error.errors()[0]['msg']} (got {_short(value)})") from error
 
 
 def _read_task(value: object) -> object:
@@ -47,7 +64,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: tuple[str, ...] = Field(min_length=1)
+    models: tuple[Name, ...] = Field(min_length=1)
     """Model sources: known names, hub ids, folders, GGUF files."""
     methods: tuple[str, ...] = Field(min_length=1)
     """Names of methods, or combinations `a+b`."""
@@ -59,17 +76,17 @@ class Plan(BaseModel):
     """What every method may look at."""
     dtype: Dtype = "auto"
     """What evaluation computes in; `auto` measures speed and error of bfloat16 and decides."""
-    device: str = "cpu"
-    seed: int = 0
+    device: Name = "cpu"
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     budget: Budget = "fast"
     """What methods that learn may spend: `fast` suits two cores, `paper` is the authors' setting."""
-    timeout_s: float | None = Field(default=None, gt=0)
+    timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
     """Longest a single cell may take; where cells stop early, a single round; on an engine a single step, else 300."""
     until_separated: float | None = Field(default=None, gt=0.5, lt=1)
     """Ask items only until the cells of a model are told apart with this confidence; None asks them all."""
     engines: tuple[str, ...] = ()
     """Engines that every cell is exported for and measured on, side by side with full precision."""
-    engine_rounds: int = Field(default=10, ge=1)
+    engine_rounds: int = Field(default=10, ge=1, le=MOST_ROUNDS)
     """How many timed passes of each kind count."""
 
     @field_validator("methods")
@@ -95,6 +112,13 @@ class Plan(BaseModel):
     @classmethod
     def _corpus_exists(cls, calibration: CalibrationSpec) -> CalibrationSpec:
         check_corpus(calibration.corpus)
+        for name, value, least, most in (  # not in the record's own type: rows of before stay readable
+            ("num_samples", calibration.num_samples, 1, MOST_SAMPLES),
+            ("seq_len", calibration.seq_len, SHORTEST_WINDOW, LONGEST_WINDOW),
+            ("seed", calibration.seed, 0, LARGEST_SEED),
+        ):
+            if not least <= value <= most:
+                raise PlanError(f"plan field 'calibration.{name}' is {_short(value)}; expected {least} to {most}")
         return calibration
 
     @field_validator("schemes")
@@ -106,6 +130,8 @@ class Plan(BaseModel):
     @classmethod
     def _tasks_exist(cls, specs: tuple[TaskSpec, ...]) -> tuple[TaskSpec, ...]:
         for spec in specs:
+            if (spec.limit or 1) > MOST_ITEMS or (spec.order_seed or 0) > LARGEST_SEED:
+                raise PlanError(f"plan field 'tasks': {_short(str(spec))} asks for more items than any task has")
             tasks.resolve(spec)
         return tuple(dict.fromkeys(specs))
 
@@ -164,19 +190,39 @@ def read_plan_fields(path: Path) -> dict[str, object]:
     """The fields of a plan in a YAML (or JSON) file, not checked yet: `make_plan` does that.
 
     Raises:
-        PlanError: The file is absent, is not YAML, or holds no fields.
+        PlanError: The file is absent, is not YAML, is larger or deeper than any plan, or holds no fields.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise PlanError(f"cannot read plan {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise PlanError(f"plan {path} is not text in UTF-8: {error.reason} at byte {error.start}") from error
-    except yaml.YAMLError as error:
-        raise PlanError(f"plan {path} is not YAML: {str(error).splitlines()[0]}") from error
+    with guarded(lambda why: f"cannot read plan {path}: {why}", PlanError):
+        size = path.stat().st_size
+        content_bytes = path.read_bytes() if size <= _LARGEST_FILE else b""
+    if size > _LARGEST_FILE:
+        raise PlanError(f"plan {path} has {size} bytes, more than any plan; expected at most {_LARGEST_FILE}")
+    with guarded(lambda why: f"plan {path} is not text in UTF-8: {why}", PlanError):
+        text = content_bytes.decode("utf-8")
+    with guarded(lambda why: f"plan {path} is not YAML: {why}", PlanError):
+        _check_simple(path, text)
+        content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise PlanError(f"plan {path} holds a {type(content).__name__}; expected fields such as models, methods, tasks")
     return content
+
+
+def _check_simple(path: Path, text: str) -> None:
+    """Refuse nesting and repetition that no plan needs, and that would cost without bound to unfold."""
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > _DEEPEST or aliases > _MOST_ALIASES:
+            raise PlanError(
+                f"plan {path} is nested deeper than {_DEEPEST} levels or repeats parts more than {_MOST_ALIASES} "
+                "times; write it out"
+            )
+
+
+def _short(value: object) -> str:
+    """The beginning of what a value looks like; the rest of a large one is never made."""
+    return _BRIEF.repr(value)[:80]
 
 
 def make_plan(fields: dict[str, object]) -> Plan:
@@ -193,6 +239,6 @@ def make_plan(fields: dict[str, object]) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        got = repr(first["input"])
+        got = _short(first["input"])
         what = "write a list, e.g. [name]" if first["type"] == "tuple_type" else first["msg"]
-        raise PlanError(f"plan field {where!r}: {what} (got {got[:80]})") from error
+        raise PlanError(f"plan field {where!r}: {what} (got {got})") from error
