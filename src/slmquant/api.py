@@ -30,7 +30,7 @@ from slmquant.files import cache_dir, check_output
 from slmquant.formats import native
 from slmquant.methods._base import Budget
 from slmquant.model.identity import key_of
-from slmquant.model.loading import load
+from slmquant.model.loading import identify, load
 from slmquant.model.size import ModelSize
 from slmquant.model.sources import place_of
 from slmquant.progress import Progress, Silent
