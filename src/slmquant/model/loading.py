@@ -225,7 +225,9 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 @torch.inference_mode()
 def _check_runs(folder: Path, model: PreTrainedModel) -> None:
     """A configuration may name what no forward pass can do: find out before anything is made of the model."""
-    tried = torch.arange(min(_TRIED_TOKENS, int(model.get_input_embeddings().weight.shape[0])), device=model.device)
+    tried = torch.arange(
+        min(_TRIED_TOKENS, int(model.get_input_embeddings().get_parameter("weight").shape[0])), device=model.device
+    )
     with guarded(lambda why: f"{folder} loads, but cannot be run ({why}); correct its config.json, or fetch it again"):
         model(tried[None])
 
