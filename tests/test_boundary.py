@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slmquant.boundary import guarded, is_space, or_none, reading, reason, save_traceback, writing
+from slmquant.boundary import guarded, is_space, or_none, reading, reason, save_traceback, without_folders, writing
 from slmquant.errors import DataError, ModelError, OutputError, RefusedError, SpaceError
 
 
@@ -85,3 +85,11 @@ def test_a_traceback_is_kept_where_it_can_be(tmp_path: Path, monkeypatch: pytest
         beside = save_traceback(error, tmp_path / "file" / "errors")  # no folder can be made there
     assert saved is not None and "ValueError: unforeseen" in saved.read_text()
     assert beside is not None and beside.parent == tmp_path / "temporary"
+
+
+def test_what_is_published_names_no_folder_of_this_machine() -> None:
+    assert without_folders("/home/me/models/tiny [x]") == "tiny [x]"
+    assert without_folders("~/models/tiny/") == "tiny"
+    assert without_folders("/home/me/m/config.json says 'no' (see /tmp/x/y.txt)") == "config.json says 'no' (see y.txt)"
+    for same in ("org/name", "rtn/W4A16", "tokens/s", "https://a.org/b/c", "./models/tiny", "1/2 and 3/4/5"):
+        assert without_folders(same) == same

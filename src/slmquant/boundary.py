@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -32,6 +33,7 @@ __all__ = [
     "reading",
     "reason",
     "save_traceback",
+    "without_folders",
     "writing",
 ]
 
@@ -48,9 +50,11 @@ _FULL_SIGNS = (
     "disk quota",
     "os error 122",
     "os error 27",
+    " written",  # numpy: 4352 requested and 2752 written
     "disk full",
 )
 _MEMORY_SIGNS = ("allocate memory", "out of memory", "bad_alloc")
+_FOLDERS = re.compile(r"(?<![\w/:.~-])(?:~|)/(?:[^\s/'\"()<>]+/)+")
 _LITTLE_BYTES = 1 << 16
 """A disk with less room than this is full: libraries report that in words of their own."""
 _LONGEST_REASON = 300
@@ -161,6 +165,13 @@ def last_line(error: BaseException) -> str:
     """As `reason`, for libraries that say where they were before they say what was wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return reason(RuntimeError(lines[-1])) if lines else reason(error)
+
+
+def without_folders(text: str) -> str:
+    """`text` without the folders of this machine: of an absolute path its last part alone."""
+    if text.startswith(("/", "~/")) and "\n" not in text:
+        return text.rstrip("/").rpartition("/")[2]
+    return _FOLDERS.sub("", text)
 
 
 def is_space(error: BaseException) -> bool:

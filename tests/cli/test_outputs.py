@@ -118,7 +118,7 @@ def test_a_disk_that_becomes_full_is_one_line_and_leaves_nothing(
     code, said = slmquant(
         "export", "./model", "-f", kind, "--method", "rtn", "--scheme", scheme, *otherwise, "-o", "out"
     )
-    assert code == 10 and "no space to write out" in said and "Traceback" not in said
+    assert code == 10 and "no space to write out" in said and "Traceback" not in said, said
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["cache", "data", "model"]
 
 
@@ -170,5 +170,5 @@ def test_an_interruption_is_clean(slmquant: Run, monkeypatch: pytest.MonkeyPatch
 )
 def test_what_cannot_be_meant_is_told_in_the_words_of_the_options(slmquant: Run, words: tuple[str, ...]) -> None:
     code, said = slmquant(*words)
-    assert code == 2
+    assert code == 2, said
     assert "Traceback" not in said and "pydantic" not in said and "got {" not in said

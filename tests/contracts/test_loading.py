@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from slmquant.model.configuration import read_configuration
 from slmquant.model.loading import _weights
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import ARCHITECTURES, tiny
@@ -15,7 +16,7 @@ def test_logits_are_those_of_the_model_that_was_saved(architecture: str, tmp_pat
     model = tiny(architecture)
     model.save_pretrained(tmp_path)
 
-    loaded = _weights(tmp_path, torch.float32).train(False)
+    loaded = _weights(tmp_path, read_configuration(tmp_path), torch.float32).train(False)
 
     with torch.no_grad():
         assert torch.allclose(loaded(calibration_tokens(2)).logits, model(calibration_tokens(2)).logits, atol=1e-5)

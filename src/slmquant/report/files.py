@@ -9,6 +9,7 @@ from pathlib import Path
 from slmquant.analysis.chance import accuracy_interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions, score_table
 from slmquant.analysis.standing import Answers
+from slmquant.boundary import without_folders
 from slmquant.files import atomic_file
 from slmquant.report._sections import NO_ANSWERS, sections
 from slmquant.store.export import write_csv
@@ -43,12 +44,13 @@ def as_json(
 ) -> list[JsonObject]:
     """Records as JSON objects: what is stored, and beside it `cell_id`, `scores` and an `interval` for each metric.
 
-    An interval is the ends of a 95 % confidence interval, or null where the metric has no standard error.
+    Folders of this machine are left out of names and reasons. An interval is the ends of a 95 % confidence interval,
+    or null where the metric has no standard error.
     """
     cells = [cell for section in sections(records, options, answers) for cell in section.cells]
     known = {each.record.cell_id: each.scores for cell in cells for each in (cell, *cell.engines.values())}
     table = [known.get(scores.cell_id, scores) for scores in score_table(records, options)]
-    return [
+    found: list[JsonObject] = [
         {
             "cell_id": record.cell_id,
             **record.model_dump(mode="json"),
@@ -64,6 +66,16 @@ def as_json(
         }
         for record, scores in zip(records, table, strict=True)
     ]
+    return [{name: _published(value) for name, value in one.items()} for one in found]
+
+
+def _published(value: object) -> object:
+    """A value as others may see it: no text in it names a folder of this machine."""
+    if isinstance(value, str):
+        return without_folders(value)
+    if isinstance(value, dict):
+        return {name: _published(each) for name, each in value.items()}
+    return [_published(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _ends(record: Record, metric: Metric) -> tuple[float, float] | None:
