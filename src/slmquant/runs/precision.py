@@ -166,7 +166,7 @@ def _compared(heads: tuple[OutputHead, OutputHead], window: Tensor) -> _Run:
 def _decide(runs: Sequence[_Run], tokens: int) -> PrecisionDecision:
     """From every window; what is not finite is not good."""
     speedup = statistics.median(run.seconds[0] / run.seconds[1] for run in runs)
-    shift = math.expm1(math.fsum(run.losses[1] - run.losses[0] for run in runs) / len(runs))
+    shift = math.expm1(min(100.0, math.fsum(run.losses[1] - run.losses[0] for run in runs) / len(runs)))
     kl = math.fsum(run.kl for run in runs) / len(runs)
     stderr = math.sqrt(math.fsum((run.kl - kl) ** 2 for run in runs) / (len(runs) - 1) / len(runs))
     high = student(kl, stderr, len(runs)).high if math.isfinite(kl) else math.inf
