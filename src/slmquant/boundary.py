@@ -169,9 +169,7 @@ def last_line(error: BaseException) -> str:
 
 def without_folders(text: str) -> str:
     """`text` without the folders of this machine: of an absolute path its last part alone."""
-    if text.startswith(("/", "~/")) and "\n" not in text:
-        return text.rstrip("/").rpartition("/")[2]
-    return _FOLDERS.sub("", text)
+    return _FOLDERS.sub("", text.rstrip("/") if text.startswith(("/", "~/")) else text)
 
 
 def is_space(error: BaseException) -> bool:
