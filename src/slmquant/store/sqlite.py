@@ -17,6 +17,7 @@ from types import TracebackType
 
 from pydantic import ValidationError
 
+from slmquant.boundary import guarded
 from slmquant.errors import StoreError, UnknownNameError
 from slmquant.store.inputs import apart
 from slmquant.store.migrations import MIGRATIONS, migrate
@@ -160,7 +161,9 @@ class Store:
             query, arguments = f"{query} AND task = ?", (cell_id, task)
         with self._explained():
             rows = self._connection.execute(f"{query} ORDER BY position", arguments).fetchall()
-        return [_outcome(name, item, json.loads(document)) for name, item, document in rows]
+        damaged = f"{self.path} holds answers of cell {cell_id} that cannot be read"
+        with guarded(lambda why: f"{damaged} ({why}); take a copy of it from before", StoreError):
+            return [_outcome(name, item, json.loads(document)) for name, item, document in rows]
 
     def close(self) -> None:
         """Fold the log into the file and let another writer in."""
@@ -181,7 +184,9 @@ class Store:
             rows = self._connection.execute(query, arguments).fetchall()
         return [self._record(version, text) for version, text in rows]
 
-    def _record(self, version: int, text: str) -> Record:
+    def _record(self, version: object, text: object) -> Record:
+        if not isinstance(version, int) or not isinstance(text, str):  # SQLite holds any kind in any column
+            raise StoreError(f"{self.path} holds a record whose columns are damaged; take a copy of it from before")
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} holds a record of schema {version}; this slmquant reads up to {SCHEMA_VERSION}: update it"
