@@ -104,6 +104,7 @@ def quantize_(
         _refuse(method, attention.refusal(model))
     parameters = count_parameters(model)
     work = Work(model, relations, scheme, calibration, dtype, seed, budget, progress or Silent())
+    work.notes.extend(recipe.remarks)
     if scheme.weights is not None and (left := _not_reached(model, relations)) is not None:
         work.notes.append(left)
     _ = work.specs  # refuses what it cannot deal out, before anything is changed

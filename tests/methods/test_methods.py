@@ -63,6 +63,17 @@ def test_a_combination_rounds_as_its_last_part() -> None:
     assert combined.needs == {"range", "hessian"}
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("awq+gptq", "AWQ"), ("quarot+rtn", "QuaRot"), ("smoothquant+gptq", None), ("lqer+gptq", None), ("awq", None)],
+)
+def test_a_combination_says_whose_rounding_it_leaves_out(name: str, says: str | None) -> None:
+    """AWQ clips and QuaRot has its GPTQ; plain rounding is nobody's own."""
+    about = [note for note in quantized(name, "W8A8").notes if "its own way to round" in note]
+
+    assert [note.split()[0] for note in about] == ([] if says is None else [says])
+
+
 class TestRefusals:
     def test_an_unknown_method_is_answered_with_the_nearest(self) -> None:
         with pytest.raises(UnknownNameError, match=r"unknown method 'gtpq'\. Did you mean 'gptq'"):

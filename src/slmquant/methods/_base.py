@@ -187,6 +187,7 @@ class Recipe:
         transforms: Applied in order.
         rounding: How weights become codes; None for the full-precision reference, which rounds nothing.
         correction: What is added to the codes.
+        remarks: What every row of it says, such as what a combination leaves out.
     """
 
     title: str
@@ -195,6 +196,7 @@ class Recipe:
     transforms: tuple[Transform, ...] = ()
     rounding: Rounding | BlockSolver | None = None
     correction: Correction | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def needs(self) -> frozenset[Statistic]:
@@ -285,6 +287,8 @@ class Recipe:
 def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
     """The recipe `a+b+...`: all transforms in order, the correction of whichever has one, the rounding of the last.
 
+    A rounding that is more than to nearest, such as AWQ's clipping, is named where the last part replaces it.
+
     Raises:
         RefusedError: A recipe before the last has neither transform nor correction: it would contribute nothing. Or
             two of them add a branch, of which a weight takes one.
@@ -305,6 +309,11 @@ def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
         transforms=tuple(transform for recipe in recipes for transform in recipe.transforms),
         rounding=recipes[-1].rounding,
         correction=corrections[0] if corrections else None,
+        remarks=tuple(
+            f"{recipe.title} is without its own way to round, which {recipes[-1].title} replaces"
+            for recipe in recipes[:-1]
+            if isinstance(recipe.rounding, BlockSolver) or (recipe.rounding is not None and recipe.rounding.needs)
+        ),
     )
 
 
