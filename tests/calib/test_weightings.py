@@ -23,6 +23,7 @@ from slmquant.model.relations import discover
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse
+from slmquant.store.record import Phase
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
 
@@ -258,7 +259,7 @@ def test_captured_shares_are_those_of_the_largest_tokens() -> None:
 def test_only_what_is_wanted_is_read_from_the_cache(tmp_path) -> None:
     model = tiny("llama")
     captured = capture(model, discover(model), calibration_tokens(), ALL)
-    cache.save(captured, tmp_path / "statistics")
+    cache.save(captured, tmp_path / "statistics", Phase(name="capture", seconds=1.0))
     name = next(iter(captured.statistics))
     read = cache.load(tmp_path / "statistics", {"hessian_energy"}).statistics[name]
 

@@ -86,10 +86,11 @@ def test_the_factors_are_the_best_of_all_that_are_tried() -> None:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma3_text"])
 @pytest.mark.parametrize("scheme", ["W8A8", "W4A16g16", "W8A8-static"])
 def test_the_function_stays(architecture: str, scheme: str) -> None:
+    found = work_on(architecture, scheme)  # what is searched by is of the model in float32, as in use
+    statistics = found.calibration.statistics(found.relations, {"range"})
+
     def rewrite_(model: PreTrainedModel) -> None:
-        calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent())
-        work = Work(model, discover(model), parse(scheme), calibration)
-        StrengthSearch().apply_(work, calibration.statistics(work.relations, {"range"}))
+        StrengthSearch().apply_(Work(model, found.relations, found.scheme, found.calibration), statistics)
 
     assert logit_change(work_on(architecture, scheme).model, rewrite_) < 1e-6
 

@@ -19,7 +19,8 @@ Deviations:
     * The ratio for keys and values, 0.95, is left out: the cache is rounded to the range of each token or channel.
 
 As published, weights get scales from the authors' search (`--w_clip`, `core.shrink`: the share of each group's range
-whose weights err least), and activations of integers are rounded to 0.9 of each token's range; the row says so.
+whose weights err least), and activations of up to four bits are rounded to 0.9 of each token's range; the row says so.
+With more bits nothing is clipped, see `_activation_clip`.
 `quarot_mse` searches both for the loss that is left. `quarot+gptq` and the like round with whatever is named last.
 
 Cost: one product of every weight with a fast Hadamard transform, 80 roundings of it for the search, then that of
@@ -40,7 +41,7 @@ from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.core.hadamard import Hadamard, hadamard
 from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
-from slmquant.methods._activation_clip import PUBLISHED_RATIO, Ratio, clip_activations_
+from slmquant.methods._activation_clip import Ratio, clip_activations_
 from slmquant.methods._base import Recipe, Work
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
@@ -75,7 +76,7 @@ class HadamardRotation:
         activation_clip: The share of a token's range to which activations are rounded, or how it is found.
     """
 
-    activation_clip: Ratio = PUBLISHED_RATIO
+    activation_clip: Ratio = "published"
     needs: frozenset[Statistic] = frozenset()
     recaptures: bool = True
     learns: bool = False

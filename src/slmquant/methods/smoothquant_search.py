@@ -21,6 +21,7 @@ with a product of as many tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,6 +34,7 @@ from slmquant.core.smooth import smoothing_factors
 from slmquant.methods._base import Recipe, Work, grid_of
 from slmquant.methods.rtn import Nearest
 from slmquant.methods.smoothquant import Smoothing
+from slmquant.model._exact import computing_in_float64
 from slmquant.model.activations import ActivationQuantizer, static_scale
 from slmquant.model.quantized import multiplying_in, weight_at
 from slmquant.model.relations import Relations
@@ -102,7 +104,7 @@ def sampled_inputs(work: Work) -> dict[str, Float[Tensor, "tokens in"]]:
 
     hooks = [work.model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in kept]
     try:
-        with multiplying_in(work.model.base_model, work.dtype):
+        with _computing(work):
             for window, chosen in zip(windows, wanted, strict=True):
                 if chosen.any():
                     work.model.get_decoder()(input_ids=window[None].to(work.model.device), use_cache=False)
@@ -110,6 +112,13 @@ def sampled_inputs(work: Work) -> dict[str, Float[Tensor, "tokens in"]]:
         for hook in hooks:
             hook.remove()
     return {name: torch.cat(parts)[:TOKENS].float() for name, parts in kept.items() if parts}
+
+
+def _computing(work: Work) -> AbstractContextManager[object]:
+    """Linears multiply in the dtype of the work; a model in float64, as tests of transforms have it, stays there."""
+    if work.model.dtype == torch.float64:
+        return computing_in_float64()
+    return multiplying_in(work.model.base_model, work.dtype)
 
 
 class _Search:
@@ -143,7 +152,7 @@ class _Search:
 
     def _candidates(self) -> Iterator[Factors]:
         largest = torch.stack([W.abs().amax(dim=0) for W in self._weights]).amax(dim=0)
-        for measure in (self._inputs.absmax, self._inputs.rms):
+        for measure in (self._inputs.absmax.float(), self._inputs.rms.float()):
             for strength in STRENGTHS:
                 yield smoothing_factors(measure, largest, strength)
 

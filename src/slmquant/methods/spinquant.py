@@ -38,6 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -46,7 +47,7 @@ from torch import Tensor
 
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.errors import RefusedError
-from slmquant.methods._activation_clip import PUBLISHED_RATIO, clip_activations_
+from slmquant.methods._activation_clip import clip_activations_, ratio_for
 from slmquant.methods._base import Budget, Recipe, Work
 from slmquant.methods._rotation_trial import Candidate, Gradient, Trial
 from slmquant.methods.quarot import PUBLISHED_ROUNDING, Rotations, install_, random_rotations, unturned_stream
@@ -101,7 +102,7 @@ class LearnedRotation:
 
     gradient: Gradient = "scale"
     schedules: Mapping[Budget, Schedule] = field(default_factory=lambda: SCHEDULES)
-    activation_clip: float = PUBLISHED_RATIO
+    activation_clip: float | Literal["published"] = "published"
     needs: frozenset[Statistic] = frozenset()
     recaptures: bool = True
     learns: bool = True
@@ -125,9 +126,10 @@ class LearnedRotation:
         for block in stream.blocks:
             fold_norms_(work.model, block)
         schedule = self.schedules[work.budget]
-        rotations = learned_rotations(work, stream, schedule, self.gradient, self.activation_clip)
+        clip = ratio_for(work.scheme.activations, self.activation_clip)
+        rotations = learned_rotations(work, stream, schedule, self.gradient, clip)
         install_(work, stream, rotations)
-        clip_activations_(work, self.activation_clip)
+        clip_activations_(work, clip)
         return statistics
 
 
