@@ -134,13 +134,25 @@ def test_only_exact_figures_are_judged_by_their_sign_alone() -> None:
 def test_few_windows_make_a_wide_test() -> None:
     bad, _, good = cells()
     few = [
+        cell.model_copy(update={"metrics": tuple(m.model_copy(update={"clusters": 4}) for m in cell.metrics)})
+        for cell in (bad, good)
+    ]
+    many, four = (of(compare(*pair), "perplexity", invented.TEXT) for pair in ((bad, good), few))
+
+    assert many.p_value is not None and four.p_value is not None and four.p_value > 5 * many.p_value
+    assert many.interval is not None and four.interval is not None and four.interval.low < many.interval.low
+
+
+def test_three_windows_are_too_few_for_a_verdict() -> None:
+    """Coverage was simulated from four windows on."""
+    bad, _, good = cells()
+    few = [
         cell.model_copy(update={"metrics": tuple(m.model_copy(update={"clusters": 3}) for m in cell.metrics)})
         for cell in (bad, good)
     ]
-    many, three = (of(compare(*pair), "perplexity", invented.TEXT) for pair in ((bad, good), few))
+    found = of(compare(*few), "perplexity", invented.TEXT)
 
-    assert many.p_value is not None and three.p_value is not None and three.p_value > 5 * many.p_value
-    assert many.interval is not None and three.interval is not None and three.interval.low < many.interval.low
+    assert found.p_value is None and "3 windows of text" in str(found.reason)
 
 
 def test_what_one_cell_lacks_is_named() -> None:
@@ -327,12 +339,12 @@ def test_perplexities_are_compared_window_by_window(count: int) -> None:
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_ruined_model_is_told_from_a_good_one_by_few_windows(kept: bool) -> None:
     """Its perplexity has an error as large as itself; its loss has not."""
-    good, ruined = [3.1, 3.3, 2.9], [16.1, 16.9, 15.8]
+    good, ruined = [3.1, 3.3, 2.9, 3.2], [16.1, 16.9, 15.8, 16.3]
     _, _, record = cells()
     two = []
     for losses in (good, ruined):
-        ppl, error = math.exp(statistics.fmean(losses)), statistics.stdev(losses) / math.sqrt(3)
-        two.append(changed(record, "perplexity", value=ppl, stderr=ppl * error, clusters=3))
+        ppl, error = math.exp(statistics.fmean(losses)), statistics.stdev(losses) / math.sqrt(4)
+        two.append(changed(record, "perplexity", value=ppl, stderr=ppl * error, clusters=4))
     items = (windows(two[0], good)[1], windows(two[1], ruined)[1]) if kept else ((), ())
     found = of(compare(*two, *items), "perplexity", invented.TEXT)
 

@@ -63,7 +63,7 @@ def test_a_suites_text_is_what_can_be_had(tmp_path: Path) -> None:
     assert without.tasks[0].name == "exl_wiki" and "hub does not answer" in str(without.remark)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "wikitext2_test.txt.gz").write_bytes(gzip.compress(b" = A = \n"))
-    assert suite("demo", tmp_path).tasks[0] == TaskSpec(name="wikitext2", limit=3)
+    assert suite("demo", tmp_path).tasks[0] == TaskSpec(name="wikitext2", limit=4)
     assert suite("paper", tmp_path).tasks[-1] == TaskSpec(name="wikitext2")
     with pytest.raises(UnknownNameError, match="unknown suite"):
         suite("papers")

@@ -26,7 +26,7 @@ from slmquant.analysis.serial import series_draws
 from slmquant.store.record import ItemOutcome, Record
 
 DRAWS = 1000
-FEWEST_TEXT_WINDOWS = 3
+FEWEST_TEXT_WINDOWS = 4
 FEWEST_ROUNDS = 6
 """Of an engine: the median of fewer strays further than they show."""
 

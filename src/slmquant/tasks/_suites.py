@@ -39,7 +39,7 @@ class Suite:
 SUITES: Mapping[str, Suite] = {
     "demo": Suite(
         "a first look: perplexity, divergence and two zero-shot tasks",
-        ((_TEXT, 3), ("arc_easy", 60), ("piqa", 60)),
+        ((_TEXT, 4), ("arc_easy", 60), ("piqa", 60)),
     ),
     "quick": Suite(  # about 160,000 tokens through the body of a model, and 96 steps of writing a dozen texts at once
         "a longer look, minutes: perplexity, divergence, five zero-shot tasks, what it writes",
