@@ -77,6 +77,18 @@ class TestCommands:
         assert [d["pairs"] for d in accuracies] == [100, 100]
         assert "(100 pairs)" in run("compare", "rtn/W4A8", "gptq/W4A16g64").stdout
 
+    def test_compare_says_in_what_the_cells_were_not_run_alike(self, results: Path) -> None:
+        first, second = invented.benchmark()[1:3]
+        other = second.spec.model_copy(update={"compute_dtype": "float32"})
+        with Store(results) as store:
+            store.put(second.model_copy(update={"spec": other}), ())
+        words = "A and B differ in compute dtype (bfloat16 and float32): differences in accuracy, loss and divergence"
+
+        assert words in run("compare", first.cell_id, other.cell_id).stdout
+        said = json.loads(run("compare", first.cell_id, other.cell_id, "--json").stdout)
+        assert said["unlike"] == {"compute dtype": ["bfloat16", "float32"]} and words in said["unlike_means"]
+        assert "differ in" not in run("compare", first.cell_id, second.cell_id).stdout
+
     def test_report_prints_the_table_and_writes_everything(self, tmp_path: Path) -> None:
         out = run("report").stdout
 

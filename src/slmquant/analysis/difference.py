@@ -315,4 +315,6 @@ def _refusal(first: Metric, second: Metric, a: Record, b: Record) -> str | None:
     on_an_engine = a.spec.engine is not None and first.name != "artifact_bytes"
     if (on_an_engine or first.name in OF_THE_MACHINE) and machine(a.environment) != machine(b.environment):
         return "different machines"
+    if first.name in OF_THE_MACHINE and a.spec.device != b.spec.device:
+        return "different devices"
     return None

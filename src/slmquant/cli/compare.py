@@ -30,7 +30,8 @@ def command(
     One accuracy for each task, and the loss and the mean divergence on each text, are tested; the verdict is on B.
     It is "better" or "worse" where the two-sided p, corrected over these by Holm's method, lies below 0.05;
     "equivalent" where the difference is shown to be smaller than the margin; else so few items "cannot tell". All else
-    is described. Flips are answers that turned from right to wrong (−) and from wrong to right (+).
+    is described. Flips are answers that turned from right to wrong (−) and from wrong to right (+). Where the cells
+    differ in compute dtype, device, engine or machine, a line says so, and what it means for which figures.
 
     For example:
 
@@ -45,6 +46,7 @@ def command(
     from slmquant.analysis.compare import compare
     from slmquant.analysis.endpoints import Margins
     from slmquant.analysis.separation import early_stops
+    from slmquant.analysis.unlike import unlike, unlike_words
     from slmquant.report.comparison import comparison_report
 
     if until_separated is not None and not 0.5 < until_separated < 1:
@@ -58,7 +60,11 @@ def command(
     differences = compare(first, second, *items, Margins(margin_accuracy, margin_nats))
     stops = [] if until_separated is None else early_stops(*items, until_separated)
     if json:
-        content = {"a": first.cell_id, "b": second.cell_id, "differences": [one.as_json() for one in differences]}
+        content = {
+            "a": first.cell_id, "b": second.cell_id,
+            "unlike": unlike(first, second), "unlike_means": unlike_words(first, second),
+            "differences": [one.as_json() for one in differences],
+        }  # fmt: skip
         print_json(content if until_separated is None else content | {"early_stops": [asdict(one) for one in stops]})
         return
     console.print(comparison_report(first, second, differences))

@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from slmquant.analysis.difference import UNPAIRED, Difference
+from slmquant.analysis.unlike import unlike_words
 from slmquant.boundary import printable
 from slmquant.report._columns import ABSENT, number
 from slmquant.report.terminal import plain, span
@@ -32,13 +33,15 @@ def comparison_report(a: Record, b: Record, differences: Sequence[Difference]) -
     labels = ((printable(record.spec.label), "bold") for record in (a, b))
     title = Text.assemble(("A ", "dim"), next(labels), ("   B ", "dim"), next(labels))
     parts: list[RenderableType] = [title]
+    if (words := unlike_words(a, b)) is not None:
+        parts.append(Text(printable(words), style="yellow"))
     if tested:
         parts.append(_tested(tested))
         known = ((d.margin, d.endpoint) for d in tested)
         margins = dict.fromkeys(f"{margin:.3g} {_UNITS[kind]}" for margin, kind in known if margin and kind)
-        words = f"Equivalent: shown to differ by less than {' or '.join(margins)}. " if margins else ""
-        words += "Smallest seen: what would be found with a probability of 80 % among so many items.\n"
-        parts.append(Text(words, style="dim"))
+        rules = f"Equivalent: shown to differ by less than {' or '.join(margins)}. " if margins else ""
+        rules += "Smallest seen: what would be found with a probability of 80 % among so many items.\n"
+        parts.append(Text(rules, style="dim"))
     if described:
         parts += [Text("Described, without a verdict"), _described(described)]
     if any(d.reason == UNPAIRED for d in differences):
