@@ -77,3 +77,31 @@ def test_the_table_names_every_known_model(files: Path) -> None:
     table = run("models").stdout
 
     assert all(name in table for name in KNOWN)
+
+
+@pytest.mark.parametrize("lying", ["all", "one is missing", "none", "no data folder"])
+def test_models_promises_what_pull_does(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lying: str
+) -> None:
+    """Files of a model that no package carries are found in `models/NAME` beside the data folder."""
+    beside = tmp_path / "shared" / "models" / "tiny"
+    if lying in ("all", "one is missing"):
+        beside.parent.mkdir(parents=True)
+        files.rename(beside)
+    if lying == "one is missing":
+        next(beside.iterdir()).unlink()
+    monkeypatch.delenv("SLMQUANT_DATA", raising=False)
+    if lying != "no data folder":
+        monkeypatch.setenv("SLMQUANT_DATA", str(tmp_path / "shared" / "data"))
+
+    row = next(line for line in run("models").stdout.splitlines() if line.split()[:1] == ["tiny"])
+    at = next(entry["files_at"] for entry in json.loads(run("models", "--json").stdout) if entry["name"] == "tiny")
+    pulled = run("pull", "tiny", "--quiet")
+
+    if lying == "all":
+        assert "pull, its files are here" in row and at == str(beside)
+        assert pulled.exit_code == 0
+        assert " MB" in next(line for line in run("models").stdout.splitlines() if line.split()[:1] == ["tiny"])
+    else:
+        assert "pull --from DIR" in row and at is None
+        assert isinstance(pulled.exception, SourceError) and "slmquant pull tiny --from DIR" in str(pulled.exception)

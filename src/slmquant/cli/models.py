@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from slmquant.cli._output import JsonOption, console, print_json, print_table, shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from slmquant.model.catalog import KnownModel
     from slmquant.model.sources import LocalModel
 
@@ -16,6 +18,9 @@ def command(json: JsonOption = False) -> None:
 
     Any local folder in transformers' form, any .gguf file and any hub id works as a model too. What is made of a
     .gguf file is kept beside them, in `converted`, 10 GB at most: those used longest ago go.
+
+    The last column says how large a model in the cache is, or what `slmquant pull` needs to make it: so many megabytes
+    of packages, or files that no package carries, which it finds in `models/NAME` beside SLMQUANT_DATA by itself.
 
     Example: [dim]slmquant models --json[/dim]
     """
@@ -59,6 +64,7 @@ def _facts(name: str, known: KnownModel | None, local: LocalModel | None) -> dic
         "packages": [str(package) for package in known.packages] if known else [],
         "download_bytes": known.download_bytes if known else None,
         "here": local is not None,
+        "files_at": str(found) if (found := _files_at(known)) else None,
         "folder": str(local.folder) if local else None,
         "size_bytes": local.size_bytes if local else None,
         "provenance": provenance.description if provenance else None,
@@ -66,9 +72,25 @@ def _facts(name: str, known: KnownModel | None, local: LocalModel | None) -> dic
 
 
 def _how_to_get(known: KnownModel | None) -> str:
-    if known is None or known.download_bytes is None:
-        return "no; pull --from DIR"
-    return f"no; pull, {known.download_bytes / 1e6:.0f} MB"
+    """What `slmquant pull NAME` would do: fetch packages, take files that lie here, or ask for them."""
+    if known is None:
+        return "no"
+    if known.download_bytes is not None:
+        return f"not yet; pull, {known.download_bytes / 1e6:.0f} MB"
+    return "not yet; pull --from DIR" if _files_at(known) is None else "not yet; pull, its files are here"
+
+
+def _files_at(known: KnownModel | None) -> Path | None:
+    """Where the files lie from which `pull` makes a model that no package carries."""
+    from slmquant.errors import SourceError
+    from slmquant.model.sources import folder_of_files
+
+    if known is None or known.packages:
+        return None
+    try:
+        return folder_of_files(known)
+    except SourceError:
+        return None
 
 
 def _millions(parameters: int) -> str:

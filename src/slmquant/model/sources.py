@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from slmquant.boundary import guarded, or_none
 from slmquant.errors import ModelError, SourceError, UnknownNameError
 from slmquant.files import cache_dir, forget_oldest, mark_used, sha256
-from slmquant.model.catalog import KNOWN
+from slmquant.model.catalog import KNOWN, KnownModel
 from slmquant.model.provenance import Provenance, read_provenance
 from slmquant.progress import Progress, Silent
 
@@ -101,6 +102,27 @@ def place_of(source: str) -> Path | None:
         return pulled
     path = Path(source).expanduser()
     return path if path.exists() else None
+
+
+def folder_of_files(model: KnownModel) -> Path:
+    """`models/NAME` beside the data folder: where the files of a model that no package carries may lie.
+
+    Raises:
+        SourceError: There is no such folder, or it lacks one of the files.
+    """
+    names = " and ".join(file.name for file in model.files)
+    data = os.environ.get("SLMQUANT_DATA")
+    folder = Path(data).expanduser().parent / "models" / model.name if data else None
+    if folder is None or not folder.is_dir():
+        raise SourceError(
+            f"no package carries {model.name}; run: slmquant pull {model.name} --from DIR with {names} in DIR"
+        )
+    if absent := [file.name for file in model.files if not (folder / file.name).is_file()]:
+        raise SourceError(
+            f"{folder} has no {' and no '.join(absent)}, which {model.name} is made from; "
+            f"run: slmquant pull {model.name} --from DIR with {names} in DIR"
+        )
+    return folder
 
 
 def licence_of(folder: Path) -> str | None:
