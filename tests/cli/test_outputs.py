@@ -6,12 +6,15 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from slmquant.cli._app import run
+from slmquant.store import Store
 from slmquant.testing.tiny import tiny
+from tests import invented
 from tests.formats.gguf_models import tokenizer
 
 Run = Callable[..., tuple[int, str]]
@@ -90,8 +93,19 @@ def test_a_path_is_printed_as_it_is(slmquant: Run, tmp_path: Path, name: str) ->
     code, said = slmquant("quantize", "./model", *RTN, "-o", f"{name}/out")
     assert code == 0 and f"wrote {name}/out:" in said
     assert (tmp_path / name / "out" / "slmquant.json").is_file()
+    code, said = slmquant(
+        "export", "./model", "-f", "gptq", "--method", "rtn", "--scheme", "W8A16g32", "-o", f"{name}/g"
+    )
+    assert code == 0 and f"{name}/g" in said
     code, said = slmquant("quantize", f"./{name}", *RTN, "-o", "other")
     assert code == 4 and f"{name} has no config.json" in said
+    with Store(tmp_path / name / "s.sqlite") as store:
+        for record in invented.benchmark():
+            store.put(record)
+    code, said = slmquant("report", "--store", f"{name}/s.sqlite", "-f", "csv", "-o", f"{name}/rep")
+    assert code == 0 and f"wrote {name}/rep/results.csv" in said
+    code, said = slmquant("list", "--store", f"{name}/absent.sqlite")
+    assert code != 0 and f"{name}/absent.sqlite" in said
 
 
 def test_a_terminal_obeys_no_name(slmquant: Run) -> None:
@@ -109,15 +123,23 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("kind", ["native", "gptq", "gguf"])
+@pytest.mark.parametrize(
+    ("kind", "scheme", "more"),
+    [
+        ("native", "W8A16", ()),
+        ("gguf", "W8A16", ("--otherwise", "F16")),
+        ("gptq", "W8A16g32", ()),
+        ("awq", "W4A16g32-asym", ()),
+        ("compressed_tensors", "W8A16g32", ()),
+        pytest.param("onnx", "W8A16g32", ("--otherwise", "f16"), marks=pytest.mark.engine),
+    ],
+)
 def test_a_disk_that_becomes_full_is_one_line_and_leaves_nothing(
-    slmquant: Run, tmp_path: Path, small_files: None, kind: str
+    slmquant: Run, tmp_path: Path, small_files: None, kind: str, scheme: str, more: tuple[str, ...]
 ) -> None:
-    scheme = "W8A16g32" if kind == "gptq" else "W8A16"
-    otherwise = ("--otherwise", "F16") if kind == "gguf" else ()
-    code, said = slmquant(
-        "export", "./model", "-f", kind, "--method", "rtn", "--scheme", scheme, *otherwise, "-o", "out"
-    )
+    if (needed := {"onnx": "onnxruntime_genai"}.get(kind)) and find_spec(needed) is None:
+        pytest.skip(f"needs {needed}")
+    code, said = slmquant("export", "./model", "-f", kind, "--method", "rtn", "--scheme", scheme, *more, "-o", "out")
     assert code == 10 and "no space to write out" in said and "Traceback" not in said, said
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["cache", "data", "model"]
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import NFC, Prepend, Replace, Sequence
+from tokenizers.pre_tokenizers import Metaspace
 from transformers import PreTrainedTokenizerFast
 
 from slmquant.errors import RefusedError
@@ -25,6 +28,24 @@ def exported(path: Path, made: PreTrainedTokenizerFast, ends: list[int] | None =
     if ends is not None:
         model.model.generation_config.eos_token_id = ends
     return FORMAT.write(Export(model, made, "tiny", "0" * 64, **more), path).remarks
+
+
+def pieces(prepend: str | None, normalized: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer of sentencepiece's kind with an added token.
+
+    Args:
+        prepend: Metaspace's scheme; None where normalizers put the space before a text, as in Llama 2.
+        normalized: Whether the added token is looked for in normalized text.
+    """
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "ab", "▁ab"]
+    merges = [("a", "b"), ("▁", "ab")]
+    made = Tokenizer(BPE({w: i for i, w in enumerate(words)}, merges, unk_token="<unk>", byte_fallback=True))
+    if prepend is None:
+        made.normalizer = Sequence([Prepend("▁"), Replace(" ", "▁")])
+    else:
+        made.pre_tokenizer = Metaspace(prepend_scheme=prepend, split=False)
+    made.add_tokens([AddedToken("<|tool|>", special=not normalized, normalized=normalized)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def fields(path: Path) -> dict[str, object]:
@@ -84,6 +105,41 @@ def test_known_kinds_are_refused_without_the_engine(
     with pytest.raises(RefusedError, match=r"<\|tool\|>.*--any-tokenization"):
         exported(tmp_path / "b.gguf", made)
     assert any("<|tool|>" in remark for remark in exported(tmp_path / "b.gguf", made, any_tokenization=True))
+
+
+def test_a_space_before_the_beginning_alone_is_known_without_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gguf_proof, "find_spec", lambda _name: None)
+
+    with pytest.raises(RefusedError, match="a space before the text's beginning alone"):
+        exported(tmp_path / "a.gguf", pieces("first"))
+
+
+def test_text_that_is_not_composed_is_named(tmp_path: Path) -> None:
+    made = tokenizer()
+    assert not any("NFC" in remark for remark in exported(tmp_path / "a.gguf", made))
+    made.backend_tokenizer.normalizer = NFC()
+
+    assert any("(Unicode NFC) is cut otherwise" in remark for remark in exported(tmp_path / "b.gguf", made))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("prepend", "normalized"), [("first", False), (None, True)])
+def test_sentencepieces_that_llama_cpp_cuts_otherwise_are_refused(
+    tmp_path: Path, prepend: str | None, normalized: bool
+) -> None:
+    pytest.importorskip("cyllama")
+
+    with pytest.raises(RefusedError, match=r"llama.cpp cuts text otherwise than this tokenizer: '.*--any-tokenization"):
+        exported(tmp_path / "a.gguf", pieces(prepend, normalized))
+
+
+@pytest.mark.engine
+def test_sentencepieces_that_llama_cpp_cuts_the_same_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("cyllama")
+
+    assert exported(tmp_path / "a.gguf", pieces(None)) == ()
 
 
 @pytest.mark.engine
