@@ -132,12 +132,13 @@ def small_files() -> Iterator[None]:
         ("awq", "W4A16g32-asym", ()),
         ("compressed_tensors", "W8A16g32", ()),
         pytest.param("onnx", "W8A16g32", ("--otherwise", "f16"), marks=pytest.mark.engine),
+        pytest.param("openvino", "W8A16g32", (), marks=pytest.mark.engine),
     ],
 )
 def test_a_disk_that_becomes_full_is_one_line_and_leaves_nothing(
     slmquant: Run, tmp_path: Path, small_files: None, kind: str, scheme: str, more: tuple[str, ...]
 ) -> None:
-    if (needed := {"onnx": "onnxruntime_genai"}.get(kind)) and find_spec(needed) is None:
+    if (needed := {"onnx": "onnxruntime_genai", "openvino": "openvino"}.get(kind)) and find_spec(needed) is None:
         pytest.skip(f"needs {needed}")
     code, said = slmquant("export", "./model", "-f", kind, "--method", "rtn", "--scheme", scheme, *more, "-o", "out")
     assert code == 10 and "no space to write out" in said and "Traceback" not in said, said

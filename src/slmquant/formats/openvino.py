@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from slmquant.errors import ModelError, RefusedError, UnknownNameError
+from slmquant.errors import ModelError, RefusedError, SpaceError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats import _openvino_layout as layout
 from slmquant.formats._base import Export, Placement, Written, settle
@@ -170,8 +170,17 @@ def _describe_(graph: ov.Model, export: Export) -> None:
 
 
 def _save(graph: ov.Model, path: Path) -> None:
-    """Write the graph as it is, its float32 constants too."""
-    import_openvino().save_model(graph, path, compress_to_fp16=False)
+    """Write the graph as it is, its float32 constants too.
+
+    Raises:
+        SpaceError: OpenVINO's output stream failed, of which it gives no cause.
+    """
+    try:
+        import_openvino().save_model(graph, path, compress_to_fp16=False)
+    except RuntimeError as raised:
+        if "iostream error" in str(raised):
+            raise SpaceError(f"{path.name} could not be written to its end; free some space") from raised
+        raise
 
 
 FORMAT = OpenVino()
