@@ -69,8 +69,8 @@ def scores(context: EvalContext, spec: TaskSpec, kept: Path) -> dict[str, float]
     if not kept.exists():
         metrics = resolve(spec).run(context, spec).metrics
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({metric.name: metric.value for metric in metrics}))
-    found: dict[str, float] = json.loads(kept.read_text())
+        kept.write_text(json.dumps({metric.name: metric.value for metric in metrics}), encoding="utf-8")
+    found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
     return found
 
 

@@ -91,8 +91,8 @@ def save(captured: Captured, folder: Path, cost: Phase) -> None:
             "statistic_s": captured.statistic_s,
             "peak_rss_bytes": captured.peak_rss_bytes,
         }
-        (temporary / _FACTS).write_text(json.dumps(facts))
-        (temporary / _COST).write_text(cost.model_dump_json())
+        (temporary / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+        (temporary / _COST).write_text(cost.model_dump_json(), encoding="utf-8")
 
 
 def _file_name(index: int) -> str:
@@ -124,7 +124,7 @@ def load(folder: Path, wanted: Collection[Statistic]) -> Captured:
         SourceError,
     )
     with unreadable:
-        facts = json.loads((folder / _FACTS).read_text())
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         files = {name: folder / _file_name(index) for index, name in enumerate(facts["names"])}
         for path in files.values():
             with safe_open(path, "pt"):

@@ -110,7 +110,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # else Python tries once more at its end
+        # else Python tries once more at its end
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
         if error.errno != errno.EPIPE:  # a reader that has seen enough is no error
             code = _told(f"cannot write the output: {reason(error)}", error, SpaceError.exit_code)
     return code

@@ -76,7 +76,7 @@ def _loads_dense(artifact: Path) -> bool:
     are not accepted at all. As they are read, all weights become what the model is, but activations are left alone.
     """
     with guarded(lambda why: f"{artifact} has no readable config.json ({why}); export again"):
-        config = json.loads((artifact / "config.json").read_text())
+        config = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
         said = config.get("quantization_config", {})
         linears = said.get("config_groups", {}).get("group_0", {})
         zero_points = linears.get("weights", {}).get("symmetric") is False and said.get("format") == "pack-quantized"

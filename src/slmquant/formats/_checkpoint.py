@@ -158,7 +158,7 @@ class Checkpoint:
             ModelError: The folder is truncated, damaged, of another layout, or says what is not known.
         """
         with guarded(lambda why: f"{path} is not a readable {self.title} folder ({why}); export again"):
-            config = json.loads((path / CONFIG).read_text())
+            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
             tensors = load_file(path / WEIGHTS)
             settings = dict(config.get("quantization_config", {"quant_method": self.layout.method}))
         if settings.get("quant_method") != self.layout.method:

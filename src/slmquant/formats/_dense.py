@@ -24,7 +24,9 @@ _LAYOUTS = ("compressed_tensors", "gptq", "awq")
 
 def checkpoint_of(folder: Path) -> Checkpoint | None:
     """The layout that `folder` says its weights are packed in; None where it names none, or one that is not ours."""
-    method = or_none(lambda: json.loads((folder / CONFIG).read_text())["quantization_config"]["quant_method"])
+    method = or_none(
+        lambda: json.loads((folder / CONFIG).read_text(encoding="utf-8"))["quantization_config"]["quant_method"]
+    )
     ours = (cast(Checkpoint, formats.load(name)) for name in _LAYOUTS)
     return next((layout for layout in ours if layout.layout.method == method), None)
 

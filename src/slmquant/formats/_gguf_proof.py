@@ -93,7 +93,9 @@ def _tried(path: Path, tokenizer: PreTrainedTokenizerBase, description: dict[str
     """
     texts = list(_texts(description, rows))
     command = [sys.executable, "-c", _ASK, str(path)]
-    asked = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, timeout=_LIMIT_S)
+    asked = subprocess.run(
+        command, input=json.dumps(texts), capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S
+    )
     if asked.returncode != 0:
         return None
     different = []

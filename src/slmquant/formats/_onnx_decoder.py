@@ -107,5 +107,5 @@ class Decoder:
 def _facts(folder: Path) -> tuple[int, Path]:
     """Size of an attention head, and the graph."""
     with guarded(lambda why: f"{folder} is no ONNX Runtime GenAI model ({_CONFIG}: {why}); export it again"):
-        decoder = json.loads((folder / _CONFIG).read_text())["model"]["decoder"]
+        decoder = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model"]["decoder"]
         return int(decoder["head_size"]), folder / decoder["filename"]

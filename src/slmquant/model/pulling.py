@@ -178,5 +178,5 @@ def _write(
             licence=licence,
             slmquant_version=__version__,
         )
-        (temporary / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=2) + "\n")
+        (temporary / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return folder

@@ -130,7 +130,9 @@ def licence_of(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.exists():
         return None
-    declared = re.search(r"^license:\s*(\S+)\s*$", card.read_text(errors="replace")[:4000], re.MULTILINE)
+    declared = re.search(
+        r"^license:\s*(\S+)\s*$", card.read_text(encoding="utf-8", errors="replace")[:4000], re.MULTILINE
+    )
     return declared[1] if declared else None
 
 

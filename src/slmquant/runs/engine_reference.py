@@ -236,7 +236,7 @@ def _stated_context(artifact: Path) -> int | None:
         return context_length(artifact)
     if (stated := artifact / "genai_config.json").is_file():
         with reading(stated, "the settings of a model for ONNX Runtime GenAI", "export it again"):
-            return int(json.loads(stated.read_text())["model"]["context_length"])
+            return int(json.loads(stated.read_text(encoding="utf-8"))["model"]["context_length"])
     return None
 
 
@@ -269,7 +269,7 @@ def _weight_bytes(artifact: Path) -> int | None:
 def _no_speed(artifact: Path) -> str | None:
     if not is_native(artifact):
         return None
-    scheme = or_none(lambda: parse(json.loads((artifact / MANIFEST).read_text())["scheme"]))
+    scheme = or_none(lambda: parse(json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))["scheme"]))
     return None if scheme is not None and scheme.is_full_precision else NO_SPEED  # opening it will say what is wrong
 
 

@@ -52,7 +52,7 @@ def _cpu() -> tuple[str, frozenset[str]]:
     if not cpuinfo.exists():
         return platform.processor() or "unknown", frozenset()
     fields: dict[str, str] = {}
-    for line in cpuinfo.read_text().splitlines():
+    for line in cpuinfo.read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
     flags = fields.get("flags", fields.get("Features", ""))
@@ -78,5 +78,7 @@ def _git_revision() -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, check=True, capture_output=True, encoding="utf-8", errors="replace"
+    )
     return done.stdout.strip()

@@ -110,7 +110,7 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
     corpus = load_corpus(job.corpus, job.data_dir, progress)
     path = _path(job, corpus.card.sha256)
     if path.exists():
-        return PrecisionDecision(**json.loads(path.read_text()))
+        return PrecisionDecision(**json.loads(path.read_text(encoding="utf-8")))
     torch.set_num_threads(usable_cores())
     plain, products = load(job.model, device=job.device), load(job.model, device=job.device)
     multiply_in_(products.model, torch.bfloat16)
@@ -126,7 +126,7 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
         progress.advance()
     decision = _decide(runs, windows.numel())
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(asdict(decision)))
+        temporary.write_text(json.dumps(asdict(decision)), encoding="utf-8")
     return decision
 
 

@@ -110,7 +110,7 @@ def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
     texts = dict(zip(asked.tokens, written, strict=True))
     if reference is None:
         with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(texts))
+            temporary.write_text(json.dumps(texts), encoding="utf-8")
     return TaskResult(
         metrics=tuple(_metrics(texts, reference, asked, spec)),
         data=(card(),),

@@ -110,4 +110,4 @@ def _scheme_rows(method: str) -> Iterator[str]:
 
 if __name__ == "__main__":
     with atomic_file(Path(sys.argv[1])) as temporary:
-        temporary.write_text("\n".join(pages()) + "\n")
+        temporary.write_text("\n".join(pages()) + "\n", encoding="utf-8")

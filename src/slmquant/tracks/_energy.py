@@ -112,10 +112,10 @@ class CardEnergy:
 def _is_package(zone: Path) -> bool:
     """Whether a zone is a processor's: beside them may lie one of the whole platform, which counts them again."""
     try:
-        return (zone / "name").read_text().startswith("package")
+        return (zone / "name").read_text(encoding="utf-8").startswith("package")
     except OSError:
         return False
 
 
 def _number(path: Path) -> int:
-    return int(path.read_text())
+    return int(path.read_text(encoding="utf-8"))

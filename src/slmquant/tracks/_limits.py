@@ -95,7 +95,9 @@ def last_caches(cpus: Path = _CPUS) -> int | None:
     found: dict[tuple[int, str], int] = {}
     for index in cpus.glob("cpu[0-9]*/cache/index[0-9]*"):
         try:
-            level, size, shared = ((index / name).read_text().strip() for name in ("level", "size", "shared_cpu_list"))
+            level, size, shared = (
+                (index / name).read_text(encoding="utf-8").strip() for name in ("level", "size", "shared_cpu_list")
+            )
             found[int(level), shared] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1:], 0)
         except (OSError, ValueError):  # a virtual machine may tell a part of it
             continue

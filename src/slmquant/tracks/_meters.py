@@ -30,7 +30,7 @@ def peak_rss_bytes() -> int:
 def forget_peak() -> bool:
     """Let the peak begin anew from what is resident now; False where the system cannot."""
     try:
-        (_PROC / "self" / "clear_refs").write_text("5")
+        (_PROC / "self" / "clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return False
     return True
@@ -51,7 +51,7 @@ def mapped_bytes(artifact: Path, smaps: Path = _PROC / "self" / "smaps") -> int 
         return None
     here = artifact.resolve()
     resident, inside = 0, False
-    for line in smaps.read_text(errors="replace").splitlines():
+    for line in smaps.read_text(encoding="utf-8", errors="replace").splitlines():
         first, _, rest = line.partition(" ")
         if not first.endswith(":"):  # the head of a mapping: addresses, rights, offset, device, inode, path
             path = Path(line.split(maxsplit=5)[5]) if line.count("/") else None
@@ -123,7 +123,7 @@ def _status_bytes(field: str) -> int | None:
     status = _PROC / "self" / "status"
     if not status.exists():
         return None
-    for line in status.read_text().splitlines():
+    for line in status.read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None
