@@ -9,7 +9,6 @@ import pytest
 
 from slmquant.errors import NumericalError, RefusedError, SchemeError, SourceError, UnknownNameError
 from slmquant.files import cache_dir
-from slmquant.model.loading import identify
 from slmquant.progress import Progress, Silent
 from slmquant.runs.plan import Plan, PlanError, make_plan, read_plan_fields
 from slmquant.runs.process import Failure, run_isolated
@@ -197,7 +196,8 @@ class TestStories260k:
 
     def test_a_cell_takes_what_was_answered_before_it_was_stopped(self, tmp_path: Path) -> None:
         plan = self.plan.model_copy(update={"methods": ("rtn",), "schemes": ("W8A8",)})
-        reference, cell = plan.cells("stories260k", identify("stories260k").sha256, "float32")
+        with Store(tmp_path / "before.sqlite") as store:
+            reference, cell = (record.spec for record in run(plan, store).records)
         kept = Metric(name="perplexity", value=12.5, unit="1", higher_is_better=False, task="tinystories:3")
         answered = Answered.of(cell, cache_dir(), None)
         answered.keep(cell.tasks[0], Answer(TaskResult((kept,), ()), 3600.0, 1 << 40))

@@ -96,8 +96,8 @@ def test_written_answers_equal_those_of_lm_evals_own_backend(asked: EvalContext)
 
 
 def test_wikitext_perplexity_is_what_this_model_is_known_for(asked: EvalContext) -> None:
-    metrics = resolve(TaskSpec(name="wikitext2")).run(asked, TaskSpec(name="wikitext2", limit=2)).metrics
+    metrics = resolve(TaskSpec(name="wikitext2")).run(asked, TaskSpec(name="wikitext2", limit=8)).metrics
     found = {metric.name: metric.value for metric in metrics}
-    # Off the grid it is the same function as on it, whose first ten windows give about 20.
+    # Off the grid it is the same function as on it; eight windows spread over the text gave 22.4.
     assert 15 < found["perplexity"] < 25
     assert 0 < found["kl_noise_floor"] < 0.01

@@ -12,7 +12,7 @@ import pytest
 
 from slmquant.engines._base import OpenOptions
 from slmquant.errors import ModelError, NumericalError, SpaceError
-from slmquant.tracks._parity import KL_FLOOR, SHARE, Parity, Windows, _pieces, _stderr, compare, write_reference
+from slmquant.tracks._parity import KERNEL_FLOOR, SHARE, Parity, Windows, _pieces, _stderr, compare, write_reference
 from tests.made_up_engines import VOCAB, Bigram
 
 OPTIONS = OpenOptions(threads=1, context=200)
@@ -93,9 +93,9 @@ def test_another_model_is_refused_with_the_difference(reference: Path) -> None:
 def test_a_divergence_is_refused_where_the_perplexity_hides_it(reference: Path) -> None:
     alike = compare(Bigram(OPTIONS), WINDOWS, reference)
 
-    reason = replace(alike, kl_mean=2 * KL_FLOOR).refusal
+    reason = replace(alike, kl_mean=2 * KERNEL_FLOOR).refusal
 
-    assert reason is not None and f"{2 * KL_FLOOR:.5f} ± " in reason
+    assert reason is not None and f"{2 * KERNEL_FLOOR:.5f} ± " in reason
 
 
 def test_what_quantization_costs_is_measured_on_the_same_text(reference: Path, tmp_path: Path) -> None:
@@ -182,6 +182,15 @@ def test_an_engine_may_add_a_tenth_of_what_quantization_costs() -> None:
     assert "another model" in (replace(off, own_kl=0.0).refusal or "")
     assert "nobody says what full precision computes" in (replace(off, own_kl=None).refusal or "")
     assert replace(SAME, own_kl=0.0).refusal is None
+
+
+def test_full_precision_is_held_closer_than_kernels_that_round_their_inputs() -> None:
+    rounding = replace(SAME, kl_mean=0.0027, kl_stderr=0.0001)
+
+    assert rounding.kl_bound > 0.004
+    assert replace(rounding, own_kl=0.003).refusal is None
+    assert "0.001 is allowed" in (replace(rounding, own_kl=0.0).refusal or "")
+    assert "0.004 is allowed" in (replace(rounding, own_kl=0.003, kl_mean=0.006).refusal or "")
 
 
 @pytest.mark.parametrize("own_kl", [0.0, 0.45])

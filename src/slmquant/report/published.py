@@ -158,7 +158,10 @@ def _report(records: Sequence[Record], answers: Answers, wanted: str) -> str:
 def _field(field: Field) -> str:
     if field.reading is None:
         return _ABSENT
-    return f"**{field.reading.text}**" if field.is_best else field.reading.text
+    text = f"**{field.reading.text}**" if field.is_best else field.reading.text
+    if field.reading.interval is not None:
+        return f"{text} {field.reading.interval}"
+    return text if field.reading.stderr is None else f"{text} ± {field.reading.stderr:.2g}"
 
 
 def _named(records: Sequence[Record], name: str) -> Record:

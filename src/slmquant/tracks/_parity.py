@@ -26,9 +26,16 @@ SHARE = 0.1
 """An engine may add this share of what quantization itself costs: its cell's divergence from full precision."""
 
 KL_FLOOR = 0.001
-"""Mean KL(reference‖engine) in nats that is allowed whatever the cell: to one of full precision, and where nobody
-knows what full precision says. Computing in bfloat16, which moves no table's digit, costs 0.0003 (products alone) to
-0.0008 (all of it, vLLM) on SmolLM2-135M; the least that quantization costs there, 8 bits by Smooth-RMS, is 0.009.
+"""Mean KL(reference‖engine) in nats that is allowed to a cell of full precision. Computing in bfloat16, which moves no
+table's digit, costs 0.0003 (products alone) to 0.0008 (all of it, vLLM) on SmolLM2-135M; the engines tried here cost
+0.00001 and less on stories15m.
+"""
+
+KERNEL_FLOOR = 0.004
+"""The same of a cell with quantized weights, whatever it costs itself, and where nobody knows what full precision says.
+Kernels for such weights round what they multiply them with to eight bits, in blocks: llama.cpp's for every type, ONNX
+Runtime's at the accuracy level of its builder. That alone is 0.0027 nats on stories15m at W8A16g32, with both, as much
+as quantizing costs there; OpenVINO, which does not, is within 0.00001. The row says how much it is.
 """
 
 LOSS_FLOOR = 0.01
@@ -109,8 +116,12 @@ class Parity:
 
     @property
     def kl_bound(self) -> float:
-        """How far off the engine may be: a share of what quantization costs, and no less than `KL_FLOOR`."""
-        return max(KL_FLOOR, SHARE * (self.own_kl or 0.0))
+        """How far off the engine may be: a share of what quantization costs, and no less than a floor."""
+        return max(self._floor, SHARE * (self.own_kl or 0.0))
+
+    @property
+    def _floor(self) -> float:
+        return KL_FLOOR if self.own_kl == 0 else KERNEL_FLOOR
 
     @property
     def loss_bound(self) -> float:
@@ -156,11 +167,11 @@ class Parity:
 
     @property
     def _allowed(self) -> str:
-        if self.kl_bound > KL_FLOOR:
+        if self.kl_bound > self._floor:
             return f"{self.kl_bound:.5f} is allowed, a tenth of the {self.own_kl:.4f} that quantization costs"
         if self.own_kl is None:
-            return f"{KL_FLOOR:g} is allowed, as nobody says what full precision computes"
-        return f"{KL_FLOOR:g} is allowed"
+            return f"{self._floor:g} is allowed, as nobody says what full precision computes"
+        return f"{self._floor:g} is allowed"
 
 
 def write_reference(session: Session, windows: Windows, folder: Path) -> None:
