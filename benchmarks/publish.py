@@ -5,6 +5,9 @@
     python benchmarks/publish.py plans/demo.yaml --store results/slmquant.sqlite
 
 The second form runs nothing: it keeps what a store holds, such as the one that `make demo` leaves.
+    python benchmarks/publish.py plans/constants.yaml --seeds 0 --seeds 1 --seeds 2
+
+The third runs a plan once for each seed of calibration, which draws other windows, into one file.
 What such a file holds already is not measured again, so a plan may be run in pieces, on one machine or on several;
 each row says on which. `python -m slmquant.report.published` then fills the tables of the documents in.
 """
@@ -30,6 +33,7 @@ def main(
     plans: list[Path],
     data: Annotated[Path | None, typer.Option(help="folder of data, tried first")] = None,
     store: Annotated[Path | None, typer.Option(help="keep what this store holds; run nothing")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="seeds of calibration, instead of the plan's own")] = None,
 ) -> None:
     """Run each plan in a store of its own, and write its file after every cell."""
     folder = data or (Path(found) if (found := os.environ.get("SLMQUANT_DATA")) else None)
@@ -40,7 +44,10 @@ def main(
             with Store(store, read_only=True) as measured:
                 _keep(measured, published)
         else:
-            _run(make_plan(read_plan_fields(path)), published, folder)
+            plan = make_plan(read_plan_fields(path))
+            for seed in seeds or [plan.calibration.seed]:
+                drawn = plan.calibration.model_copy(update={"seed": seed})
+                _run(plan.model_copy(update={"calibration": drawn}), published, folder)
 
 
 def _run(plan: Plan, published: Path, data: Path | None) -> None:

@@ -16,7 +16,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def cell(
-    method: str, scheme: str, perplexity: float, divergence: float | None, shift: float
+    method: str, scheme: str, perplexity: float, divergence: float | None, shift: float, seed: int = 0
 ) -> tuple[Record, list[ItemOutcome]]:
     metrics = [
         invented.metric("stored_bytes", 100e6),
@@ -33,7 +33,10 @@ def cell(
         )
         for place in range(8)
     ]
-    return invented.record(method, scheme, tuple(metrics)), items
+    spec = invented.spec(method, scheme)
+    if spec.calibration is not None:
+        spec = spec.model_copy(update={"calibration": spec.calibration.model_copy(update={"seed": seed})})
+    return invented.record(method, scheme, tuple(metrics), cell=spec), items
 
 
 @pytest.fixture
@@ -83,6 +86,29 @@ def test_pairs_are_compared_as_they_are_named(folder: Path) -> None:
     assert row[:3] == ["`rtn`", "`gptq`", "W4A16g64"]
     assert row[3].startswith("-0.2070 [-")
     assert row[4].startswith("-0.2070 [-")
+
+
+def test_pairs_are_shown_on_every_seed_of_calibration_and_never_across_two(tmp_path: Path) -> None:
+    cells = [
+        cell("gptq", "W4A16g64", 22.0, 0.1, 0.1, seed=1),
+        cell("gptq", "W4A16g64", 22.2, 0.12, 0.11, seed=2),
+        cell("smoothquant", "W4A16g64", 25.0, 0.3, 0.3, seed=1),
+        cell("smoothquant", "W4A16g64", 25.5, 0.35, 0.32, seed=2),
+        cell("rtn", "W4A16g64", 26.0, 0.4, 0.4),
+    ]
+    answers = {record.cell_id: items for record, items in cells}
+    write_cells([record for record, _ in cells], answers, tmp_path / "cells.jsonl")
+
+    head, _, *rows = table(tmp_path, "pairs cells.jsonl gptq/W4A16g64 smoothquant/W4A16g64, rtn/W4A16g64 gptq/W4A16g64")
+
+    assert head[3] == "seed"
+    assert [(row[0], row[1], row[3]) for row in rows] == [
+        ("`gptq`", "`smoothquant`", "1"),
+        ("`gptq`", "`smoothquant`", "2"),
+        ("`rtn`", "`gptq`", "1"),
+        ("`rtn`", "`gptq`", "2"),
+    ]
+    assert rows[0][4].startswith("+0.2070 [+")
 
 
 def test_a_report_is_the_table_of_the_terminal(folder: Path) -> None:

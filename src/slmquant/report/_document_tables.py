@@ -1,0 +1,254 @@
+"""Tables of published cells, as Markdown: what a document's comments ask for (`published`)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from slmquant.analysis.cells import full_precision_of, is_reference, text_tasks
+from slmquant.analysis.intervals import Interval, interval_of
+from slmquant.analysis.pairs import Pairs
+from slmquant.errors import StoreError
+from slmquant.report._sections import sections
+from slmquant.report._tables import Field, tables
+from slmquant.store.export import calibration_label
+from slmquant.store.record import ItemOutcome, Record
+
+__all__ = ["TABLES", "Answers"]
+
+_ABSENT = ""
+
+Answers = Mapping[str, Sequence[ItemOutcome]]
+"""Cell id → what the cell answered."""
+
+
+def _cells(records: Sequence[Record], answers: Answers, wanted: str) -> str:
+    """Every cell that matches `wanted`, and the conditions under which all of them were measured."""
+    chosen = [r for r in _chosen(records, wanted) if not is_reference(r)]
+    if not chosen:
+        raise StoreError(f"no published cell matches {wanted!r}")
+    texts: list[str | None] = [*text_tasks([r for r in chosen if r.status == "ok"])] or [None]
+    measured = sorted((r for r in chosen if r.status == "ok"), key=lambda r: _value(r, "kl_mean", texts[0]))
+    with_seed = len({seed for r in measured if (seed := _calibration_seed(r)) is not None}) > 1
+    rows = [
+        _row(record, full_precision_of(record, records), texts, answers, with_seed=with_seed) for record in measured
+    ]
+    heads = ["method", "scheme", "MB", "perplexity", "KL, nats", "added loss, nats", "top-1"]
+    heads += [f"KL on {_short(text)}" for text in texts[1:]]
+    rows += [_ended(record, len(heads)) for record in chosen if record.status != "ok"]
+    first = measured[0] if measured else chosen[0]
+    return _markdown(heads, rows) + "\n" + _conditions(chosen, full_precision_of(first, records), texts) + "\n"
+
+
+_CHOICES: Mapping[str, Callable[[Record], object]] = {
+    "model": lambda record: record.spec.model,
+    "scheme": lambda record: record.spec.scheme,
+    "method": lambda record: record.spec.method,
+    "seed": lambda record: _calibration_seed(record),
+}
+
+
+def _chosen(records: Sequence[Record], wanted: str) -> list[Record]:
+    """The records that `wanted`, as in `scheme=W4A16g64 seed=0`, names."""
+    choice = dict(part.split("=", 1) for part in wanted.split())
+    if unknown := set(choice) - set(_CHOICES):
+        raise StoreError(f"a table chooses by {', '.join(sorted(unknown))}; expected {', '.join(_CHOICES)}")
+    return [r for r in records if all(str(_CHOICES[name](r)) == value for name, value in choice.items())]
+
+
+def _calibration_seed(record: Record) -> int | None:
+    return None if record.spec.calibration is None else record.spec.calibration.seed
+
+
+def _short(text: str | None) -> str:
+    return "" if text is None else text.split("@")[0].split(":")[0]
+
+
+def _value(record: Record, name: str, task: str | None) -> float:
+    metric = record.metric(name, task)
+    return float("inf") if metric is None else metric.value
+
+
+def _row(
+    record: Record, reference: Record | None, texts: Sequence[str | None], answers: Answers, *, with_seed: bool
+) -> tuple[str, ...]:
+    text = texts[0]
+    added = _ABSENT if reference is None else _difference("perplexity", text, reference, record, answers)
+    size, agreement = record.metric("stored_bytes"), record.metric("top1_agreement", text)
+    return (
+        _method(record, with_seed=with_seed),
+        record.spec.scheme,
+        _ABSENT if size is None else f"{size.value / 1e6:.1f}",
+        _figure(record, "perplexity", text, ".2f"),
+        _figure(record, "kl_mean", text, ".4f"),
+        added,
+        _ABSENT if agreement is None else f"{100 * agreement.value:.1f} %",
+        *(_figure(record, "kl_mean", other, ".4f") for other in texts[1:]),
+    )
+
+
+def _method(record: Record, *, with_seed: bool) -> str:
+    seed = _calibration_seed(record)
+    budget = f", `{record.spec.budget}`" if record.spec.budget else ""
+    return f"`{record.spec.method}`" + budget + (f", seed {seed}" if with_seed and seed is not None else "")
+
+
+def _ended(record: Record, columns: int) -> tuple[str, ...]:
+    reason = (record.reason or "").replace("|", "\\|").replace("\n", " ")
+    return f"`{record.spec.method}`", record.spec.scheme, f"{record.status}: {reason}", *[_ABSENT] * (columns - 3)
+
+
+def _figure(record: Record, name: str, task: str | None, form: str) -> str:
+    metric = record.metric(name, task)
+    return _ABSENT if metric is None else _with_interval(metric.value, interval_of(metric), form)
+
+
+def _with_interval(value: float, interval: Interval | None, form: str, *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    text = f"{value:{sign}{form}}"
+    return text if interval is None else f"{text} [{interval.low:{sign}{form}}, {interval.high:{sign}{form}}]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two cells of one model, calibration seed and text; `b` is seen from `a`."""
+
+    a: Record
+    b: Record
+    text: str | None
+
+
+def _pairs(records: Sequence[Record], answers: Answers, wanted: str) -> str:
+    """Two cells at a time, on every model, calibration seed and text that has both."""
+    pairs = [pair for names in wanted.split(",") for pair in _paired(records, names)]
+    varying: dict[str, Callable[[_Pair], object]] = {
+        "model": lambda pair: pair.a.spec.model,
+        "text": lambda pair: _short(pair.text),
+        "seed": lambda pair: _seed_of(pair),
+    }
+    varying = {head: value for head, value in varying.items() if len({value(pair) for pair in pairs}) > 1}
+    rows = [
+        (
+            f"`{pair.a.spec.method}`",
+            f"`{pair.b.spec.method}`",
+            pair.a.spec.scheme
+            if pair.a.spec.scheme == pair.b.spec.scheme
+            else f"{pair.a.spec.scheme} → {pair.b.spec.scheme}",
+            *(str(value(pair)) for value in varying.values()),
+            *(_difference(name, pair.text, pair.a, pair.b, answers) for name in ("kl_mean", "perplexity")),
+        )
+        for pair in pairs
+    ]
+    return _markdown(("from", "to", "scheme", *varying, "KL, nats", "loss, nats"), rows)
+
+
+def _seed_of(pair: _Pair) -> int | None:
+    seeds = {seed for record in (pair.a, pair.b) if (seed := _calibration_seed(record)) is not None}
+    return next(iter(seeds), None)
+
+
+def _paired(records: Sequence[Record], names: str) -> list[_Pair]:
+    """The pairs that `names`, two cells called `[model/]method/scheme`, stands for.
+
+    Raises:
+        StoreError: It is not two names, or a name stands for no cell that the other's has a partner in.
+    """
+    words = names.split()
+    if len(words) != 2:
+        raise StoreError(f"a table compares {names.strip()!r}; expected two cells, as in 'rtn/W8A8 gptq/W8A8'")
+    first, second = (_named(records, word) for word in words)
+    found = []
+    for a in first:
+        for b in second:
+            seeds = {seed for record in (a, b) if (seed := _calibration_seed(record)) is not None}
+            if a.spec.model == b.spec.model and a.spec.tasks == b.spec.tasks and len(seeds) < 2:
+                texts: list[str | None] = [*text_tasks([a, b])] or [None]
+                found += [_Pair(a, b, text) for text in texts]
+    if not found:
+        raise StoreError(f"no cell called {words[0]!r} was measured as one called {words[1]!r} was")
+    return found
+
+
+def _named(records: Sequence[Record], name: str) -> list[Record]:
+    """The measured cells called `[model/]method/scheme`.
+
+    Raises:
+        StoreError: There is none.
+    """
+    found = [r for r in records if r.status == "ok" and f"/{r.spec.label}".endswith(f"/{name}")]
+    if not found:
+        raise StoreError(f"0 published cells are called {name!r}; expected one or more")
+    return found
+
+
+def _report(records: Sequence[Record], answers: Answers, wanted: str) -> str:
+    """The table of every cell, as `slmquant report` has it; of several models one below the other."""
+    if wanted:
+        raise StoreError(f"a report takes the whole file; {wanted!r} says nothing to it")
+    parts = []
+    for section in sections(records, answers=answers):
+        table = tables(section)[0]
+        heads = [*table.heads, *(column.title for column in table.columns)]
+        parts.append(_markdown(heads, [[*row.heads, *map(_field, row.fields)] for row in table.rows]))
+    return "\n".join(parts)
+
+
+def _field(field: Field) -> str:
+    if field.reading is None:
+        return _ABSENT
+    text = f"**{field.reading.text}**" if field.is_best else field.reading.text
+    if field.reading.interval is not None:
+        return f"{text} {field.reading.interval}"
+    return text if field.reading.stderr is None else f"{text} ± {field.reading.stderr:.2g}"
+
+
+def _difference(name: str, task: str | None, a: Record, b: Record, answers: Answers) -> str:
+    """`b − a` of a divergence or, of a perplexity, of the loss, with its interval; empty where it was not measured."""
+    metric = a.metric(name, task)
+    if metric is None or b.metric(name, task) is None:
+        return _ABSENT
+    pairs = Pairs.of(metric, answers.get(a.cell_id, ()), answers.get(b.cell_id, ()))
+    if pairs is None or not pairs.complete:
+        return _ABSENT
+    estimate = pairs.estimate()
+    return _with_interval(
+        statistics.fmean(pairs.differences), None if estimate is None else estimate.interval(), ".4f", signed=True
+    )
+
+
+def _conditions(chosen: Sequence[Record], reference: Record | None, texts: Sequence[str | None]) -> str:
+    """Model, calibration, texts, numbers computed in and machine, and what full precision scored."""
+    measured = [r for r in chosen if r.status == "ok"] or list(chosen)
+    record = measured[0]
+    provenance = "" if record.model is None else f" ({record.model.provenance})"
+    parts = [f"{record.spec.model}{provenance}"]
+    if labels := _each(calibration_label(r.spec.calibration) for r in measured):
+        parts.append(f"calibrated on {labels}")
+    protocols = (metric.protocol for text in texts if (metric := record.metric("perplexity", text)) is not None)
+    if measured_on := _each(protocols):
+        parts.append(f"measured on {measured_on}")
+    machines = _each(f"{r.environment.cpu}, {r.environment.threads} threads" for r in measured)
+    parts.append(f"computed in {_each(r.spec.compute_dtype for r in measured)} on {machines}")
+    if reference is not None and (whole := _figure(reference, "perplexity", texts[0], ".2f")):
+        parts.append(f"full precision has perplexity {whole}")
+    return "; ".join(parts) + ". In brackets: 95 % intervals."
+
+
+def _each(labels: Iterable[str | None]) -> str:
+    """Every label once, in order."""
+    return "; and ".join(dict.fromkeys(label for label in labels if label))
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines += [f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+TABLES: Mapping[str, Callable[[Sequence[Record], Answers, str], str]] = {
+    "cells": _cells,
+    "pairs": _pairs,
+    "report": _report,
+}
+"""Kind of table → what makes it, from the records of a file, what they answered, and what the comment says further."""
