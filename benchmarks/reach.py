@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slmquant import api, engines
 from slmquant.analysis.multiple import holm
+from slmquant.analysis.pairs import Pairs
 from slmquant.analysis.serial import series_mean
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
@@ -79,8 +80,9 @@ class Contest:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one file makes of one corpus, window by window."""
+    """What one file makes of one corpus, window by window; `positions` are the windows' places in the text."""
 
+    positions: tuple[int, ...]
     losses: tuple[float, ...]
     divergences: tuple[float, ...]
 
@@ -89,7 +91,7 @@ class Reading:
         """The mean and its standard error, which knows that neighbours are alike."""
         if len(self.divergences) < 2:
             return f"{self.divergences[0]:.4f}"
-        test = series_mean(self.divergences)
+        test = series_mean(self.divergences, positions=self.positions)
         return f"{test.mean:.4f}" + ("" if test.stderr is None else f" ± {test.stderr:.4f}")
 
 
@@ -116,7 +118,9 @@ def main(description: str, contest: Contest) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         plain = api.quantize(given.model, "none", "W16A16")
         windows = {name: spread(plain.tokenizer, name, given.windows, given.length) for name in given.corpora}
-        artifacts = list(make(contest, plain, given.ours, folder, windows[given.corpora[0]], calibration))
+        artifacts = list(
+            make(contest, plain, given.ours, folder, list(windows[given.corpora[0]].values()), calibration)
+        )
         usual = (contest.usual or contest.full)[0]
         speeds = timed(contest.engine, artifacts, usual, settings) if given.timing else {}
         readings = {
@@ -129,30 +133,30 @@ def main(description: str, contest: Contest) -> None:
         console.print(line)
 
 
-def spread(tokenizer: PreTrainedTokenizerBase, corpus: str, count: int, length: int) -> list[list[int]]:
-    """Windows that lie evenly over a whole text and do not overlap, as tasks choose them."""
+def spread(tokenizer: PreTrainedTokenizerBase, corpus: str, count: int, length: int) -> dict[int, list[int]]:
+    """Windows that lie evenly over a whole text and do not overlap, as tasks choose them, by their place in it."""
     ids = text_tokens(tokenizer, load_corpus(corpus).text)
     chosen = spread_windows(corpus, len(ids) // length, count)
-    return [ids[length * window : length * (window + 1)].tolist() for window in chosen]
+    return {window: ids[length * window : length * (window + 1)].tolist() for window in chosen}
 
 
 def read(
-    engine: str, artifacts: Sequence[Artifact], windows: Sequence[Sequence[int]], threads: int
+    engine: str, artifacts: Sequence[Artifact], windows: Mapping[int, Sequence[int]], threads: int
 ) -> dict[str, Reading]:
     """Losses of every file, and divergences from the first."""
     full: list[torch.Tensor] = []
     readings: dict[str, Reading] = {}
     for artifact in artifacts:
-        session = engines.load(engine).open(artifact.path, OpenOptions(threads, len(windows[0])))
+        session = engines.load(engine).open(artifact.path, OpenOptions(threads, len(next(iter(windows.values())))))
         losses, divergences = [], []
-        for place, window in enumerate(windows):
+        for place, window in enumerate(windows.values()):
             logs = log_probabilities(session, window)
             if artifact is artifacts[0]:
                 full.append(logs.half())
             losses.append(float(next_token_nll(logs[:-1], torch.tensor(window[1:])).mean()))
             divergences.append(float(token_divergence_(full[place].float(), logs).forward.mean()))
         session.close()
-        readings[artifact.name] = Reading(tuple(losses), tuple(divergences))
+        readings[artifact.name] = Reading(tuple(windows), tuple(losses), tuple(divergences))
     return readings
 
 
@@ -181,19 +185,25 @@ def differences(
 ) -> Iterator[str]:
     """Each of ours against each of the others on each corpus, over the same windows."""
     found = {
-        (corpus, mine, other): series_mean(
-            [b - a for a, b in zip(reading[other].losses, reading[mine].losses, strict=True)]
-        )
+        (corpus, mine, other): test
         for corpus, reading in readings.items()
         for mine, other in itertools.product(ours, others)
+        if (test := paired(reading[other], reading[mine]).estimate()) is not None
     }
     corrected = holm({key: p for key, test in found.items() if (p := test.p_value()) is not None})
     for (corpus, mine, other), test in found.items():
         p, span = corrected.get((corpus, mine, other)), test.interval()
         verdict = "" if p is None else f", p = {p:.3g} after Holm over {len(corrected)}"
+        windows = len(readings[corpus][mine].positions)
         ends = "" if span is None else f" [{span.low:+.4f}, {span.high:+.4f}]"
-        line = f"{mine} less {other}: {test.mean:+.4f}{ends} nats over {test.windows} windows of {corpus}{verdict}"
+        line = f"{mine} less {other}: {test.mean:+.4f}{ends} nats over {windows} windows of {corpus}{verdict}"
         yield line if p is None or p < 0.05 else f"{line}: not told apart"
+
+
+def paired(first: Reading, second: Reading) -> Pairs:
+    """Losses of two files on the same windows, which `compare` would hold against each other in the same way."""
+    places = tuple(str(place) for place in first.positions)
+    return Pairs(places, first.losses, second.losses, complete=True, of_perplexity=True, of_text=True)
 
 
 def make(

@@ -10,8 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from slmquant import exchange
+from slmquant.boundary import size_text
 from slmquant.errors import OutputError, SpaceError
-from slmquant.files import atomic_dir, atomic_file, check_output, forget_oldest, mark_used, remove_leftovers
+from slmquant.files import (
+    atomic_dir,
+    atomic_file,
+    check_output,
+    forget_oldest,
+    mark_used,
+    remove_leftovers,
+    require_space,
+)
+from tests.killing import killed_at_steps
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077])
@@ -88,6 +99,36 @@ def test_what_a_killed_process_left_goes_when_the_same_is_written_a_day_later(tm
     assert not others.exists()
 
 
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_process_that_is_killed_leaves_the_old_folder_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool
+) -> None:
+    """At whatever moment; on file systems that cannot exchange two folders, as soon as the same is written again."""
+    if not in_one_step:
+        monkeypatch.setattr(exchange, "_in_one_step", lambda new, old: False)
+
+    def write(text: str) -> None:
+        with atomic_dir(tmp_path / "out") as temporary:
+            for name in "abc":
+                (temporary / name).write_text(text)
+
+    write("old")
+    count = 0
+    for step in killed_at_steps(lambda: write("new"), tmp_path):
+        count += 1
+        if not in_one_step:
+            with pytest.raises(ZeroDivisionError), atomic_dir(tmp_path / "out"):
+                _ = 1 // 0
+        found = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
+        assert found in (dict.fromkeys("abc", text) for text in ("old", "new")), step
+        write("old")
+    assert count > 10
+    for entry in tmp_path.glob(".*"):
+        os.utime(entry, (0, 0))
+    write("new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
 def test_an_output_never_touches_what_it_is_made_from(tmp_path: Path) -> None:
     source = tmp_path / "models" / "source"
     source.mkdir(parents=True)
@@ -105,8 +146,16 @@ def test_an_output_never_touches_what_it_is_made_from(tmp_path: Path) -> None:
 
 
 def test_space_is_asked_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match="MB are needed"):
+    with pytest.raises(SpaceError, match=r"1\.15 EB are needed in .* and [\d.]+ [kMGT]?B are free; free some"):
         check_output(tmp_path / "new" / "out", True, least_bytes=1 << 60)
+
+
+def test_a_number_of_bytes_can_be_read_however_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown = [size_text(count) for count in (0, 1, 999, 1000, 40_960, 999_600, 1_530_000, 270_899_999, 1 << 60)]
+    assert shown == ["0 bytes", "1 byte", "999 bytes", "1 kB", "41 kB", "1 MB", "1.53 MB", "271 MB", "1.15 EB"]
+    monkeypatch.setattr("slmquant.files.shutil.disk_usage", lambda folder: type("Usage", (), {"free": 4096})())
+    with pytest.raises(SpaceError, match=r"123 kB are needed in .* and 4\.1 kB are free"):
+        require_space(tmp_path, 123_456)
 
 
 def test_what_was_used_longest_ago_goes_where_a_cache_grows_too_large(tmp_path: Path) -> None:

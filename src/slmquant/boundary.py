@@ -33,6 +33,7 @@ __all__ = [
     "reading",
     "reason",
     "save_traceback",
+    "size_text",
     "without_folders",
     "writing",
 ]
@@ -55,6 +56,7 @@ _FULL_SIGNS = (
 )
 _MEMORY_SIGNS = ("allocate memory", "out of memory", "bad_alloc")
 _FOLDERS = re.compile(r"(?<![\w/:.~-])(?:~|)/(?:[^\s/'\"()<>]+/)+")
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 _LITTLE_BYTES = 1 << 16
 """A disk with less room than this is full: libraries report that in words of their own."""
 _LONGEST_REASON = 300
@@ -167,6 +169,13 @@ def last_line(error: BaseException) -> str:
     return reason(RuntimeError(lines[-1])) if lines else reason(error)
 
 
+def size_text(count: int) -> str:
+    """A number of bytes to three digits: `0 bytes`, `1.5 MB`, `271 MB`."""
+    rounded = float(f"{count:.3g}")
+    unit = next((power for power in reversed(range(len(_UNITS))) if rounded >= 1000**power), 0)
+    return f"{rounded / 1000**unit:.3g} {_UNITS[unit] if count != 1 else 'byte'}"
+
+
 def without_folders(text: str) -> str:
     """`text` without the folders of this machine: of an absolute path its last part alone."""
     return _FOLDERS.sub("", text.rstrip("/") if text.startswith(("/", "~/")) else text)
@@ -229,7 +238,7 @@ def _is_full(folder: Path) -> bool:
 def _no_space(path: Path) -> str:
     temporary = Path(tempfile.gettempdir())
     free = shutil.disk_usage(path.parent).free
-    where = f"{free / 1e6:.0f} MB free in {path.parent}"
+    where = f"{size_text(free)} free in {path.parent}"
     if _is_full(temporary) and not _is_full(path.parent):
         return f"no space for temporary files in {temporary} to write {path}; free some, or point TMPDIR elsewhere"
     return f"no space to write {path} ({where}); free some, or point it or SLMQUANT_CACHE at another disk"

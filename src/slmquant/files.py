@@ -17,8 +17,9 @@ from pathlib import Path
 
 import platformdirs
 
-from slmquant.boundary import writing
+from slmquant.boundary import size_text, writing
 from slmquant.errors import OutputError, SpaceError
+from slmquant.exchange import put_back, put_in_place
 
 _CHUNK_BYTES = 1 << 22
 _LEFTOVER_AGE_S = 24 * 3600
@@ -54,7 +55,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise SpaceError(
-            f"{needed_bytes / 1e6:.0f} MB are needed in {folder} and {free / 1e6:.0f} MB are free; "
+            f"{size_text(needed_bytes)} are needed in {folder} and {size_text(free)} are free; "
             "free some, or point SLMQUANT_CACHE at another disk"
         )
 
@@ -211,8 +212,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it onto `path` if the block succeeds, else remove it.
 
-    An existing folder at `path` is replaced only once the new one is whole. Who may read it and what is in it is what
-    the user's umask says. A link is followed: the folder that it names is replaced.
+    An existing folder at `path` is replaced only once the new one is whole, in one step where the system has one (see
+    `slmquant.exchange`). Who may read it and what is in it is what the user's umask says. A link is followed: the
+    folder that it names is replaced.
 
     Raises:
         OutputError: Nothing can be written there.
@@ -226,13 +228,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         with writing(path):  # which looks at the disk before it is cleared
             yield temporary
             _open_to_others(temporary, mode)
-            if target.exists():
-                retired = _beside(path)[1]
-                target.replace(retired)
-                temporary.replace(target)
-                shutil.rmtree(retired, ignore_errors=True)
-            else:
-                temporary.replace(target)
+            put_in_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -242,6 +238,7 @@ def _beside(path: Path) -> tuple[Path, Path]:
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     name = target.name.encode()[:80].decode(errors="ignore")  # a name takes 255 bytes
+    put_back(target, f".{glob.escape(name)}.{_MARK}-*")
     remove_leftovers(target.parent, f".{glob.escape(name)}.{_MARK}-*")
     return target, target.parent / f".{name}.{_MARK}-{secrets.token_hex(6)}"
 

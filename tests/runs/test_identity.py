@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from slmquant import versions
 from slmquant.model.identity import config_sha256, key_of, tokenizer_sha256
 from slmquant.runs import runner
 from slmquant.runs.plan import make_plan
-from slmquant.runs.runner import RunResult, run
+from slmquant.runs.runner import Event, RunResult, run
 from slmquant.store import Store
 from slmquant.store.inputs import apart
 from tests.runs.made_up import write_text
@@ -172,3 +174,38 @@ def test_data_that_cannot_be_had_is_a_failed_row_and_found_later(model: Path, da
 
     assert [record.status for record in without.records] == ["ok", "ok", "failed"]
     assert [record.status for record in bench(model, data, tmp_path / "one.sqlite").records] == ["ok"] * 3
+
+
+def other_weights(model: Path, data: Path) -> None:
+    del data
+    tensors = load_file(model / "model.safetensors")
+    save_file({name: value * 1.5 for name, value in tensors.items()}, model / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "methods", "said"),
+    [
+        (other_weights, ("rtn", "gptq"), "the weights of .* changed while the run was under way"),
+        (rotate_faster, ("rtn", "gptq"), "the configuration of .* changed"),
+        (forget_a_merge, ("rtn", "gptq"), "the tokenizer of .* changed"),
+        (correct_the_calibration, ("gptq",), "the text wikitext2_train changed"),
+    ],
+)
+def test_what_changes_between_planning_and_a_cell_is_never_measured_under_the_old_name(
+    model: Path, data: Path, tmp_path: Path, change: Callable[[Path, Path], None], methods: tuple[str, ...], said: str
+) -> None:
+    def tell(event: Event) -> None:
+        if event.record is not None and event.record.spec.method == "none":  # the first cell, which is whole
+            change(model, data)
+
+    fields = {"models": [str(model)], "methods": ["rtn", "gptq"], "schemes": ["W4A16g16"], "tasks": ["wikitext2:2"]}
+    plan = make_plan(fields | {"calibration": {"num_samples": 4, "seq_len": 32}, "dtype": "float32"})
+    with Store(tmp_path / "store.sqlite") as store:
+        first = {record.spec.method: record for record in run(plan, store, data_dir=data, tell=tell).records}
+        again = run(plan, store, data_dir=data)
+
+    assert first["none"].status == "ok"
+    for method in methods:
+        assert first[method].status == "failed" and re.search(said, first[method].reason or "")
+    assert all(record.status == "ok" for method, record in first.items() if method not in methods)
+    assert {record.status for record in again.records} == {"ok"}

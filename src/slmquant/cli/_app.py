@@ -18,11 +18,12 @@ import typer
 
 from slmquant.boundary import is_memory, is_space, reason, save_traceback
 from slmquant.cli._output import err_console, shown
-from slmquant.errors import SlmquantError, SpaceError
+from slmquant.errors import OutputError, SlmquantError, SpaceError
 from slmquant.files import cache_dir
 
 DEBUG = "SLMQUANT_DEBUG"
 INTERRUPTED = 130
+_VARIABLES = ("SLMQUANT_CACHE", "SLMQUANT_DATA", "SLMQUANT_STORE")
 
 COMMANDS = {
     "Do": ("bench", "quantize", "export", "bench-engine", "chat", "serve"),
@@ -95,8 +96,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Words after `slmquant`; by default those of this process.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="slmquant")
+        _check_text(words)
+        app(args=words, prog_name="slmquant")
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:
@@ -115,6 +118,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.errno != errno.EPIPE:  # a reader that has seen enough is no error
             code = _told(f"cannot write the output: {reason(error)}", error, SpaceError.exit_code)
     return code
+
+
+def _check_text(words: Sequence[str]) -> None:
+    """Refuse words that are no text: they would be written into rows, JSON and manifests, which are UTF-8.
+
+    Raises:
+        OutputError: A word, or a variable of ours, holds bytes that the locale's encoding does not have.
+    """
+    texts = {f"word {place} of the command line": word for place, word in enumerate(words, start=1)}
+    texts |= {f"the variable {name}": os.environ.get(name, "") for name in _VARIABLES}
+    for what, word in texts.items():
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError:
+            encoding = sys.getfilesystemencoding()
+            remedy = "" if encoding == "utf-8" else ", or set PYTHONUTF8=1"
+            message = f"{what}, {word}, is not text in {encoding}; rename that file or folder{remedy}"
+            raise OutputError(message) from None
 
 
 def _told(text: str, error: BaseException, code: int) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from slmquant import methods, tasks, versions
 from slmquant.calib.corpora import load_corpus
-from slmquant.errors import SlmquantError
+from slmquant.errors import DataError, ModelError, SlmquantError
 from slmquant.model.identity import config_sha256, tokenizer_sha256
+from slmquant.model.loading import LoadedModel
 from slmquant.progress import Progress
 from slmquant.store.inputs import UNKNOWN, Inputs
-from slmquant.store.record import TaskSpec
+from slmquant.store.record import CellSpec, DataCard, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,36 @@ class Contents:
             methods=tuple(versions.of_method(method).items()),
             metrics=tuple((name, version) for name, version in versions.METRICS.items() if name in kinds),
         )
+
+
+def check_model(spec: CellSpec, loaded: LoadedModel) -> None:
+    """Hold what was loaded for a cell against what its row will say that it measured.
+
+    Raises:
+        ModelError: Weights, configuration or tokenizer are no longer those that the run was planned for.
+    """
+    pairs = [("weights", spec.model_sha256, loaded.sha256)]
+    if (inputs := spec.inputs) is not None:
+        pairs.append(("configuration", inputs.config_sha256, config_sha256(loaded.folder)))
+        pairs.append(("tokenizer", inputs.tokenizer_sha256, tokenizer_sha256(loaded.folder)))
+    for what, expected, found in pairs:
+        if expected != found:
+            raise ModelError(
+                f"the {what} of {spec.model} changed while the run was under way (SHA-256 {found[:16]}, expected "
+                f"{expected[:16]} as it was at its start); run the same command again, which measures what is there now"
+            )
+
+
+def check_calibration(spec: CellSpec, cards: Sequence[DataCard]) -> None:
+    """The same for the text that a cell was calibrated on.
+
+    Raises:
+        DataError: It is no longer the text that the run was planned for.
+    """
+    expected = None if spec.inputs is None else spec.inputs.calibration_sha256
+    for card in cards:
+        if expected not in (None, UNKNOWN, card.sha256):
+            raise DataError(
+                f"the text {card.name} changed while the run was under way (SHA-256 {card.sha256[:16]}, expected "
+                f"{str(expected)[:16]} as it was at its start); run the same command again"
+            )

@@ -15,6 +15,7 @@ from slmquant.model.loading import load
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
 from slmquant.runs.environment import usable_cores
+from slmquant.runs.inputs import check_model
 from slmquant.runs.process import Failure, run_isolated
 from slmquant.runs.work import CellCalibration, CellJob, CellResult
 from slmquant.schemes import parse
@@ -36,6 +37,7 @@ def run_quantize(job: CellJob, progress: Progress) -> Phase:
     torch.set_num_threads(usable_cores())
     torch.manual_seed(job.spec.seed)
     loaded = load(job.spec.model, device=job.spec.device, mapped=not methods.load(job.spec.method).rewrites_weights)
+    check_model(job.spec, loaded)
     calibration = CellCalibration(job.spec.calibration, job.captured, loaded, job.data_dir)
     meter = Meter()
     with meter.phase("quantize"):

@@ -30,6 +30,7 @@ from slmquant.model.relations import Relations, discover
 from slmquant.progress import Progress
 from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.runs.environment import usable_cores
+from slmquant.runs.inputs import check_calibration, check_model
 from slmquant.runs.kept import keep
 from slmquant.schemes import parse
 from slmquant.store.record import CalibrationSpec, CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase
@@ -125,6 +126,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     mapped = not methods.load(job.spec.method).rewrites_weights
     with meter.phase("load"):
         loaded = load(job.spec.model, device=job.spec.device, mapped=mapped)
+    check_model(job.spec, loaded)
     calibration = CellCalibration(job.spec.calibration, job.captured, loaded, job.data_dir)
     with meter.phase("quantize"):
         quantized = quantize_(
@@ -137,6 +139,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
             budget=job.spec.budget or "fast",
             progress=progress,
         )
+    check_calibration(job.spec, calibration.data)
     if calibration.phase is not None:
         meter.phases.insert(1, calibration.phase)
     consumed = [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, calibration.tokens)
