@@ -8,7 +8,8 @@ import pytest
 from slmquant.errors import StoreError
 from slmquant.report.published import fill_in
 from slmquant.store.jsonlines import write_cells
-from slmquant.store.record import ItemOutcome, Record
+from slmquant.store.record import ItemOutcome, Phase, Record, Repeat
+from slmquant.tracks.consumption import consumption_metrics
 from tests import invented
 
 ROOT = Path(__file__).parents[2]
@@ -118,11 +119,41 @@ def test_a_report_is_the_table_of_the_terminal(folder: Path) -> None:
     assert {(row[0], row[1]) for row in rows} >= {("rtn", "W8A8"), ("gptq", "W4A16g64")}
 
 
+def costed(method: str, phases: tuple[Phase, ...]) -> Record:
+    return invented.record(method, "W4A16g64", tuple(consumption_metrics(phases, None))).model_copy(
+        update={"phases": phases}
+    )
+
+
+def test_costs_are_those_of_both_phases_cheapest_first(tmp_path: Path) -> None:
+    """What is shared is charged in full; of a phase that was repeated the spread is shown; loading is no cost."""
+    load = Phase(name="load", seconds=9.0, cpu_s=9.0, added_rss_bytes=700_000_000)
+    capture = Phase(name="capture", seconds=90.0, cpu_s=70.4, added_rss_bytes=540_000_000, noise=0.25, shared=True)
+    slow = Phase(name="quantize", seconds=30.0, cpu_s=20.3, added_rss_bytes=460_000_000, noise=0.1)
+    runs = tuple(Repeat(seconds=4.0, cpu_s=cpu_s, added_rss_bytes=None, noise=None) for cpu_s in (3.14, 3.4, 4.26))
+    quick = Phase(name="quantize", seconds=4.0, cpu_s=3.4, added_rss_bytes=390_000_000, noise=0.05, repeated=runs)
+    unknown = invented.record("hqq", "W4A16g64")
+    cells = [costed("gptq", (load, capture, slow)), costed("rtn", (load, quick)), unknown]
+    write_cells(cells, {}, tmp_path / "cells.jsonl")
+
+    head, _, *rows = table(tmp_path, "costs cells.jsonl scheme=W4A16g64")
+
+    assert head == ["method", "scheme", "statistics, CPU s", "quantizing, CPU s", "both, CPU s", "added MB"]
+    assert rows == [
+        ["`rtn`", "W4A16g64", "", "3.4 (3.1 to 4.3)", "3.4", "390"],
+        ["`gptq`", "W4A16g64", "70", "20", "91", "540"],
+    ]
+    text = fill_in("<!-- costs cells.jsonl -->\n<!-- end -->\n", tmp_path)
+    assert "others took up to 25% of all processor time" in text
+
+
 @pytest.mark.parametrize(
     ("opening", "complaint"),
     [
         ("cells cells.jsonl scheme=W2A16", "no published cell"),
         ("cells cells.jsonl bits=4", "chooses by bits"),
+        ("costs cells.jsonl bits=4", "chooses by bits"),
+        ("costs cells.jsonl", "says what quantizing took"),
         ("pairs cells.jsonl rtn/W4A16g64", "expected two cells"),
         ("pairs cells.jsonl rtn gptq/W4A16g64", "0 published cells are called 'rtn'"),
         ("cells absent.jsonl", "cannot be read"),

@@ -18,6 +18,8 @@ from slmquant.store.record import ItemOutcome, Record
 __all__ = ["TABLES", "Answers"]
 
 _ABSENT = ""
+_FEW_SECONDS = 10.0
+"""Below it seconds are shown with a decimal."""
 
 Answers = Mapping[str, Sequence[ItemOutcome]]
 """Cell id → what the cell answered."""
@@ -235,6 +237,60 @@ def _conditions(chosen: Sequence[Record], reference: Record | None, texts: Seque
     return "; ".join(parts) + ". In brackets: 95 % intervals."
 
 
+def _costs(records: Sequence[Record], answers: Answers, wanted: str) -> str:  # noqa: ARG001  # as all tables have it
+    """What quantizing each cell took, in processor time of its own process and memory above the loaded model."""
+    chosen = [r for r in _chosen(records, wanted) if r.status == "ok" and r.metric("quantize_cpu_s") is not None]
+    if not chosen:
+        raise StoreError(f"no published cell that matches {wanted!r} says what quantizing took")
+    chosen.sort(key=lambda record: _value(record, "quantize_cpu_s", None))
+    with_seed = len({seed for r in chosen if (seed := _calibration_seed(r)) is not None}) > 1
+    rows = []
+    for record in chosen:
+        added = record.metric("quantize_added_rss_bytes")
+        rows.append(
+            (
+                _method(record, with_seed=with_seed),
+                record.spec.scheme,
+                _phase_cpu(record, "capture"),
+                _phase_cpu(record, "quantize"),
+                _seconds(_value(record, "quantize_cpu_s", None)),
+                _ABSENT if added is None else f"{added.value / 1e6:.0f}",
+            )
+        )
+    heads = ("method", "scheme", "statistics, CPU s", "quantizing, CPU s", "both, CPU s", "added MB")
+    return _markdown(heads, rows) + "\n" + _cost_conditions(chosen) + "\n"
+
+
+def _phase_cpu(record: Record, name: str) -> str:
+    """Processor seconds of a phase, with their least and most where it was run several times."""
+    phase = next((phase for phase in record.phases if phase.name == name), None)
+    if phase is None or phase.cpu_s is None:
+        return _ABSENT
+    times = [run.cpu_s for run in phase.repeated]
+    span = f" ({_seconds(min(times))} to {_seconds(max(times))})" if times else ""
+    return _seconds(phase.cpu_s) + span
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value < _FEW_SECONDS else f"{value:.0f}"
+
+
+def _cost_conditions(chosen: Sequence[Record]) -> str:
+    """Models, calibration and machines, how busy others kept those, and what the columns count."""
+    parts = [_each(record.spec.model for record in chosen)]
+    if labels := _each(calibration_label(record.spec.calibration) for record in chosen):
+        parts.append(f"calibrated on {labels}")
+    machines = _each(f"{record.environment.cpu}, {record.environment.threads} threads" for record in chosen)
+    parts.append(f"computed in {_each(record.spec.compute_dtype for record in chosen)} on {machines}")
+    noise = [metric.value for record in chosen if (metric := record.metric("quantize_noise")) is not None]
+    if noise:
+        parts.append(f"others took up to {max(noise):.0%} of all processor time meanwhile")
+    return "; ".join(parts) + (
+        ". Seconds are those of the cell's own process over all its threads, of several runs the median; statistics "
+        "that cells share are charged to each. Memory is the highest above what was resident before."
+    )
+
+
 def _each(labels: Iterable[str | None]) -> str:
     """Every label once, in order."""
     return "; and ".join(dict.fromkeys(label for label in labels if label))
@@ -250,5 +306,6 @@ TABLES: Mapping[str, Callable[[Sequence[Record], Answers, str], str]] = {
     "cells": _cells,
     "pairs": _pairs,
     "report": _report,
+    "costs": _costs,
 }
 """Kind of table → what makes it, from the records of a file, what they answered, and what the comment says further."""

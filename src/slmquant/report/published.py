@@ -7,12 +7,14 @@ A table stands between two comments, of which the first says what it shows:
     <!-- cells results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- pairs results/published/weights.jsonl gptq/W4A16g64 gptq_sink/W4A16g64, awq/W4A16g64 autoround/W4A16g64 -->
     <!-- report results/published/demo.jsonl -->
+    <!-- costs results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- end -->
 
 `cells` prints every cell of the file that matches, whatever became of it: those that were measured, by divergence, then
 those that were refused or failed, with the reason. `model=`, `scheme=`, `method=` and `seed=` choose among them.
 `pairs` compares two cells at a time by divergence and by loss, on every model, calibration seed and text of the file
-that has both. `report` is the first table that `slmquant report` prints of the file, with all of its columns.
+that has both. `report` is the first table that `slmquant report` prints of the file, with all of its columns. `costs`
+prints what quantizing took each cell that was measured, of those that `cells` would print, cheapest first.
 Differences are paired over the windows of the text, and intervals are those of `slmquant compare`.
 """
 
