@@ -91,7 +91,42 @@ def quantize_(
         RefusedError: The method cannot do this scheme on this model; the message says why.
         NumericalError: A solver met numbers that are not finite.
     """
-    recipe = methods.load(method)
+    return quantize_by_(
+        methods.load(method), model, method, scheme, calibration, dtype=dtype, seed=seed, budget=budget,
+        progress=progress,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def quantize_by_(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    method: str,
+    scheme: Scheme,
+    calibration: Calibration,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    budget: Budget = "fast",
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """`quantize_` by a recipe that need have no name of its own, such as a method with other settings.
+
+    Args:
+        recipe: What is done.
+        model: As in `quantize_`.
+        method: What the result calls the recipe.
+        scheme: As in `quantize_`, and likewise the rest.
+        calibration: What the recipe may look at.
+        dtype: What the linears of the result multiply in.
+        seed: Of everything that is drawn.
+        budget: What learning may cost.
+        progress: Who is told how far it is.
+
+    Raises:
+        RefusedError: The recipe cannot do this scheme on this model; the message says why.
+        NumericalError: A solver met numbers that are not finite.
+    """
     _refuse(method, recipe.refusal(scheme))
     if scheme.is_full_precision:
         size = size_of(count_parameters(model), {}, frozenset())

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from slmquant.core.affine import Grid
+from slmquant.core.affine import AffineParams, Grid
+from slmquant.core.kquant import search
 from slmquant.core.learned_clip import ClipLogits
 from slmquant.core.signround import LearnedRounding
 
@@ -25,9 +26,11 @@ def damage(found: Tensor, W: Tensor, H: Tensor) -> Tensor:
     return (error @ H * error).sum()
 
 
-def learned(W: Tensor, H: Tensor, grid: Grid, steps: int = 200) -> tuple[float, float]:
+def learned(
+    W: Tensor, H: Tensor, grid: Grid, steps: int = 200, start: AffineParams | None = None
+) -> tuple[float, float]:
     """The loss of the best state of signed gradient descent, and how far its offsets went."""
-    rounding, best = LearnedRounding(W, grid), float("inf")
+    rounding, best = LearnedRounding(W, grid, start), float("inf")
     for step in range(steps):
         loss = damage(rounding.dense(torch.float32), W, H)
         best = min(best, loss.item())
@@ -62,6 +65,43 @@ def test_signed_descent_comes_close_to_the_best_rounding(grid: Grid) -> None:
 
     assert sum(found) < sum(nearest) / 2
     assert sum(found) < 1.3 * sum(best)  # it may even be below: ranges are learned as well
+
+
+STARTS = [Grid(4), Grid(3, True, 5), Grid(3, False, 5), Grid(4, True, 10, 16, rule="extreme"), Grid(4, False, 8, 16)]
+
+
+@pytest.mark.parametrize("grid", STARTS, ids=str)
+def test_it_starts_from_searched_scales_and_their_signs(grid: Grid) -> None:
+    """Negative scales, and those above the range's own, included."""
+    W = torch.randn(8, 20, generator=torch.Generator().manual_seed(3))
+    affine = search(W, torch.ones(1, 20), grid)
+    rounding = LearnedRounding(W, grid, affine)
+    found, expected = rounding.quantized(), grid.quantize(W, affine)
+
+    assert found.grid == grid
+    assert torch.allclose(found.scale, expected.scale, rtol=1e-3 if grid.scale_bits == 16 else 1e-6)
+    assert torch.allclose(found.dequantize(), expected.dequantize(), atol=1e-3)
+    assert torch.allclose(rounding.dense(torch.float32), expected.dequantize(), atol=1e-3)
+    assert not torch.allclose(expected.scale, grid.fit(W).scale, rtol=1e-2)
+    if grid.symmetric:
+        assert (expected.scale < 0).any()
+        assert (expected.scale > 0).any()
+
+
+@pytest.mark.parametrize("grid", [Grid(3), Grid(3, False), Grid(2, False)], ids=["W3", "W3-asym", "W2-asym"])
+def test_from_searched_scales_it_descends_as_well(grid: Grid) -> None:
+    begun, found, plain = [], [], []
+    for seed in range(8):
+        W, H = problem(seed)
+        affine = search(W, H.diagonal()[None], grid)
+        loss, reach = learned(W, H, grid, start=affine)
+        begun.append(float(damage(grid.quantize(W, affine).dequantize(), W, H)))
+        found.append(loss)
+        plain.append(learned(W, H, grid)[0])
+        assert loss <= begun[-1] * (1 + 1e-5)
+        assert reach <= 0.5
+
+    assert sum(found) < 0.7 * sum(begun)
 
 
 def test_no_gradient_no_step() -> None:

@@ -17,6 +17,7 @@ from slmquant.methods._base import Work, grid_of
 from slmquant.methods._equivalent import equivalent_scales
 from slmquant.methods._learning import Schedule, _divided
 from slmquant.methods.autoround import AutoRound, SignedGradient
+from slmquant.methods.autoround_mse import SEARCH
 from slmquant.methods.omniquant import OmniQuant, OmniSettings, augmented, published, settings_of
 from slmquant.model._exact import computing_in_float64
 from slmquant.model.activations import ActivationQuantizer
@@ -95,6 +96,23 @@ def test_unusual_blocks_learn_as_well(solver: Solver, name: str) -> None:
     before = loss_with(nearest(block, work), block, work, block.exact_outputs)
 
     assert loss_with(solver.solve_(block, work), block, work, block.exact_outputs) < before
+
+
+@pytest.mark.parametrize("scheme", ["W3A16g16", "W4A4", "W2A16g7-asym"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "olmoe"])
+def test_autoround_from_searched_scales_is_never_worse_than_those(name: str, scheme: str) -> None:
+    """Its start is what the searched scales give when weights are rounded to nearest."""
+    block, work = first_block(name, scheme)
+    solver = replace(AUTOROUND, search=SEARCH)
+    begun = {linear: rounding.quantized() for linear, rounding in solver._roundings(block, work).items()}
+    before = loss_with(begun, block, work, block.exact_outputs)
+    unsearched = loss_with(nearest(block, work), block, work, block.exact_outputs)
+
+    after = loss_with(solver.solve_(block, work), block, work, block.exact_outputs)
+
+    assert after <= before * (1 + 1e-4)
+    assert before != unsearched
+    assert work.notes == []
 
 
 def test_autoround_with_calibrated_activations() -> None:

@@ -155,7 +155,40 @@ def test_gptaq_without_strength_is_sequential_gptq_group_after_group() -> None:
     assert all(torch.equal(ours[name].codes, plain[name].codes) for name in plain)
 
 
-@pytest.mark.parametrize("name", ["gptq_sequential", "gptaq"])
+@pytest.mark.parametrize("architecture", ["llama", "opt"])
+def test_gptaq_weighs_both_moments_alike(architecture: str) -> None:
+    """The last linear of the first block, against sums over tokens, each with its weight, first ones with a share."""
+    model = tiny(architecture)
+    relations = discover(model)
+    last = [name for name in relations.linears if name.startswith(f"{relations.blocks[0]}.")][-1]
+    weight = weight_at(model, last).clone()
+    exact = received(model, last, windows())
+    codes = solve(model, Gptaq(weighting="energy", sink_share=0.3))
+    x = received(model, last, windows())
+    unit = x / x.norm(dim=1, keepdim=True)
+    apart = (exact - x) / x.norm(dim=1, keepdim=True)
+    heads = slice(None, None, windows().shape[1])  # a window's first token
+    rest, own = 0.7 / len(x), 0.3 / len(windows())
+
+    spec = parse(SCHEME).weights
+    assert spec is not None
+    H = rest * unit.T @ unit + own * unit[heads].T @ unit[heads]
+    cross = rest * apart.T @ unit + own * apart[heads].T @ unit[heads]
+    expected = gptaq(weight, H, cross, grid_of(spec), act_order=True, strength=0.25)
+
+    assert (codes[last].codes == expected.codes).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_gptaq_without_strength_is_weighed_as_sequential_gptq_is(share: float) -> None:
+    rounding = Gptq(weighting="energy", sink_share=share, scales="loss")
+    ours = solve(tiny("llama"), Gptaq(strength=0.0, weighting="energy", sink_share=share, scales="loss"))
+    plain = solve(tiny("llama"), SequentialGptq(rounding, true_sequential=True))
+
+    assert all((ours[name].codes == plain[name].codes).float().mean() > 0.99 for name in plain)
+
+
+@pytest.mark.parametrize("name", ["gptq_sequential", "gptaq", "gptq_sequential_mse", "gptaq_mse"])
 def test_keeps_more_of_the_model_than_nearest_rounding(name: str) -> None:
     gains = []
     for seed in range(3):
@@ -169,6 +202,12 @@ def test_keeps_more_of_the_model_than_nearest_rounding(name: str) -> None:
         gains.append(found[name] / found["rtn"])
 
     assert sum(gains) / len(gains) < 0.9
+
+
+@pytest.mark.parametrize("name", ["gptq_sequential_mse", "gptaq_mse", "autoround_mse"])
+def test_searched_scales_are_refused_where_there_is_no_search(name: str) -> None:
+    assert "searches scales" in (methods.load(name).refusal(parse("W4A16-tensor")) or "")
+    assert methods.load(name).refusal(parse("W4A16g16")) is None
 
 
 @pytest.mark.parametrize("name", ["gptq_sequential", "gptaq"])

@@ -71,6 +71,26 @@ def found_scales(
     return shrunk(W, grid) if scales == "mse" else scales_of_least_loss(W, grid, order, U)
 
 
+def searched_scales(
+    W: Float[Tensor, "out in"],
+    H: Float[Tensor, "in in"],
+    grid: Grid,
+    scales: Scales,
+    *,
+    damp: float = 0.01,
+    act_order: bool = False,
+) -> AffineParams | None:
+    """The scales and zero points that `gptq` would round `W` under; None for ranges.
+
+    Raises:
+        NumericalError: `H` is not finite or cannot be factorised.
+        ValueError: `W` and `H` do not fit.
+    """
+    order = column_order(W, H, act_order)
+    U = inverse_cholesky(H[order][:, order], damp).float()
+    return found_scales(W.float().masked_fill(H.diagonal() == 0, 0), grid, order, U, scales)
+
+
 def scales_of_least_loss(
     W: Float[Tensor, "out in"], grid: Grid, order: Int[Tensor, " in"], U: Float[Tensor, "in in"]
 ) -> AffineParams:

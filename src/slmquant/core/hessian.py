@@ -89,6 +89,34 @@ def with_first_tokens(
     return (1 - share) / trace * H + share / first_trace * moment
 
 
+def cross_with_first_tokens(
+    cross: Float[Tensor, "in in"],
+    differences: Float[Tensor, "samples in"],
+    H: Float[Tensor, "in in"],
+    first: Float[Tensor, "samples in"],
+    share: float,
+    weighting: Weighting,
+) -> Float[Tensor, "in in"]:
+    """The cross moment `E[d xᵀ]` with the share that `with_first_tokens` gives the first tokens in `H`.
+
+    Args:
+        cross: The cross moment of all tokens, which count as they do in `H`.
+        differences: `d` at the first token of each window.
+        H: The Hessian of all tokens, as it was before the first ones got their share.
+        first: The inputs at the first token of each window.
+        share: What part comes from them, in [0, 1].
+        weighting: What tokens count for in `H`.
+    """
+    if weighting == "uniform":
+        return (1 - share) * cross + share * (differences.T @ first) / len(first)
+    weights = energy_weights(first)
+    first, differences = weighted(first, weights), weighted(differences, weights)
+    trace, first_trace = H.trace(), first.square().sum()
+    if not (trace > 0 and first_trace > 0):
+        return cross
+    return (1 - share) / trace * cross + share / first_trace * (differences.T @ first)
+
+
 def finish_(H: Float[Tensor, "in in"], total: float) -> Float[Tensor, "in in"]:
     """Divided by a `total`, that of the tokens or their weights, mirrored in place to a full matrix; returns `H`."""
     H.div_(total).triu_()

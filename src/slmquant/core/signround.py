@@ -9,11 +9,13 @@ LLMs", Findings of EMNLP 2024, arXiv 2309.05516:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slmquant.core.affine import Grid, QuantizedTensor
+from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
 from slmquant.core.straight_through import Range, fake_quantize, in_groups, out_of_groups, quantize, range_of
 
 
@@ -23,14 +25,24 @@ class LearnedRounding:
     Args:
         weight: The weight, float32.
         grid: Integers; where symmetric, of rule `span` or `extreme`.
+        start: Scales and zero points to start from, in place of those that cover whole ranges. A symmetric one may be
+            negative, and keeps its sign: the end that falls on the lowest code is then the positive one.
     """
 
-    def __init__(self, weight: Float[Tensor, "out in"], grid: Grid) -> None:
-        self._shape, self._grid = weight.shape, grid
+    def __init__(self, weight: Float[Tensor, "out in"], grid: Grid, start: AffineParams | None = None) -> None:
+        self._shape, self._grid, self._stored = weight.shape, grid, grid
         self._weight = in_groups(weight.detach(), grid)
         self._range = range_of(self._weight)
         self._offset = torch.zeros_like(self._weight).requires_grad_()
-        self._alpha, self._beta = (torch.ones_like(bound).requires_grad_() for bound in self._range)
+        begin = self._range
+        if start is not None:
+            if grid.symmetric:
+                self._grid = replace(grid, rule="extreme")
+            begin = _covered_by(start, grid)
+            self._range = _holding(begin, self._range, grid)
+        self._alpha, self._beta = (
+            _ratio(part, whole).requires_grad_() for part, whole in zip(begin, self._range, strict=True)
+        )
 
     def dense(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
         """What the weight has become, differentiable in all that is learned."""
@@ -48,7 +60,32 @@ class LearnedRounding:
     @torch.no_grad()
     def quantized(self) -> QuantizedTensor:
         """The codes as they are now."""
-        return quantize(self._weight, self._offset, self._covered(), self._grid, self._shape)
+        codes = quantize(self._weight, self._offset, self._covered(), self._grid, self._shape)
+        return replace(codes, grid=self._stored)
 
     def _covered(self) -> Range:
         return Range(self._alpha * self._range.low, self._beta * self._range.high)
+
+
+def _covered_by(affine: AffineParams, grid: Grid) -> Range:
+    """The ranges that parameters stand for; of a symmetric grid the end that falls on the lowest code, and 0."""
+    scale = affine.scale.detach()
+    if grid.symmetric:
+        end = scale * grid.elements.low
+        return Range(end.clamp(max=0), end.clamp(min=0))
+    low = -scale * affine.zero_point.detach()
+    return Range(low, low + scale * (grid.elements.high - grid.elements.low))
+
+
+def _holding(part: Range, weights: Range, grid: Grid) -> Range:
+    """Ranges that hold both the part that learning starts from and the weights, so that factors lie in [0, 1]."""
+    if not grid.symmetric:
+        return Range(torch.minimum(part.low, weights.low), torch.maximum(part.high, weights.high))
+    largest = torch.maximum(weights.low.abs(), weights.high.abs())
+    low, high = (torch.maximum(bound.abs(), largest) * (bound != 0) for bound in part)
+    return Range(-low, high)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """How much of each range is covered; all of an empty one."""
+    return torch.where(whole == 0, torch.ones_like(whole), part / whole)

@@ -34,10 +34,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from slmquant.calib.capture import capture_block
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.signround import LearnedRounding
-from slmquant.methods._base import Budget, Recipe, Work, grid_of
+from slmquant.methods._base import Budget, Recipe, Rounding, Work, grid_of
 from slmquant.methods._learning import Schedule, learn, learning, refusal_to_learn
+from slmquant.methods.gptq import Gptq
 from slmquant.methods.rtn import Nearest
 from slmquant.model.blocks import BlockInHand, Exact
 from slmquant.model.relations import Relations
@@ -71,27 +73,43 @@ class AutoRound:
 
     Attributes:
         budgets: What each budget buys.
+        search: What searches the scales that learning starts from; None starts from whole ranges, as published.
         embeddings: How embeddings and head are rounded.
     """
 
     budgets: Mapping[Budget, SignedGradient] = field(default_factory=lambda: BUDGETS)
-    embeddings: Nearest = field(default_factory=Nearest)
+    search: Gptq | None = None
+    embeddings: Rounding = field(default_factory=Nearest)
     learns: bool = True
     wants_exact: Exact = "outputs"
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Integers only; any model that can be walked."""
+        """Integers only, for whose scales there is a search where one is wanted; any model that can be walked."""
         del relations
-        return refusal_to_learn(scheme)
+        if (reason := refusal_to_learn(scheme)) is not None or self.search is None:
+            return reason
+        reasons = (self.search.refusal(spec) for spec in scheme.weight_specs)
+        return next((reason for reason in reasons if reason is not None), None)
 
     def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; the block is left as it was."""
         settings = self.budgets[work.budget]
-        names = [name for group in block.groups for name in group.linears]
-        weights = {name: LearnedRounding(block.weight(name).float(), grid_of(work.specs[name])) for name in names}
+        weights = self._roundings(block, work)
         learner = _SignedDescent(weights, settings, work.dtype)
         with learning(block, work) as stage:
             return learn(stage, learner, settings.schedule, work)
+
+    @torch.no_grad()
+    def _roundings(self, block: BlockInHand, work: Work) -> Mapping[str, LearnedRounding]:
+        """All linears at their start."""
+        inputs = {} if self.search is None else capture_block(block, block.groups, self.search.needs, work.dtype)
+        found = {}
+        for group in block.groups:
+            for name in group.linears:
+                weight, grid = block.weight(name).float(), grid_of(work.specs[name])
+                start = None if self.search is None else self.search.searched(weight, grid, inputs[group.linears[0]])
+                found[name] = LearnedRounding(weight, grid, start)
+        return found
 
 
 class _SignedDescent:

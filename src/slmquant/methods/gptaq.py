@@ -34,6 +34,7 @@ from slmquant.core import hessian
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.gptaq import gptaq
 from slmquant.core.gptq import Scales
+from slmquant.core.hessian import Weighting
 from slmquant.errors import NumericalError
 from slmquant.methods._base import Recipe, Work
 from slmquant.methods._stacked import round_stacked
@@ -52,6 +53,8 @@ class Gptaq:
         damp: Fraction of the Hessian's mean diagonal that is added to its diagonal.
         act_order: Whether columns go by decreasing diagonal of the Hessian.
         strength: How much of the errors made before is made up for, in [0, 1]; 0 is sequential GPTQ.
+        weighting: What a token counts for; the paper's is `uniform`.
+        sink_share: Share that the first token of each window has alone; see `gptq_sink`.
         scales: Whether scales cover ranges or are searched, see `core.gptq.Scales`.
         embeddings: The rounding of embedding and head.
     """
@@ -59,6 +62,8 @@ class Gptaq:
     damp: float = 0.01
     act_order: bool = True
     strength: float = 0.25
+    weighting: Weighting = "uniform"
+    sink_share: float = 0.0
     scales: Scales = "range"
     embeddings: Gptq = field(default_factory=Gptq)
     learns: bool = False
@@ -67,6 +72,8 @@ class Gptaq:
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
         """Any model will do, and any grid for which there are such scales."""
         del relations
+        if self.weighting == "importance":
+            return "what a token matters is seen from the end of the model, not block after block; weigh by energy"
         searched = Gptq(scales=self.scales)
         reasons = (searched.refusal(spec) for spec in scheme.weight_specs)
         return next((reason for reason in reasons if reason is not None), None)
@@ -77,7 +84,8 @@ class Gptaq:
         plain = {name: block.weight(name).clone() for group in block.groups for name in group.linears}
         solved: dict[str, QuantizedTensor] = {}
         for group in block.groups:
-            moments = _observed(block, group.linears[0], plain, solved, work.dtype)
+            observer = _Observer(group.linears[0], block, self.weighting, self.sink_share)
+            moments = _observed(block, observer, plain, solved, work.dtype)
             weights = {name: plain[name].float() for name in group.linears}
             solved |= round_stacked(weights, work.specs, partial(self._round, inputs=moments))
         _move_on_(block, plain, work.dtype)
@@ -109,14 +117,25 @@ class _Seen(Exception):  # noqa: N818  # no error: it ends a pass through a bloc
 
 
 class _Observer:
-    """Gathers the moments of one input, batch by batch: of each it is shown `x̃` first, then `x`."""
+    """Gathers the moments of one input, batch by batch: of each it is shown `x̃` first, then `x`.
 
-    def __init__(self, name: str, size: int, device: torch.device) -> None:
-        self.name = name
+    Args:
+        name: Of the linear that reads the input.
+        block: Its block.
+        weighting: What a token counts for, by its `x`.
+        sink_share: Share of the first token of each window.
+    """
+
+    def __init__(self, name: str, block: BlockInHand, weighting: Weighting, sink_share: float) -> None:
+        size, device = block.weight(name).shape[1], block.inputs.device
+        self.name, self._weighting, self._share = name, weighting, sink_share
         self._hessian = torch.zeros(size, size, device=device)
         self._cross = torch.zeros(size, size, device=device)
+        self._first: list[tuple[Tensor, Tensor]] = []
         self._exact: Tensor | None = None
         self._tokens = 0
+        self.batch = torch.Size()
+        """Windows and tokens of the batch that is shown."""
 
     def __call__(self, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = hessian.multiplied(args[0], linear.get_parameter("weight").dtype)
@@ -125,8 +144,14 @@ class _Observer:
             raise _Seen
         if self._exact.shape != x.shape:
             raise NumericalError(f"{self.name!r} does not see the same tokens in both models; does it route them?")
+        apart = self._exact - x
+        if self._share and len(x) == self.batch.numel():
+            self._first.append((x[:: self.batch[1]].float(), apart[:: self.batch[1]].float()))
+        if self._weighting == "energy":
+            weights = hessian.energy_weights(x)
+            x, apart = hessian.weighted(x, weights), hessian.weighted(apart, weights)
         hessian.add_outer_(self._hessian, x)
-        hessian.add_product_(self._cross, self._exact - x, x)
+        hessian.add_product_(self._cross, apart, x)
         self._tokens += len(x)
         self._exact = None
         raise _Seen
@@ -135,12 +160,19 @@ class _Observer:
         """The means; to be asked for once, when all batches were shown."""
         if self._tokens == 0:
             raise NumericalError(f"no calibration token reached {self.name!r}; does the model route around it?")
-        return _Moments(hessian.finish_(self._hessian, self._tokens), self._cross.div_(self._tokens))
+        H, cross = hessian.finish_(self._hessian, self._tokens), self._cross.div_(self._tokens)
+        if not self._first:
+            return _Moments(H, cross)
+        first, apart = (torch.cat(parts) for parts in zip(*self._first, strict=True))
+        return _Moments(
+            hessian.with_first_tokens(H, first, self._share, self._weighting),
+            hessian.cross_with_first_tokens(cross, apart, H, first, self._share, self._weighting),
+        )
 
 
 def _observed(
     block: BlockInHand,
-    name: str,
+    observer: _Observer,
     plain: Mapping[str, Float[Tensor, "out in"]],
     solved: Mapping[str, QuantizedTensor],
     dtype: torch.dtype,
@@ -149,11 +181,11 @@ def _observed(
     exact = block.exact_inputs
     if exact is None:
         raise ValueError(f"GPTAQ was given {block.name} without the inputs of the full-precision model")
-    observer = _Observer(name, block.weight(name).shape[1], exact.device)
     rounded = {solved_name: codes.dequantize() for solved_name, codes in solved.items()}
     with ExitStack() as hooks:
-        hooks.callback(block.linear(name).register_forward_pre_hook(observer).remove)
+        hooks.callback(block.linear(observer.name).register_forward_pre_hook(observer).remove)
         for part in block.batches():
+            observer.batch = block.inputs[part].shape[:2]
             for weights, hidden in ((plain, exact), (rounded, block.inputs)):
                 _put_(block, weights)
                 with suppress(_Seen), multiplying_in(block.module, dtype):

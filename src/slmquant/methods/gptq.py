@@ -26,8 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slmquant.calib.statistics import HESSIANS, InputStatistics, Statistic
-from slmquant.core.affine import Grid, QuantizedTensor
-from slmquant.core.gptq import Scales, gptq
+from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
+from slmquant.core.gptq import Scales, gptq, searched_scales
 from slmquant.core.hessian import Weighting, with_first_tokens
 from slmquant.methods._base import Recipe, grid_of
 from slmquant.schemes.scheme import WeightSpec
@@ -70,10 +70,19 @@ class Gptq:
         """Codes of `weight` under the Hessian of its inputs; nearest where there are no inputs (an embedding)."""
         if statistics is None:
             return grid.quantize(weight)
+        H = self._hessian(statistics)
+        return gptq(weight, H, grid, damp=self.damp, act_order=self.act_order, scales=self.scales)
+
+    def searched(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics) -> AffineParams | None:
+        """The scales that `round` would find, for others to start from; None for those that cover ranges."""
+        H = self._hessian(statistics)
+        return searched_scales(weight, H, grid, self.scales, damp=self.damp, act_order=self.act_order)
+
+    def _hessian(self, statistics: InputStatistics) -> Float[Tensor, "in in"]:
         H = statistics.weighted(self.weighting)
         if self.sink_share and statistics.first is not None:
             H = with_first_tokens(H, statistics.first, self.sink_share, self.weighting)
-        return gptq(weight, H, grid, damp=self.damp, act_order=self.act_order, scales=self.scales)
+        return H
 
 
 METHOD = Recipe(

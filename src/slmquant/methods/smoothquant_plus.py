@@ -15,6 +15,7 @@ norms feed, with as many products of `O(out · in²)`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,20 +56,30 @@ class SearchedSmoothing:
     @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
         """Search the strength over all groups, then smooth them with it."""
-        groups = [group for group in work.relations.groups if group.norm is not None]
-        losses, unsmoothed = torch.zeros(len(ALPHAS), dtype=torch.float64), 0.0
-        for group in track(groups, "SmoothQuant+: search the strength", work.progress):
-            problem = _Problem(work, group, statistics)
-            unsmoothed += problem.loss(None)
-            losses += torch.tensor([problem.loss(problem.factors(alpha)) for alpha in ALPHAS])
+        unsmoothed, losses = self.losses(work, statistics, ALPHAS)
         if float(losses.min()) >= unsmoothed:
             work.notes.append("SmoothQuant+: no smoothing strength helped; nothing was smoothed")
             return statistics
-        alpha = ALPHAS[int(losses.argmin())]
+        alpha, groups = ALPHAS[int(losses.argmin())], _behind_norms(work)
         found = {group.linears[0]: _Problem(work, group, statistics).factors(alpha) for group in groups}
         for group in groups:
             scale_group_(work.model, work.relations, group, found[group.linears[0]])
         return Rescaled(statistics, found)
+
+    def losses(
+        self, work: Work, statistics: Statistics, alphas: Sequence[float]
+    ) -> tuple[float, Float[Tensor, " alphas"]]:
+        """The loss without smoothing, and that of each strength."""
+        losses, unsmoothed = torch.zeros(len(alphas), dtype=torch.float64), 0.0
+        for group in track(_behind_norms(work), "SmoothQuant+: search the strength", work.progress):
+            problem = _Problem(work, group, statistics)
+            unsmoothed += problem.loss(None)
+            losses += torch.tensor([problem.loss(problem.factors(alpha)) for alpha in alphas])
+        return unsmoothed, losses
+
+
+def _behind_norms(work: Work) -> list[InputGroup]:
+    return [group for group in work.relations.groups if group.norm is not None]
 
 
 class _Problem:

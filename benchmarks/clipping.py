@@ -1,0 +1,99 @@
+"""What AWQ's search for clipped ranges makes of RTN, kind of linear by kind: what it minimises, and what comes of it.
+
+    python benchmarks/clipping.py stories15m --schemes W4A16g64 W3A16g64
+
+The search minimises the squared error that each group adds to the output by itself, `Σ e_g H_gg e_gᵀ`. What a linear
+loses is `e H eᵀ`, in which errors of different groups add up or cancel. Both are printed as shares of what they are
+without clipping, under inputs that calibration did not see, as geometric means over the linears of a kind; then at how
+many of them the loss falls. `weighed` searches under tokens that count by the inverse of their energy. The last row of
+a scheme has the divergence of the whole model, less RTN's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from variants import Reading, add_options, bench_of, conditions, console
+
+from slmquant import methods
+from slmquant.calib.capture import capture
+from slmquant.calib.statistics import InputStatistics
+from slmquant.core.affine import Grid
+from slmquant.core.clip import clipped, group_losses
+from slmquant.core.hessian import Weighting
+from slmquant.methods._base import grid_of
+from slmquant.methods.awq import ClippedNearest
+from slmquant.model.quantized import weight_at
+from slmquant.model.relations import discover
+from slmquant.schemes import parse
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What clipping leaves of a loss, under each weighting of tokens in its search."""
+
+    by_groups: float
+    whole: float
+
+
+def shares(W: Tensor, grid: Grid, seen: InputStatistics, unseen: InputStatistics, weighting: Weighting) -> Shares:
+    """What is left of the loss of nearest rounding."""
+    H = unseen.weighted("uniform")
+    plain, narrow = (W - grid.rounded(W, affine) for affine in (None, clipped(W, seen.weighted(weighting), grid)))
+    size = min(grid.group_size, W.shape[1])
+    by_groups = [float(group_losses(error, H, size).sum()) for error in (plain, narrow)]
+    whole = [float(((error @ H) * error).sum()) for error in (plain, narrow)]
+    return Shares(by_groups[1] / by_groups[0], whole[1] / whole[0])
+
+
+def mean(values: list[float]) -> str:
+    """The geometric mean."""
+    return f"{float(torch.tensor(values, dtype=torch.float64).log().mean().exp()):.3f}"
+
+
+def main() -> None:
+    """Print a row for each scheme and kind of linear."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, ["W4A16g64", "W3A16g64"])
+    given = parser.parse_args()
+    bench = bench_of(given)
+    relations = discover(bench.model)
+    wanted = {"hessian", "hessian_energy"}
+    seen = capture(bench.model, relations, bench.calibration, wanted).statistics
+    unseen = capture(bench.model, relations, bench.windows, wanted).statistics
+    heads = ("scheme", "linears", "by groups", "loss", "falls at", "weighed: loss", "falls at", "KL, less RTN's")
+    table = Table(*heads)
+    for scheme in given.schemes:
+        weights = parse(scheme).weights
+        if weights is None:
+            parser.error(f"{scheme} rounds no weights")
+        grid = grid_of(weights)
+        plain = bench.read("rtn", methods.load("rtn"), scheme)
+        whole = bench.read("rtn", replace(methods.load("rtn"), rounding=ClippedNearest()), scheme)
+        if not isinstance(plain, Reading) or not isinstance(whole, Reading):
+            parser.error(f"RTN is refused at {scheme}")
+        found: dict[tuple[str, Weighting], list[Shares]] = defaultdict(list)
+        for group in relations.groups:
+            for name in group.linears:
+                W, kind = weight_at(bench.model, name).detach().float(), name.rpartition(".")[2]
+                for weighting in ("uniform", "energy"):
+                    first = group.linears[0]
+                    found[kind, weighting].append(shares(W, grid, seen[first], unseen[first], weighting))
+        for kind in dict.fromkeys(kind for kind, _ in found):
+            row = [scheme, kind, mean([each.by_groups for each in found[kind, "uniform"]])]
+            for weighting in ("uniform", "energy"):
+                losses = [each.whole for each in found[kind, weighting]]
+                row += [mean(losses), f"{sum(loss < 1 for loss in losses)} of {len(losses)}"]
+            table.add_row(*row)
+        table.add_row(scheme, "all", "", "", "", "", "", f"{whole.less(plain)} of {plain.divergence}")
+    console().print(conditions(given))
+    console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""How many steps of which size OmniQuant's `fast` budget should take: divergence and processor seconds of several.
+
+    python benchmarks/omniquant_schedule.py stories260k --schemes W3A16g32 W4A4
+
+Steps are those of clipping; scales and shifts take half of them, as in the authors' scripts, and all fall to 0. Each
+step sees two windows. The first row is what the others are held against.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from rich.table import Table
+from variants import Reading, add_options, bench_of, conditions, console
+
+from slmquant import methods
+from slmquant.methods._learning import Schedule
+from slmquant.methods.omniquant import FAST, OmniQuant
+
+SCHEDULES = ("128@0.05", "64@0.1", "128@0.03", "128@0.075", "128@0.1", "320@0.03", "320@0.05")
+
+
+def main() -> None:
+    """Print a row for each schedule and scheme."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, ["W3A16g32", "W4A4"])
+    parser.add_argument("--schedules", nargs="+", default=SCHEDULES, metavar="STEPS@SIZE")
+    given = parser.parse_args()
+    bench, omniquant = bench_of(given), methods.load("omniquant")
+    table = Table("scheme", "steps", "size", "KL, nats", "difference from the first [95 %]", "CPU s")
+    for scheme in given.schemes:
+        first: Reading | None = None
+        for schedule in given.schedules:
+            steps, size = int(schedule.split("@")[0]), float(schedule.split("@")[1])
+            settings = replace(FAST, schedule=Schedule(steps, 2), clip_lr=size, scale_lr=size / 2)
+            recipe = replace(omniquant, rounding=OmniQuant(settings=lambda _budget, _scheme, chosen=settings: chosen))
+            found = bench.read("omniquant", recipe, scheme)
+            if isinstance(found, str):
+                table.add_row(scheme, str(steps), str(size), found)
+                continue
+            first = first or found
+            apart = "" if found is first else found.less(first)
+            table.add_row(scheme, str(steps), str(size), found.divergence, apart, f"{found.cpu_s:.0f}")
+    console().print(conditions(given))
+    console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Every strength of SmoothQuant+: the loss that its search looks at beside the divergence that it leads to.
+
+    python benchmarks/smoothing.py stories15m --schemes W4A16g64 W3A16g64
+
+The search of `smoothquant_plus` sums, over the inputs that a norm feeds, the share of output that rounding loses; the
+column `searched` is that sum over that of weights which are not smoothed. Where all are above 1, nothing is smoothed.
+The divergence is that of the whole model on text that calibration did not see, and its difference is from RTN.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import torch
+from rich.table import Table
+from variants import Reading, add_options, bench_of, conditions, console
+
+from slmquant import methods
+from slmquant.calib.calibration import FreshCalibration
+from slmquant.methods._base import Work
+from slmquant.methods.smoothquant import Smoothing
+from slmquant.methods.smoothquant_plus import SearchedSmoothing
+from slmquant.model.relations import discover
+from slmquant.progress import Silent
+from slmquant.schemes import parse
+
+
+def main() -> None:
+    """Print a row for each scheme and strength."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, ["W4A16g64", "W3A16g64"])
+    parser.add_argument("--alphas", nargs="+", type=float, default=[step / 10 for step in range(11)])
+    given = parser.parse_args()
+    bench = bench_of(given)
+    relations = discover(bench.model)
+    calibration = FreshCalibration(bench.model, bench.calibration, torch.float32, Silent())
+    search = SearchedSmoothing()
+    statistics = calibration.statistics(relations, search.needs)
+    table = Table("scheme", "strength", "searched", "KL, nats", "difference from RTN [95 %]")
+    for scheme in given.schemes:
+        plain = bench.read("rtn", methods.load("rtn"), scheme)
+        if not isinstance(plain, Reading):
+            parser.error(plain)
+        table.add_row(scheme, "none", "1", plain.divergence, "")
+        work = Work(bench.model, relations, parse(scheme), calibration)
+        with torch.no_grad():
+            unsmoothed, losses = search.losses(work, statistics, given.alphas)
+        for alpha, loss in zip(given.alphas, losses.tolist(), strict=True):
+            recipe = replace(methods.load("smoothquant_plus"), transforms=(Smoothing(alpha=alpha),))
+            found = bench.read("smoothquant_plus", recipe, scheme)
+            if isinstance(found, Reading):
+                table.add_row(scheme, f"{alpha:g}", f"{loss / unsmoothed:.3f}", found.divergence, found.less(plain))
+    console().print(conditions(given))
+    console().print(table)
+
+
+if __name__ == "__main__":
+    main()

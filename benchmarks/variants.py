@@ -1,0 +1,147 @@
+"""Recipes side by side on one model: divergence from full precision, paired differences, processor seconds.
+
+What the benchmarks share that compare settings of a method, which have no name of their own. Methods are calibrated on
+windows of one text and judged on windows spread over another. A difference is paired: the mean over the windows of
+what one recipe diverges more than another, with its 95 % interval, which knows that neighbouring windows are alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from rich.console import Console
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from slmquant.analysis.serial import series_mean
+from slmquant.calib.calibration import FreshCalibration
+from slmquant.calib.corpora import load_corpus
+from slmquant.calib.windows import calibration_windows, spread_windows, text_tokens
+from slmquant.core.divergence import log_normalize_, token_divergence_
+from slmquant.errors import RefusedError
+from slmquant.methods._base import Recipe
+from slmquant.model.loading import load
+from slmquant.progress import Silent
+from slmquant.quantization import quantize_by_
+from slmquant.schemes import parse
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One model, what recipes look at, and what they are judged on.
+
+    Attributes:
+        model: The full-precision model.
+        calibration: Windows that recipes look at.
+        windows: Windows that they are judged on.
+        positions: Where each of those lies in its text, in windows.
+        seed: Of everything that a recipe draws.
+    """
+
+    model: PreTrainedModel
+    calibration: Int[Tensor, "samples seq"]
+    windows: Int[Tensor, "windows seq"]
+    positions: Sequence[int]
+    seed: int = 0
+
+    def read(self, name: str, recipe: Recipe, scheme: str) -> Reading | str:
+        """What the recipe makes of the model; the reason where it is refused."""
+        model = copy.deepcopy(self.model)
+        calibration = FreshCalibration(model, self.calibration, torch.float32, Silent())
+        started = time.process_time()
+        try:
+            made = quantize_by_(recipe, model, name, parse(scheme), calibration, seed=self.seed)
+        except RefusedError as error:
+            return str(error)
+        spent = time.process_time() - started
+        return Reading(tuple(divergence(self.model, made.model, self.windows)), self.positions, spent, made.notes)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What became of the model.
+
+    Attributes:
+        divergences: Mean KL divergence from full precision in each window, in nats.
+        positions: Where each window lies.
+        cpu_s: What quantizing took, in seconds of all cores together.
+        notes: What the recipe had to say.
+    """
+
+    divergences: tuple[float, ...]
+    positions: Sequence[int]
+    cpu_s: float
+    notes: tuple[str, ...]
+
+    @property
+    def divergence(self) -> str:
+        """Its mean."""
+        return f"{statistics.fmean(self.divergences):.4f}"
+
+    def less(self, other: Reading) -> str:
+        """How much more than the other this one diverges, with the 95 % interval."""
+        apart = [mine - theirs for mine, theirs in zip(self.divergences, other.divergences, strict=True)]
+        found = series_mean(apart, None, self.positions)
+        interval = found.interval()
+        return f"{found.mean:+.4f}" + ("" if interval is None else f" [{interval.low:+.4f}, {interval.high:+.4f}]")
+
+
+def add_options(parser: argparse.ArgumentParser, schemes: Sequence[str]) -> None:
+    """Options of the command line that `bench_of` reads, and `--schemes`."""
+    parser.add_argument("model", nargs="?", default="stories15m")
+    parser.add_argument("--schemes", nargs="+", default=schemes)
+    parser.add_argument("--corpus", default="tinystories", help="judged on")
+    parser.add_argument("--windows", type=int, default=16, help="that are judged on")
+    parser.add_argument("--calibration", default="exl_tiny_calib", help="the text that methods look at")
+    parser.add_argument("--samples", type=int, default=64, help="windows of it")
+    parser.add_argument("--seq-len", type=int, default=256, help="tokens of every window")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def bench_of(given: argparse.Namespace) -> Bench:
+    """What `add_options` asked for."""
+    loaded = load(given.model)
+    looked_at = calibration_windows(
+        loaded.tokenizer, load_corpus(given.calibration), given.samples, given.seq_len, given.seed
+    )
+    tokens = text_tokens(loaded.tokenizer, load_corpus(given.corpus).text)
+    available = len(tokens) // given.seq_len
+    positions = spread_windows(given.corpus, available, given.windows)
+    windows = tokens[: available * given.seq_len].view(available, given.seq_len)[list(positions)]
+    return Bench(loaded.model.eval(), looked_at, windows, positions, given.seed)
+
+
+@torch.inference_mode()
+def divergence(full: PreTrainedModel, other: PreTrainedModel, windows: Int[Tensor, "windows seq"]) -> list[float]:
+    """Mean KL divergence over the tokens of each window, in nats."""
+    found = []
+    for window in windows:
+        log_p, log_q = (log_normalize_(model(window[None]).logits[0]) for model in (full, other))
+        found.append(float(token_divergence_(log_p, log_q).forward.mean()))
+    return found
+
+
+def conditions(given: argparse.Namespace) -> str:
+    """What all rows share, for a title."""
+    return (
+        f"{given.model}: {given.windows} windows of {given.seq_len} tokens of {given.corpus}, calibrated on "
+        f"{given.samples} of {given.calibration}, seed {given.seed}"
+    )
+
+
+def console() -> Console:
+    """As wide as the tables need where it writes to no terminal."""
+    return Console(width=None if Console().is_terminal else 160, highlight=False)
+
+
+def by_name(readings: Mapping[str, Reading | str], name: str) -> Reading | None:
+    """A reading, where there is one."""
+    found = readings.get(name)
+    return found if isinstance(found, Reading) else None
