@@ -27,7 +27,8 @@ def killed_at_steps(work: Callable[[], object], folder: Path, count: int | None 
         count: Only so many steps, drawn with a fixed seed, and the last ones; every step where None.
 
     Yields:
-        The number of the step, once the process is dead; by then it must be possible to run `work` once more.
+        First the number of all steps, after a process that came to its end; then the number of each step, once the
+        process is dead. Whoever is asked leaves the folder as it was before `work`, which else takes other steps.
 
     Raises:
         AssertionError: `work` failed, or ended before it was killed.
@@ -37,6 +38,7 @@ def killed_at_steps(work: Callable[[], object], folder: Path, count: int | None 
     total = int(os.read(reader, 20))
     os.close(reader)
     os.close(writer)
+    yield total
     steps = range(total)
     drawn = set(steps if count is None or count >= total else random.Random(0).sample(steps, count))
     for step in sorted(drawn | set(steps[-_LAST:])):

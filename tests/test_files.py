@@ -120,7 +120,7 @@ def test_a_process_that_is_killed_leaves_the_old_folder_or_the_new_one(
             with pytest.raises(ZeroDivisionError), atomic_dir(tmp_path / "out"):
                 _ = 1 // 0
         found = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
-        assert found in (dict.fromkeys("abc", text) for text in ("old", "new")), step
+        assert found in [dict.fromkeys("abc", text) for text in ("old", "new")], step
         write("old")
     assert count > 10
     for entry in tmp_path.glob(".*"):

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from slmquant import methods, tasks
 from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.corpora import calibration_corpus
-from slmquant.errors import DataError, RefusedError, UnknownNameError
+from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
 from slmquant.files import cache_dir, check_output
 from slmquant.formats import native
 from slmquant.methods._base import Budget
@@ -252,6 +252,11 @@ def _measure_reference(
 ) -> None:
     """Run the full-precision model over `specs`, which leaves its states in the cache."""
     loaded = load(artifact.source, device=artifact.quantized.model.device)
+    if loaded.sha256 != artifact.source_sha256:
+        raise ModelError(
+            f"the weights of {artifact.source} have fingerprint {loaded.sha256[:16]}, not "
+            f"{artifact.source_sha256[:16]} as those that the artifact was made from; nothing can be compared with them"
+        )
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration(), dtype=artifact.quantized.dtype)
     context = evaluation_context(
         reference, artifact.tokenizer, artifact.source, _key(artifact), cache_dir(), data_dir, progress

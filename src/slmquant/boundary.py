@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -176,8 +176,17 @@ def size_text(count: int) -> str:
     return f"{rounded / 1000**unit:.3g} {_UNITS[unit] if count != 1 else 'byte'}"
 
 
-def without_folders(text: str) -> str:
-    """`text` without the folders of this machine: of an absolute path its last part alone."""
+def without_folders(text: str, folders: Iterable[Path] = ()) -> str:
+    """`text` without the folders of this machine: of an absolute path its last part alone.
+
+    Args:
+        text: What will be published.
+        folders: Folders whose names are known, whatever characters are in them. Other paths are found by their form,
+            which ends at a space.
+    """
+    for folder in sorted(map(str, folders), key=len, reverse=True):
+        if folder.count("/") > 1:  # else it is no folder of anybody's own
+            text = text.replace(f"{folder}/", "")
     return _FOLDERS.sub("", text.rstrip("/") if text.startswith(("/", "~/")) else text)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from slmquant.errors import RefusedError, UnavailableError
+from slmquant.model.sources import public_name
 from slmquant.quantization import QuantizedModel
 
 
@@ -41,7 +42,7 @@ class Export:
     @property
     def public_source(self) -> str:
         """`source` without folders: a file may be given away, and paths of this machine are nobody's business."""
-        return Path(self.source).name if is_path(self.source) else self.source
+        return public_name(self.source)
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,3 @@ def settle(fmt: str, placements: Sequence[Placement], otherwise: str | None) -> 
         f"{fmt}: {named}, {share:.1%} of the weights, cannot be stored as {first.asked}: {first.reason}; "
         f"choose another scheme, or say what to store them as (--otherwise {first.stored})"
     )
-
-
-def is_path(source: str) -> bool:
-    """Whether `source` is a file or folder here rather than a name or a hub id."""
-    return Path(source).is_absolute() or source.startswith((".", "~")) or Path(source).exists()

@@ -29,7 +29,7 @@ class Manifest(BaseModel):
     method: str
     scheme: str
     source: str
-    """The model source, as given."""
+    """The model source: as given where that is a name, else the name of its folder or file; in older ones its path."""
     source_sha256: str
     """Fingerprint of the full-precision weights."""
     slmquant: str

@@ -45,6 +45,7 @@ from slmquant.model.online import encode as encode_online
 from slmquant.model.quantized import Linear, linear_at, multiply_in_, replace_linears_, weight_at
 from slmquant.model.relations import InputGroup
 from slmquant.model.size import count_parameters, size_of
+from slmquant.model.sources import public_name, remember_place, remembered_source
 from slmquant.model.token_rows import refuse_beyond_, remarks_of
 from slmquant.quantization import QuantizedModel
 from slmquant.schemes import Scheme, parse
@@ -64,6 +65,8 @@ def save(
 ) -> Path:
     """Write a quantized model to `folder`, whole or not at all.
 
+    The folder says its source by name alone; where that lies is kept in this machine's cache.
+
     Raises:
         SourceError: The disk is full.
     """
@@ -72,7 +75,7 @@ def save(
     manifest = Manifest(
         method=quantized.method,
         scheme=str(quantized.scheme),
-        source=source,
+        source=public_name(source),
         source_sha256=source_sha256,
         slmquant=__version__,
         embeddings=tuple(sorted(quantized.embeddings & set(quantized.weights))),
@@ -89,6 +92,7 @@ def save(
         tokenizer.save_pretrained(temporary)
         save_file(encode(quantized), temporary / _WEIGHTS)
         write(manifest, temporary)
+    remember_place(source, source_sha256)
     return folder
 
 
@@ -143,7 +147,8 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     if manifest.files is None:
         remarks = (*remarks, f"{folder.name} is of format version {manifest.version}, which has no checksums")
     quantized = replace(quantized, notes=(*quantized.notes, *remarks))
-    return Opened(quantized, tokenizer, manifest.source, manifest.source_sha256)
+    source = remembered_source(manifest.source, manifest.source_sha256)
+    return Opened(quantized, tokenizer, source, manifest.source_sha256)
 
 
 class _Taken(dict[str, Tensor]):

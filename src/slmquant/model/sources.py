@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
@@ -9,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slmquant.boundary import guarded, or_none
-from slmquant.errors import ModelError, SourceError, UnknownNameError
-from slmquant.files import cache_dir, forget_oldest, mark_used, sha256
+from slmquant.errors import ModelError, SlmquantError, SourceError, UnknownNameError
+from slmquant.files import atomic_file, cache_dir, forget_oldest, mark_used, sha256
 from slmquant.model.catalog import KNOWN, KnownModel
 from slmquant.model.provenance import Provenance, read_provenance
 from slmquant.progress import Progress, Silent
@@ -102,6 +104,42 @@ def place_of(source: str) -> Path | None:
         return pulled
     path = Path(source).expanduser()
     return path if path.exists() else None
+
+
+def is_path(source: str) -> bool:
+    """Whether `source` is a file or folder here rather than a name or a hub id."""
+    return Path(source).is_absolute() or source.startswith((".", "~")) or Path(source).exists()
+
+
+def public_name(source: str) -> str:
+    """`source` without folders: a file may be given away, and paths of this machine are nobody's business."""
+    return Path(source).expanduser().resolve().name if is_path(source) else source
+
+
+def remember_place(source: str, weights: str) -> None:
+    """Keep in the cache where the model lies that artifacts call by its `public_name`, as far as it can be written.
+
+    Args:
+        source: As it was given.
+        weights: The fingerprint of its weights.
+    """
+    place = place_of(source)
+    if place is None or not is_path(source):
+        return
+    kept = _place_file(public_name(source), weights)
+    with contextlib.suppress(SlmquantError, OSError), atomic_file(kept) as temporary:
+        temporary.write_text(str(place.resolve()), encoding="utf-8")
+
+
+def remembered_source(source: str, weights: str) -> str:
+    """The source that an artifact names: where it lay when the artifact was written here, else the name itself."""
+    kept = or_none(lambda: _place_file(source, weights).read_text(encoding="utf-8"))
+    return kept if kept and Path(kept).exists() else source
+
+
+def _place_file(name: str, weights: str) -> Path:
+    digest = hashlib.sha256(f"{name} {weights}".encode()).hexdigest()
+    return cache_dir() / "sources" / digest[:32]
 
 
 def folder_of_files(model: KnownModel) -> Path:

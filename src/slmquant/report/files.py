@@ -9,10 +9,10 @@ from pathlib import Path
 from slmquant.analysis.chance import accuracy_interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions, score_table
 from slmquant.analysis.standing import Answers
-from slmquant.boundary import without_folders
 from slmquant.files import atomic_file
 from slmquant.report._sections import NO_ANSWERS, sections
 from slmquant.store.export import write_csv
+from slmquant.store.publication import published, publisher
 from slmquant.store.record import Metric, Record
 
 JsonObject = dict[str, object]
@@ -66,16 +66,8 @@ def as_json(
         }
         for record, scores in zip(records, table, strict=True)
     ]
-    return [{name: _published(value) for name, value in one.items()} for one in found]
-
-
-def _published(value: object) -> object:
-    """A value as others may see it: no text in it names a folder of this machine."""
-    if isinstance(value, str):
-        return without_folders(value)
-    if isinstance(value, dict):
-        return {name: _published(each) for name, each in value.items()}
-    return [_published(each) for each in value] if isinstance(value, list | tuple) else value
+    publish = publisher(records)
+    return [{name: published(value, publish) for name, value in one.items()} for one in found]
 
 
 def _ends(record: Record, metric: Metric) -> tuple[float, float] | None:

@@ -30,6 +30,7 @@ from slmquant.report._words import (
     scheme_words,
 )
 from slmquant.store.export import calibration_label
+from slmquant.store.publication import publisher
 from slmquant.store.record import DataCard, Record
 
 GLYPHS = ("●", "■", "▲", "◆", "▼", "✚")
@@ -84,9 +85,16 @@ def render(
     answers: Answers = NO_ANSWERS,
     margins: Margins = DEFAULT_MARGINS,
 ) -> str:
-    """The page as text; the same records give the same text."""
+    """The page as text; the same records give the same text. Nothing in it names a folder of this machine."""
     here = files("slmquant.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    publish = publisher(records)
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: publish(value) if type(value) is str else value,  # not our own `Markup`
+    )
     environment.filters.update(number=number, score=_score, scheme=scheme_words)
     template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
     return template.render(

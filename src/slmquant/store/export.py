@@ -9,6 +9,7 @@ from pathlib import Path
 
 from slmquant.files import atomic_file
 from slmquant.store.inputs import apart
+from slmquant.store.publication import published, publisher
 from slmquant.store.record import CalibrationSpec, Metric, Record
 
 Value = str | int | float | None
@@ -67,13 +68,17 @@ def rows(records: Sequence[Record], ends: Ends | None = None) -> list[Row]:
 def write_csv(records: Sequence[Record], path: Path, ends: Ends | None = None) -> None:
     """Write `rows` as comma-separated values with a header; what is not known is an empty field.
 
-    Texts that a spreadsheet would take for a formula begin with an apostrophe: names come from models and files.
+    No text names a folder of this machine. Texts that a spreadsheet would take for a formula begin with an apostrophe:
+    names come from models and files.
     """
-    table = rows(records, ends)
+    table, publish = rows(records, ends), publisher(records)
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else list[str]())
         writer.writerow({name: _harmless(name) for name in writer.fieldnames})
-        writer.writerows({name: _harmless(value) for name, value in row.items()} for row in table)
+        writer.writerows(
+            {name: _harmless(publish(value) if isinstance(value, str) else value) for name, value in row.items()}
+            for row in table
+        )
 
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -85,9 +90,10 @@ def _harmless(value: Value) -> Value:
 
 
 def write_jsonl(records: Sequence[Record], path: Path) -> None:
-    """Write `rows` as one JSON object per line; what is not known is null."""
+    """Write `rows` as one JSON object per line; what is not known is null. No text names a folder of this machine."""
+    publish = publisher(records)
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(records))
+        file.writelines(json.dumps(published(row, publish), ensure_ascii=False) + "\n" for row in rows(records))
 
 
 def _row(record: Record, ends: Ends | None, outdated: str | None) -> Row:
