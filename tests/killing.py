@@ -28,10 +28,10 @@ def killed_at_steps(work: Callable[[], object], folder: Path, count: int | None 
 
     Yields:
         First the number of all steps, after a process that came to its end; then the number of each step, once the
-        process is dead. Whoever is asked leaves the folder as it was before `work`, which else takes other steps.
+        process is dead. A run that takes fewer steps than the first comes to its end, too: leave the folder as it was.
 
     Raises:
-        AssertionError: `work` failed, or ended before it was killed.
+        AssertionError: `work` failed.
     """
     reader, writer = os.pipe()
     assert _ended(work, folder, None, writer) == 0, "it fails without being killed"
@@ -42,7 +42,8 @@ def killed_at_steps(work: Callable[[], object], folder: Path, count: int | None 
     steps = range(total)
     drawn = set(steps if count is None or count >= total else random.Random(0).sample(steps, count))
     for step in sorted(drawn | set(steps[-_LAST:])):
-        assert _ended(work, folder, step, None) == -signal.SIGKILL, f"it was not killed at step {step} of {total}"
+        code = _ended(work, folder, step, None)
+        assert code in (0, -signal.SIGKILL), f"it failed, with code {code}, before step {step} of {total}"
         yield step
 
 

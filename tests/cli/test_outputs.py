@@ -149,7 +149,7 @@ def test_room_is_asked_for_before_the_work(slmquant: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr("slmquant.files.shutil.disk_usage", lambda folder: type("Usage", (), {"free": 100})())
     monkeypatch.setattr("slmquant.api.quantize", lambda *args, **words: pytest.fail("it was quantized first"))
     code, said = slmquant("quantize", "./model", *RTN, "-o", "out")
-    assert code == 10 and "MB are needed" in said
+    assert code == 10 and "kB are needed" in said and "100 bytes are free" in said
 
 
 def test_what_nobody_foresaw_is_one_line_and_a_file(

@@ -125,6 +125,18 @@ def test_text_that_is_not_composed_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
+def test_text_that_is_not_composed_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named because llama.cpp cuts it otherwise, not because of what the tokenizer says of itself."""
+    pytest.importorskip("cyllama")
+    made = tokenizer()
+    made.backend_tokenizer.normalizer = NFC()
+    assert any("composes nothing" in remark and "tokens, " in remark for remark in exported(tmp_path / "a.gguf", made))
+
+    monkeypatch.setattr(_gguf_proof, "_TEXTS", ("composed \u00e4",))
+    assert not any("NFC" in remark for remark in exported(tmp_path / "b.gguf", made))
+
+
+@pytest.mark.engine
 @pytest.mark.parametrize(("prepend", "normalized"), [("first", False), (None, True)])
 def test_sentencepieces_that_llama_cpp_cuts_otherwise_are_refused(
     tmp_path: Path, prepend: str | None, normalized: bool

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -155,3 +156,34 @@ def test_further_chat_templates_are_kept(tmp_path: Path) -> None:
     FORMAT.write(Export(quantized("W4A16g32"), tokenizer, "tiny", "0" * 64), tmp_path / "model")
 
     assert any("tool_use" in str(path) for path in (tmp_path / "model").rglob("*"))
+
+
+@pytest.mark.engine
+def test_every_end_of_a_text_ends_a_generation(tmp_path: Path) -> None:
+    """What the model writes first, and third, is made one of several ends: there, and not before, it stops."""
+    genai = pytest.importorskip("onnxruntime_genai")
+
+    def written_with(ends: list[int], name: str) -> list[int]:
+        model = quantized("W8A16g32")
+        model.model.generation_config.eos_token_id = ends
+        written(model, tmp_path / name)
+        return generated(genai, tmp_path / name)
+
+    vocabulary = quantized("W8A16g32").model.config.vocab_size
+    freely = written_with([vocabulary - 1, vocabulary - 2], "freely")
+    assert len(freely) == 8
+    for place in (0, 2):
+        ends = [vocabulary - 1, freely[place], vocabulary - 2]
+        assert written_with(ends, f"{place}") == freely[: freely.index(freely[place])]
+
+
+def generated(genai: ModuleType, folder: Path) -> list[int]:
+    """Up to eight tokens after a prompt, as GenAI's own loop writes them."""
+    model = genai.Model(str(folder))
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=11, do_sample=False)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens([1, 3, 4])
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)][3:]

@@ -227,3 +227,12 @@ def test_what_float16_cannot_hold_stays_in_float32() -> None:
 
     assert openvino._dense(wide, None).type == "f32"
     assert openvino._dense(wide / 10, None).type == "f16"
+
+
+def test_every_end_of_a_text_is_in_the_folder(tmp_path: Path) -> None:
+    """transformers takes them from `eos_token_id`, OpenVINO GenAI, which reads a single number there, from its own."""
+    model = quantized("rtn", "W8A16g8")
+    model.model.generation_config.eos_token_id = [2, 5, 7]
+    load("openvino").write(export(model), tmp_path / "m")
+    assert GenerationConfig.from_pretrained(tmp_path / "m").eos_token_id == [2, 5, 7]
+    assert json.loads((tmp_path / "m" / "generation_config.json").read_text())["stop_token_ids"] == [2, 5, 7]

@@ -193,3 +193,10 @@ def settle(fmt: str, placements: Sequence[Placement], otherwise: str | None) -> 
         f"{fmt}: {named}, {share:.1%} of the weights, cannot be stored as {first.asked}: {first.reason}; "
         f"choose another scheme, or say what to store them as (--otherwise {first.stored})"
     )
+
+
+def ends_of_text(quantized: QuantizedModel) -> tuple[int, ...]:
+    """The tokens that end a text when the model writes it."""
+    generation = quantized.model.generation_config
+    stated = getattr(generation, "eos_token_id", None)
+    return tuple(stated) if isinstance(stated, list | tuple) else () if stated is None else (int(stated),)

@@ -30,6 +30,7 @@ _TEXTS = (
     "don't I'LL we're",
     "Café déjà vu, naïve ﬁligree",
     "Cafe\u0301 e\u0301",
+    "a\u0308b",
     "日本語 text",
     "😊 ok",
     "__init__ = {'a': 1}",
@@ -56,8 +57,8 @@ print(json.dumps([list(vocabulary.tokenize(text, True, True)) for text in json.l
 def prove(path: Path, tokenizer: PreTrainedTokenizerBase, rows: int, accept: bool) -> tuple[str, ...]:
     """Try a written file; returns what a user should know.
 
-    Text that is not in Unicode's composed form (NFC) is named alone: a tokenizer that composes it, as Qwen's do, is cut
-    the same on all other text.
+    Of a tokenizer that composes text (Unicode's NFC), as Qwen's do, text that is not composed is tried, too, but named
+    alone where it is cut otherwise: it is rare, and all other text is cut the same.
 
     Args:
         path: The file.
@@ -74,9 +75,13 @@ def prove(path: Path, tokenizer: PreTrainedTokenizerBase, rows: int, accept: boo
         remarks.append("llama.cpp is not installed: its tokenization was not tried; pip install 'slmquant[llamacpp]'")
     elif (tried := _tried(path, tokenizer, description, rows)) is None:
         remarks.append("llama.cpp ended while it cut texts into tokens, so its tokenization is not proved")
-    found = list(_known_kinds(description)) if tried is None else tried
-    if _composes(description):
-        remarks.append("text that is not composed (Unicode NFC) is cut otherwise by llama.cpp, which composes nothing")
+    found = list(_known_kinds(description)) if tried is None else tried[0]
+    apart = _loose(description) if tried is None else tried[1]
+    if apart:
+        remarks.append(
+            "text that is not composed (Unicode NFC) is cut otherwise by llama.cpp, which composes nothing: "
+            f"{apart[0]}; compose it before it is asked"
+        )
     if found and not accept:
         raise RefusedError(
             f"gguf: llama.cpp cuts text otherwise than this tokenizer: {found[0]}"
@@ -86,25 +91,28 @@ def prove(path: Path, tokenizer: PreTrainedTokenizerBase, rows: int, accept: boo
     return (*remarks, *(f"llama.cpp cuts text otherwise: {one}" for one in found))
 
 
-def _tried(path: Path, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any], rows: int) -> list[str] | None:
-    """Texts that are cut otherwise; None where llama.cpp ended on the way.
+def _tried(
+    path: Path, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any], rows: int
+) -> tuple[list[str], list[str]] | None:
+    """Texts that are cut otherwise, and those of them that the tokenizer would compose; None where llama.cpp ended.
 
     It runs in a process of its own: a vocabulary without the tokens that it takes for granted makes it abort.
     """
-    texts = list(_texts(description, rows))
+    loose = _loose(description)
+    texts = [*_texts(description, rows), *loose]
     command = [sys.executable, "-c", _ASK, str(path)]
     asked = subprocess.run(
         command, input=json.dumps(texts), capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S
     )
     if asked.returncode != 0:
         return None
-    different = []
+    different: tuple[list[str], list[str]] = ([], [])
     for text, theirs in zip(texts, json.loads(asked.stdout.splitlines()[-1]), strict=True):
         own = list(tokenizer(text).input_ids)
         if own != theirs:
             first = next((i for i, pair in enumerate(zip(own, theirs, strict=False)) if pair[0] != pair[1]), None)
             where = "its end" if first is None else f"token {first}"
-            different.append(f"{text!r} at {where} ({len(own)} tokens, {len(theirs)} there)")
+            different[text in loose].append(f"{text!r} at {where} ({len(own)} tokens, {len(theirs)} there)")
     return different
 
 
@@ -112,14 +120,14 @@ def _texts(description: dict[str, Any], rows: int) -> Iterator[str]:
     """Texts of which the vocabulary knows every byte, as far as the file has them."""
     vocab = description["model"]["vocab"]
     spelled = None if description["model"].get("byte_fallback") else {c for c in ByteLevel.alphabet() if c in vocab}
-    composed = _composes(description)
+    loose = _loose(description)
     words = ("a", " ", "b") if spelled is None or {"a", "b", "Ġ"} <= spelled else ("", "", "")
     added = [token["content"] for token in description["added_tokens"] if token["id"] < rows][:_MOST_ADDED]
     around = [f"{words[0]}{token}{words[2]}" for token in added]
     around += [f"{words[0]}{words[1]}{token}{words[1]}{words[2]}" for token in added]
     splitter = ByteLevel(add_prefix_space=False, use_regex=False)
     for text in _TEXTS:
-        if composed and unicodedata.normalize("NFC", text) != text:
+        if text in loose:
             continue
         letters = {c for piece, _ in splitter.pre_tokenize_str(text) for c in piece}
         if spelled is None or letters <= spelled:
@@ -127,8 +135,11 @@ def _texts(description: dict[str, Any], rows: int) -> Iterator[str]:
     yield from around
 
 
-def _composes(description: dict[str, Any]) -> bool:
-    return any(step["type"] == "NFC" for step in _steps(description["normalizer"], "normalizers"))
+def _loose(description: dict[str, Any]) -> list[str]:
+    """Texts that a tokenizer composes before it cuts them; none where it leaves text as it is."""
+    if all(step["type"] != "NFC" for step in _steps(description["normalizer"], "normalizers")):
+        return []
+    return [text for text in _TEXTS if unicodedata.normalize("NFC", text) != text]
 
 
 def _known_kinds(description: dict[str, Any]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.errors import RefusedError, UnknownNameError
 from slmquant.files import atomic_file
-from slmquant.formats._base import Export, Placement, Written, settle
+from slmquant.formats._base import Export, Placement, Written, ends_of_text, settle
 from slmquant.formats._gguf_blocks import BLOCK, encode, fit
 from slmquant.formats._gguf_model import Parameter, architecture_of, parameters_of, refusal_of
 from slmquant.formats._gguf_proof import prove
@@ -195,14 +195,7 @@ def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Pla
         writer.add_string(key, text)
     writer.add_string("slmquant.version", __version__)
     embedding = cast(Tensor, quantized.model.get_input_embeddings().weight)
-    return add_tokenizer_(writer, export.tokenizer, embedding.shape[0], _ends(quantized))
-
-
-def _ends(quantized: QuantizedModel) -> tuple[int, ...]:
-    """The tokens that end a text when the model writes it."""
-    generation = quantized.model.generation_config
-    stated = getattr(generation, "eos_token_id", None)
-    return tuple(stated) if isinstance(stated, list | tuple) else () if stated is None else (int(stated),)
+    return add_tokenizer_(writer, export.tokenizer, embedding.shape[0], ends_of_text(quantized))
 
 
 def _provenance(export: Export) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ openvino-tokenizers, adds it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from slmquant.errors import ModelError, RefusedError, SpaceError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats import _openvino_layout as layout
-from slmquant.formats._base import Export, Placement, Written, settle
+from slmquant.formats._base import Export, Placement, Written, ends_of_text, settle
 from slmquant.formats._openvino_check import check
 from slmquant.formats._openvino_constants import Stored, read_weights, replace_constants_
 from slmquant.formats._openvino_layout import Part
@@ -99,7 +101,7 @@ class OpenVino:
             _save(graph, folder / GRAPH)
             quantized.model.config.save_pretrained(folder)
             if (generation := quantized.model.generation_config) is not None:
-                generation.to_json_file(folder / GENERATION_CONFIG_NAME)  # `save_pretrained` refuses idle settings
+                _write_generation(generation, ends_of_text(quantized), folder / GENERATION_CONFIG_NAME)
             export.tokenizer.save_pretrained(folder)
         return Written(path, "openvino", folder_bytes(path), placements)
 
@@ -167,6 +169,17 @@ def _describe_(graph: ov.Model, export: Export) -> None:
     }
     for name, fact in facts.items():
         graph.set_rt_info(fact, [FACTS, name])
+
+
+def _write_generation(generation: GenerationConfig, ends: Sequence[int], path: Path) -> None:
+    """Write the settings of generation as they are, idle ones too, which `save_pretrained` refuses.
+
+    OpenVINO GenAI reads a single number in `eos_token_id` and leaves out a list; several ends lie in `stop_token_ids`.
+    """
+    generation.to_json_file(path)
+    if len(ends) > 1:
+        content = json.loads(path.read_text(encoding="utf-8")) | {"stop_token_ids": list(ends)}
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _save(graph: ov.Model, path: Path) -> None:

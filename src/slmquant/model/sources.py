@@ -134,7 +134,7 @@ def remember_place(source: str, weights: str) -> None:
 def remembered_source(source: str, weights: str) -> str:
     """The source that an artifact names: where it lay when the artifact was written here, else the name itself."""
     kept = or_none(lambda: _place_file(source, weights).read_text(encoding="utf-8"))
-    return kept if kept and Path(kept).exists() else source
+    return kept or source
 
 
 def _place_file(name: str, weights: str) -> Path:
