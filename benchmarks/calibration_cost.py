@@ -20,9 +20,9 @@ from torch.profiler import ProfilerActivity, profile
 from slmquant.calib.capture import capture
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
-from slmquant.model.loading import load
-from slmquant.model.quantized import multiply_in_, weight_at
-from slmquant.model.relations import discover
+from slmquant.model.computing.linear import multiply_in_, weight_at
+from slmquant.model.discovery.relations import discover
+from slmquant.model.sources.load import load
 
 PANELS = 10 / 16
 """Share of a Hessian that is computed; the rest is its mirror image (see `core.hessian`)."""

@@ -18,8 +18,8 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from slmquant.files import cache_dir
-from slmquant.model.loading import load
-from slmquant.model.quantized import multiply_in_
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.sources.load import load
 from slmquant.progress import Silent
 from slmquant.runs.environment import usable_cores
 from slmquant.tasks._backend import ContextLM

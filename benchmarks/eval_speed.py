@@ -34,8 +34,8 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from slmquant.files import cache_dir
-from slmquant.model.loading import load
-from slmquant.model.quantized import multiply_in_
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.sources.load import load
 from slmquant.progress import Progress, Silent
 from slmquant.runs.environment import usable_cores
 from slmquant.runs.process import Failure, run_isolated

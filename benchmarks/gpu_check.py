@@ -21,7 +21,7 @@ from rich.table import Table
 
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
 from slmquant.runs.plan import make_plan
 from slmquant.runs.runner import Event, run
 from slmquant.store.record import Record

@@ -25,9 +25,9 @@ from slmquant.calib.calibration import FreshCalibration
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
 from slmquant.formats._gguf_model import architecture_of
-from slmquant.model.context import fitting
-from slmquant.model.loading import load
-from slmquant.model.relations import discover
+from slmquant.model.compatibility.context import fitting
+from slmquant.model.discovery.relations import discover
+from slmquant.model.sources.load import load
 from slmquant.progress import Silent
 from slmquant.store.record import CalibrationSpec
 

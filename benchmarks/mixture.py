@@ -22,7 +22,7 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.core.divergence import log_normalize_, token_divergence_
 from slmquant.core.quantized_tensor import QuantizedTensor
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
 from slmquant.store.record import CalibrationSpec
 
 WINDOW = 512

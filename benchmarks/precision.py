@@ -17,9 +17,9 @@ from torch.nn import functional as F  # noqa: N812  # as every torch program cal
 
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
-from slmquant.model.head import OutputHead
-from slmquant.model.loading import load
-from slmquant.model.quantized import multiply_in_
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.running.output_head import OutputHead
+from slmquant.model.sources.load import load
 
 
 def mean_loss(head: OutputHead, window: torch.Tensor) -> float:

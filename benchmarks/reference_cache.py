@@ -36,9 +36,9 @@ from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
 from slmquant.core.divergence import TOP_K, compare_, log_normalize_, next_token_nll
-from slmquant.model.head import OutputHead
-from slmquant.model.loading import load
-from slmquant.model.quantized import multiply_in_
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.running.output_head import OutputHead
+from slmquant.model.sources.load import load
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.tasks._noise_floor import rounded_hidden

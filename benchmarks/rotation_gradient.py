@@ -32,9 +32,9 @@ from slmquant.core.rotation import cayley
 from slmquant.methods._base import Work
 from slmquant.methods._rotation_trial import RESIDUAL, Gradient, Trial
 from slmquant.methods.quarot import random_rotations, unturned_stream
-from slmquant.model.loading import load
-from slmquant.model.relations import discover
-from slmquant.model.rotate import fold_norms_
+from slmquant.model.discovery.relations import discover
+from slmquant.model.rewriting.rotate import fold_norms_
+from slmquant.model.sources.load import load
 from slmquant.progress import Silent
 from slmquant.schemes import parse
 

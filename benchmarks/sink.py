@@ -19,10 +19,10 @@ from slmquant.methods._base import grid_of
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sink import SINK_SHARE
 from slmquant.methods.rtn import Nearest
-from slmquant.model.head import OutputHead
-from slmquant.model.loading import load
-from slmquant.model.quantized import weight_at
-from slmquant.model.relations import discover
+from slmquant.model.computing.linear import weight_at
+from slmquant.model.discovery.relations import discover
+from slmquant.model.running.output_head import OutputHead
+from slmquant.model.sources.load import load
 from slmquant.schemes import parse
 
 ROUNDINGS = {

@@ -21,7 +21,7 @@ from slmquant.calib.calibration import FreshCalibration
 from slmquant.methods._base import Work
 from slmquant.methods.smoothquant import Smoothing
 from slmquant.methods.smoothquant_plus import SearchedSmoothing
-from slmquant.model.relations import discover
+from slmquant.model.discovery.relations import discover
 from slmquant.progress import Silent
 from slmquant.schemes import parse
 

@@ -28,9 +28,9 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from slmquant import tasks
-from slmquant.model.head import OutputHead
-from slmquant.model.loading import load
-from slmquant.model.quantized import multiply_in_
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.running.output_head import OutputHead
+from slmquant.model.sources.load import load
 from slmquant.progress import Progress, Silent
 from slmquant.runs.environment import usable_cores
 from slmquant.runs.process import Failure, run_isolated

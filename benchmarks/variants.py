@@ -27,7 +27,7 @@ from slmquant.calib.windows import calibration_windows, spread_windows, text_tok
 from slmquant.core.divergence import log_normalize_, token_divergence_
 from slmquant.errors import RefusedError
 from slmquant.methods._base import Recipe
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_by_
 from slmquant.schemes import parse

@@ -12,7 +12,7 @@ from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.errors import DataError
 from slmquant.methods._base import Recipe, Rounding, Work
 from slmquant.methods.rtn import Nearest
-from slmquant.model.relations import Relations, discover
+from slmquant.model.discovery.relations import Relations, discover
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import Scheme, parse

@@ -18,7 +18,7 @@ from exchange import Run
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import resolve
 from slmquant.tasks._base import EvalContext

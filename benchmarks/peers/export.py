@@ -16,7 +16,7 @@ import torch
 
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import torch
 from exchange import Stopwatch, deliver, request
 
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse

@@ -29,10 +29,10 @@ from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameErro
 from slmquant.files import cache_dir, check_output
 from slmquant.formats import native
 from slmquant.methods._base import Budget
-from slmquant.model.identity import key_of
-from slmquant.model.loading import identify, load
 from slmquant.model.size import ModelSize
-from slmquant.model.sources import place_of
+from slmquant.model.sources.identity import key_of
+from slmquant.model.sources.load import identify, load
+from slmquant.model.sources.resolve import place_of
 from slmquant.progress import Progress, Silent
 from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.runs.plan import Dtype, make_plan

@@ -17,12 +17,12 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import RefusedError
 from slmquant.methods._base import BlockSolver, Budget, Recipe, Rounding, Work, grid_of, static_scale
 from slmquant.methods._stacked import round_stacked
-from slmquant.model import attention
-from slmquant.model.activations import ActivationQuantizer, LastCodes
-from slmquant.model.blocks import walk
-from slmquant.model.online import Online, activation_clip, key_rotation, stored_bits
-from slmquant.model.quantized import multiply_in_, replace_linears_, weight_at
-from slmquant.model.relations import InputGroup, Relations, discover
+from slmquant.model.computing import kv_cache
+from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
+from slmquant.model.computing.linear import multiply_in_, replace_linears_, weight_at
+from slmquant.model.discovery.relations import InputGroup, Relations, discover
+from slmquant.model.rewriting.online_rotations import Online, activation_clip, key_rotation, stored_bits
+from slmquant.model.running.block_walk import walk
 from slmquant.model.size import ModelSize, count_parameters, size_of
 from slmquant.progress import Progress, Silent, track
 from slmquant.schemes import PerGroup, Scheme
@@ -136,7 +136,7 @@ def quantize_by_(
     _refuse(method, recipe.refusal(scheme, relations))
     _refuse(method, _group_refusal(model, relations, scheme))
     if scheme.kv is not None:
-        _refuse(method, attention.refusal(model))
+        _refuse(method, kv_cache.refusal(model))
     parameters = count_parameters(model)
     work = Work(model, relations, scheme, calibration, dtype, seed, budget, progress or Silent())
     work.notes.extend(recipe.remarks)
@@ -150,7 +150,7 @@ def quantize_by_(
     multiply_in_(model, dtype)
     kv_bits = None
     if scheme.kv is not None:
-        kv_bits = attention.quantize_cache_(model, scheme.kv, key_rotation(work.online))
+        kv_bits = kv_cache.quantize_cache_(model, scheme.kv, key_rotation(work.online))
     embeddings = frozenset({relations.embedding, *([relations.head] if relations.head else [])})
     return QuantizedModel(
         model=model,

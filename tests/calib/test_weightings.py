@@ -17,9 +17,9 @@ from slmquant.calib.statistics import InputStatistics, massive_inputs, massive_n
 from slmquant.core.affine import Grid
 from slmquant.core.gptq import gptq
 from slmquant.core.hessian import Weighting, energy_weights, weighted, with_first_tokens
-from slmquant.model.blocks import walk
-from slmquant.model.quantized import multiply_in_
-from slmquant.model.relations import discover
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.discovery.relations import discover
+from slmquant.model.running.block_walk import walk
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse

@@ -15,8 +15,8 @@ from slmquant import api
 from slmquant.cli import chat
 from slmquant.cli._conversation import Manner, Speaker
 from slmquant.errors import NumericalError, RefusedError, UnknownNameError
-from slmquant.model.llama2c_import import read_llama2c
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
+from slmquant.model.sources.read_llama2c import read_llama2c
 from tests import tiny_llama2c
 
 TEMPLATE = (

@@ -20,7 +20,7 @@ from slmquant.cli import engines as engines_command
 from slmquant.cli._app import app as whole_app
 from slmquant.engines._serving import API_KEY
 from slmquant.errors import ModelError, OutputError, RefusedError, UnknownNameError
-from slmquant.model.llama2c_import import read_llama2c
+from slmquant.model.sources.read_llama2c import read_llama2c
 from tests import made_up_engines, tiny_llama2c
 
 pytestmark = pytest.mark.engine

@@ -14,7 +14,7 @@ from slmquant import formats
 from slmquant.api import open_artifact
 from slmquant.cli._app import run
 from slmquant.files import cache_dir
-from slmquant.model.fingerprint import compute_fingerprint
+from slmquant.model.sources.fingerprint import compute_fingerprint
 from slmquant.testing.tiny import tiny
 from tests.formats.gguf_models import tokenizer
 from tests.killing import killed_at_steps

@@ -13,7 +13,7 @@ from slmquant.cli import models as models_command
 from slmquant.cli import pull as pull_command
 from slmquant.errors import SourceError, UnknownNameError
 from slmquant.files import sha256
-from slmquant.model.catalog import KNOWN, KnownModel, SourceFile
+from slmquant.model.sources.catalog import KNOWN, KnownModel, SourceFile
 from tests import tiny_llama2c
 
 app = Typer()

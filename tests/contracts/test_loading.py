@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from slmquant.model.configuration import read_configuration
-from slmquant.model.loading import _weights
+from slmquant.model.sources.configuration import read_configuration
+from slmquant.model.sources.load import _weights
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import ARCHITECTURES, tiny
 

@@ -11,8 +11,8 @@ from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.errors import RefusedError
 from slmquant.methods._base import Work
-from slmquant.model._exact import computing_in_float64
-from slmquant.model.relations import discover
+from slmquant.model.discovery.float64 import computing_in_float64
+from slmquant.model.discovery.relations import discover
 from slmquant.progress import Silent
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens

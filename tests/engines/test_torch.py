@@ -13,7 +13,7 @@ from slmquant.engines._base import OpenOptions
 from slmquant.engines._torch import TorchSession
 from slmquant.engines.torch_compiled import CompiledSession
 from slmquant.errors import ModelError, RefusedError
-from slmquant.model.llama2c_import import read_llama2c
+from slmquant.model.sources.read_llama2c import read_llama2c
 from slmquant.testing.tiny import tiny
 from tests import tiny_llama2c
 

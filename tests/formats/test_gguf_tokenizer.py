@@ -16,7 +16,7 @@ from slmquant.errors import RefusedError
 from slmquant.formats._base import Export
 from slmquant.formats._gguf_tokenizer import vocabulary_of
 from slmquant.formats.gguf import FORMAT
-from slmquant.model.sources import models_dir
+from slmquant.model.sources.resolve import models_dir
 from tests.formats.gguf_models import quantized
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

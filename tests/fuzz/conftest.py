@@ -18,8 +18,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slmquant.cli._app import run
-from slmquant.model.fingerprint import compute_fingerprint
-from slmquant.model.provenance import PROVENANCE_FILE, Provenance
+from slmquant.model.sources.fingerprint import compute_fingerprint
+from slmquant.model.sources.provenance import PROVENANCE_FILE, Provenance
 from slmquant.store import Store
 from tests import invented
 

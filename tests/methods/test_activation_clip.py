@@ -19,9 +19,9 @@ from slmquant.formats._placements import run_time_refusal
 from slmquant.methods import quarot
 from slmquant.methods._activation_clip import RATIOS, clip_activations_, searched_ratio
 from slmquant.methods._base import Work
-from slmquant.model.activations import ActivationQuantizer
-from slmquant.model.online import ClippedActivations, activation_clip
-from slmquant.model.relations import discover
+from slmquant.model.computing.activations import ActivationQuantizer
+from slmquant.model.discovery.relations import discover
+from slmquant.model.rewriting.online_rotations import ClippedActivations, activation_clip
 from slmquant.progress import Silent
 from slmquant.quantization import QuantizedModel, _Quantization, quantize_
 from slmquant.schemes import parse

@@ -19,8 +19,8 @@ from slmquant.methods.awq import ActivationAwareScaling, ClippedNearest
 from slmquant.methods.hqq import HalfQuadratic
 from slmquant.methods.lqer import LowRankCorrection
 from slmquant.methods.smoothquant_plus import SearchedSmoothing
-from slmquant.model.quantized import QuantizedLinear, weight_at
-from slmquant.model.relations import discover
+from slmquant.model.computing.linear import QuantizedLinear, weight_at
+from slmquant.model.discovery.relations import discover
 from slmquant.progress import Silent
 from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.schemes import parse

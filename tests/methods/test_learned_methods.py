@@ -19,11 +19,11 @@ from slmquant.methods._learning import Schedule, _divided
 from slmquant.methods.autoround import AutoRound, SignedGradient
 from slmquant.methods.autoround_mse import SEARCH
 from slmquant.methods.omniquant import OmniQuant, OmniSettings, augmented, published, settings_of
-from slmquant.model._exact import computing_in_float64
-from slmquant.model.activations import ActivationQuantizer
-from slmquant.model.blocks import BlockInHand, walk
-from slmquant.model.quantized import replace_linears_
-from slmquant.model.relations import discover
+from slmquant.model.computing.activations import ActivationQuantizer
+from slmquant.model.computing.linear import replace_linears_
+from slmquant.model.discovery.float64 import computing_in_float64
+from slmquant.model.discovery.relations import discover
+from slmquant.model.running.block_walk import BlockInHand, walk
 from slmquant.schemes import parse
 from slmquant.testing.preservation import logit_change
 from slmquant.testing.tiny import VOCABULARY, tiny

@@ -9,7 +9,7 @@ from slmquant.calib.capture import capture
 from slmquant.calib.statistics import Rescaled
 from slmquant.errors import RefusedError, UnknownNameError
 from slmquant.methods._base import Work
-from slmquant.model.relations import discover
+from slmquant.model.discovery.relations import discover
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens, check_method, combinations, quantized

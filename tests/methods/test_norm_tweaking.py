@@ -14,8 +14,8 @@ from slmquant.calib.calibration import FreshCalibration
 from slmquant.methods._base import Work
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.methods.norm_tweaking import NormTweaking, spread_difference
-from slmquant.model.blocks import BlockInHand, walk
-from slmquant.model.relations import discover
+from slmquant.model.discovery.relations import discover
+from slmquant.model.running.block_walk import BlockInHand, walk
 from slmquant.progress import Silent
 from slmquant.schemes import parse
 from slmquant.testing.tiny import VOCABULARY, tiny

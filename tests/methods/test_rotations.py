@@ -17,11 +17,11 @@ from slmquant.errors import RefusedError
 from slmquant.methods import quarot, spinquant
 from slmquant.methods._base import Work
 from slmquant.methods._rotation_trial import RESIDUAL, Trial
-from slmquant.model._exact import computing_in_float64
-from slmquant.model.online import OnlineRotation, RotatedKeys
-from slmquant.model.relations import discover
-from slmquant.model.residual import discover_stream
-from slmquant.model.rotate import ResidualStream, fold_norms_
+from slmquant.model.discovery.float64 import computing_in_float64
+from slmquant.model.discovery.relations import discover
+from slmquant.model.discovery.residual_stream import discover_stream
+from slmquant.model.rewriting.online_rotations import OnlineRotation, RotatedKeys
+from slmquant.model.rewriting.rotate import ResidualStream, fold_norms_
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse

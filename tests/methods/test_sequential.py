@@ -17,9 +17,9 @@ from slmquant.methods._base import BlockSolver, Work, grid_of
 from slmquant.methods.gptaq import Gptaq
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
-from slmquant.model.blocks import walk
-from slmquant.model.quantized import replace_linears_, weight_at
-from slmquant.model.relations import discover
+from slmquant.model.computing.linear import replace_linears_, weight_at
+from slmquant.model.discovery.relations import discover
+from slmquant.model.running.block_walk import walk
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from slmquant.model.llama2c_import import read_llama2c
+from slmquant.model.sources.read_llama2c import read_llama2c
 from tests import tiny_llama2c
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slmquant.model.activations import ActivationQuantizer, LastCodes, static_scale
+from slmquant.model.computing.activations import ActivationQuantizer, LastCodes, static_scale
 from slmquant.schemes import ActivationSpec, parse
 
 SCHEMES = ["W4A8", "W4A4", "W4AFP8", "FP8E5M2", "MXFP4", "MXFP6", "MXFP6E2M3", "MXFP8", "MXFP8E5M2", "MXINT8", "NVFP4"]

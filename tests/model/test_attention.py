@@ -14,10 +14,10 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
 from slmquant.core.hadamard import hadamard
 from slmquant.errors import RefusedError, SchemeError
-from slmquant.model.attention import CacheRounding, HeadRotation, kv_bits_per_value, quantize_cache_, refusal
-from slmquant.model.cache_names import cache_argument
-from slmquant.model.loading import load
-from slmquant.model.recent_tokens import Cache, attend_recent
+from slmquant.model.compatibility.cache_names import cache_argument
+from slmquant.model.computing.kv_cache import CacheRounding, HeadRotation, kv_bits_per_value, quantize_cache_, refusal
+from slmquant.model.computing.recent_tokens import Cache, attend_recent
+from slmquant.model.sources.load import load
 from slmquant.schemes.kv import KvSpec
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
 

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 from slmquant.core.affine import Grid
 from slmquant.errors import ModelError
-from slmquant.model import blocks as blocks_module
-from slmquant.model._exact import computing_in_float64
-from slmquant.model.blocks import BlockInHand, walk
-from slmquant.model.quantized import QuantizedLinear, multiplying_in, replace_linears_, weight_at
-from slmquant.model.relations import Relations, discover
+from slmquant.model.computing.linear import QuantizedLinear, multiplying_in, replace_linears_, weight_at
+from slmquant.model.discovery.float64 import computing_in_float64
+from slmquant.model.discovery.relations import Relations, discover
+from slmquant.model.running import block_walk as blocks_module
+from slmquant.model.running.block_walk import BlockInHand, walk
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from slmquant.model.cache_names import cache_argument, cache_of, takes_cache
+from slmquant.model.compatibility.cache_names import cache_argument, cache_of, takes_cache
 from slmquant.testing.tiny import tiny
 
 

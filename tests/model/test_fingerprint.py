@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slmquant.errors import ModelError
-from slmquant.model.fingerprint import compute_fingerprint, fingerprint
+from slmquant.model.sources.fingerprint import compute_fingerprint, fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_a_file_that_was_written_again_is_read_again(tmp_path: Path) -> None:
 def test_the_second_call_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path / "x", weights())
     first = fingerprint(folder)
-    monkeypatch.setattr("slmquant.model.fingerprint._digest", lambda _tensors: pytest.fail("read again"))
+    monkeypatch.setattr("slmquant.model.sources.fingerprint._digest", lambda _tensors: pytest.fail("read again"))
 
     assert fingerprint(folder) == first
 

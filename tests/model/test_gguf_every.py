@@ -11,7 +11,7 @@ import torch
 
 from slmquant.errors import ModelError
 from slmquant.formats.gguf import Gguf
-from slmquant.model.gguf_import import read_gguf
+from slmquant.model.sources.read_gguf import read_gguf
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import MODELS, export, quantized, tokenizer
 

@@ -12,8 +12,8 @@ from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from slmquant.errors import ModelError
-from slmquant.model.gguf_import import file_type, read_gguf
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
+from slmquant.model.sources.read_gguf import file_type, read_gguf
 
 _NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -142,7 +142,7 @@ def test_a_file_is_converted_once_and_says_that_it_lies_on_a_grid(
     path = write(original(), tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.Q4_1)
 
     loaded = load(str(path))
-    monkeypatch.setattr("slmquant.model.pulling.read_gguf", lambda _path: pytest.fail("converted again"))
+    monkeypatch.setattr("slmquant.model.sources.pull.read_gguf", lambda _path: pytest.fail("converted again"))
 
     assert loaded.card.provenance == "dequantized from GGUF Q4_1, on-grid"
     assert load(str(path)).sha256 == loaded.sha256

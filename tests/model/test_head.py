@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slmquant.model.head import OutputHead
+from slmquant.model.running.output_head import OutputHead
 from slmquant.testing.tiny import ARCHITECTURES, tiny
 
 

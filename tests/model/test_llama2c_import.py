@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from slmquant.errors import ModelError
-from slmquant.model.llama2c_import import read_llama2c
+from slmquant.model.sources.read_llama2c import read_llama2c
 from tests import tiny_llama2c
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slmquant.errors import ModelError
-from slmquant.model.loading import identify, load
+from slmquant.model.sources.load import identify, load
 
 
 def refusal(folder: Path) -> str:

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
-from slmquant.model import offgrid
-from slmquant.model._exact import logits_in_float64
-from slmquant.model.offgrid import move_off_grid
-from slmquant.model.relations import Relations, discover
+from slmquant.model.discovery.float64 import logits_in_float64
+from slmquant.model.discovery.relations import Relations, discover
+from slmquant.model.sources.offgrid import move_off_grid
+from slmquant.model.sources.resolve import offgrid
 from slmquant.testing.tiny import tiny
 
 GROUP = 8

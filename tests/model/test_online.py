@@ -9,7 +9,9 @@ from torch import nn
 from slmquant.core.hadamard import hadamard
 from slmquant.core.rotation import DenseRotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
-from slmquant.model.online import (
+from slmquant.model.computing.linear import multiplying_in, replace_linears_, weight_at
+from slmquant.model.discovery.relations import discover
+from slmquant.model.rewriting.online_rotations import (
     Online,
     OnlineRotation,
     RotatedKeys,
@@ -20,10 +22,8 @@ from slmquant.model.online import (
     stored_bits,
     turns_input,
 )
-from slmquant.model.quantized import multiplying_in, replace_linears_, weight_at
-from slmquant.model.relations import discover
-from slmquant.model.rescale import scale_link_
-from slmquant.model.rotate import rotate_input_
+from slmquant.model.rewriting.rescale import scale_link_
+from slmquant.model.rewriting.rotate import rotate_input_
 from slmquant.testing.tiny import tiny
 
 

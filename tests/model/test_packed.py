@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slmquant.model.attention import quantize_cache_
-from slmquant.model.packed import PackedBody, common_length, lay_out, longest_shared, rounded
-from slmquant.model.quantized import multiply_in_
+from slmquant.model.computing.kv_cache import quantize_cache_
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.running.token_trees import PackedBody, common_length, lay_out, longest_shared, rounded
 from slmquant.schemes.kv import KvSpec
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
 

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
 from slmquant.formats import native
-from slmquant.model.fingerprint import fingerprint
-from slmquant.model.loading import identify, load
-from slmquant.model.sources import local_models, resolve
+from slmquant.model.sources.fingerprint import fingerprint
+from slmquant.model.sources.load import identify, load
+from slmquant.model.sources.resolve import local_models, resolve
 from slmquant.testing.tiny import VOCABULARY, tiny
 from tests.formats.gguf_models import export, quantized, tokenizer
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from slmquant.errors import ModelError, SourceError, UnknownNameError
-from slmquant.model import pulling
-from slmquant.model.catalog import KNOWN, KnownModel, SourceFile
-from slmquant.model.loading import identify, load
-from slmquant.model.offgrid import OffGridReport
-from slmquant.model.provenance import read_provenance
-from slmquant.model.pulling import pull
+from slmquant.model.sources import pull as pulling
+from slmquant.model.sources.catalog import KNOWN, KnownModel, SourceFile
+from slmquant.model.sources.load import identify, load
+from slmquant.model.sources.offgrid import OffGridReport
+from slmquant.model.sources.provenance import read_provenance
+from slmquant.model.sources.pull import pull
 from tests import tiny_llama2c
 
 

@@ -7,8 +7,8 @@ import torch
 
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.side import LowRank, OutlierColumns
-from slmquant.model.activations import ActivationQuantizer, LastCodes
-from slmquant.model.quantized import QuantizedLinear
+from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
+from slmquant.model.computing.linear import QuantizedLinear
 from slmquant.schemes import parse
 
 GENERATOR = torch.Generator().manual_seed(0)

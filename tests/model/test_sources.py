@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from slmquant.errors import ModelError, SourceError, UnknownNameError
-from slmquant.model.catalog import KNOWN
-from slmquant.model.sources import local_models, resolve
+from slmquant.model.sources.catalog import KNOWN
+from slmquant.model.sources.resolve import local_models, resolve
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from slmquant.model import packed
-from slmquant.model.attention import quantize_cache_
-from slmquant.model.packed import PackedBody, lay_out, longest_shared, rounded
-from slmquant.model.tree_attention import Part, in_parts, parts_of
+from slmquant.model.computing.kv_cache import quantize_cache_
+from slmquant.model.running import token_trees
+from slmquant.model.running.token_trees import PackedBody, lay_out, longest_shared, rounded
+from slmquant.model.running.tree_attention import Part, in_parts, parts_of
 from slmquant.schemes.kv import KvSpec
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
 from tests.model.test_packed import CANNOT
@@ -97,7 +97,7 @@ def test_the_trial_of_sharing_attends_in_parts(monkeypatch: pytest.MonkeyPatch) 
         attended.append(len(parts))
         return in_parts(model, parts)
 
-    monkeypatch.setattr(packed, "in_parts", recorded)
+    monkeypatch.setattr(token_trees, "in_parts", recorded)
     assert longest_shared(tiny("llama")) is None
     assert attended == [2]
 
@@ -109,7 +109,7 @@ def test_wrong_parts_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
         masked[..., 0] = torch.finfo(torch.float32).min  # the first cached key
         return [replace(first, mask=masked), *others]
 
-    monkeypatch.setattr(packed, "parts_of", blind)
+    monkeypatch.setattr(token_trees, "parts_of", blind)
     assert longest_shared(tiny("llama")) == 0
 
 

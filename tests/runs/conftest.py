@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slmquant.calib import hub
 from slmquant.errors import SlmquantError
-from slmquant.model.pulling import pull
+from slmquant.model.sources.pull import pull
 from slmquant.progress import Progress
 from slmquant.runs import repeats, runner
 from slmquant.runs.process import explain

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from slmquant import versions
-from slmquant.model.identity import config_sha256, key_of, tokenizer_sha256
+from slmquant.model.sources.identity import config_sha256, key_of, tokenizer_sha256
 from slmquant.runs import runner
 from slmquant.runs.plan import make_plan
 from slmquant.runs.runner import Event, RunResult, run

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from slmquant.calib.calibration import NoCalibration
-from slmquant.model.head import OutputHead
-from slmquant.model.quantized import multiply_in_
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.running.output_head import OutputHead
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.store.record import Metric, TaskSpec
@@ -57,8 +57,8 @@ def test_the_floor_takes_windows_from_all_over_the_sample(windows: int) -> None:
 @pytest.fixture
 def stories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Metric]]:
     """Scheme → the metrics of stories260k on a text of its kind, the reference measured first."""
-    from slmquant.model.loading import load
-    from slmquant.model.pulling import pull
+    from slmquant.model.sources.load import load
+    from slmquant.model.sources.pull import pull
 
     source = SHARED / "models" / "stories260k"
     if not source.is_dir():

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.real_model
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> EvalContext:
-    from slmquant.model.loading import load
+    from slmquant.model.sources.load import load
 
     data = Path(os.environ.get("SLMQUANT_DATA") or Path(__file__).parents[3] / "shared" / "data")
     if not (data / "lm_eval").is_dir():

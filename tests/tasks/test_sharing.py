@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from slmquant.model.packed import Tokens
+from slmquant.model.running.token_trees import Tokens
 from slmquant.tasks._sharing import Plan, one_by_one, plan
 
 

@@ -15,7 +15,7 @@ from slmquant.analysis.serial import series_mean
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.errors import DataError, NumericalError
-from slmquant.model.head import OutputHead
+from slmquant.model.running.output_head import OutputHead
 from slmquant.store.record import Metric, TaskSpec
 from slmquant.tasks import has_reference, reference_path, resolve
 from slmquant.tasks._base import EvalContext, TaskResult

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from slmquant.calib.capture import capture
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.errors import DataError
-from slmquant.model.quantized import multiplying_in
-from slmquant.model.relations import Relations
+from slmquant.model.computing.linear import multiplying_in
+from slmquant.model.discovery.relations import Relations
 from slmquant.progress import Progress
 
 

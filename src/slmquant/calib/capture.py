@@ -22,10 +22,10 @@ from slmquant.calib.importance import importance_hessians
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core import hessian
 from slmquant.errors import NumericalError
-from slmquant.model.blocks import BlockInHand
-from slmquant.model.head import OutputHead
-from slmquant.model.quantized import multiplying_in, weight_at
-from slmquant.model.relations import InputGroup, Relations
+from slmquant.model.computing.linear import multiplying_in, weight_at
+from slmquant.model.discovery.relations import InputGroup, Relations
+from slmquant.model.running.block_walk import BlockInHand
+from slmquant.model.running.output_head import OutputHead
 from slmquant.progress import Progress, Silent
 
 _BATCH_TOKENS = 2048

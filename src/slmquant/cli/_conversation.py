@@ -10,8 +10,8 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from slmquant.errors import RefusedError
-from slmquant.model.context import context_limit
-from slmquant.model.quiet import quiet_transformers
+from slmquant.model.compatibility.context import context_limit
+from slmquant.model.compatibility.quiet import quiet_transformers
 from slmquant.tasks._generate import FiniteOnly, greedy_config
 
 __all__ = ["Manner", "Speaker"]

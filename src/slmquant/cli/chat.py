@@ -88,7 +88,7 @@ def _speakers(
     from slmquant.calib.corpora import calibration_corpus
     from slmquant.cli._conversation import Speaker
     from slmquant.formats.native import MANIFEST
-    from slmquant.model.loading import load
+    from slmquant.model.sources.load import load
     from slmquant.store.record import CalibrationSpec
 
     is_artifact = (Path(source).expanduser() / MANIFEST).is_file()
@@ -123,7 +123,7 @@ def _original(artifact: Artifact, device: str, progress: Progress) -> Speaker | 
     """The model that an artifact was made from; None, with the reason on stderr, where it cannot be had."""
     from slmquant.cli._conversation import Speaker
     from slmquant.errors import SlmquantError
-    from slmquant.model.loading import load
+    from slmquant.model.sources.load import load
 
     try:
         loaded = load(artifact.source, device=device, progress=progress)

@@ -83,7 +83,7 @@ def command(
     from slmquant.files import check_output
     from slmquant.formats._base import Export, check_installed
     from slmquant.formats.native import is_native
-    from slmquant.model.sources import place_of
+    from slmquant.model.sources.resolve import place_of
 
     fmt = formats.load(format_)  # a wrong name is told before anything is quantized
     ours = is_native if format_ == "native" else None

@@ -9,8 +9,8 @@ from slmquant.cli._output import JsonOption, console, print_json, print_table, s
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slmquant.model.catalog import KnownModel
-    from slmquant.model.sources import LocalModel
+    from slmquant.model.sources.catalog import KnownModel
+    from slmquant.model.sources.resolve import LocalModel
 
 
 def command(json: JsonOption = False) -> None:
@@ -24,8 +24,8 @@ def command(json: JsonOption = False) -> None:
 
     Example: [dim]slmquant models --json[/dim]
     """
-    from slmquant.model.catalog import KNOWN
-    from slmquant.model.sources import local_models
+    from slmquant.model.sources.catalog import KNOWN
+    from slmquant.model.sources.resolve import local_models
 
     here = {model.name: model for model in local_models()}
     names = [*KNOWN, *(name for name in here if name not in KNOWN)]
@@ -83,7 +83,7 @@ def _how_to_get(known: KnownModel | None) -> str:
 def _files_at(known: KnownModel | None) -> Path | None:
     """Where the files lie from which `pull` makes a model that no package carries."""
     from slmquant.errors import SourceError
-    from slmquant.model.sources import folder_of_files
+    from slmquant.model.sources.resolve import folder_of_files
 
     if known is None or known.packages:
         return None

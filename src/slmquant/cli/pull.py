@@ -34,12 +34,12 @@ def command(
     Examples: [dim]slmquant pull smollm2-135m-instruct[/dim] ·
     [dim]slmquant pull stories260k --from DIR[/dim]
     """
-    from slmquant.model.catalog import known
-    from slmquant.model.provenance import read_provenance
+    from slmquant.model.sources.catalog import known
+    from slmquant.model.sources.provenance import read_provenance
 
     for name in names:
         known(name)  # a wrong name is told before the first download
-    from slmquant.model.pulling import pull
+    from slmquant.model.sources.pull import pull
 
     pulled = []
     for name in names:

@@ -56,7 +56,7 @@ def command(
     from slmquant import api
     from slmquant.files import check_output
     from slmquant.formats.native import is_native
-    from slmquant.model.sources import place_of
+    from slmquant.model.sources.resolve import place_of
 
     check_output(output, True, is_native, overwrite, place_of(model))  # the quick refusal first
     check_output(output, True, is_native, overwrite, place_of(model), api.least_bytes(model, scheme))

@@ -53,8 +53,8 @@ class TorchEngine:
         import torch
 
         from slmquant.formats import _dense, native
-        from slmquant.model import loading
-        from slmquant.model.cache_names import takes_cache
+        from slmquant.model.compatibility.cache_names import takes_cache
+        from slmquant.model.sources import load
 
         torch.set_num_threads(options.threads)
         dtype: torch.dtype = getattr(torch, self.dtype)
@@ -63,7 +63,7 @@ class TorchEngine:
         elif _dense.checkpoint_of(artifact) is not None:
             model = _dense.read_model(artifact, dtype)
         else:
-            model = loading.load(str(artifact), dtype).model
+            model = load.load(str(artifact), dtype).model
         if model._is_stateful or not takes_cache(model):
             raise RefusedError(
                 f"{model.config.model_type} keeps no key-value cache; {self.title} feeds models that do, token by token"
@@ -107,7 +107,7 @@ class TorchSession:
         """
         import torch
 
-        from slmquant.model.cache_names import cache_argument, cache_of
+        from slmquant.model.compatibility.cache_names import cache_argument, cache_of
 
         if not tokens:
             raise ValueError("feed at least one token")

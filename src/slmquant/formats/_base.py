@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from slmquant.errors import RefusedError, UnavailableError
-from slmquant.model.sources import public_name
+from slmquant.model.sources.resolve import public_name
 from slmquant.quantization import QuantizedModel
 
 

@@ -14,9 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.formats._placements import run_time_refusal
-from slmquant.model import gguf_architectures, gguf_metadata
-from slmquant.model.gguf_architectures import ARCHITECTURES, Architecture
-from slmquant.model.quantized import Linear, QuantizedLinear, weight_at
+from slmquant.model.computing.linear import Linear, QuantizedLinear, weight_at
+from slmquant.model.gguf import architectures, metadata
+from slmquant.model.gguf.architectures import ARCHITECTURES, Architecture
 from slmquant.quantization import QuantizedModel
 
 
@@ -79,7 +79,7 @@ def parameters_of(quantized: QuantizedModel) -> Iterator[Parameter]:
             target=f"{target}.{kind}",
             weight=weight,
             offset=architecture.gain_offset if kind == "weight" and parameter.ndim == 1 else 0.0,
-            order=gguf_metadata.order_of(model.config, module, parameter.shape[0] if kind == "bias" else _rows(weight)),
+            order=metadata.order_of(model.config, module, parameter.shape[0] if kind == "bias" else _rows(weight)),
         )
 
 
@@ -97,9 +97,9 @@ def refusal_of(quantized: QuantizedModel) -> str | None:
         )
     return (
         run_time_refusal(quantized, "llama.cpp")
-        or gguf_architectures.refusal_of(config)
-        or gguf_metadata.rope_refusal(config)
-        or gguf_metadata.window_refusal(config)
+        or architectures.refusal_of(config)
+        or metadata.rope_refusal(config)
+        or metadata.window_refusal(config)
         or _structure_refusal(quantized.model, ARCHITECTURES[config.model_type])
     )
 

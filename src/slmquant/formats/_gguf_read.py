@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slmquant.boundary import guarded
 from slmquant.errors import ModelError
-from slmquant.model.gguf_architectures import ARCHITECTURES, row_order
+from slmquant.model.gguf.architectures import ARCHITECTURES, row_order
 
 MODEL_TYPE_KEY = "slmquant.model_type"
 MODULES_KEY = "slmquant.modules"

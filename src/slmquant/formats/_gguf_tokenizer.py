@@ -16,8 +16,8 @@ import gguf
 from transformers import PreTrainedTokenizerBase
 
 from slmquant.errors import RefusedError
-from slmquant.model.gguf_vocabulary import ONE_DIGIT, THREE_DIGITS
-from slmquant.model.token_rows import beyond, named, used_by_template
+from slmquant.model.gguf.vocabulary import ONE_DIGIT, THREE_DIGITS
+from slmquant.model.sources.token_rows import beyond, named, used_by_template
 
 _SPLITS: Mapping[tuple[str, ...], str] = {
     ("bytes",): "gpt-2",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from slmquant.errors import ModelError
 from slmquant.files import sha256
 from slmquant.formats._weights import WeightFacts, WeightFacts1
-from slmquant.model.online import OnlineFact
+from slmquant.model.rewriting.online_rotations import OnlineFact
 
 VERSION = 3
 """3: checksums. 2: every number format and side branches. 1 knew integers alone. All are read."""

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from slmquant.errors import RefusedError
 from slmquant.formats._openvino_package import import_openvino
 from slmquant.formats._openvino_trace import plain_linears
-from slmquant.model.context import fitting
-from slmquant.model.quiet import quiet_transformers
+from slmquant.model.compatibility.context import fitting
+from slmquant.model.compatibility.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     import openvino as ov

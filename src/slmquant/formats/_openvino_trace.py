@@ -33,9 +33,9 @@ from slmquant.boundary import guarded, last_line
 from slmquant.errors import RefusedError
 from slmquant.formats._openvino_package import import_openvino
 from slmquant.formats._placements import as_stored
-from slmquant.model.cache_names import cache_argument
-from slmquant.model.quantized import Linear, QuantizedLinear
-from slmquant.model.quiet import quiet_transformers
+from slmquant.model.compatibility.cache_names import cache_argument
+from slmquant.model.compatibility.quiet import quiet_transformers
+from slmquant.model.computing.linear import Linear, QuantizedLinear
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -136,7 +136,7 @@ def _attend(
     softcap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers' registry expects of an attention function; see `model.attention`."""
+    """What transformers' registry expects of an attention function; see `model.computing.kv_cache`."""
     for name in ("s_aux", "position_bias"):
         if options.get(name) is not None:
             raise RefusedError(f"openvino: attention with {name!r} is not written to graphs")

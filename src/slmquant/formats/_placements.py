@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import Integers
-from slmquant.model.online import activation_clip
-from slmquant.model.quantized import Linear, QuantizedLinear, weight_at
+from slmquant.model.computing.linear import Linear, QuantizedLinear, weight_at
+from slmquant.model.rewriting.online_rotations import activation_clip
 from slmquant.quantization import QuantizedModel
 
 SIXTEEN_BITS = "16 bits"

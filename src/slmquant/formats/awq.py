@@ -26,7 +26,7 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.core.pack import pack
 from slmquant.formats._checkpoint import Checkpoint
 from slmquant.formats._integers import WordLayout, counted, misfit
-from slmquant.model import packed_layouts
+from slmquant.model.sources import packed_layouts
 from slmquant.schemes import Scheme
 
 _BITS = 4

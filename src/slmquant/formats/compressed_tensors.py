@@ -45,8 +45,8 @@ from slmquant.errors import UnavailableError
 from slmquant.formats._checkpoint import Checkpoint, no_side, ragged
 from slmquant.formats._integers import not_plain
 from slmquant.formats._placements import describe
-from slmquant.model import packed_layouts
-from slmquant.model.packed_layouts import FP4_SCALES, CompressedKind
+from slmquant.model.sources import packed_layouts
+from slmquant.model.sources.packed_layouts import FP4_SCALES, CompressedKind
 from slmquant.schemes import ActivationSpec, Scheme
 
 EXTRA = "compressed-tensors"

@@ -31,7 +31,7 @@ from slmquant.formats._gguf_model import Parameter, architecture_of, parameters_
 from slmquant.formats._gguf_proof import prove
 from slmquant.formats._gguf_read import MODEL_TYPE_KEY, MODULES_KEY, read_weights
 from slmquant.formats._gguf_tokenizer import add_tokenizer_
-from slmquant.model.gguf_metadata import keys_of, rope_of
+from slmquant.model.gguf.metadata import keys_of, rope_of
 from slmquant.quantization import QuantizedModel
 from slmquant.schemes.mixtures import MIXTURES
 

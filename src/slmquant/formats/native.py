@@ -36,17 +36,17 @@ from slmquant.formats._manifest import Manifest, read, write
 from slmquant.formats._placements import as_stored, describe, entries
 from slmquant.formats._weights import decode_weight, encode_weight, facts_of
 from slmquant.methods._grids import grid_of
-from slmquant.model.activations import ActivationQuantizer, LastCodes
-from slmquant.model.attention import quantize_cache_
-from slmquant.model.configuration import state_tie_
-from slmquant.model.online import activation_clip, attach_, key_rotation, stored_bits
-from slmquant.model.online import decode as decode_online
-from slmquant.model.online import encode as encode_online
-from slmquant.model.quantized import Linear, linear_at, multiply_in_, replace_linears_, weight_at
-from slmquant.model.relations import InputGroup
+from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
+from slmquant.model.computing.kv_cache import quantize_cache_
+from slmquant.model.computing.linear import Linear, linear_at, multiply_in_, replace_linears_, weight_at
+from slmquant.model.discovery.relations import InputGroup
+from slmquant.model.rewriting.online_rotations import activation_clip, attach_, key_rotation, stored_bits
+from slmquant.model.rewriting.online_rotations import decode as decode_online
+from slmquant.model.rewriting.online_rotations import encode as encode_online
 from slmquant.model.size import count_parameters, size_of
-from slmquant.model.sources import public_name, remember_place, remembered_source
-from slmquant.model.token_rows import refuse_beyond_, remarks_of
+from slmquant.model.sources.configuration import state_tie_
+from slmquant.model.sources.resolve import public_name, remember_place, remembered_source
+from slmquant.model.sources.token_rows import refuse_beyond_, remarks_of
 from slmquant.quantization import QuantizedModel
 from slmquant.schemes import Scheme, parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
 
 from slmquant.methods._base import Work
-from slmquant.model.activations import ActivationQuantizer, LastCodes
-from slmquant.model.online import ClippedActivations
-from slmquant.model.quantized import multiplying_in
+from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
+from slmquant.model.computing.linear import multiplying_in
+from slmquant.model.rewriting.online_rotations import ClippedActivations
 from slmquant.progress import track
 from slmquant.schemes.scheme import ActivationSpec
 

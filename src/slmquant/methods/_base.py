@@ -23,10 +23,10 @@ from slmquant.errors import RefusedError
 from slmquant.methods._grids import grid_of as grid_of
 from slmquant.methods._grids import unsupported
 from slmquant.methods._mixed import specs_of
-from slmquant.model import activations
-from slmquant.model.blocks import BlockInHand, Exact
-from slmquant.model.online import Online
-from slmquant.model.relations import Relations
+from slmquant.model.computing import activations
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.rewriting.online_rotations import Online
+from slmquant.model.running.block_walk import BlockInHand, Exact
 from slmquant.progress import Progress, Silent
 from slmquant.schemes.scheme import ActivationSpec, Scheme, WeightSpec
 

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 from slmquant.core.smooth import smoothing_factors
 from slmquant.methods._base import Work
 from slmquant.methods._learning import input_ranges
-from slmquant.model.blocks import BlockInHand
-from slmquant.model.online import OnlineRotation
-from slmquant.model.relations import ChannelLink, InputGroup, Relations
-from slmquant.model.rescale import scale_group_, scale_link_, shared_factors, shift_group_
+from slmquant.model.discovery.relations import ChannelLink, InputGroup, Relations
+from slmquant.model.rewriting.online_rotations import OnlineRotation
+from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors, shift_group_
+from slmquant.model.running.block_walk import BlockInHand
 
 _START_SAMPLES = 16
 

@@ -20,10 +20,10 @@ from torch.nn import functional as F  # noqa: N812  # as every torch program cal
 from slmquant.core.straight_through import fake_quantize_tokens
 from slmquant.core.tokens import TokenCodes
 from slmquant.methods._base import Work, grid_of
-from slmquant.model.activations import activation_elements, static_scale
-from slmquant.model.blocks import BlockInHand
-from slmquant.model.online import activation_clip
-from slmquant.model.quantized import hand_hooks_on_, multiplying_in
+from slmquant.model.computing.activations import activation_elements, static_scale
+from slmquant.model.computing.linear import hand_hooks_on_, multiplying_in
+from slmquant.model.rewriting.online_rotations import activation_clip
+from slmquant.model.running.block_walk import BlockInHand
 from slmquant.schemes.scheme import ActivationSpec, Scheme
 
 T_co = TypeVar("T_co", covariant=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from transformers import PreTrainedModel
 
 from slmquant.errors import RefusedError
-from slmquant.model.gguf_roles import roles_of
-from slmquant.model.quantized import weight_at
-from slmquant.model.relations import Relations
+from slmquant.methods._gguf_roles import roles_of
+from slmquant.model.computing.linear import weight_at
+from slmquant.model.discovery.relations import Relations
 from slmquant.schemes.mixtures import MIXTURES, MixtureName
 from slmquant.schemes.scheme import Scheme, WeightSpec, gguf_spec
 

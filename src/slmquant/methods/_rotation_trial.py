@@ -27,9 +27,9 @@ from slmquant.core.rotation import CayleyState, DenseRotation, Rotation, cayley_
 from slmquant.core.straight_through import dithered_tokens, fake_quantize_blocks, fake_quantize_tokens
 from slmquant.methods._base import Work
 from slmquant.methods.quarot import Rotations
-from slmquant.model.activations import activation_elements
-from slmquant.model.quantized import multiplying_in
-from slmquant.model.rotate import ResidualStream
+from slmquant.model.computing.activations import activation_elements
+from slmquant.model.computing.linear import multiplying_in
+from slmquant.model.rewriting.rotate import ResidualStream
 
 _TOKENS_AT_ONCE = 1024
 """Of one forward and backward pass: the logits of more would not fit beside what the pass keeps."""

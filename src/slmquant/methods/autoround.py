@@ -41,8 +41,8 @@ from slmquant.methods._base import Budget, Recipe, Rounding, Work, grid_of
 from slmquant.methods._learning import Schedule, learn, learning, refusal_to_learn
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.rtn import Nearest
-from slmquant.model.blocks import BlockInHand, Exact
-from slmquant.model.relations import Relations
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.running.block_walk import BlockInHand, Exact
 from slmquant.schemes.scheme import Scheme
 
 

@@ -39,9 +39,9 @@ from slmquant.errors import NumericalError
 from slmquant.methods._base import Recipe, Work
 from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
-from slmquant.model.blocks import BlockInHand, Exact
-from slmquant.model.quantized import multiplying_in
-from slmquant.model.relations import Relations
+from slmquant.model.computing.linear import multiplying_in
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.running.block_walk import BlockInHand, Exact
 from slmquant.schemes.scheme import Scheme
 
 

@@ -30,8 +30,8 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.methods._base import Recipe, Rounding, Work
 from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
-from slmquant.model.blocks import BlockInHand, Exact
-from slmquant.model.relations import Relations
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.running.block_walk import BlockInHand, Exact
 from slmquant.schemes.scheme import Scheme
 
 

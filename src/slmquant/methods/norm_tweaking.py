@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from slmquant.core.affine import QuantizedTensor
 from slmquant.methods._base import Recipe, Rounding, Work
 from slmquant.methods.gptq_sequential import SequentialGptq
-from slmquant.model.blocks import BlockInHand, Exact
-from slmquant.model.quantized import Linear, multiplying_in
-from slmquant.model.relations import Relations
+from slmquant.model.computing.linear import Linear, multiplying_in
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.running.block_walk import BlockInHand, Exact
 from slmquant.schemes.scheme import Scheme
 
 _LEAST_SHARE = 1e-3

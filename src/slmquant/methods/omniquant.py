@@ -52,9 +52,9 @@ from slmquant.methods._base import Budget, Recipe, Work, grid_of
 from slmquant.methods._equivalent import EquivalentScale, equivalent_scales
 from slmquant.methods._learning import LearningBlock, Schedule, learn, learning, refusal_to_learn
 from slmquant.methods.rtn import Nearest
-from slmquant.model.blocks import BlockInHand, Exact
-from slmquant.model.quantized import multiplying_in
-from slmquant.model.relations import Relations
+from slmquant.model.computing.linear import multiplying_in
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.running.block_walk import BlockInHand, Exact
 from slmquant.schemes.scheme import Scheme
 
 _TWO, _FOUR = 2, 4

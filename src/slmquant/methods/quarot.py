@@ -8,7 +8,7 @@ behind them; R2 the heads between values and output projection; R4, online, the 
 online, queries and keys after the rotary embedding, where the cache is rounded.
 
 Deviations:
-    * R1 is applied around the blocks instead of being merged into embedding and head: see `model.rotate`. Nothing
+    * R1 is applied around the blocks instead of being merged into embedding and head: see `rewriting.rotate`. Nothing
       needs untying; run time pays two fast products per token.
     * Models with LayerNorm are turned by rotations that keep the mean, so the norms stay as they are. The authors fold
       the mean subtraction into the linears and put RMSNorm in its place.
@@ -45,10 +45,10 @@ from slmquant.methods._activation_clip import Ratio, clip_activations_
 from slmquant.methods._base import Recipe, Work
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
-from slmquant.model.online import OnlineRotation, RotatedKeys, attach_
-from slmquant.model.relations import Relations
-from slmquant.model.residual import discover_stream
-from slmquant.model.rotate import ResidualStream, rotate_model_
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.discovery.residual_stream import discover_stream
+from slmquant.model.rewriting.online_rotations import OnlineRotation, RotatedKeys, attach_
+from slmquant.model.rewriting.rotate import ResidualStream, rotate_model_
 from slmquant.schemes.scheme import Scheme
 
 _MOST_CHANGE = 0.01

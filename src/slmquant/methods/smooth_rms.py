@@ -7,7 +7,7 @@ arXiv 2304.09145), which also migrates beyond the norms. Two changes:
       that of one token, the attention sink, whose scale per token is its own anyway; the mean square speaks for the
       tokens that share the loss.
     * The inputs of `o_proj` and `down_proj` are smoothed too, through the linears that they follow (v, up), wherever
-      `model.relations` finds them to follow.
+      `model.discovery.relations` finds them to follow.
 
 Deviations: there is no paper to deviate from; `α` is 0.5.
 

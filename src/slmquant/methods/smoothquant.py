@@ -25,9 +25,9 @@ from slmquant.calib.statistics import InputStatistics, Rescaled, Statistic, Stat
 from slmquant.core.smooth import smoothing_factors
 from slmquant.methods._base import Recipe, Work
 from slmquant.methods.rtn import Nearest
-from slmquant.model.quantized import weight_at
-from slmquant.model.relations import Relations
-from slmquant.model.rescale import scale_group_, scale_link_, shared_factors
+from slmquant.model.computing.linear import weight_at
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors
 from slmquant.schemes.scheme import Scheme
 
 

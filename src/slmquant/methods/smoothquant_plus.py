@@ -27,9 +27,9 @@ from slmquant.core.awq import output_loss
 from slmquant.core.smooth import smoothing_factors
 from slmquant.methods._base import Recipe, Work, grid_of
 from slmquant.methods.rtn import Nearest
-from slmquant.model.quantized import weight_at
-from slmquant.model.relations import InputGroup, Relations
-from slmquant.model.rescale import scale_group_
+from slmquant.model.computing.linear import weight_at
+from slmquant.model.discovery.relations import InputGroup, Relations
+from slmquant.model.rewriting.rescale import scale_group_
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 

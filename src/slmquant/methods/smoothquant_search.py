@@ -34,11 +34,11 @@ from slmquant.core.smooth import smoothing_factors
 from slmquant.methods._base import Recipe, Work, grid_of
 from slmquant.methods.rtn import Nearest
 from slmquant.methods.smoothquant import Smoothing
-from slmquant.model._exact import computing_in_float64
-from slmquant.model.activations import ActivationQuantizer, static_scale
-from slmquant.model.quantized import multiplying_in, weight_at
-from slmquant.model.relations import Relations
-from slmquant.model.rescale import scale_group_, scale_link_, shared_factors
+from slmquant.model.computing.activations import ActivationQuantizer, static_scale
+from slmquant.model.computing.linear import multiplying_in, weight_at
+from slmquant.model.discovery.float64 import computing_in_float64
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 

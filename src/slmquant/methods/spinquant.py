@@ -26,7 +26,7 @@ Deviations:
     * Activations are rounded as the scheme says (symmetric, in one scale for each token while learning, also where it
       asks for calibrated ones); the authors round asymmetrically. The cache is not rounded while learning.
     * The linear system of the Cayley transform is solved; the authors iterate, and re-orthogonalize at random.
-    * R1 is kept in float16 and applied around the blocks, see `model.rotate`; QuaRot's deviations hold as well.
+    * R1 is kept in float16 and applied around the blocks, see `rewriting.rotate`; QuaRot's deviations hold as well.
 
 Cost: a forward and a backward pass for each token of each iteration, with `4 d²` multiplications more per token and
 block for turning, and a forward pass over the windows set aside for each state that is tried; `d²` stored numbers in
@@ -51,8 +51,8 @@ from slmquant.methods._activation_clip import clip_activations_, ratio_for
 from slmquant.methods._base import Budget, Recipe, Work
 from slmquant.methods._rotation_trial import Candidate, Gradient, Trial
 from slmquant.methods.quarot import PUBLISHED_ROUNDING, Rotations, install_, random_rotations, unturned_stream
-from slmquant.model.relations import Relations
-from slmquant.model.rotate import ResidualStream, fold_norms_
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.rewriting.rotate import ResidualStream, fold_norms_
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 

@@ -1,1 +1,1 @@
-"""A checkpoint in hand: where it comes from, what it is, and its parts. `loading.load` is the door."""
+"""A model: where it comes from, what it is made of, how it is rewritten, how it computes and how it runs."""

@@ -23,9 +23,9 @@ from slmquant.errors import DataError, ModelError, SlmquantError
 from slmquant.files import cache_dir, forget_oldest, mark_used, remove_leftovers, sha256
 from slmquant.formats._dense import checkpoint_of
 from slmquant.formats.native import MANIFEST, is_native
-from slmquant.model.context import context_limit, fitting
+from slmquant.model.compatibility.context import context_limit, fitting
 from slmquant.model.size import count_parameters
-from slmquant.model.sources import resolve
+from slmquant.model.sources.resolve import resolve
 from slmquant.progress import Progress, Silent
 from slmquant.runs.engine_process import EngineProcess
 from slmquant.runs.engines import EngineJob, EngineResult, Reference, Settings, run_engines
@@ -146,7 +146,7 @@ def reference_folder(source: str) -> Path:
     """Where the model lies that `source` names: a slmquant folder as it is, else a full-precision model.
 
     Raises:
-        UnknownNameError, SourceError, ModelError: As for `model.sources.resolve`.
+        UnknownNameError, SourceError, ModelError: As for `model.sources.resolve.resolve`.
     """
     path = Path(source).expanduser()
     return path if is_native(path) else resolve(source)

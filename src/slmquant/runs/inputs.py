@@ -9,8 +9,8 @@ from pathlib import Path
 from slmquant import methods, tasks, versions
 from slmquant.calib.corpora import load_corpus
 from slmquant.errors import DataError, ModelError, SlmquantError
-from slmquant.model.identity import config_sha256, tokenizer_sha256
-from slmquant.model.loading import LoadedModel
+from slmquant.model.sources.identity import config_sha256, tokenizer_sha256
+from slmquant.model.sources.load import LoadedModel
 from slmquant.progress import Progress
 from slmquant.store.inputs import UNKNOWN, Inputs
 from slmquant.store.record import CellSpec, DataCard, TaskSpec

@@ -1,6 +1,6 @@
 """Which dtype linears multiply in: bfloat16 where it is faster and as good, decided by a measurement on the model.
 
-All else stays in float32 (`model.quantized.multiply_in_`). Both dtypes run over the same windows of text;
+All else stays in float32 (`model.computing.linear.multiply_in_`). Both dtypes run over the same windows of text;
 bfloat16 is chosen where it is at least `MIN_SPEEDUP` times as fast, and where the upper end of the interval of its
 divergence from float32 lies below `MAX_KL`. A shift of perplexity could not decide: over so few tokens its error is as
 large as any bound that is worth having, while a divergence has no such error, being 0 where nothing changed.
@@ -28,10 +28,10 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
 from slmquant.files import atomic_file
-from slmquant.model.context import fitting
-from slmquant.model.head import OutputHead
-from slmquant.model.loading import load
-from slmquant.model.quantized import multiply_in_
+from slmquant.model.compatibility.context import fitting
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.running.output_head import OutputHead
+from slmquant.model.sources.load import load
 from slmquant.progress import Progress
 from slmquant.runs.environment import environment, usable_cores
 from slmquant.store.record import Metric

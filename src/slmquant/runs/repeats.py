@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from slmquant import methods
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
 from slmquant.runs.environment import usable_cores

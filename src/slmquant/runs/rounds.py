@@ -10,7 +10,7 @@ import torch
 from slmquant import tasks
 from slmquant.calib.calibration import NoCalibration
 from slmquant.errors import RefusedError
-from slmquant.model.loading import load
+from slmquant.model.sources.load import load
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
 from slmquant.runs.environment import usable_cores

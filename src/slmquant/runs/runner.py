@@ -18,7 +18,7 @@ from slmquant import methods
 from slmquant.calib.statistics import Statistic
 from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.files import cache_dir
-from slmquant.model.loading import check_device, identify
+from slmquant.model.sources.load import check_device, identify
 from slmquant.progress import Progress, Silent
 from slmquant.runs.adaptive import Separation
 from slmquant.runs.clock import now

@@ -22,11 +22,11 @@ from slmquant.calib.corpora import Corpus, load_corpus
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.calib.windows import calibration_windows
 from slmquant.errors import DataError
-from slmquant.model.context import fitting
-from slmquant.model.identity import key_of
-from slmquant.model.loading import LoadedModel, let_go_of_file_, load
-from slmquant.model.quantized import multiply_in_
-from slmquant.model.relations import Relations, discover
+from slmquant.model.compatibility.context import fitting
+from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.discovery.relations import Relations, discover
+from slmquant.model.sources.identity import key_of
+from slmquant.model.sources.load import LoadedModel, let_go_of_file_, load
 from slmquant.progress import Progress
 from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.runs.environment import usable_cores

@@ -28,7 +28,7 @@ class Inputs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config_sha256: str
-    """Of the model's configuration; see `model.identity`."""
+    """Of the model's configuration; see `model.sources.identity`."""
     tokenizer_sha256: str
     """Of the files of its tokenizer."""
     calibration_sha256: str | None = None

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from slmquant.core.divergence import normalizers
 from slmquant.errors import ModelError, NumericalError, RefusedError
-from slmquant.model.head import OutputHead
-from slmquant.model.packed import PackedBody, Tokens, longest_shared
+from slmquant.model.running.output_head import OutputHead
+from slmquant.model.running.token_trees import PackedBody, Tokens, longest_shared
 from slmquant.tasks._base import EvalContext
 from slmquant.tasks._cuts import Cuts, item_of
 from slmquant.tasks._perplexity import logit_rows

@@ -38,9 +38,9 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from slmquant.errors import NumericalError, RefusedError
-from slmquant.model.cache_names import cache_argument
-from slmquant.model.packed import Tokens
-from slmquant.model.quiet import quiet_transformers
+from slmquant.model.compatibility.cache_names import cache_argument
+from slmquant.model.compatibility.quiet import quiet_transformers
+from slmquant.model.running.token_trees import Tokens
 from slmquant.tasks._base import EvalContext
 from slmquant.tasks._cuts import Cuts, item_of
 

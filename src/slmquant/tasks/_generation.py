@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from slmquant.boundary import guarded
 from slmquant.errors import DataError
 from slmquant.files import atomic_file
-from slmquant.model.context import context_limit
-from slmquant.model.packed import Tokens
+from slmquant.model.compatibility.context import context_limit
+from slmquant.model.running.token_trees import Tokens
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._cuts import Cuts

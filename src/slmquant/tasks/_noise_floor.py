@@ -6,7 +6,7 @@ It is no limit of what can be told apart: differences far below it can be real, 
 What is rounded: the residual stream after every block, and the final hidden state, to bfloat16, once each. That is
 what a model loaded in bfloat16 does to every state it hands on, and the usual way to run one. It is chosen over
 rounding weights because most checkpoints are stored in bfloat16, where rounding them changes nothing; and over taking
-products in bfloat16 because that is what an evaluation may do already (`model.quantized.multiply_in_`), whereas the
+products in bfloat16 because that is what an evaluation may do already (`computing.linear.multiply_in_`), whereas the
 residual stream is in float32 whatever the linears multiply in, so that the floor means the same for both.
 """
 
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from slmquant.model.head import OutputHead
-from slmquant.model.relations import decoder_blocks
+from slmquant.model.discovery.relations import decoder_blocks
+from slmquant.model.running.output_head import OutputHead
 
 __all__ = ["NOISE_FLOOR_WINDOWS", "floor_windows", "rounded_hidden"]
 

@@ -22,8 +22,8 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens, window_bos
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
 from slmquant.errors import DataError, NumericalError
-from slmquant.model.context import fitting
-from slmquant.model.head import OutputHead
+from slmquant.model.compatibility.context import fitting
+from slmquant.model.running.output_head import OutputHead
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks._base import EvalContext, TaskResult
 from slmquant.tasks._divergence import TokenFigures, divergence_metrics, figures_of, noise_floor_metrics, window_figures

@@ -1,8 +1,8 @@
 """Which inputs are run together, so that what they share is computed once; pure planning, no model.
 
-Two kinds of sharing. Inputs that begin alike (the options of a question) form a tree, see `model.packed`. Many inputs
-behind one long beginning (the questions of a subject behind its examples) are run after that beginning, whose keys and
-values are kept.
+Two kinds of sharing. Inputs that begin alike (the options of a question) form a tree, see `running.token_trees`. Many
+inputs behind one long beginning (the questions of a subject behind its examples) are run after that beginning, whose
+keys and values are kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slmquant.model.packed import Tokens, Tree, common_length, lay_out
+from slmquant.model.running.token_trees import Tokens, Tree, common_length, lay_out
 
 __all__ = ["Batch", "Plan", "one_by_one", "plan"]
 

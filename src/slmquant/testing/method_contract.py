@@ -15,7 +15,7 @@ from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import RefusedError
-from slmquant.model.relations import discover
+from slmquant.model.discovery.relations import discover
 from slmquant.progress import Silent
 from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.schemes import Scheme, parse

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from slmquant.model._exact import logits_in_float64
-from slmquant.model._probe import in_features, out_features
-from slmquant.model.relations import Relations
-from slmquant.model.rescale import scale_group_, scale_link_
+from slmquant.model.discovery.block_replay import in_features, out_features
+from slmquant.model.discovery.float64 import logits_in_float64
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.rewriting.rescale import scale_group_, scale_link_
 
 
 def logit_change(model: PreTrainedModel, rewrite_: Callable[[PreTrainedModel], None]) -> float:

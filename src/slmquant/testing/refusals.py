@@ -16,8 +16,8 @@ from slmquant.errors import RefusedError
 from slmquant.files import atomic_file
 from slmquant.methods._grids import unsupported
 from slmquant.methods._mixed import specs_of
-from slmquant.model import attention
-from slmquant.model.relations import discover
+from slmquant.model.computing import kv_cache
+from slmquant.model.discovery.relations import discover
 from slmquant.schemes import EXAMPLES, parse
 from slmquant.schemes.mixtures import MixtureName
 from slmquant.testing.method_contract import check_method, combinations
@@ -83,7 +83,7 @@ def _refusal(method: str, scheme: str, architecture: str) -> str | None:
 def _cache_rows() -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for architecture in ARCHITECTURES:
-        if (reason := attention.refusal(tiny(architecture))) is not None:
+        if (reason := kv_cache.refusal(tiny(architecture))) is not None:
             reasons.setdefault(reason, []).append(architecture)
     for reason, architectures in reasons.items():
         yield f"| {', '.join(architectures)} | {reason} |"

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.affine import QuantizedTensor
-from slmquant.model.activations import ActivationQuantizer
-from slmquant.model.branches import Branch, branch_of
+from slmquant.model.computing.activations import ActivationQuantizer
+from slmquant.model.computing.side_branches import Branch, branch_of
 
 Linear = nn.Linear | Conv1D
 """What counts as a linear: torch's, and GPT-2's with its transposed weight."""
@@ -164,7 +164,7 @@ def multiplying_in(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 def multiply_in_(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Let every linear that is still a plain one take its product in `dtype`; all else stays in float32.
 
-    Norms, residual stream, attention and head (see `model.head`) keep float32: on a machine with fast bfloat16
+    Norms, residual stream, attention and head (see `running.output_head`) keep float32: on a machine with fast bfloat16
     products that costs little against a model cast to bfloat16 and stays closer to float32; `benchmarks/precision.py`
     prints both.
     """

@@ -25,7 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from slmquant.model.quiet import quiet_transformers
+from slmquant.model.compatibility.quiet import quiet_transformers
 
 __all__ = ["Part", "in_parts", "parts_of"]
 

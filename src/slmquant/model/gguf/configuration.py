@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
 from slmquant.errors import ModelError
-from slmquant.model import gguf_architectures, gguf_metadata
-from slmquant.model.gguf_architectures import ARCHITECTURES
+from slmquant.model.gguf import architectures, metadata
+from slmquant.model.gguf.architectures import ARCHITECTURES
 
 MODEL_TYPE_KEY = "slmquant.model_type"
 _ARCHITECTURE_KEY = "general.architecture"
@@ -167,21 +167,17 @@ def _llama3(base: float, turned: int, divisors: Tensor) -> dict[str, object]:
 
 def _prove(config: PreTrainedConfig, own: Mapping[str, object], freqs: Tensor | None) -> None:
     """Hold every key of the file against what the configuration would be written as."""
-    reason = (
-        gguf_architectures.refusal_of(config)
-        or gguf_metadata.rope_refusal(config)
-        or gguf_metadata.window_refusal(config)
-    )
+    reason = architectures.refusal_of(config) or metadata.rope_refusal(config) or metadata.window_refusal(config)
     if reason is not None:
         raise ModelError(f"it cannot be read as {config.model_type}: {reason}")
-    written = dict(gguf_metadata.keys_of(config))
+    written = dict(metadata.keys_of(config))
     for end, value in own.items():
         if end in _NOT_OF_THE_GRAPH or (end not in written and value in _SAYS_NOTHING):
             continue
         if end not in written or not _equal(written[end], value):
             means = f"{written[end]!r} is read" if end in written else f"a {config.model_type} here has no such setting"
             raise ModelError(f"its key {end} is {value!r}, and {means}; give the model in safetensors")
-    rope = gguf_metadata.rope_of(config)
+    rope = metadata.rope_of(config)
     divisors = None if rope is None else rope.divisors
     if freqs is not None and (divisors is None or not torch.allclose(divisors, freqs, rtol=1e-3)):
         raise ModelError("its rope_freqs.weight is not what is read; give the model in safetensors")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slmquant.errors import ModelError, SlmquantError
 from slmquant.files import sha256
-from slmquant.model.loading import identify
+from slmquant.model.sources.load import identify
 from slmquant.store.inputs import model_key
 
 _CONFIGS = ("config.json", "generation_config.json")

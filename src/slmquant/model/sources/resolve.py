@@ -13,8 +13,8 @@ from pathlib import Path
 from slmquant.boundary import guarded, or_none
 from slmquant.errors import ModelError, SlmquantError, SourceError, UnknownNameError
 from slmquant.files import atomic_file, cache_dir, forget_oldest, mark_used, sha256
-from slmquant.model.catalog import KNOWN, KnownModel
-from slmquant.model.provenance import Provenance, read_provenance
+from slmquant.model.sources.catalog import KNOWN, KnownModel
+from slmquant.model.sources.provenance import Provenance, read_provenance
 from slmquant.progress import Progress, Silent
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -182,7 +182,7 @@ def _converted(path: Path, progress: Progress) -> Path:
     if (folder / "config.json").exists():
         mark_used(folder)
         return folder
-    from slmquant.model.pulling import convert_gguf  # imports torch, which a name does not need
+    from slmquant.model.sources.pull import convert_gguf  # imports torch, which a name does not need
 
     converted = convert_gguf(path, digest, folder, progress)
     forget_oldest(kept, KEPT_BYTES)

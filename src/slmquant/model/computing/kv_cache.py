@@ -13,7 +13,7 @@ Deviations:
       packed cache would give, the memory is not. Rounded per token, a running cache gives what one parallel forward
       pass gives.
     * The authors' prompt pass reads exact keys and values, and only decoding reads rounded ones. Here every query
-      reads what it would read if its token were decoded (`model.recent_tokens`), as texts and answers are scored in
+      reads what it would read if its token were decoded (`computing.recent_tokens`), as texts and answers are scored in
       one pass.
     * Groups of tokens count from the first that attention is given: in padded batches they count padding, and in a
       sliding window's running cache they move on with the window.
@@ -34,10 +34,10 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from slmquant.core.kv import bits_per_value, round_float8, round_per_channel, round_per_token
 from slmquant.errors import RefusedError
-from slmquant.model.cache_names import cache_of
-from slmquant.model.context import fitting
-from slmquant.model.quiet import quiet_transformers
-from slmquant.model.recent_tokens import Cache, attend_recent
+from slmquant.model.compatibility.cache_names import cache_of
+from slmquant.model.compatibility.context import fitting
+from slmquant.model.compatibility.quiet import quiet_transformers
+from slmquant.model.computing.recent_tokens import Cache, attend_recent
 from slmquant.schemes.kv import KvSpec
 
 __all__ = [

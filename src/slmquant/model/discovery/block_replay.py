@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slmquant.model._exact import computing_in_float64
+from slmquant.model.discovery.float64 import computing_in_float64
 
 LINEAR_TYPES = (nn.Linear, Conv1D)
 """Modules that compute `x @ W + b` with a weight of two dimensions; Conv1D keeps its weight transposed."""

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
-from slmquant.model._exact import logits_in_float64
-from slmquant.model._probe import in_features, out_features
-from slmquant.model.relations import discover
-from slmquant.model.rescale import scale_group_, scale_link_
+from slmquant.model.discovery.block_replay import in_features, out_features
+from slmquant.model.discovery.float64 import logits_in_float64
+from slmquant.model.discovery.relations import discover
+from slmquant.model.rewriting.rescale import scale_group_, scale_link_
 
 _LARGEST_EXPONENT = 0.25
 """Factors are 2^u with u uniform in ± this."""

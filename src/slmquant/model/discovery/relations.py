@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
-from slmquant.model._follow import TOKEN_SCALES, batch_size, followed_rows
-from slmquant.model._probe import (
+from slmquant.model.discovery.block_replay import (
     LINEAR_TYPES,
     BlockReplay,
     TensorKey,
@@ -40,6 +39,7 @@ from slmquant.model._probe import (
     record_block_calls,
     tensor_key,
 )
+from slmquant.model.discovery.channel_links import TOKEN_SCALES, batch_size, followed_rows
 
 _TOLERANCE = 1e-9
 _SEED = 20251117

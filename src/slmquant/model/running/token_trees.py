@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from slmquant.boundary import is_memory
-from slmquant.model.attention import depends_on_position
-from slmquant.model.cache_names import cache_argument
-from slmquant.model.tree_attention import in_parts, parts_of
+from slmquant.model.compatibility.cache_names import cache_argument
+from slmquant.model.computing.kv_cache import depends_on_position
+from slmquant.model.running.tree_attention import in_parts, parts_of
 
 __all__ = ["Branch", "PackedBody", "Tokens", "Tree", "common_length", "lay_out", "longest_shared", "rounded"]
 

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
-from slmquant.model._probe import BlockCall, record_block_calls
-from slmquant.model.quantized import Linear, linear_at, multiplying_in, weight_at
-from slmquant.model.relations import InputGroup, Relations
+from slmquant.model.computing.linear import Linear, linear_at, multiplying_in, weight_at
+from slmquant.model.discovery.block_replay import BlockCall, record_block_calls
+from slmquant.model.discovery.relations import InputGroup, Relations
 
 _BATCH_TOKENS = 2048
 """Tokens of a forward pass: enough for fast products, and the attention scores of one batch stay small."""
@@ -63,7 +63,7 @@ class BlockInHand:
     def run(self, hidden: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq hidden"]:
         """What the block, as it is now, makes of hidden states of any number of windows; differentiable.
 
-        Linears compute as they are: plain ones multiply in float32, `model.quantized.multiplying_in` changes that
+        Linears compute as they are: plain ones multiply in float32, `computing.linear.multiplying_in` changes that
         for a while.
 
         Raises:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slmquant.model._probe import BlockReplay, out_features
+from slmquant.model.discovery.block_replay import BlockReplay, out_features
 
 TOKEN_SCALES = (1.0, 1.0, 0.1, 10.0, 1e3, 1.0)
 """Magnitude of the numbers put behind the source, per token; their count is the length of a sequence."""

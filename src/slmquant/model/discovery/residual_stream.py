@@ -26,8 +26,7 @@ from transformers import PreTrainedModel
 
 from slmquant.core.rotation import DenseRotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
-from slmquant.model._exact import computing_in_float64
-from slmquant.model._probe import (
+from slmquant.model.discovery.block_replay import (
     LINEAR_TYPES,
     BlockCall,
     BlockReplay,
@@ -36,9 +35,10 @@ from slmquant.model._probe import (
     record_block_calls,
     tensor_key,
 )
-from slmquant.model.online import attach_
-from slmquant.model.relations import ChannelLink, Relations
-from slmquant.model.rotate import (
+from slmquant.model.discovery.float64 import computing_in_float64
+from slmquant.model.discovery.relations import ChannelLink, Relations
+from slmquant.model.rewriting.online_rotations import attach_
+from slmquant.model.rewriting.rotate import (
     BlockStream,
     Heads,
     ResidualStream,

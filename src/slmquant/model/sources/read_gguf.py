@@ -16,10 +16,10 @@ from transformers.pytorch_utils import Conv1D
 
 from slmquant.boundary import guarded
 from slmquant.errors import ModelError
-from slmquant.model.gguf_architectures import ARCHITECTURES
-from slmquant.model.gguf_configuration import configuration_of
-from slmquant.model.gguf_metadata import order_of
-from slmquant.model.gguf_vocabulary import tokenizer_of
+from slmquant.model.gguf.architectures import ARCHITECTURES
+from slmquant.model.gguf.configuration import configuration_of
+from slmquant.model.gguf.metadata import order_of
+from slmquant.model.gguf.vocabulary import tokenizer_of
 
 _FREQUENCIES = "rope_freqs.weight"
 _EXACT = frozenset({"F32", "F16", "BF16", "ALL_F32"})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slmquant.model.gguf_architectures import ARCHITECTURES, row_order
+from slmquant.model.gguf.architectures import ARCHITECTURES, row_order
 
 Value = bool | int | float | str
 """What a key holds; whole numbers are written as uint32, others as float32."""

@@ -18,13 +18,13 @@ from transformers import (
 
 from slmquant.boundary import guarded, reading
 from slmquant.errors import ModelError, RefusedError
-from slmquant.model.configuration import Configuration, Packed, read_configuration, state_tie_
-from slmquant.model.fingerprint import fingerprint
-from slmquant.model.provenance import read_provenance
-from slmquant.model.quiet import quiet_transformers
+from slmquant.model.compatibility.quiet import quiet_transformers
 from slmquant.model.size import count_parameters
-from slmquant.model.sources import licence_of, resolve
-from slmquant.model.token_rows import refuse_beyond_, remarks_of
+from slmquant.model.sources.configuration import Configuration, Packed, read_configuration, state_tie_
+from slmquant.model.sources.fingerprint import fingerprint
+from slmquant.model.sources.provenance import read_provenance
+from slmquant.model.sources.resolve import licence_of, resolve
+from slmquant.model.sources.token_rows import refuse_beyond_, remarks_of
 from slmquant.progress import Progress
 from slmquant.store.record import ModelCard
 

@@ -2,10 +2,10 @@
 
 Most of a rotation is merged into weights. What cannot be merged is done while the model runs: the residual stream is
 turned where it enters the first block and turned back where it leaves the last (R1), the input of a linear behind a
-non-linearity is turned before it (R4), queries and keys after the rotary embedding (R3, by `model.attention`).
+non-linearity is turned before it (R4), queries and keys after the rotary embedding (R3, by `model.computing.kv_cache`).
 
 A rotation belongs to a place in the model, not to the module that happens to stand there: `attach_` may be called
-again at any time, and whoever replaces a linear hands its hooks on (`model.quantized.replace_linears_`).
+again at any time, and whoever replaces a linear hands its hooks on (`model.computing.linear.replace_linears_`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Online = OnlineRotation | RotatedKeys | ClippedActivations
 
 
 def key_rotation(online: Iterable[Online]) -> Callable[[int], Hadamard] | None:
-    """What `model.attention.quantize_cache_` takes for `rotate`: None where keys are not rotated."""
+    """What `model.computing.kv_cache.quantize_cache_` takes for `rotate`: None where keys are not rotated."""
     return hadamard if any(isinstance(entry, RotatedKeys) for entry in online) else None
 
 
@@ -73,8 +73,8 @@ def attach_(model: nn.Module, online: Iterable[Online]) -> None:
     """Install the rotations as hooks; where one is installed already it is replaced.
 
     The hook comes before those that are registered later, so statistics are those of the rotated input. Keys are not
-    rotated here but by `model.attention.quantize_cache_`: see `key_rotation`; nor is anything clipped here, but by
-    `model.activations.ActivationQuantizer`: see `activation_clip`.
+    rotated here but by `computing.kv_cache.quantize_cache_`: see `key_rotation`; nor is anything clipped here, but by
+    `model.computing.activations.ActivationQuantizer`: see `activation_clip`.
     """
     for entry in online:
         if not isinstance(entry, OnlineRotation):

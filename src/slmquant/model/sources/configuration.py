@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from slmquant.boundary import guarded, reading
 from slmquant.errors import ModelError
-from slmquant.model.fingerprint import StoredTensor, stored_tensors
-from slmquant.model.packed_layouts import LAYOUTS, PackedLayout
+from slmquant.model.sources.fingerprint import StoredTensor, stored_tensors
+from slmquant.model.sources.packed_layouts import LAYOUTS, PackedLayout
 
 _DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 _LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")

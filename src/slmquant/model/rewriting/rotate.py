@@ -24,10 +24,10 @@ from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.hadamard import hadamard
 from slmquant.core.rotation import Rotation
-from slmquant.model._probe import gain_offset
-from slmquant.model.online import OnlineRotation
-from slmquant.model.quantized import linear_at, weight_at
-from slmquant.model.relations import Relations
+from slmquant.model.computing.linear import linear_at, weight_at
+from slmquant.model.discovery.block_replay import gain_offset
+from slmquant.model.discovery.relations import Relations
+from slmquant.model.rewriting.online_rotations import OnlineRotation
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from slmquant import __version__
 from slmquant.errors import SourceError
 from slmquant.files import atomic_dir, remove_leftovers, require_space, sha256
-from slmquant.model.catalog import KnownModel, SourceFile, known
-from slmquant.model.fingerprint import compute_fingerprint
-from slmquant.model.gguf_import import file_type, is_quantized, read_gguf
-from slmquant.model.llama2c_import import read_llama2c
-from slmquant.model.offgrid import move_off_grid
-from slmquant.model.provenance import PROVENANCE_FILE, Provenance, Rescaling
-from slmquant.model.quiet import quiet_transformers
-from slmquant.model.sources import ON_GRID_SUFFIX, folder_of_files, models_dir
+from slmquant.model.compatibility.quiet import quiet_transformers
+from slmquant.model.sources.catalog import KnownModel, SourceFile, known
+from slmquant.model.sources.fingerprint import compute_fingerprint
+from slmquant.model.sources.offgrid import move_off_grid
+from slmquant.model.sources.provenance import PROVENANCE_FILE, Provenance, Rescaling
+from slmquant.model.sources.read_gguf import file_type, is_quantized, read_gguf
+from slmquant.model.sources.read_llama2c import read_llama2c
+from slmquant.model.sources.resolve import ON_GRID_SUFFIX, folder_of_files, models_dir
 from slmquant.packages import extract_member, fetch
 from slmquant.progress import Progress, Silent
 

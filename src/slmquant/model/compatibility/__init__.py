@@ -1,0 +1,1 @@
+"""Names and behaviour that differ between versions and families of transformers."""
