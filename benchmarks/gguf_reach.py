@@ -16,7 +16,7 @@ import importance
 import reach
 
 from slmquant import api
-from slmquant.formats.gguf import Gguf
+from slmquant.formats.gguf.writer import Gguf
 from slmquant.store.record import CalibrationSpec
 
 OURS = ("gptq_mse:Q4_0E8", "gptq_mse:Q4_0_S", "gptq_mse:Q4_0_M", "gptq_mse:Q4_K_M")

@@ -24,7 +24,7 @@ from slmquant import api
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
-from slmquant.formats._gguf_model import architecture_of
+from slmquant.formats.gguf.parameters import architecture_of
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.discovery.relations import discover
 from slmquant.model.sources.load import load

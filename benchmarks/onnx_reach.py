@@ -16,8 +16,8 @@ from pathlib import Path
 import reach
 
 from slmquant import api
-from slmquant.formats._onnx_builder import GRAPH, plain_model
-from slmquant.formats.onnx import FORMAT
+from slmquant.formats.onnx.float_graph import GRAPH, plain_model
+from slmquant.formats.onnx.writer import FORMAT
 from slmquant.store.record import CalibrationSpec
 
 OURS = ("rtn:W4A16g32E4", "rtn:W4A16g64E8-asym", "gptq_sink:W4A16g32E4-asym", "gptq_sink:W4A16g64E8-asym")

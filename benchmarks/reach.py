@@ -32,8 +32,8 @@ from slmquant.analysis.serial import series_mean
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.core.divergence import log_normalize_, next_token_nll, token_divergence_
-from slmquant.engines._base import OpenOptions, Session
-from slmquant.formats._base import Export, Format
+from slmquant.engines.common.contract import OpenOptions, Session
+from slmquant.formats.common.contract import Export, Format
 from slmquant.runs.engines import EngineJob, Settings, run_engines
 from slmquant.store.record import CalibrationSpec, Metric
 from slmquant.tracks._requests import Point

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 
 VOCAB = 11
 
 _COMMON = """
 import os, sys, time
-from slmquant.engines._base import EngineStatus
+from slmquant.engines.common.contract import EngineStatus
 from slmquant.errors import ModelError
 from tests.made_up_engines import Bigram
 

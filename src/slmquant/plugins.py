@@ -1,7 +1,8 @@
 """Names and modules: a plug-in is a file, and its name is the file's name.
 
-In a plug-in package every module without a leading underscore is one plug-in. Third parties add theirs
-through an entry point in the group of the same name (`slmquant.methods`, `slmquant.formats`, ...).
+In a plug-in package every module or folder without a leading underscore is one plug-in, but for `common`, which holds
+what they share. Third parties add theirs through an entry point in the group of the same name (`slmquant.methods`,
+`slmquant.formats`, ...).
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from types import ModuleType
 
 from slmquant.errors import UnknownNameError
 
+SHARED = "common"
+"""The folder of a plug-in package that is no plug-in."""
+
 
 def _external(package: ModuleType) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=package.__name__)}
@@ -20,7 +24,7 @@ def _external(package: ModuleType) -> dict[str, EntryPoint]:
 
 def names(package: ModuleType) -> list[str]:
     """Names of the plug-ins of `package`, without importing any of them."""
-    own = {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")}
+    own = {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and m.name != SHARED}
     return sorted(own | set(_external(package)))
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from slmquant.cli import bench_engine, export, serve
 from slmquant.cli import engines as engines_command
 from slmquant.cli._app import app as whole_app
-from slmquant.engines._serving import API_KEY
+from slmquant.engines.common.serving import API_KEY
 from slmquant.errors import ModelError, OutputError, RefusedError, UnknownNameError
 from slmquant.model.sources.read_llama2c import read_llama2c
 from tests import made_up_engines, tiny_llama2c

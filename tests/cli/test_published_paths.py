@@ -12,7 +12,7 @@ import pytest
 from slmquant import api, formats
 from slmquant.cli._app import run
 from slmquant.formats import native
-from slmquant.formats._manifest import MANIFEST, digest
+from slmquant.formats.native.manifest import MANIFEST, digest
 from slmquant.testing.tiny import tiny
 from tests.formats.gguf_models import tokenizer
 

@@ -16,25 +16,25 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from slmquant.engines import _llama_server
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common import llama_server
+from slmquant.engines.common.contract import OpenOptions
 from slmquant.errors import UnavailableError
-from slmquant.formats.gguf import Gguf
+from slmquant.formats.gguf.writer import Gguf
 from tests.formats.gguf_models import export, quantized
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_llama_server, "find_spec", lambda name: None)
+    monkeypatch.setattr(llama_server, "find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match=r"pip install 'slmquant\[serve\]'"):
-        _llama_server.command(Path("model.gguf"), "127.0.0.1", 8080, 2048, 2)
+        llama_server.command(Path("model.gguf"), "127.0.0.1", 8080, 2048, 2)
 
 
 def test_every_option_reaches_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_llama_server, "find_spec", lambda name: name)
+    monkeypatch.setattr(llama_server, "find_spec", lambda name: name)
     from slmquant.engines.llamacpp import ENGINE
 
     command = ENGINE.server(Path("model.gguf"), "0.0.0.0", 8123, OpenOptions(threads=3, context=512))
-    assert command[1:4] == ("-m", "slmquant.engines._llama_server", "model.gguf")
+    assert command[1:4] == ("-m", "slmquant.engines.common.llama_server", "model.gguf")
     assert dict(zip(command[4::2], command[5::2], strict=True)) == {
         "--host": "0.0.0.0", "--port": "8123", "--context": "512", "--threads": "3",
     }  # fmt: skip
@@ -51,7 +51,7 @@ def serving(tmp_path: Path) -> Iterator[Callable[..., str]]:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
-            command = (sys.executable, *_llama_server.command(tmp_path / "model.gguf", "127.0.0.1", port, 64, 1))
+            command = (sys.executable, *llama_server.command(tmp_path / "model.gguf", "127.0.0.1", port, 64, 1))
             server = stack.enter_context(
                 subprocess.Popen(
                     command,

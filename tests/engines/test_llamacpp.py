@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from slmquant.engines._base import OpenOptions, Session
+from slmquant.engines.common.contract import OpenOptions, Session
 from slmquant.engines.llamacpp import ENGINE
 from slmquant.errors import ModelError
-from slmquant.formats.gguf import FORMAT, Gguf
+from slmquant.formats.gguf.writer import FORMAT, Gguf
 from slmquant.quantization import QuantizedModel
 from slmquant.schemes.mixtures import MIXTURES
 from slmquant.testing.tiny import VOCABULARY

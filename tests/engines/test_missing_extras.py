@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from slmquant import engines, formats
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 from slmquant.errors import SlmquantError, UnavailableError
-from slmquant.formats._base import Export
+from slmquant.formats.common.contract import Export
 from tests.formats.gguf_models import export, quantized
 
 PACKAGES = {

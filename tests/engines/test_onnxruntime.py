@@ -12,12 +12,12 @@ pytest.importorskip("onnxruntime_genai", reason="pip install slmquant[onnx]")
 from slmquant import api
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 from slmquant.engines.onnxruntime import ENGINE
 from slmquant.errors import ModelError
-from slmquant.formats import _onnx_rewrite
-from slmquant.formats._base import Export
-from slmquant.formats.onnx import FORMAT
+from slmquant.formats.common.contract import Export
+from slmquant.formats.onnx import rewrite
+from slmquant.formats.onnx.writer import FORMAT
 from slmquant.quantization import QuantizedModel
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.onnx_models import SETTINGS, quantized, written
@@ -48,7 +48,7 @@ def test_every_architecture_computes_what_was_evaluated(tmp_path: Path, architec
 def test_nothing_but_the_rounding_of_inputs_is_different(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, tied: bool
 ) -> None:
-    monkeypatch.setattr(_onnx_rewrite, "ACCURACY_LEVEL", 1)
+    monkeypatch.setattr(rewrite, "ACCURACY_LEVEL", 1)
     model = quantized(scheme, tie_word_embeddings=tied)
     session = ENGINE.open(written(model, tmp_path / "model").path, OpenOptions(threads=1, context=64))
 
@@ -100,7 +100,7 @@ def test_projections_of_different_types_run_side_by_side(tmp_path: Path) -> None
 
 
 def test_a_sequence_is_the_same_however_it_is_fed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_onnx_rewrite, "ACCURACY_LEVEL", 1)
+    monkeypatch.setattr(rewrite, "ACCURACY_LEVEL", 1)
     model = quantized("W4A16g32", "gemma3_text")
     session = ENGINE.open(written(model, tmp_path / "model").path, OpenOptions(threads=1, context=45))
     whole = session.feed(TOKENS.tolist(), every=True)

@@ -9,17 +9,17 @@ import torch
 from numpy.typing import NDArray
 
 from slmquant.engines import load as load_engine
-from slmquant.engines._base import OpenOptions, Session
+from slmquant.engines.common.contract import OpenOptions, Session
 from slmquant.errors import ModelError
 from slmquant.formats import load
-from slmquant.formats._base import Export
-from slmquant.formats._openvino_package import import_openvino
+from slmquant.formats.common.contract import Export
+from slmquant.formats.openvino.runtime import import_openvino
 from slmquant.quantization import QuantizedModel
 from slmquant.testing.method_contract import quantized
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.test_native import tokenizer
 
-# not `importorskip`: importing openvino from here would report to its maker, see `formats._openvino_package`
+# not `importorskip`: importing openvino from here would report to its maker, see `formats.openvino.runtime`
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.skipif(find_spec("openvino") is None, reason="needs slmquant[openvino]"),

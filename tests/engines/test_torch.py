@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from slmquant import api, engines
-from slmquant.engines._base import OpenOptions
-from slmquant.engines._torch import TorchSession
+from slmquant.engines.common.contract import OpenOptions
+from slmquant.engines.common.torch_sessions import TorchSession
 from slmquant.engines.torch_compiled import CompiledSession
 from slmquant.errors import ModelError, RefusedError
 from slmquant.model.sources.read_llama2c import read_llama2c

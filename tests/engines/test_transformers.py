@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 from slmquant.engines.transformers import ENGINE
 from slmquant.errors import ModelError, UnavailableError
 from slmquant.formats import compressed_tensors

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig
 
 from slmquant.engines import vllm
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 from slmquant.errors import ModelError, UnavailableError
 from slmquant.formats import awq, compressed_tensors, gptq, native
 from slmquant.runs.engine_process import EngineProcess

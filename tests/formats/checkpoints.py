@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.formats._base import Export
+from slmquant.formats.common.contract import Export
 from slmquant.progress import Silent
 from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.schemes import parse

@@ -10,7 +10,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.formats._base import Export
+from slmquant.formats.common.contract import Export
 from slmquant.progress import Silent
 from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.schemes import parse

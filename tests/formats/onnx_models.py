@@ -9,8 +9,8 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.formats._base import Export, Written
-from slmquant.formats.onnx import FORMAT
+from slmquant.formats.common.contract import Export, Written
+from slmquant.formats.onnx.writer import FORMAT
 from slmquant.progress import Silent
 from slmquant.quantization import QuantizedModel, quantize_
 from slmquant.schemes import parse

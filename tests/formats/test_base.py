@@ -6,8 +6,8 @@ import pytest
 
 from slmquant import formats
 from slmquant.errors import UnavailableError
-from slmquant.formats import _base
-from slmquant.formats._base import Export, check_installed
+from slmquant.formats.common import contract
+from slmquant.formats.common.contract import Export, check_installed
 
 
 def test_packages_of_an_extra_that_are_not_here_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,7 +16,7 @@ def test_packages_of_an_extra_that_are_not_here_are_named(monkeypatch: pytest.Mo
             raise PackageNotFoundError(package)
         return "1"
 
-    monkeypatch.setattr(_base, "version", version)
+    monkeypatch.setattr(contract, "version", version)
     with pytest.raises(UnavailableError, match=r"onnx: not installed: onnx, onnx-ir, .*pip install 'slmquant\[onnx\]'"):
         check_installed("onnx", formats.load("onnx").extra)
     check_installed("gguf", formats.load("gguf").extra)

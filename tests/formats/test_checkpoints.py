@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from slmquant import formats
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.formats._base import Format
+from slmquant.formats.common.contract import Format
 from slmquant.quantization import QuantizedModel
 from tests.formats.checkpoints import EVEN, export, rounded, tensors
 

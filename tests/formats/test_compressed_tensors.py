@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slmquant.engines import transformers as engine
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 from slmquant.formats import compressed_tensors
 from slmquant.quantization import QuantizedModel
 from slmquant.testing.method_contract import calibration_tokens

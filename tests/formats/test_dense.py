@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from slmquant.errors import ModelError
 from slmquant.formats import awq, compressed_tensors, gptq
-from slmquant.formats._dense import checkpoint_of, read_model
+from slmquant.formats.common.checkpoint_reader import checkpoint_of, read_model
 from tests.formats.checkpoints import EVEN, export, rounded, tensors
 
 TOKENS = torch.arange(1, 30)[None]

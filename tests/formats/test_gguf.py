@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.formats._gguf_read import context_length
-from slmquant.formats.gguf import FORMAT, Gguf
+from slmquant.formats.gguf.reader import context_length
+from slmquant.formats.gguf.writer import FORMAT, Gguf
 from slmquant.model.gguf.architectures import ARCHITECTURES, row_order
 from slmquant.testing.tiny import tiny
 from tests.formats.gguf_models import MODELS, export, quantized

@@ -6,7 +6,7 @@ import torch
 from gguf import quants
 
 from slmquant.core.quantized_tensor import QuantizedTensor
-from slmquant.formats._gguf_blocks import encode, fit
+from slmquant.formats.gguf.blocks import encode, fit
 from slmquant.methods._grids import grid_of
 from slmquant.schemes import parse
 

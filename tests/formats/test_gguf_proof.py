@@ -14,9 +14,9 @@ from tokenizers.pre_tokenizers import Metaspace
 from transformers import PreTrainedTokenizerFast
 
 from slmquant.errors import RefusedError
-from slmquant.formats import _gguf_proof
-from slmquant.formats._base import Export
-from slmquant.formats.gguf import FORMAT
+from slmquant.formats.common.contract import Export
+from slmquant.formats.gguf import proof
+from slmquant.formats.gguf.writer import FORMAT
 from slmquant.methods._grids import grid_of
 from slmquant.schemes import parse
 from slmquant.testing.tiny import VOCABULARY
@@ -97,7 +97,7 @@ def test_weights_beyond_float16_keep_both_stored_numbers_in_range(scheme: str) -
 def test_known_kinds_are_refused_without_the_engine(
     tmp_path: Path, kind: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_gguf_proof, "find_spec", lambda _name: None)
+    monkeypatch.setattr(proof, "find_spec", lambda _name: None)
     made = tokenizer()
     assert any("was not tried" in remark for remark in exported(tmp_path / "a.gguf", made))
     made.add_tokens([AddedToken("<|tool|>", special=True, **kind)])
@@ -110,7 +110,7 @@ def test_known_kinds_are_refused_without_the_engine(
 def test_a_space_before_the_beginning_alone_is_known_without_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_gguf_proof, "find_spec", lambda _name: None)
+    monkeypatch.setattr(proof, "find_spec", lambda _name: None)
 
     with pytest.raises(RefusedError, match="a space before the text's beginning alone"):
         exported(tmp_path / "a.gguf", pieces("first"))
@@ -132,7 +132,7 @@ def test_text_that_is_not_composed_is_tried(tmp_path: Path, monkeypatch: pytest.
     made.backend_tokenizer.normalizer = NFC()
     assert any("composes nothing" in remark and "tokens, " in remark for remark in exported(tmp_path / "a.gguf", made))
 
-    monkeypatch.setattr(_gguf_proof, "_TEXTS", ("composed \u00e4",))
+    monkeypatch.setattr(proof, "_TEXTS", ("composed \u00e4",))
     assert not any("NFC" in remark for remark in exported(tmp_path / "b.gguf", made))
 
 

@@ -13,9 +13,9 @@ from tokenizers.pre_tokenizers import Sequence as Steps
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from slmquant.errors import RefusedError
-from slmquant.formats._base import Export
-from slmquant.formats._gguf_tokenizer import vocabulary_of
-from slmquant.formats.gguf import FORMAT
+from slmquant.formats.common.contract import Export
+from slmquant.formats.gguf.tokenizer import vocabulary_of
+from slmquant.formats.gguf.writer import FORMAT
 from slmquant.model.sources.resolve import models_dir
 from tests.formats.gguf_models import quantized
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from slmquant.errors import ModelError, UnknownNameError
 from slmquant.formats import native
-from slmquant.formats._base import Export
+from slmquant.formats.common.contract import Export
 from slmquant.model.computing.linear import multiply_in_
 from slmquant.testing.method_contract import calibration_tokens, quantized
 

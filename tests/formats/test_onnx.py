@@ -13,9 +13,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 pytest.importorskip("onnxruntime_genai", reason="pip install slmquant[onnx]")
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.formats import _onnx_builder
-from slmquant.formats._base import Export
-from slmquant.formats.onnx import FORMAT
+from slmquant.formats.common.contract import Export
+from slmquant.formats.onnx import float_graph
+from slmquant.formats.onnx.writer import FORMAT
 from tests.formats.onnx_models import quantized, written
 
 pytestmark = pytest.mark.engine
@@ -109,7 +109,7 @@ def test_what_the_graph_cannot_do_is_refused(scheme: str, architecture: str, met
 
 def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The builder multiplies OLMo's norms, which have no weights: it is not trusted with a name alone."""
-    monkeypatch.setattr(_onnx_builder, "MODEL_TYPES", ("olmo",))
+    monkeypatch.setattr(float_graph, "MODEL_TYPES", ("olmo",))
 
     with pytest.raises(RefusedError, match="computes other logits"):
         written(quantized("W4A16g32", "olmo"), tmp_path / "model")

@@ -6,8 +6,8 @@ import torch
 
 from slmquant.core.affine import Grid
 from slmquant.core.elements import by_name
-from slmquant.formats._onnx_blocks import BLOCK_SIZES, Blocks, blocks_of, dense_of, joined, misfit, nearest_int8
-from slmquant.formats._onnx_rows import RowIndex, Rows
+from slmquant.formats.onnx.blocks import BLOCK_SIZES, Blocks, blocks_of, dense_of, joined, misfit, nearest_int8
+from slmquant.formats.onnx.row_index import RowIndex, Rows
 
 
 def weight(rows: int, size: int, seed: int = 0) -> torch.Tensor:

@@ -11,14 +11,14 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.formats import load, openvino
-from slmquant.formats._base import Export
-from slmquant.formats._openvino_layout import Part, compress, floats, misfit, nearest_i8
-from slmquant.formats._openvino_trace import trace
+from slmquant.formats.common.contract import Export
+from slmquant.formats.openvino.layout import Part, compress, floats, misfit, nearest_i8
+from slmquant.formats.openvino.trace import trace
 from slmquant.quantization import QuantizedModel
 from slmquant.testing.method_contract import quantized
 from tests.formats.test_native import tokenizer
 
-# not `importorskip`: importing openvino from here would report to its maker, see `formats._openvino_package`
+# not `importorskip`: importing openvino from here would report to its maker, see `formats.openvino.runtime`
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.skipif(find_spec("openvino") is None, reason="needs slmquant[openvino]"),

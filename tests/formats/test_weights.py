@@ -8,7 +8,7 @@ import torch
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.kquant import search
 from slmquant.core.side import LowRank, OutlierColumns
-from slmquant.formats._weights import WeightFacts, WeightFacts1, decode_weight, encode_weight, facts_of
+from slmquant.formats.native.weights import WeightFacts, WeightFacts1, decode_weight, encode_weight, facts_of
 from slmquant.methods._grids import grid_of
 from slmquant.schemes import parse
 

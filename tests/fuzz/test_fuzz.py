@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slmquant import api
-from slmquant.formats._manifest import MANIFEST
+from slmquant.formats.native.manifest import MANIFEST
 from tests.fuzz import mutations
 from tests.fuzz.conftest import WORDS, Slmquant
 

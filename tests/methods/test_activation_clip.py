@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.formats import native
-from slmquant.formats._placements import run_time_refusal
+from slmquant.formats.common.entries import run_time_refusal
 from slmquant.methods import quarot
 from slmquant.methods._activation_clip import RATIOS, clip_activations_, searched_ratio
 from slmquant.methods._base import Work

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from slmquant.errors import ModelError
-from slmquant.formats.gguf import Gguf
+from slmquant.formats.gguf.writer import Gguf
 from slmquant.model.sources.read_gguf import read_gguf
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import MODELS, export, quantized, tokenizer
@@ -110,7 +110,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 def test_what_is_read_is_what_llama_cpp_computes(tmp_path: Path, name: str) -> None:
     pytest.importorskip("cyllama")
     from slmquant import engines
-    from slmquant.engines._base import OpenOptions
+    from slmquant.engines.common.contract import OpenOptions
 
     path = tmp_path / "x.gguf"
     Gguf(dense="F32").write(export(quantized(name, **SIZES.get(name, {}))), path)

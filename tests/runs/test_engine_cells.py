@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slmquant import engines
-from slmquant.engines._base import EngineStatus
+from slmquant.engines.common.contract import EngineStatus
 from slmquant.report._sections import sections
 from slmquant.runs.engine_cells import absence, groups
 from slmquant.runs.plan import PlanError, make_plan

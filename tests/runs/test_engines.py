@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 from slmquant.runs.engine_process import EngineProcess
 from slmquant.runs.engines import EngineJob, EngineResult, Reference, Settings, run_engines
 from slmquant.runs.process import Failure

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 from slmquant.store.record import Metric
 from slmquant.tracks._limits import MachineLimits, block_bytes, last_caches, measure_limits
 from slmquant.tracks._meters import Noise

@@ -87,7 +87,7 @@ def _speakers(
     from slmquant import api
     from slmquant.calib.corpora import calibration_corpus
     from slmquant.cli._conversation import Speaker
-    from slmquant.formats.native import MANIFEST
+    from slmquant.formats.native.folder import MANIFEST
     from slmquant.model.sources.load import load
     from slmquant.store.record import CalibrationSpec
 

@@ -32,7 +32,7 @@ from slmquant.cli._output import (
 
 if TYPE_CHECKING:
     from slmquant.api import Artifact
-    from slmquant.formats._base import Format, Placement, Written
+    from slmquant.formats.common.contract import Format, Placement, Written
     from slmquant.progress import Progress
     from slmquant.store.record import CalibrationSpec
 
@@ -81,8 +81,8 @@ def command(
     """
     from slmquant import api, formats
     from slmquant.files import check_output
-    from slmquant.formats._base import Export, check_installed
-    from slmquant.formats.native import is_native
+    from slmquant.formats.common.contract import Export, check_installed
+    from slmquant.formats.native.folder import is_native
     from slmquant.model.sources.resolve import place_of
 
     fmt = formats.load(format_)  # a wrong name is told before anything is quantized
@@ -131,7 +131,7 @@ def _rehearse(
     """
     from slmquant import api, methods
     from slmquant.errors import RefusedError
-    from slmquant.formats._base import settle
+    from slmquant.formats.common.contract import settle
     from slmquant.schemes import parse
 
     recipe, numbers = methods.load(method), parse(scheme)
@@ -223,7 +223,7 @@ def _artifact(
 ) -> Artifact:
     """The quantized model: read from its folder, or made now."""
     from slmquant import api
-    from slmquant.formats.native import is_native
+    from slmquant.formats.native.folder import is_native
 
     folder = Path(source).expanduser()
     if is_native(folder):

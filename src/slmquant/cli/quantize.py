@@ -55,7 +55,7 @@ def command(
     """
     from slmquant import api
     from slmquant.files import check_output
-    from slmquant.formats.native import is_native
+    from slmquant.formats.native.folder import is_native
     from slmquant.model.sources.resolve import place_of
 
     check_output(output, True, is_native, overwrite, place_of(model))  # the quick refusal first

@@ -18,7 +18,7 @@ from slmquant.bounds import MOST_THREADS, MOST_TOKENS
 from slmquant.cli._output import QuietOption, tell
 
 API_KEY = "SLMQUANT_API_KEY"
-"""As `engines._serving` has it, which is not imported before it is needed."""
+"""As `engines.common.serving` has it, which is not imported before it is needed."""
 
 
 def command(
@@ -49,8 +49,8 @@ def command(
         slmquant serve model.gguf
     """
     from slmquant import engines
-    from slmquant.engines._base import OpenOptions
-    from slmquant.engines._serving import Serves
+    from slmquant.engines.common.contract import OpenOptions
+    from slmquant.engines.common.serving import Serves
     from slmquant.errors import ModelError, RefusedError
     from slmquant.runs.environment import usable_cores
 

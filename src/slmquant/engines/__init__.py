@@ -6,7 +6,7 @@ import sys
 from typing import cast
 
 from slmquant import plugins
-from slmquant.engines._base import Engine
+from slmquant.engines.common.contract import Engine
 
 
 def names() -> list[str]:

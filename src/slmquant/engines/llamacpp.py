@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmquant.engines import _llama_server
-from slmquant.engines._base import EngineStatus, OpenOptions
+from slmquant.engines.common import llama_server
+from slmquant.engines.common.contract import EngineStatus, OpenOptions
 from slmquant.errors import ModelError, UnavailableError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class LlamaCpp:
 
     def server(self, artifact: Path, host: str, port: int, options: OpenOptions) -> tuple[str, ...]:
         """llama.cpp's own server, see `_llama_server`."""
-        return (sys.executable, *_llama_server.command(artifact, host, port, options.context, options.threads))
+        return (sys.executable, *llama_server.command(artifact, host, port, options.context, options.threads))
 
 
 class LlamaCppSession:

@@ -10,9 +10,9 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from slmquant.engines._base import EngineStatus, OpenOptions, Session
+from slmquant.engines.common.contract import EngineStatus, OpenOptions, Session
 from slmquant.errors import UnavailableError
-from slmquant.formats._onnx_decoder import Decoder
+from slmquant.formats.onnx.decoder import Decoder
 
 _PACKAGE = "onnxruntime"
 

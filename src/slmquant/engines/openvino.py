@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmquant.boundary import guarded, last_line
-from slmquant.engines._base import EngineStatus, OpenOptions, Session
+from slmquant.engines.common.contract import EngineStatus, OpenOptions, Session
 from slmquant.errors import ModelError, UnavailableError
-from slmquant.formats._openvino_package import NOT_INSTALLED, import_openvino, open_graph
+from slmquant.formats.openvino.runtime import NOT_INSTALLED, import_openvino, open_graph
 
 if TYPE_CHECKING:
     import openvino as ov

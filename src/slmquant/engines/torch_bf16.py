@@ -1,6 +1,6 @@
 """Torch in bfloat16: what a full-precision model takes where nothing was installed but torch."""
 
-from slmquant.engines._torch import TorchEngine
+from slmquant.engines.common.torch_sessions import TorchEngine
 
 ENGINE = TorchEngine(
     title="torch eager, bfloat16",

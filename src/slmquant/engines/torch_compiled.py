@@ -11,8 +11,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slmquant.engines._base import EngineStatus
-from slmquant.engines._torch import TorchEngine, TorchSession
+from slmquant.engines.common.contract import EngineStatus
+from slmquant.engines.common.torch_sessions import TorchEngine, TorchSession
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

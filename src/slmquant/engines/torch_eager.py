@@ -1,6 +1,6 @@
 """Torch in float32: the reference. It computes with the rounded numbers themselves, so it has no speed to report."""
 
-from slmquant.engines._torch import TorchEngine
+from slmquant.engines.common.torch_sessions import TorchEngine
 
 ENGINE = TorchEngine(
     title="torch eager, float32",

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import cast
 
 from slmquant.boundary import guarded
-from slmquant.engines._base import EngineStatus, OpenOptions
-from slmquant.engines._torch import TorchSession
+from slmquant.engines.common.contract import EngineStatus, OpenOptions
+from slmquant.engines.common.torch_sessions import TorchSession
 from slmquant.errors import ModelError, UnavailableError
 
 _PACKAGE = "compressed-tensors"

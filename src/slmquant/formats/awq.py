@@ -24,8 +24,8 @@ from torch import Tensor
 
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.pack import pack
-from slmquant.formats._checkpoint import Checkpoint
-from slmquant.formats._integers import WordLayout, counted, misfit
+from slmquant.formats.common.checkpoint_folder import Checkpoint
+from slmquant.formats.common.integer_words import WordLayout, counted, misfit
 from slmquant.model.sources import packed_layouts
 from slmquant.schemes import Scheme
 

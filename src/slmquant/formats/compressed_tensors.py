@@ -42,9 +42,9 @@ from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.elements import TABLES, Integers
 from slmquant.core.scales import Plain
 from slmquant.errors import UnavailableError
-from slmquant.formats._checkpoint import Checkpoint, no_side, ragged
-from slmquant.formats._integers import not_plain
-from slmquant.formats._placements import describe
+from slmquant.formats.common.checkpoint_folder import Checkpoint, no_side, ragged
+from slmquant.formats.common.entries import describe
+from slmquant.formats.common.integer_words import not_plain
 from slmquant.model.sources import packed_layouts
 from slmquant.model.sources.packed_layouts import FP4_SCALES, CompressedKind
 from slmquant.schemes import ActivationSpec, Scheme

@@ -17,7 +17,7 @@ from slmquant import engines, formats
 from slmquant.errors import SlmquantError
 from slmquant.files import cache_dir, remove
 from slmquant.formats import native
-from slmquant.formats._base import Export, Written
+from slmquant.formats.common.contract import Export, Written
 from slmquant.progress import Progress
 from slmquant.runs.engine_reference import TextOptions, describe, fixed_windows, keep_reference
 from slmquant.runs.engines import EngineJob, EngineResult, Reference, Settings, cell_settings, run_engines

@@ -17,12 +17,12 @@ from slmquant import __version__, engines
 from slmquant.boundary import guarded, or_none, reading
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
-from slmquant.engines._base import OpenOptions
-from slmquant.engines._torch import TorchEngine
+from slmquant.engines.common.contract import OpenOptions
+from slmquant.engines.common.torch_sessions import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
 from slmquant.files import cache_dir, forget_oldest, mark_used, remove_leftovers, sha256
-from slmquant.formats._dense import checkpoint_of
-from slmquant.formats.native import MANIFEST, is_native
+from slmquant.formats.common.checkpoint_reader import checkpoint_of
+from slmquant.formats.native.folder import MANIFEST, is_native
 from slmquant.model.compatibility.context import context_limit, fitting
 from slmquant.model.size import count_parameters
 from slmquant.model.sources.resolve import resolve
@@ -231,7 +231,7 @@ def _stated_context(artifact: Path) -> int | None:
         ModelError: It is damaged.
     """
     if artifact.suffix == ".gguf":
-        from slmquant.formats._gguf_read import context_length
+        from slmquant.formats.gguf.reader import context_length
 
         return context_length(artifact)
     if (stated := artifact / "genai_config.json").is_file():

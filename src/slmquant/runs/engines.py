@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 from slmquant.progress import Progress, Silent
 from slmquant.runs._engine_turns import fitted, turns
 from slmquant.runs.engine_process import EngineProcess

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from slmquant.files import atomic_dir
 from slmquant.formats import native
-from slmquant.formats.native import Opened
+from slmquant.formats.native.folder import Opened
 from slmquant.quantization import QuantizedModel
 
 _MODEL = "model"

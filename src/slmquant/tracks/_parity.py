@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slmquant.engines._base import Session
+from slmquant.engines.common.contract import Session
 from slmquant.errors import ModelError, NumericalError
 from slmquant.files import atomic_dir, require_space
 

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from slmquant import engines
-from slmquant.engines._base import Chooses, OnCard, OpenOptions, Session
+from slmquant.engines.common.contract import Chooses, OnCard, OpenOptions, Session
 from slmquant.errors import NumericalError, UnavailableError
 from slmquant.tracks._energy import CardEnergy, EnergyCounter, PackageEnergy
 from slmquant.tracks._limits import MachineLimits, measure_limits

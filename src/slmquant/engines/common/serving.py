@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from slmquant.engines._base import OpenOptions
+from slmquant.engines.common.contract import OpenOptions
 
 API_KEY = "SLMQUANT_API_KEY"
 """The environment variable in which a server finds the key that requests must carry; none where it is empty."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from slmquant.engines._base import EngineStatus, OpenOptions
+from slmquant.engines.common.contract import EngineStatus, OpenOptions
 from slmquant.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class TorchEngine:
         """
         import torch
 
-        from slmquant.formats import _dense, native
+        from slmquant.formats import native
+        from slmquant.formats.common import checkpoint_reader
         from slmquant.model.compatibility.cache_names import takes_cache
         from slmquant.model.sources import load
 
@@ -60,8 +61,8 @@ class TorchEngine:
         dtype: torch.dtype = getattr(torch, self.dtype)
         if native.is_native(artifact):
             model = native.load(artifact, dtype).quantized.model
-        elif _dense.checkpoint_of(artifact) is not None:
-            model = _dense.read_model(artifact, dtype)
+        elif checkpoint_reader.checkpoint_of(artifact) is not None:
+            model = checkpoint_reader.read_model(artifact, dtype)
         else:
             model = load.load(str(artifact), dtype).model
         if model._is_stateful or not takes_cache(model):
@@ -100,7 +101,7 @@ class TorchSession:
         self._cache, self._length = None, 0
 
     def feed(self, tokens: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
-        """Append tokens; see `engines._base.Session.feed`.
+        """Append tokens; see `engines.common.contract.Session.feed`.
 
         Raises:
             ValueError: No token, or more than the context holds.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from slmquant.errors import ModelError
 from slmquant.files import sha256
-from slmquant.formats._weights import WeightFacts, WeightFacts1
+from slmquant.formats.native.weights import WeightFacts, WeightFacts1
 from slmquant.model.rewriting.online_rotations import OnlineFact
 
 VERSION = 3

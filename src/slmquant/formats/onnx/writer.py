@@ -26,11 +26,11 @@ from torch import Tensor
 from slmquant.boundary import guarded
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats._base import Export, Placement, Written, check_installed, settle
-from slmquant.formats._onnx_blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
-from slmquant.formats._onnx_builder import GRAPH, architecture_refusal, plain_model, write_float_graph
-from slmquant.formats._onnx_rewrite import Matrix, Rewriting, initializers, save, stored_of
-from slmquant.formats._placements import Entry, entries, run_time_refusal
+from slmquant.formats.common.contract import Export, Placement, Written, check_installed, settle
+from slmquant.formats.common.entries import Entry, entries, run_time_refusal
+from slmquant.formats.onnx.blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
+from slmquant.formats.onnx.float_graph import GRAPH, architecture_refusal, plain_model, write_float_graph
+from slmquant.formats.onnx.rewrite import Matrix, Rewriting, initializers, save, stored_of
 from slmquant.quantization import QuantizedModel
 
 _FACTS = "slmquant"

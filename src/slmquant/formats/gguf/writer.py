@@ -1,6 +1,6 @@
 """GGUF: one file with weights, tokenizer and chat template, for llama.cpp and everything built on it.
 
-Codes are packed as they are into ggml's blocks (`formats._gguf_blocks`); what the scheme leaves in 16 bits is stored
+Codes are packed as they are into ggml's blocks (`formats.gguf.blocks`); what the scheme leaves in 16 bits is stored
 as float16, or as bfloat16 where a value would overflow; gains and biases are float32. A tied embedding is stored once.
 Beside llama.cpp's own keys a file has `slmquant.*`: the method, the scheme, the source and its fingerprint.
 
@@ -25,12 +25,12 @@ from torch import Tensor
 from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.errors import RefusedError, UnknownNameError
 from slmquant.files import atomic_file
-from slmquant.formats._base import Export, Placement, Written, ends_of_text, settle
-from slmquant.formats._gguf_blocks import BLOCK, encode, fit
-from slmquant.formats._gguf_model import Parameter, architecture_of, parameters_of, refusal_of
-from slmquant.formats._gguf_proof import prove
-from slmquant.formats._gguf_read import MODEL_TYPE_KEY, MODULES_KEY, read_weights
-from slmquant.formats._gguf_tokenizer import add_tokenizer_
+from slmquant.formats.common.contract import Export, Placement, Written, ends_of_text, settle
+from slmquant.formats.gguf.blocks import BLOCK, encode, fit
+from slmquant.formats.gguf.parameters import Parameter, architecture_of, parameters_of, refusal_of
+from slmquant.formats.gguf.proof import prove
+from slmquant.formats.gguf.reader import MODEL_TYPE_KEY, MODULES_KEY, read_weights
+from slmquant.formats.gguf.tokenizer import add_tokenizer_
 from slmquant.model.gguf.metadata import keys_of, rope_of
 from slmquant.quantization import QuantizedModel
 from slmquant.schemes.mixtures import MIXTURES

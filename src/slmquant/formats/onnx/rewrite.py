@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from slmquant.errors import RefusedError
-from slmquant.formats._onnx_blocks import Blocks, Dense, Stored, joined
-from slmquant.formats._onnx_rows import RowIndex, Rows
+from slmquant.formats.onnx.blocks import Blocks, Dense, Stored, joined
+from slmquant.formats.onnx.row_index import RowIndex, Rows
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -26,8 +26,8 @@ from transformers.utils import GENERATION_CONFIG_NAME, logging
 
 from slmquant.boundary import guarded
 from slmquant.errors import RefusedError
-from slmquant.formats._onnx_decoder import Decoder
-from slmquant.formats._placements import entries
+from slmquant.formats.common.entries import entries
+from slmquant.formats.onnx.decoder import Decoder
 from slmquant.quantization import QuantizedModel
 
 MODEL_TYPES = (

@@ -31,8 +31,8 @@ from transformers.masking_utils import sdpa_mask
 
 from slmquant.boundary import guarded, last_line
 from slmquant.errors import RefusedError
-from slmquant.formats._openvino_package import import_openvino
-from slmquant.formats._placements import as_stored
+from slmquant.formats.common.entries import as_stored
+from slmquant.formats.openvino.runtime import import_openvino
 from slmquant.model.compatibility.cache_names import cache_argument
 from slmquant.model.compatibility.quiet import quiet_transformers
 from slmquant.model.computing.linear import Linear, QuantizedLinear

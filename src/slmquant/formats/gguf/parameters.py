@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.quantized_tensor import QuantizedTensor
-from slmquant.formats._placements import run_time_refusal
+from slmquant.formats.common.entries import run_time_refusal
 from slmquant.model.computing.linear import Linear, QuantizedLinear, weight_at
 from slmquant.model.gguf import architectures, metadata
 from slmquant.model.gguf.architectures import ARCHITECTURES, Architecture

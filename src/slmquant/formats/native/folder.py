@@ -1,8 +1,8 @@
 """slmquant's own format: everything a `QuantizedModel` holds, exactly, in safetensors.
 
 A folder with transformers' config and tokenizer, `model.safetensors` and `slmquant.json`. How a quantized weight is
-stored is told in `formats._weights`; every other parameter lies under its own name in 16 bits (bfloat16), a tied one
-once.
+stored is told in `formats.native.weights`; every other parameter lies under its own name in 16 bits (bfloat16), a tied
+one once.
 
 It is the format to keep and to compare; no engine but slmquant's own torch reference reads it.
 """
@@ -30,11 +30,11 @@ from slmquant.boundary import guarded
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import ModelError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats._base import Export, Placement, Written
-from slmquant.formats._manifest import MANIFEST as MANIFEST
-from slmquant.formats._manifest import Manifest, read, write
-from slmquant.formats._placements import as_stored, describe, entries
-from slmquant.formats._weights import decode_weight, encode_weight, facts_of
+from slmquant.formats.common.contract import Export, Placement, Written
+from slmquant.formats.common.entries import as_stored, describe, entries
+from slmquant.formats.native.manifest import MANIFEST as MANIFEST
+from slmquant.formats.native.manifest import Manifest, read, write
+from slmquant.formats.native.weights import decode_weight, encode_weight, facts_of
 from slmquant.methods._grids import grid_of
 from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
 from slmquant.model.computing.kv_cache import quantize_cache_

@@ -26,8 +26,8 @@ from slmquant.boundary import guarded
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats._base import Export, Placement, Written, settle
-from slmquant.formats._placements import Entry, entries, run_time_refusal
+from slmquant.formats.common.contract import Export, Placement, Written, settle
+from slmquant.formats.common.entries import Entry, entries, run_time_refusal
 from slmquant.quantization import QuantizedModel
 from slmquant.schemes import Scheme
 from slmquant.schemes.mixtures import MIXTURES

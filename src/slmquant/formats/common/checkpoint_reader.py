@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from slmquant import formats
 from slmquant.boundary import or_none
 from slmquant.errors import ModelError
-from slmquant.formats._checkpoint import CONFIG, WEIGHTS, Checkpoint
+from slmquant.formats.common.checkpoint_folder import CONFIG, WEIGHTS, Checkpoint
 
 _LAYOUTS = ("compressed_tensors", "gptq", "awq")
 

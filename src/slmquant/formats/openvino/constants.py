@@ -16,7 +16,7 @@ from torch import Tensor
 
 from slmquant.core.pack import pack
 from slmquant.errors import ModelError
-from slmquant.formats._openvino_layout import BITS, Compressed, Part
+from slmquant.formats.openvino.layout import BITS, Compressed, Part
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -12,8 +12,8 @@ from torch import Tensor
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import Integers
 from slmquant.core.scales import Plain
-from slmquant.formats._checkpoint import no_side, ragged
-from slmquant.formats._placements import describe
+from slmquant.formats.common.checkpoint_folder import no_side, ragged
+from slmquant.formats.common.entries import describe
 from slmquant.schemes import Scheme
 
 _PRECISION = 2**-11

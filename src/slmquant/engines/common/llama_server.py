@@ -1,4 +1,4 @@
-"""llama.cpp's own server as a program: `python -m slmquant.engines._llama_server FILE --port 8080 ...`.
+"""llama.cpp's own server as a program: `python -m slmquant.engines.common.llama_server FILE --port 8080 ...`.
 
 It comes with xllamacpp. The server in Python that cyllama brings leaves a model's chat template unused, so that a
 chat model answers as if it had never been taught to.
@@ -14,7 +14,7 @@ import threading
 from importlib.util import find_spec
 from pathlib import Path
 
-from slmquant.engines._serving import API_KEY
+from slmquant.engines.common.serving import API_KEY
 from slmquant.errors import UnavailableError
 
 NOT_INSTALLED = "llama.cpp's server is not installed; pip install 'slmquant[serve]'"

@@ -29,13 +29,13 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from slmquant.errors import ModelError, RefusedError, SpaceError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats import _openvino_layout as layout
-from slmquant.formats._base import Export, Placement, Written, ends_of_text, settle
-from slmquant.formats._openvino_check import check
-from slmquant.formats._openvino_constants import Stored, read_weights, replace_constants_
-from slmquant.formats._openvino_layout import Part
-from slmquant.formats._openvino_package import GRAPH, import_openvino, open_graph
-from slmquant.formats._openvino_trace import cache_refusal, trace
-from slmquant.formats._placements import Entry, entries, run_time_refusal
+from slmquant.formats.common.contract import Export, Placement, Written, ends_of_text, settle
+from slmquant.formats.common.entries import Entry, entries, run_time_refusal
+from slmquant.formats.openvino.check import check
+from slmquant.formats.openvino.constants import Stored, read_weights, replace_constants_
+from slmquant.formats.openvino.layout import Part
+from slmquant.formats.openvino.runtime import GRAPH, import_openvino, open_graph
+from slmquant.formats.openvino.trace import cache_refusal, trace
 from slmquant.quantization import QuantizedModel
 
 if TYPE_CHECKING:

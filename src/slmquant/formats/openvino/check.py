@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.errors import RefusedError
-from slmquant.formats._openvino_package import import_openvino
-from slmquant.formats._openvino_trace import plain_linears
+from slmquant.formats.openvino.runtime import import_openvino
+from slmquant.formats.openvino.trace import plain_linears
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.compatibility.quiet import quiet_transformers
 

@@ -66,7 +66,7 @@ class Decoder:
         self._length = 0
 
     def feed(self, tokens: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
-        """Append `tokens`; see `engines._base.Session`."""
+        """Append `tokens`; see `engines.common.contract.Session`."""
         if self._length + len(tokens) > self._context:
             raise ValueError(f"{self._length} + {len(tokens)} tokens outgrow a context of {self._context}")
         if every:

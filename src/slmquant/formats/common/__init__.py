@@ -1,0 +1,1 @@
+"""What all formats share: the contract, the walk over weights, folders of checkpoints."""
