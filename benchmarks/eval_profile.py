@@ -18,12 +18,12 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from slmquant.files import cache_dir
+from slmquant.machine.environment import usable_cores
 from slmquant.model.computing.linear import multiply_in_
 from slmquant.model.sources.load import load
 from slmquant.progress import Silent
-from slmquant.runs.environment import usable_cores
-from slmquant.tasks._backend import ContextLM
-from slmquant.tasks._base import EvalContext
+from slmquant.tasks.common.contract import EvalContext
+from slmquant.tasks.common.lm_eval.backend import ContextLM
 
 KINDS = {
     "products of linears and head": ("aten::mm", "aten::addmm", "aten::bmm"),

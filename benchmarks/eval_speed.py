@@ -34,13 +34,13 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from slmquant.files import cache_dir
+from slmquant.machine.environment import usable_cores
+from slmquant.machine.meters import peak_rss_bytes
+from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.computing.linear import multiply_in_
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress, Silent
-from slmquant.runs.environment import usable_cores
-from slmquant.runs.process import Failure, run_isolated
-from slmquant.tasks._base import EvalContext
-from slmquant.tracks._meters import peak_rss_bytes
+from slmquant.tasks.common.contract import EvalContext
 
 TASKS = ("hellaswag", "arc_easy", "piqa", "mmlu")
 BATCH_SIZES = (1, 4, 16, 64)
@@ -101,7 +101,7 @@ def answer(job: Job, progress: Progress) -> Answers:
     """Run one job."""
     from lm_eval.models.huggingface import HFLM
 
-    from slmquant.tasks._backend import ContextLM
+    from slmquant.tasks.common.lm_eval.backend import ContextLM
 
     torch.set_num_threads(usable_cores())
     dtype = getattr(torch, job.dtype)
@@ -127,7 +127,7 @@ def answer(job: Job, progress: Progress) -> Answers:
 
 def first_requests(job: Job, context: EvalContext) -> list[object]:
     """lm-eval's requests for the first items of a task; of a family, subject after subject."""
-    from slmquant.tasks._lm_eval import LmEvalTask, _build, _quiet, find
+    from slmquant.tasks.common.lm_eval.task import LmEvalTask, _build, _quiet, find
 
     task = find(job.task)
     assert isinstance(task, LmEvalTask)

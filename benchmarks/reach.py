@@ -32,11 +32,11 @@ from slmquant.analysis.serial import series_mean
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.core.divergence import log_normalize_, next_token_nll, token_divergence_
+from slmquant.engine_bench.requests import Point
+from slmquant.engine_bench.session import EngineJob, Settings, run_engines
 from slmquant.engines.common.contract import OpenOptions, Session
 from slmquant.formats.common.contract import Export, Format
-from slmquant.runs.engines import EngineJob, Settings, run_engines
 from slmquant.store.record import CalibrationSpec, Metric
-from slmquant.tracks._requests import Point
 
 WINDOW, ROUNDS, STEPS = 512, 12, 64
 CORPORA = ("wikitext2_test", "c4_train_b")

@@ -41,8 +41,8 @@ from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import load
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse
-from slmquant.tasks._noise_floor import rounded_hidden
-from slmquant.tasks._reference import pack, unpack
+from slmquant.tasks.common.texts.noise_floor import rounded_hidden
+from slmquant.tasks.common.texts.reference import pack, unpack
 
 SCHEMES = ("W4A16g64", "W8A8")
 BLOCK = 128

@@ -28,17 +28,17 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from slmquant import tasks
+from slmquant.machine.environment import usable_cores
+from slmquant.machine.meters import peak_rss_bytes
+from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.computing.linear import multiply_in_
 from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress, Silent
-from slmquant.runs.environment import usable_cores
-from slmquant.runs.process import Failure, run_isolated
 from slmquant.store.record import TaskSpec
-from slmquant.tasks._base import EvalContext
-from slmquant.tasks._noise_floor import NOISE_FLOOR_WINDOWS
-from slmquant.tasks._perplexity import logit_rows
-from slmquant.tracks._meters import peak_rss_bytes
+from slmquant.tasks.common.contract import EvalContext
+from slmquant.tasks.common.texts.noise_floor import NOISE_FLOOR_WINDOWS
+from slmquant.tasks.common.texts.perplexity import logit_rows
 
 WINDOW = 2048
 SECONDS = 2.0

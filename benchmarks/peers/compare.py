@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from slmquant.model.sources.load import load
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import resolve
-from slmquant.tasks._base import EvalContext
+from slmquant.tasks.common.contract import EvalContext
 
 COLUMNS = ("perplexity", "kl_mean", "top1_agreement")
 

@@ -6,7 +6,7 @@ import pytest
 
 from slmquant.analysis.separation import EarlyStop, _lot, early_stops
 from slmquant.store.record import ItemOutcome, TaskSpec
-from slmquant.tasks._order import items_asked
+from slmquant.tasks.common.order import items_asked
 
 
 def outcomes(task: str, values: list[float], metric: str = "acc") -> list[ItemOutcome]:

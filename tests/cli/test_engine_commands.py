@@ -117,8 +117,8 @@ def test_bench_engine_ends_with_the_exit_code_of_a_bench_where_a_row_failed(made
 def test_a_slmquant_folder_on_torch_gets_parity_and_no_speed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder.parent / "data"
     (data / "wikitext2").mkdir(parents=True)
-    monkeypatch.setattr("slmquant.runs.engine_reference.calibration_corpus", lambda _: "made_up")
-    monkeypatch.setattr("slmquant.runs.engine_reference.load_corpus", lambda *_: _Corpus())
+    monkeypatch.setattr("slmquant.engine_bench.reference.calibration_corpus", lambda _: "made_up")
+    monkeypatch.setattr("slmquant.engine_bench.reference.load_corpus", lambda *_: _Corpus())
     assert (
         run("export", str(folder), "--method", "rtn", "--scheme", "W4A16g8", "-f", "native", "-o", "q").exit_code == 0
     )

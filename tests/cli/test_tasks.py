@@ -10,13 +10,14 @@ from typer.testing import CliRunner
 
 from slmquant.calib import hub
 from slmquant.cli.tasks import command
-from slmquant.tasks import _rows, known
+from slmquant.tasks import known
+from slmquant.tasks.common.lm_eval import rows
 
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
     monkeypatch.setattr(hub, "reachable", lambda: False)
-    monkeypatch.setattr(_rows, "reachable", lambda: False)
+    monkeypatch.setattr(rows, "reachable", lambda: False)
     monkeypatch.delenv("SLMQUANT_DATA", raising=False)
     app = typer.Typer()
     app.command("tasks")(command)

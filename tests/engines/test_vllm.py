@@ -13,13 +13,13 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from slmquant.engine_bench.parity import Parity, Windows
+from slmquant.engine_bench.process import EngineProcess
+from slmquant.engine_bench.requests import Compare, Open, Opened, WriteReference
 from slmquant.engines import vllm
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.errors import ModelError, UnavailableError
 from slmquant.formats import awq, compressed_tensors, gptq, native
-from slmquant.runs.engine_process import EngineProcess
-from slmquant.tracks._parity import Parity, Windows
-from slmquant.tracks._requests import Compare, Open, Opened, WriteReference
 from tests.formats.checkpoints import export, rounded
 
 VOCAB, PADDING = 11, 5

@@ -13,11 +13,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slmquant.calib import hub
 from slmquant.errors import SlmquantError
+from slmquant.machine.process import explain
 from slmquant.model.sources.pull import pull
 from slmquant.progress import Progress
 from slmquant.runs import repeats, runner
-from slmquant.runs.process import explain
-from slmquant.tasks import _rows
+from slmquant.tasks.common.lm_eval import rows
 from tests.runs.made_up import write_text
 from tests.tasks.made_up import arc_rows, sentences, write_rows
 
@@ -59,7 +59,7 @@ def here(
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a hub, with a cache of its own, and all work in this process."""
     monkeypatch.setattr(hub, "reachable", lambda: False)
-    monkeypatch.setattr(_rows, "reachable", lambda: False)
+    monkeypatch.setattr(rows, "reachable", lambda: False)
     monkeypatch.setattr(runner, "run_isolated", here)
     monkeypatch.setattr(repeats, "run_isolated", here)
     monkeypatch.setenv("SLMQUANT_CACHE", str(tmp_path / "cache"))

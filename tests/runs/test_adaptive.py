@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from slmquant.machine.process import Failure
 from slmquant.progress import Progress, Silent
-from slmquant.runs import adaptive
-from slmquant.runs.adaptive import Separation
+from slmquant.runs.early_stopping import loop
+from slmquant.runs.early_stopping.loop import Separation
+from slmquant.runs.early_stopping.round_job import RoundJob, RoundResult
+from slmquant.runs.early_stopping.tally import Tally
 from slmquant.runs.plan import PlanError, make_plan
-from slmquant.runs.process import Failure
-from slmquant.runs.rounds import RoundJob, RoundResult
-from slmquant.runs.separated import Tally
 from slmquant.runs.work import CellJob, CellResult
 from slmquant.store import Store
 from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase, TaskSpec
-from slmquant.tasks._base import TaskResult
+from slmquant.tasks.common.contract import TaskResult
 from tests import invented
 
 PIQA = TaskSpec(name="piqa", order_seed=0, until_separated=0.95)
@@ -83,7 +83,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def race(store: Store, workers: Workers, monkeypatch: pytest.MonkeyPatch, said: list[str] | None = None) -> Separation:
-    monkeypatch.setattr(adaptive, "run_isolated", workers)
+    monkeypatch.setattr(loop, "run_isolated", workers)
     said = [] if said is None else said
     return Separation(store, lambda spec: CellJob(spec, None, None, Path()), Silent(), said.append, None)
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from slmquant.runs import clock
+from slmquant.machine import clock
 
 
 def test_time_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:

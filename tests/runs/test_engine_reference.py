@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from slmquant.engine_bench import reference
+from slmquant.engine_bench.parity import Windows
+from slmquant.engine_bench.reference import bench_engine
+from slmquant.engine_bench.session import EngineJob, Reference, quick_settings
 from slmquant.errors import ModelError
-from slmquant.runs import engine_reference
-from slmquant.runs.engine_reference import bench_engine
-from slmquant.runs.engines import EngineJob, Reference, quick_settings
-from slmquant.runs.process import Failure
-from slmquant.tracks._parity import Windows
+from slmquant.machine.process import Failure
 
 WINDOWS = Windows(tokens=((1, 2, 3),), text="made up")
 
@@ -19,10 +19,10 @@ WINDOWS = Windows(tokens=((1, 2, 3),), text="made up")
 @pytest.fixture(autouse=True)
 def _jobs_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines measure nothing, and give their jobs back; references are made of nothing."""
-    monkeypatch.setattr(engine_reference, "fixed_windows", lambda *_: WINDOWS)
-    monkeypatch.setattr(engine_reference, "keep_reference", lambda source, *_: Reference(Path(source), WINDOWS))
-    monkeypatch.setattr(engine_reference, "describe", lambda job, _source: job)
-    monkeypatch.setattr(engine_reference, "run_engines", lambda jobs, *_: tuple(jobs))
+    monkeypatch.setattr(reference, "fixed_windows", lambda *_: WINDOWS)
+    monkeypatch.setattr(reference, "keep_reference", lambda source, *_: Reference(Path(source), WINDOWS))
+    monkeypatch.setattr(reference, "describe", lambda job, _source: job)
+    monkeypatch.setattr(reference, "run_engines", lambda jobs, *_: tuple(jobs))
     for name in ("m.gguf", "m.bin"):
         (tmp_path / name).touch()
 
@@ -56,9 +56,9 @@ def test_a_gguf_file_that_torch_cannot_read_is_still_timed(tmp_path: Path, monke
     def unreadable(*_: object) -> Windows:
         raise ModelError("m.gguf cannot be read as a model")
 
-    monkeypatch.setattr(engine_reference, "keep_reference", lambda *_: Failure("timeout", "too slow"))
+    monkeypatch.setattr(reference, "keep_reference", lambda *_: Failure("timeout", "too slow"))
     slow = asked(tmp_path, "m.gguf")
-    monkeypatch.setattr(engine_reference, "fixed_windows", unreadable)
+    monkeypatch.setattr(reference, "fixed_windows", unreadable)
     job = asked(tmp_path, "m.gguf")
 
     assert (slow.reference, slow.no_reference) == (None, "too slow")

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from slmquant.runs._engine_turns import fitted, turns, williams_design
-from slmquant.runs.engines import Settings, cell_settings, quick_settings
-from slmquant.tracks._requests import Point
+from slmquant.engine_bench.requests import Point
+from slmquant.engine_bench.session import Settings, cell_settings, quick_settings
+from slmquant.engine_bench.turns import fitted, turns, williams_design
 
 
 @pytest.mark.parametrize("jobs", range(1, 10))

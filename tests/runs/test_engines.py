@@ -10,13 +10,13 @@ import numpy as np
 import psutil
 import pytest
 
+from slmquant.engine_bench.figures import Work
+from slmquant.engine_bench.parity import Windows, write_reference
+from slmquant.engine_bench.process import EngineProcess
+from slmquant.engine_bench.requests import Open, Point
+from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Settings, run_engines
 from slmquant.engines.common.contract import OpenOptions
-from slmquant.runs.engine_process import EngineProcess
-from slmquant.runs.engines import EngineJob, EngineResult, Reference, Settings, run_engines
-from slmquant.runs.process import Failure
-from slmquant.tracks._parity import Windows, write_reference
-from slmquant.tracks._requests import Open, Point
-from slmquant.tracks.inference import Work
+from slmquant.machine.process import Failure
 from tests import made_up_engines
 from tests.made_up_engines import VOCAB, Bigram
 

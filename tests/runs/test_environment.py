@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slmquant.runs import environment
+from slmquant.machine import environment
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from slmquant.calib.calibration import FreshCalibration
 from slmquant.errors import RefusedError
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
-from slmquant.runs.kept import keep, restore
+from slmquant.runs.model_snapshot import keep, restore
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from slmquant.machine.process import Failure, run_isolated
 from slmquant.progress import Progress
 from slmquant.runs import repeats, runner
 from slmquant.runs.plan import make_plan
-from slmquant.runs.process import Failure, run_isolated
 from slmquant.runs.runner import run
 from slmquant.runs.work import CaptureJob, CellJob, run_capture
 from slmquant.store import Store

@@ -9,14 +9,14 @@ import pytest
 
 from slmquant.errors import NumericalError, RefusedError, SchemeError, SourceError, UnknownNameError
 from slmquant.files import cache_dir
+from slmquant.machine.process import Failure, run_isolated
 from slmquant.progress import Progress, Silent
 from slmquant.runs.plan import Plan, PlanError, make_plan, read_plan_fields
-from slmquant.runs.process import Failure, run_isolated
 from slmquant.runs.runner import Event, run
 from slmquant.store import Store
 from slmquant.store.record import Metric
-from slmquant.tasks._base import TaskResult
-from slmquant.tracks._answered import Answer, Answered
+from slmquant.tasks.common.contract import TaskResult
+from slmquant.tracks.task_checkpoints import Answer, Answered
 
 FIELDS = {"models": ["tiny"], "methods": ["rtn"], "schemes": ["W8A8"], "tasks": ["wikitext2:2"]}
 

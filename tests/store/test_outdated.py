@@ -112,9 +112,10 @@ def test_no_two_hashes_have_one_name(change: dict[str, object], word: str) -> No
 
 
 def test_versions_are_those_that_metrics_carry() -> None:
-    from slmquant.tasks import _generation, _token_means
-    from slmquant.tracks import inference
+    from slmquant.engine_bench import figures
+    from slmquant.tasks.common.texts import token_means
+    from slmquant.tasks.common.writing import generation
 
-    assert versions.METRICS["text"] == _token_means.METRIC_VERSION
-    assert versions.METRICS["generation"] == _generation.METRIC_VERSION
-    assert versions.METRICS["engine"] == inference.VERSION
+    assert versions.METRICS["text"] == token_means.METRIC_VERSION
+    assert versions.METRICS["generation"] == generation.METRIC_VERSION
+    assert versions.METRICS["engine"] == figures.VERSION

@@ -11,15 +11,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slmquant.calib import hub
-from slmquant.tasks import _rows
-from slmquant.tasks._base import EvalContext
+from slmquant.tasks.common.contract import EvalContext
+from slmquant.tasks.common.lm_eval import rows
 from tests.tasks.made_up import arc_rows, sentences, write_rows
 
 
 @pytest.fixture(autouse=True)
 def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "reachable", lambda: False)
-    monkeypatch.setattr(_rows, "reachable", lambda: False)
+    monkeypatch.setattr(rows, "reachable", lambda: False)
     monkeypatch.delenv("SLMQUANT_DATA", raising=False)
 
 

@@ -12,9 +12,9 @@ from lm_eval.models.huggingface import HFLM
 from transformers import LlamaForCausalLM
 
 from slmquant.errors import NumericalError, RefusedError
-from slmquant.tasks import _backend
-from slmquant.tasks._backend import ContextLM
-from slmquant.tasks._base import EvalContext
+from slmquant.tasks.common.contract import EvalContext
+from slmquant.tasks.common.lm_eval import backend
+from slmquant.tasks.common.lm_eval.backend import ContextLM
 
 PAIRS = [
     ("the cold moon", " sings"),
@@ -124,7 +124,7 @@ def test_models_that_cannot_share_answer_the_same(context: Callable[..., EvalCon
     asked = context()
     requests = _requests("loglikelihood", PAIRS)
     sharing = ContextLM(asked, "t").loglikelihood(requests)
-    monkeypatch.setattr(_backend, "longest_shared", lambda _: 0)
+    monkeypatch.setattr(backend, "longest_shared", lambda _: 0)
     alone = ContextLM(asked, "t").loglikelihood(requests)
     assert [value for value, _ in sharing] == pytest.approx([value for value, _ in alone], abs=1e-4)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from slmquant.core.divergence import compare_
 from slmquant.store.record import Metric
-from slmquant.tasks._divergence import (
+from slmquant.tasks.common.texts.divergence import (
     SURENESS,
     TokenFigures,
     divergence_metrics,
@@ -14,7 +14,7 @@ from slmquant.tasks._divergence import (
     noise_floor_metrics,
     window_figures,
 )
-from slmquant.tasks._token_means import Labels
+from slmquant.tasks.common.texts.token_means import Labels
 
 LABELS = Labels("text:3", "made up", (0, 1, 2))
 SPLIT = ("kl_mean", "top1_agreement", "flips_to_wrong", "flips_to_right")

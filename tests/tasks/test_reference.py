@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slmquant.errors import DataError
-from slmquant.tasks._reference import StatesToKeep, pack, read_states, unpack
+from slmquant.tasks.common.texts.reference import StatesToKeep, pack, read_states, unpack
 
 
 def _states(windows: int = 3, seq: int = 4, width: int = 10) -> torch.Tensor:

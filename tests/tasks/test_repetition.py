@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from slmquant.tasks._repetition import ends_in_loop, longest_loop, repeated_ngrams
+from slmquant.tasks.common.writing.repetition import ends_in_loop, longest_loop, repeated_ngrams
 
 
 def _is_loop(stretch: list[int]) -> bool:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from slmquant.model.running.token_trees import Tokens
-from slmquant.tasks._sharing import Plan, one_by_one, plan
+from slmquant.tasks.common.lm_eval.sharing import Plan, one_by_one, plan
 
 
 def spelled(plans: list[Plan]) -> list[Tokens]:

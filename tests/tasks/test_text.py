@@ -18,8 +18,8 @@ from slmquant.errors import DataError, NumericalError
 from slmquant.model.running.output_head import OutputHead
 from slmquant.store.record import Metric, TaskSpec
 from slmquant.tasks import has_reference, reference_path, resolve
-from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._token_means import clustered_mean, clustered_quantile
+from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.texts.token_means import clustered_mean, clustered_quantile
 from tests.tasks.made_up import with_bos
 
 SPEC = TaskSpec(name="wikitext2", limit=5)

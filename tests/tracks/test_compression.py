@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerBase
 from slmquant import tasks
 from slmquant.errors import NumericalError, RefusedError
 from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, TaskSpec
-from slmquant.tasks._base import EvalContext, TaskResult
+from slmquant.tasks.common.contract import EvalContext, TaskResult
 from slmquant.testing.tiny import tiny
-from slmquant.tracks import _answered
-from slmquant.tracks._answered import Answered
+from slmquant.tracks import task_checkpoints
 from slmquant.tracks.compression import evaluate
+from slmquant.tracks.task_checkpoints import Answered
 
 SPECS = [TaskSpec(name="first", limit=3), TaskSpec(name="second")]
 
@@ -105,7 +105,7 @@ def test_cells_keep_their_answers_apart(tmp_path: Path) -> None:
 def test_another_version_does_not_find_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = CellSpec(model="m", model_sha256="0", method="rtn", scheme="W8A8", tasks=tuple(SPECS))
     mine = Answered.of(spec, tmp_path, None)
-    monkeypatch.setattr(_answered, "__version__", "99")
+    monkeypatch.setattr(task_checkpoints, "__version__", "99")
 
     assert Answered.of(spec, tmp_path, None) != mine
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from slmquant.tracks._energy import CardEnergy, PackageEnergy
+from slmquant.machine.energy import CardEnergy, PackageEnergy
 
 
 def zone(root: Path, zone: str, joules: float, span: float = 100.0, name: str = "package-0") -> Path:

@@ -8,12 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from slmquant.engines.common.contract import OpenOptions
-from slmquant.store.record import Metric
-from slmquant.tracks._limits import MachineLimits, block_bytes, last_caches, measure_limits
-from slmquant.tracks._meters import Noise
-from slmquant.tracks._requests import Desk, Memory, Opened, Pass, Point
-from slmquant.tracks.inference import (
+from slmquant.engine_bench.figures import (
     Conditions,
     Work,
     loading_metrics,
@@ -24,6 +19,11 @@ from slmquant.tracks.inference import (
     steps_for,
     too_few_steps,
 )
+from slmquant.engine_bench.requests import Desk, Memory, Opened, Pass, Point
+from slmquant.engines.common.contract import OpenOptions
+from slmquant.machine.limits import MachineLimits, block_bytes, last_caches, measure_limits
+from slmquant.machine.meters import Noise
+from slmquant.store.record import Metric
 from tests.made_up_engines import Bigram
 
 ALL = Conditions("made-up (1)", threads=4, all_threads=True)

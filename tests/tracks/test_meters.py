@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slmquant.tracks._meters import (
+from slmquant.machine.meters import (
     CpuTimes,
     cpu_times,
     forget_peak,

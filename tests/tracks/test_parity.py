@@ -10,9 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slmquant.engine_bench.parity import (
+    KERNEL_FLOOR,
+    SHARE,
+    Parity,
+    Windows,
+    _pieces,
+    _stderr,
+    compare,
+    write_reference,
+)
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.errors import ModelError, NumericalError, SpaceError
-from slmquant.tracks._parity import KERNEL_FLOOR, SHARE, Parity, Windows, _pieces, _stderr, compare, write_reference
 from tests.made_up_engines import VOCAB, Bigram
 
 OPTIONS = OpenOptions(threads=1, context=200)

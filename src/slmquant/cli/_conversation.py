@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 from slmquant.errors import RefusedError
 from slmquant.model.compatibility.context import context_limit
 from slmquant.model.compatibility.quiet import quiet_transformers
-from slmquant.tasks._generate import FiniteOnly, greedy_config
+from slmquant.tasks.common.writing.generate import FiniteOnly, greedy_config
 
 __all__ = ["Manner", "Speaker"]
 

@@ -191,7 +191,7 @@ def _plan(
     from slmquant import methods
     from slmquant.calib.corpora import calibration_corpus
     from slmquant.runs.plan import as_task, make_plan, read_plan_fields
-    from slmquant.tasks._suites import suite as choose_suite
+    from slmquant.tasks.common.suites import suite as choose_suite
 
     remarks: list[str] = []
     content: dict[str, object] = {} if path is None else read_plan_fields(path)

@@ -23,7 +23,7 @@ from slmquant.cli._output import (
 
 if TYPE_CHECKING:
     from slmquant.analysis.scores import Score
-    from slmquant.runs.engines import EngineJob, EngineResult, Settings
+    from slmquant.engine_bench.session import EngineJob, EngineResult, Settings
 
 _FAILED = 9
 """Exit code of a bench some of whose rows are not `ok`."""
@@ -70,8 +70,8 @@ def command(
         slmquant bench-engine ours.gguf --engine llamacpp --reference ours --baseline f16.gguf --threads 1,2
     """
     from slmquant import engines
+    from slmquant.engine_bench.reference import bench_engine
     from slmquant.files import atomic_file, make_folder
-    from slmquant.runs.engine_reference import bench_engine
 
     make_folder(output)
     engines.load(engine)  # a wrong name is told before anything is computed
@@ -103,7 +103,7 @@ def command(
 
 
 def _settings(quick: bool, rounds: int | None, threads: str | None, timeout: float) -> Settings:
-    from slmquant.runs.engines import Settings, quick_settings
+    from slmquant.engine_bench.session import Settings, quick_settings
 
     settings = replace(quick_settings() if quick else Settings(), timeout_s=timeout)
     if rounds is not None:
@@ -130,7 +130,7 @@ def _score(result: EngineResult, full: EngineResult | None) -> Score:
 def _facts(result: EngineResult, score: Score) -> dict[str, object]:
     from dataclasses import asdict
 
-    from slmquant.runs.environment import environment
+    from slmquant.machine.environment import environment
 
     job: EngineJob = result.job
     return {

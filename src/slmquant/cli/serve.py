@@ -52,7 +52,7 @@ def command(
     from slmquant.engines.common.contract import OpenOptions
     from slmquant.engines.common.serving import Serves
     from slmquant.errors import ModelError, RefusedError
-    from slmquant.runs.environment import usable_cores
+    from slmquant.machine.environment import usable_cores
 
     chosen = engines.load(engine)
     if not isinstance(chosen, Serves):

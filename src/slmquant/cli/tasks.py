@@ -11,7 +11,7 @@ from slmquant.cli._output import JsonOption, console, print_json, print_table, s
 
 if TYPE_CHECKING:
     from slmquant.calib.corpora import Whereabouts
-    from slmquant.tasks._base import Task
+    from slmquant.tasks.common.contract import Task
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Local folder of data; SLMQUANT_DATA if not given.")]
 CorporaOption = Annotated[bool, typer.Option("--corpora", help="List text corpora instead of tasks.")]
@@ -81,8 +81,8 @@ def _corpora(data: Path | None) -> list[dict[str, Any]]:
 
 def _tasks(data: Path | None) -> list[dict[str, Any]]:
     from slmquant.tasks import own_tasks
-    from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
-    from slmquant.tasks._rows import count_local, whereabouts
+    from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS
+    from slmquant.tasks.common.lm_eval.rows import count_local, whereabouts
 
     return [_own(task, data) for task in own_tasks()] + [
         {
@@ -99,7 +99,7 @@ def _tasks(data: Path | None) -> list[dict[str, Any]]:
 def _own(task: Task, data: Path | None) -> dict[str, Any]:
     """A task of our own: on a corpus, or one that brings what it asks."""
     from slmquant.calib.corpora import CORPORA
-    from slmquant.tasks._text import TextTask
+    from slmquant.tasks.common.text import TextTask
 
     corpus = task.corpus if isinstance(task, TextTask) else None
     found = None if corpus is None else _corpus_whereabouts(corpus, data)
@@ -113,7 +113,7 @@ def _own(task: Task, data: Path | None) -> dict[str, Any]:
 
 
 def _suites(data: Path | None) -> list[dict[str, Any]]:
-    from slmquant.tasks._suites import SUITES, suite
+    from slmquant.tasks.common.suites import SUITES, suite
 
     chosen = {name: suite(name, data) for name in SUITES}
     return [

@@ -14,16 +14,16 @@ from pathlib import Path
 import psutil
 
 from slmquant import engines, formats
+from slmquant.engine_bench.reference import TextOptions, describe, fixed_windows, keep_reference
+from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Settings, cell_settings, run_engines
 from slmquant.errors import SlmquantError
 from slmquant.files import cache_dir, remove
 from slmquant.formats import native
 from slmquant.formats.common.contract import Export, Written
+from slmquant.machine.meters import bytes_on_disk
+from slmquant.machine.process import Failure, run_isolated
 from slmquant.progress import Progress
-from slmquant.runs.engine_reference import TextOptions, describe, fixed_windows, keep_reference
-from slmquant.runs.engines import EngineJob, EngineResult, Reference, Settings, cell_settings, run_engines
-from slmquant.runs.process import Failure, run_isolated
 from slmquant.store.record import CellSpec
-from slmquant.tracks._meters import bytes_on_disk
 
 _MEMORY_OF_A_BYTE = 6
 """Bytes of memory that a byte of an artifact takes at most; OpenVINO's half precision came to 5.6 with its work."""

@@ -28,12 +28,12 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
 from slmquant.files import atomic_file
+from slmquant.machine.environment import environment, usable_cores
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiply_in_
 from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress
-from slmquant.runs.environment import environment, usable_cores
 from slmquant.store.record import Metric
 
 MIN_SPEEDUP = 1.1

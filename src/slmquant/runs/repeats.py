@@ -11,12 +11,12 @@ from dataclasses import replace
 import torch
 
 from slmquant import methods
+from slmquant.machine.environment import usable_cores
+from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
-from slmquant.runs.environment import usable_cores
 from slmquant.runs.inputs import check_model
-from slmquant.runs.process import Failure, run_isolated
 from slmquant.runs.work import CellCalibration, CellJob, CellResult
 from slmquant.schemes import parse
 from slmquant.store.record import Phase

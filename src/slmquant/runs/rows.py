@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from slmquant.runs.clock import now
-from slmquant.runs.engines import EngineResult
-from slmquant.runs.environment import environment
-from slmquant.runs.process import Failure
+from slmquant.engine_bench.session import EngineResult
+from slmquant.machine.clock import now
+from slmquant.machine.environment import environment
+from slmquant.machine.process import Failure
 from slmquant.runs.work import CellResult
 from slmquant.store.record import CellSpec, Metric, Record
 

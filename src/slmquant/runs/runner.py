@@ -16,19 +16,19 @@ from pathlib import Path
 
 from slmquant import methods
 from slmquant.calib.statistics import Statistic
+from slmquant.engine_bench.session import EngineResult
 from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.files import cache_dir
+from slmquant.machine.clock import now
+from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.sources.load import check_device, identify
 from slmquant.progress import Progress, Silent
-from slmquant.runs.adaptive import Separation
-from slmquant.runs.clock import now
+from slmquant.runs.early_stopping.loop import Separation
 from slmquant.runs.engine_cells import EngineStage, absence
-from slmquant.runs.engines import EngineResult
 from slmquant.runs.inputs import Contents, Data, DataJob, read_data
-from slmquant.runs.kept import kept_model
+from slmquant.runs.model_snapshot import kept_model
 from slmquant.runs.plan import Plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
-from slmquant.runs.process import Failure, run_isolated
 from slmquant.runs.repeats import with_repeats
 from slmquant.runs.rows import Decision, record_of
 from slmquant.runs.work import (
@@ -44,7 +44,7 @@ from slmquant.schemes import parse
 from slmquant.store.inputs import UNKNOWN, changes, model_key
 from slmquant.store.record import CellSpec, Record
 from slmquant.store.sqlite import Store
-from slmquant.tracks._answered import Answered
+from slmquant.tracks.task_checkpoints import Answered
 
 NO_MODEL = "unavailable"
 """Fingerprint in the rows of a model that could not be had or is damaged."""

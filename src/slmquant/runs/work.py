@@ -21,7 +21,9 @@ from slmquant.calib.capture import capture
 from slmquant.calib.corpora import Corpus, load_corpus
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.calib.windows import calibration_windows
+from slmquant.engine_bench.figures import size_metrics
 from slmquant.errors import DataError
+from slmquant.machine.environment import usable_cores
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiply_in_
 from slmquant.model.discovery.relations import Relations, discover
@@ -29,16 +31,14 @@ from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, let_go_of_file_, load
 from slmquant.progress import Progress
 from slmquant.quantization import QuantizedModel, quantize_
-from slmquant.runs.environment import usable_cores
 from slmquant.runs.inputs import check_calibration, check_model
-from slmquant.runs.kept import keep
+from slmquant.runs.model_snapshot import keep
 from slmquant.schemes import parse
 from slmquant.store.record import CalibrationSpec, CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase
-from slmquant.tasks._base import EvalContext
-from slmquant.tracks._answered import Answered
+from slmquant.tasks.common.contract import EvalContext
 from slmquant.tracks.compression import Evaluation, evaluate
 from slmquant.tracks.consumption import Meter, consumption_metrics
-from slmquant.tracks.inference import size_metrics
+from slmquant.tracks.task_checkpoints import Answered
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CapturedFile:
 class CellJob:
     """One cell, with the shared work that was done for it.
 
-    With `keep_in` its quantized model is put aside there, for tasks that are asked in rounds (`runs.adaptive`).
+    With `keep_in` its quantized model is put aside there, for tasks that are asked in rounds (`early_stopping.loop`).
     """
 
     spec: CellSpec

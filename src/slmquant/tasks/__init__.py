@@ -14,7 +14,7 @@ from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
-    from slmquant.tasks._base import EvalContext, Task
+    from slmquant.tasks.common.contract import EvalContext, Task
 
 __all__ = ["TaskNameError", "has_items", "has_reference", "known", "own_tasks", "parse", "reference_path", "resolve"]
 
@@ -28,7 +28,7 @@ class TaskNameError(SlmquantError):
 def parse(text: str) -> TaskSpec:
     """Read `name` or `name:limit`, with `@seed` behind it for a random order of the items.
 
-    `~confidence` behind the seed stops as soon as the cells are told apart; see `runs.adaptive`.
+    `~confidence` behind the seed stops as soon as the cells are told apart; see `runs.early_stopping.loop`.
 
     Raises:
         TaskNameError: The limit or the seed is no such whole number, or the confidence is not between 0.5 and 1.
@@ -59,7 +59,7 @@ def _is_confidence(text: str) -> bool:
 
 def known() -> dict[str, str]:
     """Name → description: our own tasks first, then those of lm-eval known by heart. lm-eval has many more."""
-    from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
+    from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS
 
     own = {task.name: task.description for task in own_tasks()}
     return own | {name: task.description for name, task in KNOWN_TASKS.items()}
@@ -84,8 +84,8 @@ def resolve(spec: TaskSpec) -> Task:
                 f"write {str(spec).partition('@')[0]!r}"
             )
         return _own_task(spec.name)
-    from slmquant.tasks._lm_eval import find
-    from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
+    from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS
+    from slmquant.tasks.common.lm_eval.task import find
 
     found = find(spec.name)
     if found is None:
@@ -100,7 +100,7 @@ def has_items(spec: TaskSpec) -> bool:
 
 def reference_path(context: EvalContext, spec: TaskSpec) -> Path | None:
     """Where that of the full-precision model is kept which `spec` compares with; None if it compares with nothing."""
-    from slmquant.tasks._base import ComparingTask
+    from slmquant.tasks.common.contract import ComparingTask
 
     task = resolve(spec)
     return task.reference_path(context, spec) if isinstance(task, ComparingTask) else None

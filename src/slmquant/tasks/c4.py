@@ -1,6 +1,6 @@
 """C4: perplexity and divergence on 1000 web pages (sample b; sample a is for calibration)."""
 
-from slmquant.tasks._text import TextTask
+from slmquant.tasks.common.text import TextTask
 
 TASK = TextTask(
     name="c4",

@@ -1,6 +1,6 @@
 """Wikipedia articles from a package: perplexity and divergence where WikiText-2 cannot be had."""
 
-from slmquant.tasks._text import TextTask
+from slmquant.tasks.common.text import TextTask
 
 TASK = TextTask(
     name="exl_wiki",

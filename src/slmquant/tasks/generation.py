@@ -10,7 +10,7 @@ from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
     from slmquant.progress import Progress
-    from slmquant.tasks._base import EvalContext, TaskResult
+    from slmquant.tasks.common.contract import EvalContext, TaskResult
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class GenerationTask:
     def data_sha256(self, data_dir: Path | None, progress: Progress) -> str:
         """Hash of the prompts."""
         del data_dir, progress
-        from slmquant.tasks import _generation
+        from slmquant.tasks.common.writing import generation
 
-        return _generation.card().sha256
+        return generation.card().sha256
 
     def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
         """Where the full-precision model's continuations are kept."""
-        from slmquant.tasks import _generation
+        from slmquant.tasks.common.writing import generation
 
-        return _generation.reference_path(context, spec)
+        return generation.reference_path(context, spec)
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
         """Continue the first `spec.limit` prompts; see `_generation.measure`."""
-        from slmquant.tasks import _generation
+        from slmquant.tasks.common.writing import generation
 
-        return _generation.measure(context, spec)
+        return generation.measure(context, spec)
 
 
 TASK = GenerationTask()

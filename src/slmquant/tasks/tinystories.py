@@ -1,6 +1,6 @@
 """TinyStories: perplexity and divergence, for models that speak little else."""
 
-from slmquant.tasks._text import TextTask
+from slmquant.tasks.common.text import TextTask
 
 TASK = TextTask(
     name="tinystories",

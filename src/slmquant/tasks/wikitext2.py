@@ -1,6 +1,6 @@
 """WikiText-2 (raw, test): perplexity in the GPTQ protocol, divergence from full precision."""
 
-from slmquant.tasks._text import TextTask
+from slmquant.tasks.common.text import TextTask
 
 TASK = TextTask(
     name="wikitext2",

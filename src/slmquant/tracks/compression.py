@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from slmquant import tasks
 from slmquant.errors import RefusedError
+from slmquant.machine.meters import peak_rss_bytes
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
-from slmquant.tasks._base import EvalContext
-from slmquant.tracks._answered import Answer, Answered
-from slmquant.tracks._meters import peak_rss_bytes
+from slmquant.tasks.common.contract import EvalContext
+from slmquant.tracks.task_checkpoints import Answer, Answered
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from slmquant.machine.meters import cpu_times, forget_peak, noise_between, peak_rss_bytes, rss_bytes
 from slmquant.store.record import Metric, Phase, Repeat
-from slmquant.tracks._meters import cpu_times, forget_peak, noise_between, peak_rss_bytes, rss_bytes
 from slmquant.versions import METRICS
 
 VERSION = METRICS["consumption"]

@@ -1,8 +1,8 @@
 """What an engine is: a runtime that opens an artifact and computes next-token logits with it.
 
 An engine implements two things, `status` and `open`. Parity, speed and memory are measured from the outside by
-`tracks.inference`, in a process that runs this one engine on this one artifact and nothing else, so that every engine
-is asked the same questions by the same clock.
+`engine_bench.figures`, in a process that runs this one engine on this one artifact and nothing else, so that every
+engine is asked the same questions by the same clock.
 """
 
 from __future__ import annotations

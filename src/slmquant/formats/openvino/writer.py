@@ -28,9 +28,9 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from slmquant.errors import ModelError, RefusedError, SpaceError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats import _openvino_layout as layout
 from slmquant.formats.common.contract import Export, Placement, Written, ends_of_text, settle
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
+from slmquant.formats.openvino import layout
 from slmquant.formats.openvino.check import check
 from slmquant.formats.openvino.constants import Stored, read_weights, replace_constants_
 from slmquant.formats.openvino.layout import Part

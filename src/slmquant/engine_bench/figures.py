@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slmquant.engine_bench.parity import Parity
+from slmquant.engine_bench.requests import Memory, Opened, Pass, Point
+from slmquant.machine.energy import PackageEnergy
+from slmquant.machine.limits import MachineLimits
+from slmquant.machine.meters import bytes_on_disk
 from slmquant.store.record import Metric
-from slmquant.tracks._energy import PackageEnergy
-from slmquant.tracks._limits import MachineLimits
-from slmquant.tracks._meters import bytes_on_disk
-from slmquant.tracks._parity import Parity
-from slmquant.tracks._requests import Memory, Opened, Pass, Point
 from slmquant.versions import METRICS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
     from slmquant.progress import Progress
-    from slmquant.tasks._base import EvalContext, TaskResult
+    from slmquant.tasks.common.contract import EvalContext, TaskResult
 
 __all__ = ["TextTask"]
 
@@ -39,12 +39,12 @@ class TextTask:
 
     def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
         """Where the full-precision model's states on this text are kept; see `_perplexity.reference_path`."""
-        from slmquant.tasks import _perplexity
+        from slmquant.tasks.common.texts import perplexity
 
-        return _perplexity.reference_path(self.corpus, context, spec)
+        return perplexity.reference_path(self.corpus, context, spec)
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
         """Measure `spec.limit` windows, spread over the text; see `_perplexity.measure`."""
-        from slmquant.tasks import _perplexity
+        from slmquant.tasks.common.texts import perplexity
 
-        return _perplexity.measure(self.corpus, context, spec)
+        return perplexity.measure(self.corpus, context, spec)

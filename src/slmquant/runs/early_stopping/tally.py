@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from slmquant.analysis.cells import ACCURACIES
 from slmquant.store.record import DataCard, ItemOutcome, Metric, Record, TaskSpec
-from slmquant.tasks._base import TaskResult
+from slmquant.tasks.common.contract import TaskResult
 
 
 @dataclass

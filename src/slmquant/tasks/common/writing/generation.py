@@ -25,12 +25,12 @@ from slmquant.files import atomic_file
 from slmquant.model.compatibility.context import context_limit
 from slmquant.model.running.token_trees import Tokens
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
-from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._cuts import Cuts
-from slmquant.tasks._generate import continue_greedily
-from slmquant.tasks._order import items_asked
-from slmquant.tasks._prompts import PROMPTS, Prompt
-from slmquant.tasks._repetition import ends_in_loop, longest_loop, repeated_ngrams
+from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.cuts import Cuts
+from slmquant.tasks.common.order import items_asked
+from slmquant.tasks.common.writing.generate import continue_greedily
+from slmquant.tasks.common.writing.prompts import PROMPTS, Prompt
+from slmquant.tasks.common.writing.repetition import ends_in_loop, longest_loop, repeated_ngrams
 from slmquant.versions import METRICS
 
 __all__ = ["NEW_TOKENS", "card", "measure", "prompt_tokens", "reference_path"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from slmquant.errors import DataError
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
-from slmquant.tasks._lm_eval_catalogue import KnownTask, Row
+from slmquant.tasks.common.lm_eval.catalogue import KnownTask, Row
 
 __all__ = ["Built", "Sample", "common_metrics", "metrics", "outcomes", "without_prompts"]
 

@@ -14,11 +14,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from slmquant import engines
+from slmquant.engine_bench.parity import Parity, Windows, compare, write_reference
 from slmquant.engines.common.contract import Chooses, OnCard, OpenOptions, Session
 from slmquant.errors import NumericalError, UnavailableError
-from slmquant.tracks._energy import CardEnergy, EnergyCounter, PackageEnergy
-from slmquant.tracks._limits import MachineLimits, measure_limits
-from slmquant.tracks._meters import (
+from slmquant.machine.energy import CardEnergy, EnergyCounter, PackageEnergy
+from slmquant.machine.limits import MachineLimits, measure_limits
+from slmquant.machine.meters import (
     Noise,
     cpu_times,
     forget_peak,
@@ -27,7 +28,6 @@ from slmquant.tracks._meters import (
     peak_rss_bytes,
     rss_bytes,
 )
-from slmquant.tracks._parity import Parity, Windows, compare, write_reference
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -1,6 +1,6 @@
 """The process that one engine runs in: it answers requests until nobody asks any more.
 
-`python -m slmquant.runs._engine_worker`. Requests and answers are pickles on standard input and on what was standard
+`python -m slmquant.engine_bench.worker`. Requests and answers are pickles on standard input and on what was standard
 output when it began; whatever an engine prints goes to standard error. Started afresh rather than forked from a server
 that has torch in memory, so that resident memory is the engine's.
 """
@@ -17,8 +17,8 @@ import sys
 import threading
 from typing import BinaryIO
 
-from slmquant.runs.process import Failure, explain
-from slmquant.tracks._requests import Desk, Request
+from slmquant.engine_bench.requests import Desk, Request
+from slmquant.machine.process import Failure, explain
 
 _PR_SET_PDEATHSIG = 1
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from slmquant.core.divergence import TOP_K, Comparison
 from slmquant.store.record import Metric
-from slmquant.tasks._token_means import Labels
+from slmquant.tasks.common.texts.token_means import Labels
 
 __all__ = ["SURENESS", "TokenFigures", "divergence_metrics", "figures_of", "noise_floor_metrics", "window_figures"]
 

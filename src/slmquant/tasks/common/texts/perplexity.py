@@ -25,11 +25,17 @@ from slmquant.errors import DataError, NumericalError
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.running.output_head import OutputHead
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
-from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._divergence import TokenFigures, divergence_metrics, figures_of, noise_floor_metrics, window_figures
-from slmquant.tasks._noise_floor import floor_windows, rounded_hidden
-from slmquant.tasks._reference import FILE_VERSION, StatesToKeep, read_states
-from slmquant.tasks._token_means import METRIC_VERSION, Labels, clustered_mean
+from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.texts.divergence import (
+    TokenFigures,
+    divergence_metrics,
+    figures_of,
+    noise_floor_metrics,
+    window_figures,
+)
+from slmquant.tasks.common.texts.noise_floor import floor_windows, rounded_hidden
+from slmquant.tasks.common.texts.reference import FILE_VERSION, StatesToKeep, read_states
+from slmquant.tasks.common.texts.token_means import METRIC_VERSION, Labels, clustered_mean
 
 __all__ = ["logit_rows", "measure", "reference_path"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slmquant.errors import RefusedError
-from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS, KnownTask
+from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS, KnownTask
 
 __all__ = ["definitions", "equally_weighted", "group", "known_source", "known_task", "task_file"]
 

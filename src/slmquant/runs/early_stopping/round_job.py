@@ -10,15 +10,15 @@ import torch
 from slmquant import tasks
 from slmquant.calib.calibration import NoCalibration
 from slmquant.errors import RefusedError
+from slmquant.machine.environment import usable_cores
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
-from slmquant.runs.environment import usable_cores
-from slmquant.runs.kept import restore
+from slmquant.runs.model_snapshot import restore
 from slmquant.schemes import parse
 from slmquant.store.record import CellSpec, Phase, TaskSpec
-from slmquant.tasks._base import EvalContext, TaskResult
-from slmquant.tasks._lm_eval import LmEvalTask
+from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.lm_eval.task import LmEvalTask
 from slmquant.tracks.consumption import Meter
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO, TypeVar, cast
 
-from slmquant.runs.process import Failure
-from slmquant.tracks._requests import Request
+from slmquant.engine_bench.requests import Request
+from slmquant.machine.process import Failure
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class EngineProcess:
         self._stops = stops and sys.platform == "linux"
         self._stderr = _scratch_file()
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "slmquant.runs._engine_worker"],
+            [sys.executable, "-m", "slmquant.engine_bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

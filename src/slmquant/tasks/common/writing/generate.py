@@ -41,8 +41,8 @@ from slmquant.errors import NumericalError, RefusedError
 from slmquant.model.compatibility.cache_names import cache_argument
 from slmquant.model.compatibility.quiet import quiet_transformers
 from slmquant.model.running.token_trees import Tokens
-from slmquant.tasks._base import EvalContext
-from slmquant.tasks._cuts import Cuts, item_of
+from slmquant.tasks.common.contract import EvalContext
+from slmquant.tasks.common.cuts import Cuts, item_of
 
 __all__ = ["FiniteOnly", "answer", "continue_greedily", "end_tokens", "greedy_config"]
 

@@ -22,16 +22,16 @@ from slmquant import methods
 from slmquant.analysis.separation import rounds, undecided
 from slmquant.boundary import or_none
 from slmquant.files import atomic_file
+from slmquant.machine.clock import now
+from slmquant.machine.process import Failure, run_isolated
 from slmquant.progress import Progress
-from slmquant.runs.clock import now
-from slmquant.runs.process import Failure, run_isolated
+from slmquant.runs.early_stopping.round_job import Asked, RoundJob, RoundResult, run_round
+from slmquant.runs.early_stopping.tally import Tally
 from slmquant.runs.repeats import with_repeats
-from slmquant.runs.rounds import Asked, RoundJob, RoundResult, run_round
-from slmquant.runs.separated import Tally
 from slmquant.runs.work import CellJob, CellResult, run_cell
 from slmquant.store.record import CellSpec, Phase, Record
 from slmquant.store.sqlite import Store
-from slmquant.tracks._answered import versioned
+from slmquant.tracks.task_checkpoints import versioned
 
 _RESULT: TypeAdapter[CellResult] = TypeAdapter(CellResult)
 _ROUND: TypeAdapter[RoundResult] = TypeAdapter(RoundResult)

@@ -10,9 +10,9 @@ from slmquant.calib.corpora import whereabouts
 from slmquant.errors import UnknownNameError
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import own_tasks
-from slmquant.tasks._lm_eval_catalogue import KNOWN_TASKS
-from slmquant.tasks._rows import whereabouts as rows_whereabouts
-from slmquant.tasks._text import TextTask
+from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS
+from slmquant.tasks.common.lm_eval.rows import whereabouts as rows_whereabouts
+from slmquant.tasks.common.text import TextTask
 
 __all__ = ["SUITES", "Suite", "suite"]
 

@@ -23,10 +23,10 @@ from slmquant.core.divergence import normalizers
 from slmquant.errors import ModelError, NumericalError, RefusedError
 from slmquant.model.running.output_head import OutputHead
 from slmquant.model.running.token_trees import PackedBody, Tokens, longest_shared
-from slmquant.tasks._base import EvalContext
-from slmquant.tasks._cuts import Cuts, item_of
-from slmquant.tasks._perplexity import logit_rows
-from slmquant.tasks._sharing import Batch, one_by_one, plan
+from slmquant.tasks.common.contract import EvalContext
+from slmquant.tasks.common.cuts import Cuts, item_of
+from slmquant.tasks.common.lm_eval.sharing import Batch, one_by_one, plan
+from slmquant.tasks.common.texts.perplexity import logit_rows
 
 __all__ = ["ContextLM"]
 
@@ -206,7 +206,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """One greedy text per (prompt, options); see `_generate.answer`."""
-        from slmquant.tasks._generate import answer
+        from slmquant.tasks.common.writing.generate import answer
 
         return answer(self._context, self._name, requests, self.tok_encode, self.max_length, self._cuts)
 

@@ -1,4 +1,4 @@
-"""Who is measured when, and at which contexts: the schedule of rounds of `runs.engines`."""
+"""Who is measured when, and at which contexts: the schedule of rounds of `engine_bench.session`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slmquant.tracks._requests import Point
+from slmquant.engine_bench.requests import Point
 
 
 def williams_design(jobs: int) -> list[list[int]]:

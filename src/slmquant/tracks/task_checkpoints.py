@@ -20,8 +20,8 @@ from slmquant import __version__
 from slmquant.boundary import or_none
 from slmquant.files import atomic_file, remove
 from slmquant.store.record import CellSpec, TaskSpec
-from slmquant.tasks._base import TaskResult
-from slmquant.tasks._token_means import METRIC_VERSION
+from slmquant.tasks.common.contract import TaskResult
+from slmquant.tasks.common.texts.token_means import METRIC_VERSION
 
 __all__ = ["Answer", "Answered", "versioned"]
 

@@ -15,17 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slmquant.engines.common.contract import OpenOptions
-from slmquant.progress import Progress, Silent
-from slmquant.runs._engine_turns import fitted, turns
-from slmquant.runs.engine_process import EngineProcess
-from slmquant.runs.environment import usable_cores
-from slmquant.runs.process import Failure
-from slmquant.store.record import ItemOutcome, Metric, Status
-from slmquant.tracks._limits import MachineLimits
-from slmquant.tracks._parity import Windows
-from slmquant.tracks._requests import Compare, Memory, Open, Opened, Pass, Point, TryMachine, Weigh
-from slmquant.tracks.inference import (
+from slmquant.engine_bench.figures import (
     Conditions,
     Work,
     artifact_metrics,
@@ -37,6 +27,16 @@ from slmquant.tracks.inference import (
     speedup_metrics,
     too_few_steps,
 )
+from slmquant.engine_bench.parity import Windows
+from slmquant.engine_bench.process import EngineProcess
+from slmquant.engine_bench.requests import Compare, Memory, Open, Opened, Pass, Point, TryMachine, Weigh
+from slmquant.engine_bench.turns import fitted, turns
+from slmquant.engines.common.contract import OpenOptions
+from slmquant.machine.environment import usable_cores
+from slmquant.machine.limits import MachineLimits
+from slmquant.machine.process import Failure
+from slmquant.progress import Progress, Silent
+from slmquant.store.record import ItemOutcome, Metric, Status
 
 _DECODED = 64
 _ROUNDS = 10
@@ -44,7 +44,7 @@ _ROUNDS = 10
 
 @dataclass(frozen=True)
 class Reference:
-    """Kept log-probabilities of the torch reference; see `runs.engine_reference`.
+    """Kept log-probabilities of the torch reference; see `engine_bench.reference`.
 
     Attributes:
         folder: Where they lie.

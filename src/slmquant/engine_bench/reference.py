@@ -17,25 +17,25 @@ from slmquant import __version__, engines
 from slmquant.boundary import guarded, or_none, reading
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
+from slmquant.engine_bench.figures import Work
+from slmquant.engine_bench.parity import FILE_VERSION, Windows
+from slmquant.engine_bench.process import EngineProcess
+from slmquant.engine_bench.requests import Open, WriteReference
+from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Settings, run_engines
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.engines.common.torch_sessions import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
 from slmquant.files import cache_dir, forget_oldest, mark_used, remove_leftovers, sha256
 from slmquant.formats.common.checkpoint_reader import checkpoint_of
 from slmquant.formats.native.folder import MANIFEST, is_native
+from slmquant.machine.environment import usable_cores
+from slmquant.machine.meters import bytes_on_disk
+from slmquant.machine.process import Failure
 from slmquant.model.compatibility.context import context_limit, fitting
 from slmquant.model.size import count_parameters
 from slmquant.model.sources.resolve import resolve
 from slmquant.progress import Progress, Silent
-from slmquant.runs.engine_process import EngineProcess
-from slmquant.runs.engines import EngineJob, EngineResult, Reference, Settings, run_engines
-from slmquant.runs.environment import usable_cores
-from slmquant.runs.process import Failure
 from slmquant.schemes import parse
-from slmquant.tracks._meters import bytes_on_disk
-from slmquant.tracks._parity import FILE_VERSION, Windows
-from slmquant.tracks._requests import Open, WriteReference
-from slmquant.tracks.inference import Work
 
 REFERENCE_ENGINE = "torch_eager"
 

@@ -1,0 +1,1 @@
+"""Artifacts measured on engines: parity, speed, memory and energy, each engine in a process of its own."""

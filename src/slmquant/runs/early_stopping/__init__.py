@@ -1,0 +1,1 @@
+"""Cells that stop answering items once their ranking is decided (`--until-separated`)."""

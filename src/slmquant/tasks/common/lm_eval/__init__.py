@@ -1,0 +1,1 @@
+"""Tasks as lm-eval defines them, answered by our own backend."""

@@ -1,0 +1,1 @@
+"""Texts that a model must predict: perplexity, and divergence from full precision."""
