@@ -35,7 +35,7 @@ from slmquant.core.divergence import log_normalize_, next_token_nll, token_diver
 from slmquant.engine_bench.requests import Point
 from slmquant.engine_bench.session import EngineJob, Settings, run_engines
 from slmquant.engines.common.contract import OpenOptions, Session
-from slmquant.formats.common.contract import Export, Format
+from slmquant.formats.common.contract import Format
 from slmquant.store.record import CalibrationSpec, Metric
 
 WINDOW, ROUNDS, STEPS = 512, 12, 64
@@ -235,13 +235,8 @@ def make(
 
 def written(name: str, made: api.Artifact, fmt: Format, path: Path, windows: Sequence[Sequence[int]]) -> Artifact:
     """Write a model and ask torch what it is worth."""
-    fmt.write(export_of(made), path)
+    fmt.write(made, path)
     return Artifact(name, path, torch_ppl(made.quantized.model, windows))
-
-
-def export_of(made: api.Artifact) -> Export:
-    """What a format writes."""
-    return Export(made.quantized, made.tokenizer, made.source, made.source_sha256)
 
 
 @torch.inference_mode()

@@ -7,11 +7,11 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slmquant.api import Artifact as Artifact
     from slmquant.api import bench as bench
     from slmquant.api import evaluate as evaluate
     from slmquant.api import open_artifact as open_artifact
     from slmquant.api import quantize as quantize
+    from slmquant.artifact import Artifact as Artifact
     from slmquant.errors import SlmquantError as SlmquantError
     from slmquant.schemes import Scheme as Scheme
     from slmquant.schemes import parse as parse
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = _version("slmquant")
 
 _HOMES = {
-    "Artifact": "slmquant.api",
+    "Artifact": "slmquant.artifact",
     "CalibrationSpec": "slmquant.store.record",
     "Record": "slmquant.store",
     "Scheme": "slmquant.schemes",

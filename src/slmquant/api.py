@@ -6,7 +6,7 @@ model = sq.quantize("smollm2-135m-instruct", method="gptq", scheme="W4A16g64")
 print(f"{model.size.stored_bytes / 1e6:.0f} MB, {model.size.bpw:.2f} bits per weight")
 model.save("smollm2-gptq")
 for metric in sq.evaluate(model, ["wikitext2:8", "arc_easy:100"]).metrics:
-print(metric.name, metric.task, metric.value)
+    print(metric.name, metric.task, metric.value)
 
 records = sq.bench(["smollm2-135m-instruct"], methods=["rtn", "gptq"], schemes=["W4A16g64"], tasks=["wikitext2:8"])
 """
@@ -15,26 +15,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from slmquant import methods, tasks
+from slmquant.artifact import Artifact as Artifact
 from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.corpora import calibration_corpus
 from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
-from slmquant.files import cache_dir, check_output
+from slmquant.files import cache_dir
 from slmquant.formats import native
 from slmquant.methods._base import Budget
-from slmquant.model.size import ModelSize
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import identify, load
 from slmquant.model.sources.resolve import place_of
 from slmquant.progress import Progress, Silent
-from slmquant.quantization import QuantizedModel, quantize_
+from slmquant.quantization import quantize_
 from slmquant.runs.plan import Dtype, make_plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.runner import run
@@ -45,46 +44,6 @@ from slmquant.store import Record, Store, default_store_path
 from slmquant.store.record import CalibrationSpec, TaskSpec
 from slmquant.tracks.compression import Evaluation
 from slmquant.tracks.compression import evaluate as evaluate_tasks
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A quantized model with what belongs to it.
-
-    Attributes:
-        quantized: The model and its codes.
-        tokenizer: Its tokenizer.
-        source: The model source it was made from.
-        source_sha256: Fingerprint of the full-precision weights.
-    """
-
-    quantized: QuantizedModel
-    tokenizer: PreTrainedTokenizerBase
-    source: str
-    source_sha256: str
-
-    @property
-    def size(self) -> ModelSize:
-        """What it takes to store."""
-        return self.quantized.size
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write it in slmquant's own format, whole or not at all; `open_artifact` reads it back.
-
-        Args:
-            folder: Where. One that holds such a model already is replaced.
-            overwrite: Replace a folder of other things, too.
-
-        Raises:
-            OutputError: A file lies there, or a folder with other things in it, or what it was made from.
-            SpaceError: The disk is full.
-        """
-        check_output(
-            Path(folder), True, native.is_native, overwrite, place_of(self.source), least_bytes=self.size.stored_bytes
-        )
-        return native.save(
-            self.quantized, self.tokenizer, Path(folder), source=self.source, source_sha256=self.source_sha256
-        )
 
 
 def quantize(
@@ -162,8 +121,7 @@ def open_artifact(folder: str | Path, *, dtype: torch.dtype = torch.float32, dev
     Raises:
         ModelError: The folder is of a newer version, truncated or damaged.
     """
-    opened = native.load(Path(folder), dtype, device)
-    return Artifact(opened.quantized, opened.tokenizer, opened.source, opened.source_sha256)
+    return native.load(Path(folder), dtype, device)
 
 
 def evaluate(

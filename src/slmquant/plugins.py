@@ -49,3 +49,8 @@ def load(package: ModuleType, name: str, kind: str) -> ModuleType:
             raise TypeError(f"entry point {external.value!r} is not a module")
         return module
     return import_module(f"{package.__name__}.{name}")
+
+
+def by_name(package: str, name: str) -> ModuleType:
+    """The plug-in `name` of slmquant's own in `package`, for code that stands below that package."""
+    return import_module(f"{package}.{name}")

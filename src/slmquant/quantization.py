@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -18,48 +17,14 @@ from slmquant.errors import RefusedError
 from slmquant.methods._base import BlockSolver, Budget, Recipe, Rounding, Work, grid_of, static_scale
 from slmquant.methods._stacked import round_stacked
 from slmquant.model.computing import kv_cache
-from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
-from slmquant.model.computing.linear import multiply_in_, replace_linears_, weight_at
+from slmquant.model.computing.assembly import Assembly
+from slmquant.model.computing.linear import weight_at
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import InputGroup, Relations, discover
-from slmquant.model.rewriting.online_rotations import Online, activation_clip, key_rotation, stored_bits
 from slmquant.model.running.block_walk import walk
-from slmquant.model.size import ModelSize, count_parameters, size_of
+from slmquant.model.size import count_parameters
 from slmquant.progress import Progress, Silent, track
 from slmquant.schemes import PerGroup, Scheme
-from slmquant.schemes.scheme import FULL_PRECISION_BITS
-
-
-@dataclass(frozen=True)
-class QuantizedModel:
-    """A quantized model, ready to run, and the codes that it is made of.
-
-    Attributes:
-        model: The transformers model in float32, its linears replaced.
-        dtype: What its linears multiply in.
-        method: Name of the method, or `a+b`.
-        scheme: Which numbers it is made of.
-        weights: Module name → codes; a tied embedding under the embedding's name alone.
-        activation_scales: Module name → calibrated scale of its input, where the scheme has static ones.
-        groups: Linears that read the same input and share its quantizer.
-        embeddings: Names of the embedding and the head.
-        size: What it takes to store.
-        online: What a method leaves to be done while the model runs: rotations, and clipping of activations.
-        kv_bits: Bits of a cached key or value, scales included; None where the cache is left alone.
-        notes: What the method has to say about this very run.
-    """
-
-    model: PreTrainedModel
-    dtype: torch.dtype
-    method: str
-    scheme: Scheme
-    weights: Mapping[str, QuantizedTensor]
-    activation_scales: Mapping[str, float]
-    groups: tuple[InputGroup, ...]
-    embeddings: frozenset[str]
-    size: ModelSize
-    online: tuple[Online, ...] = ()
-    kv_bits: float | None = None
-    notes: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -129,9 +94,7 @@ def quantize_by_(
     """
     _refuse(method, recipe.refusal(scheme))
     if scheme.is_full_precision:
-        size = size_of(count_parameters(model), {}, frozenset())
-        multiply_in_(model, dtype)
-        return QuantizedModel(model, dtype, method, scheme, {}, {}, (), frozenset(), size)
+        return Assembly(model, scheme, count_parameters(model), (), dtype).finish_(method, (), frozenset())
     relations = discover(model)
     _refuse(method, recipe.refusal(scheme, relations))
     _refuse(method, _group_refusal(model, relations, scheme))
@@ -145,27 +108,10 @@ def quantize_by_(
     _ = work.specs  # refuses what it cannot deal out, before anything is changed
     quantization = _Quantization(recipe, work)
     quantization.transform_()
-    added_bits = stored_bits(work.online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
-    quantization.round_()
-    multiply_in_(model, dtype)
-    kv_bits = None
-    if scheme.kv is not None:
-        kv_bits = kv_cache.quantize_cache_(model, scheme.kv, key_rotation(work.online))
+    assembly = Assembly(model, scheme, parameters, work.online, dtype)
+    quantization.round_(assembly)
     embeddings = frozenset({relations.embedding, *([relations.head] if relations.head else [])})
-    return QuantizedModel(
-        model=model,
-        dtype=dtype,
-        method=method,
-        scheme=scheme,
-        weights=quantization.weights,
-        activation_scales=quantization.activation_scales,
-        groups=relations.groups,
-        embeddings=embeddings,
-        size=size_of(parameters, quantization.weights, embeddings, added_bits),
-        online=tuple(work.online),
-        kv_bits=kv_bits,
-        notes=tuple(work.notes),
-    )
+    return assembly.finish_(method, relations.groups, embeddings, work.notes)
 
 
 class _Quantization:
@@ -173,10 +119,7 @@ class _Quantization:
 
     def __init__(self, recipe: Recipe, work: Work) -> None:
         self.recipe, self.work = recipe, work
-        self.weights: dict[str, QuantizedTensor] = {}
-        self.activation_scales: dict[str, float] = {}
         self._massive: dict[str, float] = {}
-        self._last = LastCodes()
         needs = recipe.needs_for(work.scheme)
         self._statistics: Statistics = work.calibration.statistics(work.relations, needs) if needs else {}
 
@@ -189,31 +132,32 @@ class _Quantization:
                 anew = FreshCalibration(work.model, work.calibration.windows, work.dtype, work.progress)
                 self._statistics = anew.statistics(work.relations, needs)
 
-    def round_(self) -> None:
-        """Turn weights into codes: group by group, or block by block."""
+    def round_(self, assembly: Assembly) -> None:
+        """Turn weights into codes and put them in place: group by group, or block by block."""
         rounding, work = self.recipe.rounding, self.work
         if rounding is None:
             return
         title = f"quantize with {self.recipe.title}"
         per_weight = rounding.embeddings if isinstance(rounding, BlockSolver) else rounding
         if work.scheme.embeddings is not None:  # before the blocks: their inputs are then what they will be
-            self.weights |= self._quantize_embeddings_(per_weight)
+            self._round_embeddings_(per_weight, assembly)
         if isinstance(rounding, BlockSolver) and work.scheme.weights is not None:
             blocks = walk(work.model, work.relations, work.calibration.windows, work.dtype, rounding.wants_exact)
             for block in track(blocks, title, work.progress, len(work.relations.blocks)):
                 solved = rounding.solve_(block, work)
                 for group in block.groups:
-                    self._replace_(group, [solved[name] for name in group.linears])
+                    codes = [solved[name] for name in group.linears]
+                    assembly.install_group_(group.linears, codes, self._input_scale(group, assembly))
             return
         for group in track(work.relations.groups, title, work.progress):
             dense = {name: weight_at(work.model, name).float() for name in group.linears}
-            if work.scheme.weights is None:
-                self._replace_(group, list(dense.values()))
-            else:
-                self._replace_(group, self._round(group, dense, per_weight))
+            weights: Sequence[QuantizedTensor | Tensor] = list(dense.values())
+            if work.scheme.weights is not None:
+                weights = self._round(group, dense, per_weight)
+            assembly.install_group_(group.linears, weights, self._input_scale(group, assembly))
         if (massive := massive_note(self._massive)) is not None:
             work.notes.append(massive)
-        if self.recipe.correction is not None and all(weight.side is None for weight in self.weights.values()):
+        if self.recipe.correction is not None and all(weight.side is None for weight in assembly.weights.values()):
             work.notes.append(f"{self.recipe.title}: no weight was given a branch in 16 bits")
 
     def _round(self, group: InputGroup, dense: Mapping[str, Tensor], rounding: Rounding) -> list[QuantizedTensor]:
@@ -226,26 +170,17 @@ class _Quantization:
             return list(rounded.values())
         return [correction.correct(dense[name], codes, inputs) for name, codes in rounded.items()]
 
-    def _replace_(self, group: InputGroup, weights: list[QuantizedTensor] | list[Tensor]) -> None:
-        """Put quantized linears in place, with the quantizer of the input that they read, and remember the codes."""
-        work, inputs = self.work, None
-        if (spec := work.scheme.activations) is not None:
-            clip = activation_clip(work.online)
-            scale = static_scale(spec, self._remaining(group), clip) if spec.static else None
-            inputs = ActivationQuantizer(spec, work.dtype, scale, self._last, clip)
-            if scale is not None:
-                self.activation_scales.update(dict.fromkeys(group.linears, scale))
-        replace_linears_(work.model, group.linears, weights, inputs, work.dtype)
-        for name, weight in zip(group.linears, weights, strict=True):
-            if isinstance(weight, QuantizedTensor):
-                self.weights[name] = weight
+    def _input_scale(self, group: InputGroup, assembly: Assembly) -> float | None:
+        """The calibrated scale of what the codes of a group receive; None unless the scheme has static ones."""
+        spec = self.work.scheme.activations
+        return static_scale(spec, self._remaining(group), assembly.clip) if spec is not None and spec.static else None
 
     def _remaining(self, group: InputGroup) -> InputStatistics:
         """What the codes of a group receive: its input, without the channels that a correction takes."""
         inputs, correction = self._statistics[group.linears[0]], self.recipe.correction
         return inputs if correction is None or self.recipe.rounds_blocks else correction.remaining(inputs)
 
-    def _quantize_embeddings_(self, rounding: Rounding) -> dict[str, QuantizedTensor]:
+    def _round_embeddings_(self, rounding: Rounding, assembly: Assembly) -> None:
         """Round embedding and head in place; a tied head follows its embedding.
 
         The head is rounded under the statistics of what it reads. An embedding that is no head reads nothing: each
@@ -253,13 +188,11 @@ class _Quantization:
         """
         relations = self.work.relations
         names = dict.fromkeys((relations.embedding, *([relations.head_weight] if relations.head_weight else [])))
-        rounded = {}
         for name in names:
             weight = self.work.model.get_submodule(name).get_parameter("weight")
             inputs = self._statistics.get(name) if name == relations.head_weight else None
-            rounded[name] = rounding.round(weight.float(), grid_of(self.work.specs[name]), inputs)
-            weight.copy_(rounded[name].dequantize())
-        return rounded
+            codes = rounding.round(weight.float(), grid_of(self.work.specs[name]), inputs)
+            assembly.install_embedding_(name, codes)
 
 
 def _refuse(method: str, reason: str | None) -> None:

@@ -7,7 +7,7 @@ from slmquant.core import groups
 from slmquant.core.affine import Grid
 from slmquant.core.elements import NF4, TABLES, TERNARY, Integers
 from slmquant.core.tokens import token_codes
-from slmquant.methods._grids import grid_of
+from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse
 
 GRIDS = [

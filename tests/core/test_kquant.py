@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType as Type
 
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.kquant import search
-from slmquant.methods._grids import grid_of
+from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse
 
 K_QUANTS = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]

@@ -17,7 +17,7 @@ from slmquant.engines.common.contract import OpenOptions, Session
 from slmquant.engines.llamacpp import ENGINE
 from slmquant.errors import ModelError
 from slmquant.formats.gguf.writer import FORMAT, Gguf
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.schemes.mixtures import MIXTURES
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import MODELS, export, quantized

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from slmquant import engines, formats
+from slmquant.artifact import Artifact
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.errors import SlmquantError, UnavailableError
-from slmquant.formats.common.contract import Export
 from tests.formats.gguf_models import export, quantized
 
 PACKAGES = {
@@ -84,5 +84,5 @@ def test_every_engine_and_format_is_looked_at() -> None:
     assert {*WRITERS, *NEEDS_NOTHING} == set(formats.names())
 
 
-def made() -> Export:
+def made() -> Artifact:
     return export(quantized("llama", "rtn", "W4A16g32"))

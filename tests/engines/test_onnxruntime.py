@@ -10,15 +10,15 @@ import torch
 pytest.importorskip("onnxruntime_genai", reason="pip install slmquant[onnx]")
 
 from slmquant import api
+from slmquant.artifact import Artifact
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.engines.onnxruntime import ENGINE
 from slmquant.errors import ModelError
-from slmquant.formats.common.contract import Export
 from slmquant.formats.onnx import rewrite
 from slmquant.formats.onnx.writer import FORMAT
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.onnx_models import SETTINGS, quantized, written
 
@@ -139,7 +139,7 @@ def test_the_engine_says_its_version() -> None:
 def test_a_real_model_stays_within_what_rounded_inputs_cost(tmp_path: Path) -> None:
     made = api.quantize("smollm2-135m-instruct", "rtn", "W4A16g32-asym", dtype="float32")
     folder = tmp_path / "model"
-    FORMAT.write(Export(made.quantized, made.tokenizer, made.source, made.source_sha256), folder)
+    FORMAT.write(Artifact(made.quantized, made.tokenizer, made.source, made.source_sha256), folder)
     tokens = text_tokens(made.tokenizer, load_corpus("wikitext2_test").text)[:256]
 
     session = ENGINE.open(folder, OpenOptions(threads=1, context=256))

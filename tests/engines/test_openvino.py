@@ -8,13 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from slmquant.artifact import Artifact
 from slmquant.engines import load as load_engine
 from slmquant.engines.common.contract import OpenOptions, Session
 from slmquant.errors import ModelError
 from slmquant.formats import load
-from slmquant.formats.common.contract import Export
 from slmquant.formats.openvino.runtime import import_openvino
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.testing.method_contract import quantized
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.test_native import tokenizer
@@ -33,7 +33,7 @@ TOKENS = torch.randint(3, VOCABULARY, (1, 23), generator=torch.Generator().manua
 
 
 def opened(model: QuantizedModel, folder: Path, context: int = 64) -> Session:
-    load("openvino").write(Export(model, tokenizer(), source="tiny", source_sha256="0" * 64), folder)
+    load("openvino").write(Artifact(model, tokenizer(), "tiny", "0" * 64), folder)
     return load_engine("openvino").open(folder, OpenOptions(threads=1, context=context))
 
 
@@ -76,9 +76,7 @@ def test_a_forgotten_sequence_leaves_no_trace(tmp_path: Path) -> None:
 def test_it_multiplies_compressed_weights_as_they_are(tmp_path: Path) -> None:
     """Otherwise the file would be small and the memory not."""
     ov = import_openvino()
-    load("openvino").write(
-        Export(quantized("rtn", "W4A16g16E8"), tokenizer(), source="tiny", source_sha256="0" * 64), tmp_path / "m"
-    )
+    load("openvino").write(Artifact(quantized("rtn", "W4A16g16E8"), tokenizer(), "tiny", "0" * 64), tmp_path / "m")
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = ov.Core().compile_model(tmp_path / "m" / "openvino_model.xml", "CPU", settings)
     executed = [

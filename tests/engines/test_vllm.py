@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from slmquant.artifact import Artifact
 from slmquant.engine_bench.parity import Parity, Windows
 from slmquant.engine_bench.process import EngineProcess
 from slmquant.engine_bench.requests import Compare, Open, Opened, WriteReference
@@ -195,7 +196,7 @@ def test_packed_folders_compute_what_was_evaluated(fmt: ModuleType, tmp_path: Pa
         "W4A16g32", hidden_size=128, intermediate_size=256, num_attention_heads=2, num_key_value_heads=1
     )
     exported = export(quantized)
-    native.save(quantized, exported.tokenizer, tmp_path / "native", source="tiny", source_sha256="0" * 64)
+    native.save(Artifact(quantized, exported.tokenizer, "tiny", "0" * 64), tmp_path / "native")
     folder = fmt.FORMAT.write(exported, tmp_path / "packed").path
     windows = Windows(tuple(tuple(range(start, start + 40)) for start in (1, 7)), "numbers")
     options = OpenOptions(threads=1, context=40)

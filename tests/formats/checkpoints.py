@@ -6,10 +6,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from slmquant.artifact import Artifact
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.formats.common.contract import Export
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.progress import Silent
-from slmquant.quantization import QuantizedModel, quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
@@ -29,8 +30,8 @@ def rounded(scheme: str, architecture: str = "llama", method: str = "rtn", **set
     return quantize_(model, method, parse(scheme), calibration)
 
 
-def export(quantized: QuantizedModel) -> Export:
-    return Export(quantized, tokenizer(), "tiny", "0" * 64)
+def export(quantized: QuantizedModel) -> Artifact:
+    return Artifact(quantized, tokenizer(), "tiny", "0" * 64)
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

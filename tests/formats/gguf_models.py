@@ -9,10 +9,11 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
+from slmquant.artifact import Artifact
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.formats.common.contract import Export
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.progress import Silent
-from slmquant.quantization import QuantizedModel, quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import VOCABULARY, tiny
@@ -80,5 +81,5 @@ def quantized(name: str, method: str = "none", scheme: str = "W16A16", **setting
     return quantize_(model, method, parse(scheme), calibration)
 
 
-def export(quantized_model: QuantizedModel) -> Export:
-    return Export(quantized_model, tokenizer(), "tiny", "0" * 64)
+def export(quantized_model: QuantizedModel) -> Artifact:
+    return Artifact(quantized_model, tokenizer(), "tiny", "0" * 64)

@@ -8,11 +8,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from slmquant.artifact import Artifact
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.formats.common.contract import Export, Written
+from slmquant.formats.common.contract import Written
 from slmquant.formats.onnx.writer import FORMAT
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.progress import Silent
-from slmquant.quantization import QuantizedModel, quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
@@ -47,4 +49,4 @@ def quantized(scheme: str, architecture: str = "llama", method: str = "rtn", **s
 
 def written(model: QuantizedModel, folder: Path, otherwise: str | None = None) -> Written:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")))
-    return FORMAT.write(Export(model, tokenizer, "tiny", "0" * 64), folder, otherwise)
+    return FORMAT.write(Artifact(model, tokenizer, "tiny", "0" * 64), folder, otherwise)

@@ -5,9 +5,10 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from slmquant import formats
+from slmquant.artifact import Artifact
 from slmquant.errors import UnavailableError
 from slmquant.formats.common import contract
-from slmquant.formats.common.contract import Export, check_installed
+from slmquant.formats.common.contract import check_installed
 
 
 def test_packages_of_an_extra_that_are_not_here_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,4 +35,4 @@ def test_packages_of_an_extra_that_are_not_here_are_named(monkeypatch: pytest.Mo
     ],
 )
 def test_a_file_that_may_be_given_away_does_not_say_where_its_source_lay(source: str, told: str) -> None:
-    assert Export(None, None, source, "0" * 64).public_source == told  # type: ignore[arg-type]
+    assert Artifact(None, None, source, "0" * 64).public_source == told  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from slmquant import formats
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.formats.common.contract import Format
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 from tests.formats.checkpoints import EVEN, export, rounded, tensors
 
 

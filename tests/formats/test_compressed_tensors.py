@@ -10,7 +10,7 @@ from torch import Tensor
 from slmquant.engines import transformers as engine
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.formats import compressed_tensors
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.testing.method_contract import calibration_tokens
 from tests.formats.checkpoints import EVEN, export, rounded, tensors
 

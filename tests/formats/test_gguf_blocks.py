@@ -7,7 +7,7 @@ from gguf import quants
 
 from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.formats.gguf.blocks import encode, fit
-from slmquant.methods._grids import grid_of
+from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse
 
 EXACT = {

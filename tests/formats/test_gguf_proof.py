@@ -13,21 +13,23 @@ from tokenizers.normalizers import NFC, Prepend, Replace, Sequence
 from tokenizers.pre_tokenizers import Metaspace
 from transformers import PreTrainedTokenizerFast
 
+from slmquant.artifact import Artifact
 from slmquant.errors import RefusedError
-from slmquant.formats.common.contract import Export
 from slmquant.formats.gguf import proof
-from slmquant.formats.gguf.writer import FORMAT
-from slmquant.methods._grids import grid_of
+from slmquant.formats.gguf.writer import FORMAT, Gguf
+from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import quantized, tokenizer
 
 
-def exported(path: Path, made: PreTrainedTokenizerFast, ends: list[int] | None = None, **more: bool) -> tuple[str, ...]:
+def exported(
+    path: Path, made: PreTrainedTokenizerFast, ends: list[int] | None = None, any_tokenization: bool = False
+) -> tuple[str, ...]:
     model = quantized("llama", vocab_size=max(VOCABULARY, len(made)))
     if ends is not None:
         model.model.generation_config.eos_token_id = ends
-    return FORMAT.write(Export(model, made, "tiny", "0" * 64, **more), path).remarks
+    return Gguf(any_tokenization=any_tokenization).write(Artifact(model, made, "tiny", "0" * 64), path).remarks
 
 
 def pieces(prepend: str | None, normalized: bool = False) -> PreTrainedTokenizerFast:
@@ -71,7 +73,7 @@ def test_tokens_without_a_row_are_named_and_refused_where_the_template_writes_on
     made = tokenizer()
     made.add_tokens([AddedToken("<|tool|>", special=True)])
     made.chat_template = "{{ '<|tool|>' }}" if in_template else "{{ 'a' }}"
-    export = Export(quantized("llama"), made, "tiny", "0" * 64)
+    export = Artifact(quantized("llama"), made, "tiny", "0" * 64)
 
     if in_template:
         with pytest.raises(RefusedError, match=r"template writes '<\|tool\|>'"):

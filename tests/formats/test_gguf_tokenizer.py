@@ -12,8 +12,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Split, Wh
 from tokenizers.pre_tokenizers import Sequence as Steps
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from slmquant.artifact import Artifact
 from slmquant.errors import RefusedError
-from slmquant.formats.common.contract import Export
 from slmquant.formats.gguf.tokenizer import vocabulary_of
 from slmquant.formats.gguf.writer import FORMAT
 from slmquant.model.sources.resolve import models_dir
@@ -86,7 +86,7 @@ def test_what_llama_cpp_does_not_do_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="changes text by Lowercase"):
         vocabulary_of(lower, 9)
     with pytest.raises(RefusedError, match="WordLevel"):
-        FORMAT.write(Export(quantized("llama"), words, "tiny", "0" * 64), tmp_path / "model.gguf")
+        FORMAT.write(Artifact(quantized("llama"), words, "tiny", "0" * 64), tmp_path / "model.gguf")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,7 +100,7 @@ def test_real_tokenizers_cut_the_same(tmp_path: Path, name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = json.loads((folder / "config.json").read_bytes())["vocab_size"]
     made = quantized("llama", vocab_size=rows, hidden_size=32, num_attention_heads=2, num_key_value_heads=1)
-    FORMAT.write(Export(made, tokenizer, "tiny", "0" * 64), tmp_path / "model.gguf")
+    FORMAT.write(Artifact(made, tokenizer, "tiny", "0" * 64), tmp_path / "model.gguf")
     llama_cpp.set_log_callback(lambda _level, _text: None)
     model = llama_cpp.LlamaModel(str(tmp_path / "model.gguf"), llama_cpp.LlamaModelParams())
     vocabulary = model.get_vocab()  # lives no longer than its model

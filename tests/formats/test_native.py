@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from slmquant.artifact import Artifact
 from slmquant.errors import ModelError, UnknownNameError
 from slmquant.formats import native
-from slmquant.formats.common.contract import Export
 from slmquant.model.computing.linear import multiply_in_
 from slmquant.testing.method_contract import calibration_tokens, quantized
 
@@ -27,7 +27,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 )
 def test_reading_gives_back_what_was_written(tmp_path: Path, architecture: str, scheme: str) -> None:
     written = quantized("rtn", scheme, architecture)
-    native.save(written, tokenizer(), tmp_path / "model", source="tiny", source_sha256="0" * 64)
+    native.save(Artifact(written, tokenizer(), "tiny", "0" * 64), tmp_path / "model")
 
     read = native.load(tmp_path / "model").quantized
 
@@ -53,7 +53,7 @@ def test_the_file_is_as_large_as_the_accounting_says(tmp_path: Path) -> None:
 def test_full_precision_comes_back_in_whatever_it_multiplied(tmp_path: Path, dtype: torch.dtype) -> None:
     written = quantized("none", "W16A16", "gpt2")  # its linears lie transposed
     multiply_in_(written.model, dtype)
-    native.save(written, tokenizer(), tmp_path / "model", source="tiny", source_sha256="0" * 64)
+    native.save(Artifact(written, tokenizer(), "tiny", "0" * 64), tmp_path / "model")
 
     read = native.load(tmp_path / "model", dtype).quantized
 
@@ -67,7 +67,7 @@ def test_full_precision_comes_back_in_whatever_it_multiplied(tmp_path: Path, dty
 def test_what_is_done_at_run_time_comes_back(tmp_path: Path, method: str, architecture: str) -> None:
     """Rotations, rounded caches, biases that folding made, branches in 16 bits."""
     written = quantized(method, "W8A8KV8", architecture)
-    native.save(written, tokenizer(), tmp_path / "model", source="tiny", source_sha256="0" * 64)
+    native.save(Artifact(written, tokenizer(), "tiny", "0" * 64), tmp_path / "model")
 
     read = native.load(tmp_path / "model").quantized
 
@@ -81,7 +81,7 @@ def test_what_is_done_at_run_time_comes_back(tmp_path: Path, method: str, archit
 
 
 def test_a_newer_version_is_named(tmp_path: Path) -> None:
-    folder = native.save(quantized("rtn", "W8A8"), tokenizer(), tmp_path / "m", source="tiny", source_sha256="0")
+    folder = native.save(Artifact(quantized("rtn", "W8A8"), tokenizer(), "tiny", "0"), tmp_path / "m")
     manifest = json.loads((folder / native.MANIFEST).read_text())
     (folder / native.MANIFEST).write_text(json.dumps(manifest | {"version": 99, "a_field_of_the_future": 1}))
 
@@ -91,7 +91,7 @@ def test_a_newer_version_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncated", "missing tensor", "no manifest"])
 def test_damage_is_named(tmp_path: Path, damage: str) -> None:
-    folder = native.save(quantized("rtn", "W8A8"), tokenizer(), tmp_path / "m", source="tiny", source_sha256="0")
+    folder = native.save(Artifact(quantized("rtn", "W8A8"), tokenizer(), "tiny", "0"), tmp_path / "m")
     weights = folder / "model.safetensors"
     if damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:-100])
@@ -111,7 +111,7 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize("scheme", ["W4A16g16E8", "W8A8", "NVFP4", "W16A16"])
 def test_as_a_format_it_holds_everything(tmp_path: Path, scheme: str) -> None:
     written = quantized("none" if scheme == "W16A16" else "rtn", scheme)
-    export = Export(written, tokenizer(), "tiny", "0" * 64)
+    export = Artifact(written, tokenizer(), "tiny", "0" * 64)
 
     account = native.FORMAT.write(export, tmp_path / "model")
     read = native.FORMAT.read(tmp_path / "model")

@@ -12,8 +12,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 pytest.importorskip("onnxruntime_genai", reason="pip install slmquant[onnx]")
 
+from slmquant.artifact import Artifact
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.formats.common.contract import Export
 from slmquant.formats.onnx import float_graph
 from slmquant.formats.onnx.writer import FORMAT
 from tests.formats.onnx_models import quantized, written
@@ -153,7 +153,7 @@ def test_settings_of_generation_that_have_no_effect_do_no_harm(tmp_path: Path) -
 def test_further_chat_templates_are_kept(tmp_path: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")))
     tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
-    FORMAT.write(Export(quantized("W4A16g32"), tokenizer, "tiny", "0" * 64), tmp_path / "model")
+    FORMAT.write(Artifact(quantized("W4A16g32"), tokenizer, "tiny", "0" * 64), tmp_path / "model")
 
     assert any("tool_use" in str(path) for path in (tmp_path / "model").rglob("*"))
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from slmquant.artifact import Artifact
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.formats import load, openvino
-from slmquant.formats.common.contract import Export
 from slmquant.formats.openvino.layout import Part, compress, floats, misfit, nearest_i8
 from slmquant.formats.openvino.trace import trace
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.testing.method_contract import quantized
 from tests.formats.test_native import tokenizer
 
@@ -25,8 +25,8 @@ pytestmark = [
 ]
 
 
-def export(model: QuantizedModel) -> Export:
-    return Export(model, tokenizer(), source="tiny", source_sha256="0" * 64)
+def export(model: QuantizedModel) -> Artifact:
+    return Artifact(model, tokenizer(), "tiny", "0" * 64)
 
 
 @pytest.mark.parametrize(

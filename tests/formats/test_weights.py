@@ -9,7 +9,7 @@ from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.kquant import search
 from slmquant.core.side import LowRank, OutlierColumns
 from slmquant.formats.native.weights import WeightFacts, WeightFacts1, decode_weight, encode_weight, facts_of
-from slmquant.methods._grids import grid_of
+from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse
 
 INTEGERS = ["W4A16g64", "W3A16g64-asym", "W8A16", "W8A16-tensor", "W5A16-asym", "W1.58A16g64", "W1.58A16-tensor"]

@@ -13,6 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from slmquant import methods
+from slmquant.artifact import Artifact
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.formats import native
 from slmquant.formats.common.entries import run_time_refusal
@@ -20,8 +21,10 @@ from slmquant.methods import quarot
 from slmquant.methods._activation_clip import RATIOS, clip_activations_, searched_ratio
 from slmquant.methods._base import Work
 from slmquant.model.computing.activations import ActivationQuantizer
+from slmquant.model.computing.assembly import Assembly
 from slmquant.model.discovery.relations import discover
 from slmquant.model.rewriting.online_rotations import ClippedActivations, activation_clip
+from slmquant.model.size import count_parameters
 from slmquant.progress import Silent
 from slmquant.quantization import QuantizedModel, _Quantization, quantize_
 from slmquant.schemes import parse
@@ -85,8 +88,9 @@ def scales_with(ratio: float) -> Mapping[str, float]:
     work = work_on("W16A8-static")
     clip_activations_(work, ratio)
     quantization = _Quantization(methods.load("rtn"), work)
-    quantization.round_()
-    return quantization.activation_scales
+    assembly = Assembly(work.model, work.scheme, count_parameters(work.model), work.online, work.dtype)
+    quantization.round_(assembly)
+    return assembly.finish_("rtn", work.relations.groups, frozenset()).activation_scales
 
 
 @pytest.mark.parametrize("scheme", ["W4A16g16", "W4AFP8", "W4A8", "W8A8-static"])
@@ -105,7 +109,7 @@ def test_it_is_kept_in_an_artifact(tmp_path: Path, scheme: str, monkeypatch: pyt
     made = quantized("quarot", scheme)
     tokens = calibration_tokens(2)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")))
-    folder = native.save(made, tokenizer, tmp_path / "model", source="tiny", source_sha256="0" * 64)
+    folder = native.save(Artifact(made, tokenizer, "tiny", "0" * 64), tmp_path / "model")
     opened = native.load(folder).quantized
 
     assert {quantizer.clip for quantizer in quantizers(opened)} == {0.9}

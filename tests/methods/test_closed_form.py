@@ -20,9 +20,10 @@ from slmquant.methods.hqq import HalfQuadratic
 from slmquant.methods.lqer import LowRankCorrection
 from slmquant.methods.smoothquant_plus import SearchedSmoothing
 from slmquant.model.computing.linear import QuantizedLinear, weight_at
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import discover
 from slmquant.progress import Silent
-from slmquant.quantization import QuantizedModel, quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.preservation import logit_change

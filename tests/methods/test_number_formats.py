@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from slmquant.artifact import Artifact
 from slmquant.core.gptq import gptq
 from slmquant.errors import RefusedError
 from slmquant.formats import native
-from slmquant.methods._grids import grid_of
+from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens, quantized
 from tests.formats.test_native import tokenizer
@@ -17,9 +18,9 @@ SCHEMES = ["FP8", "FP8-static", "W4AFP8g16", "MXFP4", "NVFP4", "NF4g16-dq", "W1.
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_model_in_any_format_runs_and_is_read_back(tmp_path, scheme: str) -> None:
     written = quantized("rtn", scheme)
-    native.save(written, tokenizer(), tmp_path / "once", source="tiny", source_sha256="0")
+    native.save(Artifact(written, tokenizer(), "tiny", "0"), tmp_path / "once")
     read = native.load(tmp_path / "once").quantized
-    native.save(read, tokenizer(), tmp_path / "twice", source="tiny", source_sha256="0")
+    native.save(Artifact(read, tokenizer(), "tiny", "0"), tmp_path / "twice")
     again = native.load(tmp_path / "twice").quantized
 
     assert read.scheme == written.scheme

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import PreTrainedModel
 
+from slmquant.artifact import Artifact
 from slmquant.errors import ModelError
 from slmquant.formats import native
 from slmquant.model.sources.fingerprint import fingerprint
@@ -141,7 +142,7 @@ def test_the_tie_that_the_model_has_is_what_an_artifact_says(tmp_path: Path) -> 
     made = quantized("llama-untied", "rtn", "W8A16")
     made.model.config.tie_word_embeddings = True
 
-    native.save(made, tokenizer(), tmp_path / "x", source="tiny", source_sha256="0")
+    native.save(Artifact(made, tokenizer(), "tiny", "0"), tmp_path / "x")
     read = native.load(tmp_path / "x").quantized.model
 
     assert read.config.tie_word_embeddings is False
@@ -251,9 +252,7 @@ def test_a_token_without_a_row_is_said_when_opened_and_an_error_when_used(tmp_pa
 
 @pytest.mark.parametrize("damage", ["scheme", "bit", "config", "tokenizer", "absent"])
 def test_an_artifact_that_was_changed_is_refused(tmp_path: Path, damage: str) -> None:
-    folder = native.save(
-        quantized("llama", "rtn", "W4A16g32"), tokenizer(), tmp_path / "x", source="t", source_sha256="0"
-    )
+    folder = native.save(Artifact(quantized("llama", "rtn", "W4A16g32"), tokenizer(), "t", "0"), tmp_path / "x")
     manifest, weights = folder / native.MANIFEST, folder / "model.safetensors"
     if damage == "scheme":
         manifest.write_text(manifest.read_text().replace("W4A16g32", "W4A8g32"))
@@ -282,7 +281,7 @@ def without_checksums(folder: Path, **values: object) -> Path:
 
 def test_older_artifacts_are_read_with_a_remark_and_their_scheme_is_held_against_their_codes(tmp_path: Path) -> None:
     made = quantized("llama", "rtn", "W4A16g32")
-    folder = native.save(made, tokenizer(), tmp_path / "x", source="t", source_sha256="0")
+    folder = native.save(Artifact(made, tokenizer(), "t", "0"), tmp_path / "x")
 
     read = native.load(without_checksums(folder)).quantized
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from slmquant.artifact import Artifact
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.errors import RefusedError
 from slmquant.progress import Silent
@@ -42,7 +43,7 @@ def test_it_answers_bit_for_bit_as_before(
         before = quantize_(model, method, parse(scheme), calibration, dtype=dtype)
     except RefusedError:
         pytest.skip("this method does not do this model")
-    keep(before, tokenizer(), tmp_path / "kept", source="tiny", source_sha256="0" * 64)
+    keep(Artifact(before, tokenizer(), "tiny", "0" * 64), tmp_path / "kept")
 
     after = restore(tmp_path / "kept", before.dtype, "cpu").quantized
 

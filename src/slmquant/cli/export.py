@@ -81,11 +81,13 @@ def command(
     """
     from slmquant import api, formats
     from slmquant.files import check_output
-    from slmquant.formats.common.contract import Export, check_installed
+    from slmquant.formats.common.contract import accept_any_tokenization, check_installed
     from slmquant.formats.native.folder import is_native
     from slmquant.model.sources.resolve import place_of
 
     fmt = formats.load(format_)  # a wrong name is told before anything is quantized
+    if any_tokenization:
+        fmt = accept_any_tokenization(fmt)
     ours = is_native if format_ == "native" else None
     check_output(output, not fmt.suffix, ours, overwrite, place_of(model))
     if keep is not None:
@@ -100,8 +102,7 @@ def command(
         artifact = _artifact(model, method, scheme, spec, budget, data, progress)
     if keep is not None:
         artifact.save(keep, overwrite=overwrite)
-    export = Export(artifact.quantized, artifact.tokenizer, artifact.source, artifact.source_sha256, any_tokenization)
-    written = fmt.write(export, output, otherwise)
+    written = fmt.write(artifact, output, otherwise)
     if json:
         print_json(_facts(written, artifact))
     elif not quiet:

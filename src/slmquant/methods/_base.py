@@ -20,10 +20,10 @@ from slmquant.calib.calibration import Calibration
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.errors import RefusedError
-from slmquant.methods._grids import grid_of as grid_of
-from slmquant.methods._grids import unsupported
 from slmquant.methods._mixed import specs_of
 from slmquant.model.computing import activations
+from slmquant.model.computing.grids import grid_of as grid_of
+from slmquant.model.computing.grids import unsupported
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.rewriting.online_rotations import Online
 from slmquant.model.running.block_walk import BlockInHand, Exact

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.errors import NumericalError
-from slmquant.methods._grids import grid_of
+from slmquant.model.computing.grids import grid_of
 from slmquant.schemes.scheme import WeightSpec
 
 

@@ -19,7 +19,7 @@ from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Se
 from slmquant.errors import SlmquantError
 from slmquant.files import cache_dir, remove
 from slmquant.formats import native
-from slmquant.formats.common.contract import Export, Written
+from slmquant.formats.common.contract import Written
 from slmquant.machine.meters import bytes_on_disk
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.progress import Progress
@@ -55,10 +55,7 @@ def run_export(job: ExportJob, progress: Progress) -> Written:
         ModelError: The folder is damaged.
     """
     progress.start(f"export to {job.format}", None)
-    opened = native.load(job.folder)
-    return formats.load(job.format).write(
-        Export(opened.quantized, opened.tokenizer, opened.source, opened.source_sha256), job.path
-    )
+    return formats.load(job.format).write(native.load(job.folder), job.path)
 
 
 def groups(sizes: Mapping[CellSpec, int], full: CellSpec | None, memory: int) -> list[list[CellSpec]]:

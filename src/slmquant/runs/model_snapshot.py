@@ -6,25 +6,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerBase
 
+from slmquant.artifact import Artifact
 from slmquant.files import atomic_dir
 from slmquant.formats import native
-from slmquant.formats.native.folder import Opened
-from slmquant.quantization import QuantizedModel
 
 _MODEL = "model"
 _EXACT = "exact.safetensors"
 
 
-def keep(
-    quantized: QuantizedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    source: str,
-    source_sha256: str,
-) -> None:
+def keep(artifact: Artifact, folder: Path) -> None:
     """Write a model to `folder`, whole or not at all.
 
     The native format rounds what is not quantized to 16 bits. What that changes is found by reading the file back, and
@@ -34,7 +25,8 @@ def keep(
         SourceError: The disk is full.
     """
     with atomic_dir(folder) as temporary:
-        native.save(quantized, tokenizer, temporary / _MODEL, source=source, source_sha256=source_sha256)
+        quantized = artifact.quantized
+        native.save(artifact, temporary / _MODEL)
         read = native.load(temporary / _MODEL, quantized.dtype).quantized.model.state_dict()
         exact = {
             name: value.detach().cpu().contiguous().clone()
@@ -49,7 +41,7 @@ def kept_model(folder: Path) -> Path:
     return folder / _MODEL
 
 
-def restore(folder: Path, dtype: torch.dtype, device: str) -> Opened:
+def restore(folder: Path, dtype: torch.dtype, device: str) -> Artifact:
     """Read what `keep` wrote: the same model, with the same outputs.
 
     Raises:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from slmquant import methods, tasks
+from slmquant.artifact import Artifact
 from slmquant.calib import cache
 from slmquant.calib.capture import capture
 from slmquant.calib.corpora import Corpus, load_corpus
@@ -26,11 +27,12 @@ from slmquant.errors import DataError
 from slmquant.machine.environment import usable_cores
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import Relations, discover
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, let_go_of_file_, load
 from slmquant.progress import Progress
-from slmquant.quantization import QuantizedModel, quantize_
+from slmquant.quantization import quantize_
 from slmquant.runs.inputs import check_calibration, check_model
 from slmquant.runs.model_snapshot import keep
 from slmquant.schemes import parse
@@ -153,7 +155,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         evaluation = evaluate(context, whole, Answered.of(job.spec, job.cache_dir, job.data_dir))
     meter.phases[-1] = _with_what_was_before(meter.phases[-1], evaluation)
     if job.keep_in is not None:
-        keep(quantized, loaded.tokenizer, job.keep_in, source=job.spec.model, source_sha256=loaded.sha256)
+        keep(Artifact(quantized, loaded.tokenizer, job.spec.model, loaded.sha256), job.keep_in)
     return CellResult(
         metrics=(
             *evaluation.metrics,

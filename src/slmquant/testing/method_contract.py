@@ -15,9 +15,10 @@ from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import RefusedError
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import discover
 from slmquant.progress import Silent
-from slmquant.quantization import QuantizedModel, quantize_
+from slmquant.quantization import quantize_
 from slmquant.schemes import Scheme, parse
 from slmquant.testing.tiny import VOCABULARY, tiny
 

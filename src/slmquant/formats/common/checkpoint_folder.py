@@ -22,13 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from slmquant.artifact import Artifact
 from slmquant.boundary import guarded
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats.common.contract import Export, Placement, Written, settle
+from slmquant.formats.common.contract import Placement, Written, settle
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.schemes import Scheme
 from slmquant.schemes.mixtures import MIXTURES
 
@@ -120,7 +121,7 @@ class Checkpoint:
         """
         return tuple(laid.placement for laid in self._lay_out(quantized, otherwise))
 
-    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
+    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
         """Write the folder, whole or not at all.
 
         Raises:
@@ -129,7 +130,7 @@ class Checkpoint:
             UnknownNameError: `otherwise` is not bf16.
             SourceError: The disk is full.
         """
-        quantized = export.quantized
+        quantized = artifact.quantized
         if (reason := self.refusal(quantized)) is not None:
             raise RefusedError(f"{self.title}: {reason}")
         laid = self._lay_out(quantized, otherwise)
@@ -141,12 +142,12 @@ class Checkpoint:
             names = {entry.placement.name for entry in laid if entry.packed is not None}
             left_out = [name for name, kind in _linears(quantized) if name not in names and kind is not Conv1D]
             config.quantization_config = dict(self.layout.settings(quantized.scheme, packed, left_out))
-        said = {"source": export.public_source, "source_sha256": export.source_sha256, "method": quantized.method}
+        said = {"source": artifact.public_source, "source_sha256": artifact.source_sha256, "method": quantized.method}
         with atomic_dir(path) as temporary:
             config.save_pretrained(temporary)
             if (generation := quantized.model.generation_config) is not None:
                 generation.to_json_file(temporary / _GENERATION)
-            export.tokenizer.save_pretrained(temporary)
+            artifact.tokenizer.save_pretrained(temporary)
             tensors = {name: tensor for entry in laid for name, tensor in entry.tensors.items()}
             save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt", **said, "scheme": str(quantized.scheme)})
         return Written(path, self.name, folder_bytes(path), placements)

@@ -7,42 +7,17 @@ share of the model it is; `write` refuses until the user names what to store it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from packaging.requirements import Requirement
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
+from slmquant.artifact import Artifact
 from slmquant.errors import RefusedError, UnavailableError
-from slmquant.model.sources.resolve import public_name
-from slmquant.quantization import QuantizedModel
-
-
-@dataclass(frozen=True)
-class Export:
-    """What a file is made from.
-
-    Attributes:
-        quantized: The model and its codes.
-        tokenizer: Its tokenizer, which the file carries or which lies beside it.
-        source: The model source it was made from, as given.
-        source_sha256: Fingerprint of the full-precision weights.
-        any_tokenization: Whether a file is wanted whose engine cuts text into other tokens, which is then a remark.
-    """
-
-    quantized: QuantizedModel
-    tokenizer: PreTrainedTokenizerBase
-    source: str
-    source_sha256: str
-    any_tokenization: bool = False
-
-    @property
-    def public_source(self) -> str:
-        """`source` without folders: a file may be given away, and paths of this machine are nobody's business."""
-        return public_name(self.source)
+from slmquant.model.computing.quantized_model import QuantizedModel
 
 
 @dataclass(frozen=True)
@@ -127,8 +102,13 @@ class Format(Protocol):
         """
         ...
 
-    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
-        """Write `export` to `path`, whole or not at all.
+    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
+        """Write `artifact` to `path`, whole or not at all.
+
+        Args:
+            artifact: What the file is made from.
+            path: Where.
+            otherwise: The type for weights that cannot be stored as asked.
 
         Raises:
             RefusedError: `refusal` has a reason, or a weight cannot be stored as asked and `otherwise` is None.
@@ -144,6 +124,14 @@ class Format(Protocol):
             ModelError: The file is truncated, damaged, or of a version that is not known.
         """
         ...
+
+
+def accept_any_tokenization(fmt: Format) -> Format:
+    """`fmt`, set to write files whose engine cuts text into other tokens; as it is if it does not check that."""
+    known: object = fmt
+    if is_dataclass(known) and not isinstance(known, type) and hasattr(known, "any_tokenization"):
+        return cast(Format, replace(known, any_tokenization=True))
+    return fmt
 
 
 def check_installed(name: str, extra: str | None) -> None:

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import Integers
 from slmquant.model.computing.linear import Linear, QuantizedLinear, weight_at
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.rewriting.online_rotations import activation_clip
-from slmquant.quantization import QuantizedModel
 
 SIXTEEN_BITS = "16 bits"
 """What a scheme asks of everything that it leaves alone."""

@@ -22,17 +22,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slmquant.artifact import Artifact
 from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.errors import RefusedError, UnknownNameError
 from slmquant.files import atomic_file
-from slmquant.formats.common.contract import Export, Placement, Written, ends_of_text, settle
+from slmquant.formats.common.contract import Placement, Written, ends_of_text, settle
 from slmquant.formats.gguf.blocks import BLOCK, encode, fit
 from slmquant.formats.gguf.parameters import Parameter, architecture_of, parameters_of, refusal_of
 from slmquant.formats.gguf.proof import prove
 from slmquant.formats.gguf.reader import MODEL_TYPE_KEY, MODULES_KEY, read_weights
 from slmquant.formats.gguf.tokenizer import add_tokenizer_
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.gguf.metadata import keys_of, rope_of
-from slmquant.quantization import QuantizedModel
 from slmquant.schemes.mixtures import MIXTURES
 
 Dense = Literal["F32", "F16", "BF16"]
@@ -54,9 +55,11 @@ class Gguf:
 
     Attributes:
         dense: What becomes of weights that the scheme leaves in 16 bits; float32 makes a file to compare with.
+        any_tokenization: Whether a file is written although llama.cpp cuts text into other tokens, with a remark.
     """
 
     dense: Dense = "F16"
+    any_tokenization: bool = False
     title = "GGUF"
     summary = "One file with weights, tokenizer and chat template, for llama.cpp and what is built on it."
     suffix = ".gguf"
@@ -75,8 +78,8 @@ class Gguf:
         substitute = _substitute(otherwise)
         return tuple(self._place(parameter, substitute) for parameter in parameters_of(quantized))
 
-    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
-        """Write `export` to `path`, whole or not at all.
+    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
+        """Write `artifact` to `path`, whole or not at all.
 
         Raises:
             RefusedError: `refusal` has a reason, llama.cpp lacks the tokenizer, or a weight cannot be stored as asked
@@ -84,14 +87,14 @@ class Gguf:
             UnknownNameError: `otherwise` is no type for what cannot be stored as asked.
             SourceError: The disk is full.
         """
-        quantized = export.quantized
+        quantized = artifact.quantized
         if (reason := self.refusal(quantized)) is not None:
             raise RefusedError(f"gguf: {reason}")
         placements = self.place(quantized, otherwise)
         settle("gguf", placements, otherwise)
         with atomic_file(path) as temporary:
             writer = gguf.GGUFWriter(temporary, architecture_of(quantized).name)
-            remarks = _add_keys_(writer, export, placements)
+            remarks = _add_keys_(writer, artifact, placements)
             modules = []
             for parameter, placement in zip(parameters_of(quantized), placements, strict=True):
                 _add_tensor_(writer, parameter, placement.stored)
@@ -105,7 +108,7 @@ class Gguf:
             writer.write_tensors_to_file()
             writer.close()
             rows = int(cast(Tensor, quantized.model.get_input_embeddings().weight).shape[0])
-            remarks += prove(temporary, export.tokenizer, rows, export.any_tokenization)
+            remarks += prove(temporary, artifact.tokenizer, rows, self.any_tokenization)
         return Written(path, "gguf", path.stat().st_size, placements, remarks)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
@@ -173,12 +176,12 @@ def _rounded(dense: Tensor, kind: gguf.GGMLQuantizationType) -> NDArray[np.gener
     return blocks
 
 
-def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Placement]) -> tuple[str, ...]:
+def _add_keys_(writer: gguf.GGUFWriter, artifact: Artifact, placements: Sequence[Placement]) -> tuple[str, ...]:
     from slmquant import __version__
 
-    quantized, config = export.quantized, export.quantized.model.config
+    quantized, config = artifact.quantized, artifact.quantized.model.config
     writer.add_type("model")
-    writer.add_name(Path(export.source).name.removesuffix(".gguf"))
+    writer.add_name(Path(artifact.source).name.removesuffix(".gguf"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_file_type(_file_type(quantized, placements))
     for end, value in keys_of(config):
@@ -191,19 +194,19 @@ def _add_keys_(writer: gguf.GGUFWriter, export: Export, placements: Sequence[Pla
             writer.add_float32(key, value)
         else:
             writer.add_string(key, value)
-    for key, text in _provenance(export):
+    for key, text in _provenance(artifact):
         writer.add_string(key, text)
     writer.add_string("slmquant.version", __version__)
     embedding = cast(Tensor, quantized.model.get_input_embeddings().weight)
-    return add_tokenizer_(writer, export.tokenizer, embedding.shape[0], ends_of_text(quantized))
+    return add_tokenizer_(writer, artifact.tokenizer, embedding.shape[0], ends_of_text(quantized))
 
 
-def _provenance(export: Export) -> Iterator[tuple[str, str]]:
-    yield MODEL_TYPE_KEY, export.quantized.model.config.model_type
-    yield "slmquant.method", export.quantized.method
-    yield "slmquant.scheme", str(export.quantized.scheme)
-    yield "slmquant.source", export.public_source
-    yield "slmquant.source_sha256", export.source_sha256
+def _provenance(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    yield MODEL_TYPE_KEY, artifact.quantized.model.config.model_type
+    yield "slmquant.method", artifact.quantized.method
+    yield "slmquant.scheme", str(artifact.quantized.scheme)
+    yield "slmquant.source", artifact.public_source
+    yield "slmquant.source_sha256", artifact.source_sha256
 
 
 def _file_type(quantized: QuantizedModel, placements: Sequence[Placement]) -> gguf.LlamaFileType:

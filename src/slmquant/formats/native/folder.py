@@ -26,43 +26,35 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from slmquant.artifact import Artifact
 from slmquant.boundary import guarded
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import ModelError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats.common.contract import Export, Placement, Written
+from slmquant.formats.common.contract import Placement, Written
 from slmquant.formats.common.entries import as_stored, describe, entries
 from slmquant.formats.native.manifest import MANIFEST as MANIFEST
 from slmquant.formats.native.manifest import Manifest, read, write
 from slmquant.formats.native.weights import decode_weight, encode_weight, facts_of
-from slmquant.methods._grids import grid_of
-from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
-from slmquant.model.computing.kv_cache import quantize_cache_
-from slmquant.model.computing.linear import Linear, linear_at, multiply_in_, replace_linears_, weight_at
+from slmquant.model.computing.assembly import Assembly
+from slmquant.model.computing.grids import grid_of
+from slmquant.model.computing.linear import Linear, linear_at, weight_at
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import InputGroup
-from slmquant.model.rewriting.online_rotations import activation_clip, attach_, key_rotation, stored_bits
+from slmquant.model.rewriting.online_rotations import attach_
 from slmquant.model.rewriting.online_rotations import decode as decode_online
 from slmquant.model.rewriting.online_rotations import encode as encode_online
-from slmquant.model.size import count_parameters, size_of
+from slmquant.model.size import count_parameters
 from slmquant.model.sources.configuration import state_tie_
 from slmquant.model.sources.resolve import public_name, remember_place, remembered_source
 from slmquant.model.sources.token_rows import refuse_beyond_, remarks_of
-from slmquant.quantization import QuantizedModel
 from slmquant.schemes import Scheme, parse
-from slmquant.schemes.scheme import FULL_PRECISION_BITS
 
 _WEIGHTS = "model.safetensors"
 _GENERATION = "generation_config.json"
 
 
-def save(
-    quantized: QuantizedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    source: str,
-    source_sha256: str,
-) -> Path:
+def save(artifact: Artifact, folder: Path) -> Path:
     """Write a quantized model to `folder`, whole or not at all.
 
     The folder says its source by name alone; where that lies is kept in this machine's cache.
@@ -72,11 +64,12 @@ def save(
     """
     from slmquant import __version__
 
+    quantized = artifact.quantized
     manifest = Manifest(
         method=quantized.method,
         scheme=str(quantized.scheme),
-        source=public_name(source),
-        source_sha256=source_sha256,
+        source=public_name(artifact.source),
+        source_sha256=artifact.source_sha256,
         slmquant=__version__,
         embeddings=tuple(sorted(quantized.embeddings & set(quantized.weights))),
         groups=tuple(group.linears for group in quantized.groups),
@@ -89,10 +82,10 @@ def save(
         quantized.model.config.save_pretrained(temporary)
         if (generation := quantized.model.generation_config) is not None:
             generation.to_json_file(temporary / _GENERATION)
-        tokenizer.save_pretrained(temporary)
+        artifact.tokenizer.save_pretrained(temporary)
         save_file(encode(quantized), temporary / _WEIGHTS)
         write(manifest, temporary)
-    remember_place(source, source_sha256)
+    remember_place(artifact.source, artifact.source_sha256)
     return folder
 
 
@@ -113,17 +106,7 @@ def is_native(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A model read back, with what its manifest says of where it came from."""
-
-    quantized: QuantizedModel
-    tokenizer: PreTrainedTokenizerBase
-    source: str
-    source_sha256: str
-
-
-def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Opened:
+def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Artifact:
     """Read what `save` wrote.
 
     Raises:
@@ -148,7 +131,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
         remarks = (*remarks, f"{folder.name} is of format version {manifest.version}, which has no checksums")
     quantized = replace(quantized, notes=(*quantized.notes, *remarks))
     source = remembered_source(manifest.source, manifest.source_sha256)
-    return Opened(quantized, tokenizer, source, manifest.source_sha256)
+    return Artifact(quantized, tokenizer, source, manifest.source_sha256)
 
 
 class _Taken(dict[str, Tensor]):
@@ -180,41 +163,24 @@ def _assemble(
     parameters = count_parameters(model)
     _add_biases_(model, manifest, tensors)
     online = decode_online(tensors, manifest.online)
-    added_bits = stored_bits(online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
     with torch.no_grad():
         stored = {f"{name}.weight" for name in weights}
         for name, parameter in model.named_parameters():
             if name not in stored:
                 as_stored(model, name, parameter).copy_(tensors[name])
-        for name in manifest.embeddings:
-            model.get_submodule(name).get_parameter("weight").copy_(weights[name].dequantize())
-    last = LastCodes()
+    assembly = Assembly(model, scheme, parameters, online, dtype)
+    for name in manifest.embeddings:
+        assembly.install_embedding_(name, weights[name])
     for linears in manifest.groups:
-        inputs = None
-        if scheme.activations is not None:
-            scale, clip = manifest.activation_scales.get(linears[0]), activation_clip(online)
-            inputs = ActivationQuantizer(scheme.activations, dtype, scale, last, clip)
         dense = [weights[name] if name in weights else weight_at(model, name) for name in linears]
-        replace_linears_(model, linears, dense, inputs, dtype)
-    multiply_in_(model, dtype)
+        assembly.install_group_(linears, dense, manifest.activation_scales.get(linears[0]))
+    if lost := weights.keys() - assembly.weights.keys():
+        raise ValueError(f"{min(lost)} has codes and belongs to no group of linears")
     attach_(model, online)
-    kv_bits = None
-    if scheme.kv is not None:
-        kv_bits = quantize_cache_(model, scheme.kv, key_rotation(online))
-    embeddings = frozenset(manifest.embeddings)
-    return QuantizedModel(
-        model=model.eval().to(device),
-        dtype=dtype,
-        method=manifest.method,
-        scheme=scheme,
-        weights=weights,
-        activation_scales=manifest.activation_scales,
-        groups=tuple(InputGroup(linears, None) for linears in manifest.groups),
-        embeddings=embeddings,
-        size=size_of(parameters, weights, embeddings, added_bits),
-        online=tuple(online),
-        kv_bits=kv_bits,
-    )
+    groups = tuple(InputGroup(linears, None) for linears in manifest.groups)
+    quantized = assembly.finish_(manifest.method, groups, frozenset(manifest.embeddings))
+    quantized.model.eval().to(device)
+    return quantized
 
 
 def _check_codes(
@@ -282,10 +248,10 @@ class _Native:
             for entry in entries(quantized)
         )
 
-    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
+    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
         """`save`, with an account."""
-        placements = self.place(export.quantized, otherwise)
-        save(export.quantized, export.tokenizer, path, source=export.source, source_sha256=export.source_sha256)
+        placements = self.place(artifact.quantized, otherwise)
+        save(artifact, path)
         return Written(path, "native", folder_bytes(path), placements)
 
     def read(self, path: Path) -> dict[str, Tensor]:

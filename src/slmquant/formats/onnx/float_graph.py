@@ -28,7 +28,7 @@ from slmquant.boundary import guarded
 from slmquant.errors import RefusedError
 from slmquant.formats.common.entries import entries
 from slmquant.formats.onnx.decoder import Decoder
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 
 MODEL_TYPES = (
     "gemma",

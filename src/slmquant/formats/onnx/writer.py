@@ -23,15 +23,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from slmquant.artifact import Artifact
 from slmquant.boundary import guarded
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats.common.contract import Export, Placement, Written, check_installed, settle
+from slmquant.formats.common.contract import Placement, Written, check_installed, settle
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
 from slmquant.formats.onnx.blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
 from slmquant.formats.onnx.float_graph import GRAPH, architecture_refusal, plain_model, write_float_graph
 from slmquant.formats.onnx.rewrite import Matrix, Rewriting, initializers, save, stored_of
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 
 _FACTS = "slmquant"
 _OTHER_TYPES = ("f16", "int8")
@@ -81,14 +82,14 @@ class Onnx:
         """How each weight would be stored; `otherwise` is `f16` or `int8` (rounded anew in groups of 32)."""
         return [placed.placement for placed in _place(quantized, otherwise)]
 
-    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
+    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
         """Write the folder `path`; see `_base.Format.write`. The graph is run beside the model before it is kept."""
         check_installed("onnx", self.extra)
         import onnx_ir as ir
 
         from slmquant import __version__
 
-        quantized = export.quantized
+        quantized = artifact.quantized
         if (reason := self.refusal(quantized)) is not None:
             raise RefusedError(f"onnx: {reason}")
         placed = _place(quantized, otherwise)
@@ -99,7 +100,7 @@ class Onnx:
         dense = {name: plain.get_submodule(name).get_parameter("weight").detach() for name in stored}
         with atomic_dir(path) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             floats = Path(temporary)
-            write_float_graph(plain, export.tokenizer, floats)
+            write_float_graph(plain, artifact.tokenizer, floats)
             model = ir.load(floats / GRAPH)
             rewriting = Rewriting(model, dense, stored)
             rewriting.apply_()
@@ -107,8 +108,8 @@ class Onnx:
                 slmquant=__version__,
                 method=quantized.method,
                 scheme=str(quantized.scheme),
-                source=export.public_source,
-                source_sha256=export.source_sha256,
+                source=artifact.public_source,
+                source_sha256=artifact.source_sha256,
                 matrices=tuple(rewriting.matrices),
             )
             model.metadata_props[_FACTS] = facts.model_dump_json()

@@ -26,9 +26,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from slmquant.artifact import Artifact
 from slmquant.errors import ModelError, RefusedError, SpaceError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats.common.contract import Export, Placement, Written, ends_of_text, settle
+from slmquant.formats.common.contract import Placement, Written, ends_of_text, settle
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
 from slmquant.formats.openvino import layout
 from slmquant.formats.openvino.check import check
@@ -36,7 +37,7 @@ from slmquant.formats.openvino.constants import Stored, read_weights, replace_co
 from slmquant.formats.openvino.layout import Part
 from slmquant.formats.openvino.runtime import GRAPH, import_openvino, open_graph
 from slmquant.formats.openvino.trace import cache_refusal, trace
-from slmquant.quantization import QuantizedModel
+from slmquant.model.computing.quantized_model import QuantizedModel
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -83,9 +84,9 @@ class OpenVino:
         """How each weight would be stored; `otherwise` is `f16`, `f32` (exact) or `i8` (rounded anew, per channel)."""
         return [placed.placement for placed in _place(quantized, otherwise)]
 
-    def write(self, export: Export, path: Path, otherwise: str | None = None) -> Written:
+    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
         """Write the folder `path`; see `_base.Format.write`."""
-        quantized = export.quantized
+        quantized = artifact.quantized
         if (reason := self.refusal(quantized)) is not None:
             raise RefusedError(f"openvino: {reason}")
         placed = _place(quantized, otherwise)
@@ -96,13 +97,13 @@ class OpenVino:
         graph = trace(quantized.model, dense)
         check(graph, quantized.model, dense)
         replace_constants_(graph, {one.entry.parameter: one.stored for one in placed if one.stored is not None})
-        _describe_(graph, export)
+        _describe_(graph, artifact)
         with atomic_dir(path) as folder:
             _save(graph, folder / GRAPH)
             quantized.model.config.save_pretrained(folder)
             if (generation := quantized.model.generation_config) is not None:
                 _write_generation(generation, ends_of_text(quantized), folder / GENERATION_CONFIG_NAME)
-            export.tokenizer.save_pretrained(folder)
+            artifact.tokenizer.save_pretrained(folder)
         return Written(path, "openvino", folder_bytes(path), placements)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
@@ -153,7 +154,7 @@ def _dense(weight: Tensor, kind: str | None) -> Stored:
     return Part(weight, "f32") if kind == "f32" or overflows else Part(half, "f16")
 
 
-def _describe_(graph: ov.Model, export: Export) -> None:
+def _describe_(graph: ov.Model, artifact: Artifact) -> None:
     """Say in the file how it is to be run, and where it came from."""
     from slmquant import __version__
 
@@ -162,10 +163,10 @@ def _describe_(graph: ov.Model, export: Export) -> None:
     facts = {
         "version": str(VERSION),
         "slmquant": __version__,
-        "method": export.quantized.method,
-        "scheme": str(export.quantized.scheme),
-        "source": export.public_source,
-        "source_sha256": export.source_sha256,
+        "method": artifact.quantized.method,
+        "scheme": str(artifact.quantized.scheme),
+        "source": artifact.public_source,
+        "source_sha256": artifact.source_sha256,
     }
     for name, fact in facts.items():
         graph.set_rt_info(fact, [FACTS, name])
