@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -20,28 +19,12 @@ from slmquant.model.discovery.relations import discover
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import Scheme, parse
+from slmquant.testing.contract import ContractError, Outcome, demand
 from slmquant.testing.tiny import VOCABULARY, tiny
 
 _SAMPLES, _LENGTH = 6, 24
 _FAITHFUL_BITS = 8
 _FAITHFUL_KL = 0.01
-
-
-class ContractError(AssertionError):
-    """A method broke its promise."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one method on one architecture at one scheme.
-
-    Attributes:
-        refusal: The reason that was given; None where it quantized.
-        notes: What the method had to say.
-    """
-
-    refusal: str | None
-    notes: tuple[str, ...] = ()
 
 
 def calibration_tokens(samples: int = _SAMPLES, length: int = _LENGTH) -> Int[Tensor, "samples seq"]:
@@ -75,7 +58,7 @@ def check_method(method: str, architecture: str, scheme: str, device: str = "cpu
     try:
         result = quantized(method, scheme, architecture, device=device)
     except RefusedError as refusal:
-        _demand(len(str(refusal)) > len(method) + 20, f"a refusal says why: {refusal}")
+        demand(len(str(refusal)) > len(method) + 20, f"a refusal says why: {refusal}")
         return Outcome(str(refusal))
     try:
         _check_result(result, architecture)
@@ -87,24 +70,22 @@ def check_method(method: str, architecture: str, scheme: str, device: str = "cpu
 def _check_result(result: QuantizedModel, architecture: str) -> None:
     if result.scheme.weights is not None:
         missing = set(_linears(architecture)) - set(result.weights)
-        _demand(not missing, f"gives every linear codes; missing {sorted(missing)}")
+        demand(not missing, f"gives every linear codes; missing {sorted(missing)}")
     for name, weight in result.weights.items():
         _check_codes(name, weight)
     divergence = _divergence(architecture, result.model)
-    _demand(math.isfinite(divergence), "gives finite logits")
+    demand(math.isfinite(divergence), "gives finite logits")
     if _is_faithful(result.scheme):
-        _demand(
-            divergence < _FAITHFUL_KL, f"moves the logits by less than {_FAITHFUL_KL} nats, not by {divergence:.3f}"
-        )
+        demand(divergence < _FAITHFUL_KL, f"moves the logits by less than {_FAITHFUL_KL} nats, not by {divergence:.3f}")
 
 
 def _check_codes(name: str, weight: QuantizedTensor) -> None:
     low, high = int(weight.codes.min()), int(weight.codes.max())
     limit = 2 ** (weight.bits - 1)
     first, last = (-limit, limit - 1) if weight.codes.dtype == torch.int8 else (0, 2 * limit - 1)
-    _demand(first <= low and high <= last, f"codes of {name} lie in [{first}, {last}]; got [{low}, {high}]")
-    _demand(bool((weight.scale != 0).all()), f"no scale of {name} is 0")
-    _demand(bool(torch.isfinite(weight.dequantize()).all()), f"{name} is finite")
+    demand(first <= low and high <= last, f"codes of {name} lie in [{first}, {last}]; got [{low}, {high}]")
+    demand(bool((weight.scale != 0).all()), f"no scale of {name} is 0")
+    demand(bool(torch.isfinite(weight.dequantize()).all()), f"{name} is finite")
 
 
 def _is_faithful(scheme: Scheme) -> bool:
@@ -112,11 +93,6 @@ def _is_faithful(scheme: Scheme) -> bool:
     weight_bits = [part.format.bits for part in parts if part is not None]
     other_bits = [part.bits for part in (scheme.activations, scheme.kv) if part is not None]
     return scheme.special is None and min(weight_bits + other_bits, default=_FAITHFUL_BITS) >= _FAITHFUL_BITS
-
-
-def _demand(kept: bool, promise: str) -> None:
-    if not kept:
-        raise ContractError(promise)
 
 
 @functools.cache
