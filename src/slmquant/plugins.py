@@ -1,4 +1,6 @@
-"""Names and modules: a plug-in is a file, and its name is the file's name.
+"""Plug-ins: how they are found, and everything that the author of one imports.
+
+A plug-in is a file, and its name is the file's name.
 
 In a plug-in package every module or folder without a leading underscore is one plug-in, but for `common`, which holds
 what they share. Third parties add theirs through an entry point in the group of the same name (`slmquant.methods`,
@@ -11,8 +13,83 @@ import pkgutil
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from slmquant.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from slmquant.artifact import Artifact as Artifact
+    from slmquant.boundary import guarded as guarded
+    from slmquant.core.affine import Grid as Grid
+    from slmquant.core.quantized_tensor import QuantizedTensor as QuantizedTensor
+    from slmquant.engines.common.contract import Engine as Engine
+    from slmquant.engines.common.contract import EngineStatus as EngineStatus
+    from slmquant.engines.common.contract import OpenOptions as OpenOptions
+    from slmquant.engines.common.contract import Session as Session
+    from slmquant.errors import DataError as DataError
+    from slmquant.errors import ModelError as ModelError
+    from slmquant.errors import RefusedError as RefusedError
+    from slmquant.files import atomic_dir as atomic_dir
+    from slmquant.files import atomic_file as atomic_file
+    from slmquant.formats.common.contract import Format as Format
+    from slmquant.formats.common.contract import Placement as Placement
+    from slmquant.formats.common.contract import Written as Written
+    from slmquant.formats.common.contract import settle as settle
+    from slmquant.formats.common.entries import describe as describe
+    from slmquant.formats.common.entries import entries as entries
+    from slmquant.formats.common.entries import run_time_refusal as run_time_refusal
+    from slmquant.methods._base import BlockSolver as BlockSolver
+    from slmquant.methods._base import Correction as Correction
+    from slmquant.methods._base import Recipe as Recipe
+    from slmquant.methods._base import Rounding as Rounding
+    from slmquant.methods._base import Transform as Transform
+    from slmquant.methods._base import Work as Work
+    from slmquant.model.computing.quantized_model import QuantizedModel as QuantizedModel
+    from slmquant.store.record import DataCard as DataCard
+    from slmquant.store.record import ItemOutcome as ItemOutcome
+    from slmquant.store.record import Metric as Metric
+    from slmquant.store.record import TaskSpec as TaskSpec
+    from slmquant.tasks.common.contract import EvalContext as EvalContext
+    from slmquant.tasks.common.contract import Task as Task
+    from slmquant.tasks.common.contract import TaskResult as TaskResult
+
+_HOMES = {
+    "Artifact": "slmquant.artifact",
+    "BlockSolver": "slmquant.methods._base",
+    "Correction": "slmquant.methods._base",
+    "DataCard": "slmquant.store.record",
+    "DataError": "slmquant.errors",
+    "Engine": "slmquant.engines.common.contract",
+    "EngineStatus": "slmquant.engines.common.contract",
+    "EvalContext": "slmquant.tasks.common.contract",
+    "Format": "slmquant.formats.common.contract",
+    "Grid": "slmquant.core.affine",
+    "ItemOutcome": "slmquant.store.record",
+    "Metric": "slmquant.store.record",
+    "ModelError": "slmquant.errors",
+    "OpenOptions": "slmquant.engines.common.contract",
+    "Placement": "slmquant.formats.common.contract",
+    "QuantizedModel": "slmquant.model.computing.quantized_model",
+    "QuantizedTensor": "slmquant.core.quantized_tensor",
+    "Recipe": "slmquant.methods._base",
+    "RefusedError": "slmquant.errors",
+    "Rounding": "slmquant.methods._base",
+    "Session": "slmquant.engines.common.contract",
+    "Task": "slmquant.tasks.common.contract",
+    "TaskResult": "slmquant.tasks.common.contract",
+    "TaskSpec": "slmquant.store.record",
+    "Transform": "slmquant.methods._base",
+    "Work": "slmquant.methods._base",
+    "Written": "slmquant.formats.common.contract",
+    "atomic_dir": "slmquant.files",
+    "atomic_file": "slmquant.files",
+    "describe": "slmquant.formats.common.entries",
+    "entries": "slmquant.formats.common.entries",
+    "guarded": "slmquant.boundary",
+    "run_time_refusal": "slmquant.formats.common.entries",
+    "settle": "slmquant.formats.common.contract",
+}
+"""Public name → its module; imported when it is first used, as this module stands below all of them."""
 
 SHARED = "common"
 """The folder of a plug-in package that is no plug-in."""
@@ -54,3 +131,13 @@ def load(package: ModuleType, name: str, kind: str) -> ModuleType:
 def by_name(package: str, name: str) -> ModuleType:
     """The plug-in `name` of slmquant's own in `package`, for code that stands below that package."""
     return import_module(f"{package}.{name}")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slmquant.plugins' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,111 @@
+"""The plug-ins that the docs show, installed as a third party's package: they work without an edit to slmquant."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from slmquant.artifact import Artifact
+from slmquant.cli import app
+from slmquant.formats import native
+from slmquant.testing.engine_contract import check_engine
+from slmquant.testing.format_contract import check_format
+from slmquant.testing.method_contract import check_method
+from slmquant.testing.task_contract import check_task
+from slmquant.testing.tiny import VOCABULARY
+from tests.formats.checkpoints import EVEN, rounded
+from tests.formats.gguf_models import tokenizer
+
+DOCS = Path(__file__).parents[1] / "docs"
+PLUGINS = {"format": "dense", "engine": "plain", "task": "copying", "method": "shrunk"}
+TOKENS = np.random.default_rng(0).integers(VOCABULARY, size=12).tolist()
+
+
+def example(kind: str) -> str:
+    """The longest Python block of a page."""
+    page = next(DOCS.glob(f"add-a*-{kind}.md")).read_text(encoding="utf-8")
+    return max(re.findall(r"```python\n(.*?)```", page, re.DOTALL), key=len)
+
+
+@pytest.fixture(autouse=True)
+def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package on the path whose entry points name the four examples."""
+    package, info = tmp_path / "site" / "my_package", tmp_path / "site" / "my_package-1.dist-info"
+    package.mkdir(parents=True)
+    info.mkdir()
+    (package / "__init__.py").touch()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    lines = []
+    for kind, name in PLUGINS.items():
+        (package / f"{name}.py").write_text(example(kind))
+        lines += [f"[slmquant.{kind}s]", f"{name} = my_package.{name}"]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *sys.path]))
+    yield
+    for module in [name for name in sys.modules if name.startswith("my_package")]:
+        del sys.modules[module]
+
+
+@pytest.fixture
+def artifact() -> Artifact:
+    return Artifact(rounded("W4A16g32", **EVEN), tokenizer(), "tiny", "0" * 64)
+
+
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_an_example_is_short(kind: str) -> None:
+    lines = [line for line in example(kind).splitlines() if line.strip()]
+
+    assert len(lines) < 40
+
+
+def test_the_format_keeps_its_contract(tmp_path: Path, artifact: Artifact) -> None:
+    (tmp_path / "work").mkdir()
+
+    assert check_format("dense", artifact, tmp_path / "work").refusal is None
+
+
+def test_the_engine_keeps_its_contract(tmp_path: Path, artifact: Artifact) -> None:
+    folder = native.save(artifact, tmp_path / "model")
+    with torch.no_grad():
+        reference = artifact.quantized.model(torch.tensor([TOKENS])).logits[0].numpy()
+
+    assert check_engine("plain", folder, TOKENS, reference, divergence=1e-3).refusal is None
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_method_keeps_its_contract(architecture: str) -> None:
+    assert check_method("shrunk", architecture, "W4A16g8").refusal is None
+    assert "use at least 3" in str(check_method("shrunk", architecture, "W2A16g8").refusal)
+
+
+def test_the_task_keeps_its_contract(task_context: Callable[[], object]) -> None:
+    assert check_task("copying:6", task_context()).refusal is None  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def task_context(tmp_path: Path, artifact: Artifact) -> Callable[[], object]:
+    from slmquant.tasks.common.contract import EvalContext
+
+    return lambda: EvalContext(artifact.quantized.model, torch.float32, artifact.tokenizer, "0" * 64, tmp_path)
+
+
+def test_they_appear_and_work_on_the_command_line(tmp_path: Path, artifact: Artifact) -> None:
+    folder = native.save(artifact, tmp_path / "model")
+
+    listed = CliRunner().invoke(app, ["engines", "--json"])
+    exported = CliRunner().invoke(
+        app, ["export", str(folder), "--format", "dense", "-o", str(tmp_path / "x.safetensors"), "--json"]
+    )
+
+    assert "plain" in json.dumps(json.loads(listed.output))
+    assert exported.exit_code == 0, exported.output
+    assert json.loads(exported.output)["format"] == "dense"
+    assert (tmp_path / "x.safetensors").is_file()
