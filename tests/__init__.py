@@ -1,0 +1,3 @@
+"""Tests of slmquant."""
+
+from tests import shapes as shapes  # pytest names it before any test is imported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import NamedTuple
 
 import pytest
@@ -108,4 +109,4 @@ def test_a_cross_moment_of_another_size_is_refused() -> None:
     p = problem(2, 8, 0)
 
     with pytest.raises(ValueError, match=r"shape \(8, 8\) needs as large a cross moment, got \(7, 7\)"):
-        gptaq(p.W, p.H, p.cross[:7, :7], Grid(4))
+        unwrap(gptaq)(p.W, p.H, p.cross[:7, :7], Grid(4))  # past the check of shapes that tests have

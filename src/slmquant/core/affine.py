@@ -189,7 +189,7 @@ class Grid:
             return AffineParams(scale, torch.zeros_like(scale), parts)
         return AffineParams(scale, parts["zero_point"].float() if shift is None else shift / scale, parts)
 
-    def _store(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> AffineParams:
+    def _store(self, scale: Float[Tensor, ...], shift: Float[Tensor, ...]) -> AffineParams:
         """Parameters as they are read back, in the dtype of `scale`; `shift` is what code 0 stands for, negated."""
         parts = dict(self.storage.encode(scale, shift))
         if not self.symmetric and not self.storage.holds_shift:
@@ -253,7 +253,7 @@ class Grid:
         )
 
 
-def _side_by_side(parts: list[Float[Tensor, "out _ size"]]) -> Float[Tensor, "out in"]:
+def _side_by_side(parts: list[Float[Tensor, "out _ _"]]) -> Float[Tensor, "out in"]:
     """What was computed group by group as a whole weight."""
     flat = [part.flatten(1) for part in parts]
     return flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)

@@ -9,7 +9,7 @@ import functools
 import itertools
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Shaped, UInt8
@@ -19,6 +19,7 @@ from slmquant.core.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2
 from slmquant.core.pack import pack, pack_ternary, packed_bytes, ternary_bytes, unpack, unpack_ternary
 
 
+@runtime_checkable
 class Elements(Protocol):
     """What a grid needs to know of its numbers."""
 

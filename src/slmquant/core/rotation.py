@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ _STEP_BOUND = 1.0
 _EPSILON = 1e-8
 
 
+@runtime_checkable
 class Rotation(Protocol):
     """An orthogonal matrix that can be applied to rows and undone."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -17,7 +17,7 @@ from torch import Tensor
 from slmquant.core.elements import TABLES
 from slmquant.core.minifloat import E4M3, SMALLEST_HALF
 
-Parts = Mapping[str, Shaped[Tensor, "rows columns"]]
+Parts = Mapping[str, Shaped[Tensor, "..."]]
 """What is stored, by name; the first dimension is that of the scales where a part has rows at all, else 1."""
 
 
@@ -36,10 +36,11 @@ class Stored(NamedTuple):
         shift: What code 0 stands for, negated (`w = scale · code − shift`); None where zero points are kept apart.
     """
 
-    scale: Float[Tensor, "rows groups"]
-    shift: Float[Tensor, "rows groups"] | None = None
+    scale: Float[Tensor, "*shape"]
+    shift: Float[Tensor, "*shape"] | None = None
 
 
+@runtime_checkable
 class ScaleStorage(Protocol):
     """What a grid needs to know of how its scales are stored."""
 
@@ -68,7 +69,7 @@ class ScaleStorage(Protocol):
         """Parts that are packed; all others are stored in their own dtype."""
         ...
 
-    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+    def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
         """The parts of the nearest scales that can be stored. A scale of 0, of a group of zeros, becomes another."""
         ...
 
@@ -97,7 +98,7 @@ class Plain:
         """`float16`, `float32` or `float16 with shift`."""
         return f"float{self.bits}" + (" with shift" if self.holds_shift else "")
 
-    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+    def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
         """Rounded to the dtype; a scale is at least the smallest float16 above 0, and 1 where it was 0.
 
         Neither scale nor shift leaves the range of the dtype: codes are computed with what is stored.
@@ -126,7 +127,7 @@ class PowerOfTwo:
     spans_rows = False
     packings: ClassVar[Mapping[str, Packing]] = {}
 
-    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+    def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
         """The nearest exponent, with the bias 127; 0 becomes 1."""
         del shift
         exponent = torch.where(scale == 0, torch.zeros_like(scale), scale.log2().round())
@@ -151,7 +152,7 @@ class TensorScaled:
     spans_rows = True
     packings: ClassVar[Mapping[str, Packing]] = {}
 
-    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+    def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
         """Nearest codes; a scale that would become 0 becomes the smallest number above it."""
         del shift
         top = scale.amax().reshape(1, 1).float() / E4M3.largest
@@ -179,7 +180,7 @@ class DoubleQuantized:
     spans_rows = True
     packings: ClassVar[Mapping[str, Packing]] = {}
 
-    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+    def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
         """Nearest codes; where the nearest would make a scale 0 or less, the next above."""
         del shift
         mean = scale.mean().reshape(1, 1).float()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from slmquant.core.minifloat import SMALLEST_HALF
@@ -71,7 +71,7 @@ class SuperBlocks:
 
     def _level(
         self, values: Float[Tensor, "rows groups"], keep_nonzero: bool
-    ) -> tuple[Float[Tensor, "rows supers"], Int[Tensor, "rows groups"]]:
+    ) -> tuple[Float[Tensor, "rows supers"], Integer[Tensor, "rows groups"]]:
         """A float16 for each super-block, and codes relative to it."""
         rows, count = values.shape
         padded = torch.nn.functional.pad(values.float(), (0, -count % self.groups)).view(rows, -1, self.groups)

@@ -1,0 +1,6 @@
+"""Checks the shapes and types that the signatures of `slmquant.core` state, while tests run."""
+
+from beartype import BeartypeConf, beartype
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+"""beartype, to which a whole number is a float as it is to mypy."""
