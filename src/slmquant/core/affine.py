@@ -50,8 +50,8 @@ class AffineParams:
             that is given parts that do not say the same makes new ones.
     """
 
-    scale: Float[Tensor, "rows groups"]
-    zero_point: Float[Tensor, "rows groups"]
+    scale: Float[Tensor, "*shape"]
+    zero_point: Float[Tensor, "*shape"]
     parts: Parts | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
