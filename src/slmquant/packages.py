@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from slmquant.errors import SourceError
-from slmquant.files import atomic_file, cache_dir, remove_leftovers, require_space, sha256
+from slmquant.files import atomic_file, cache_dir, make_folder, remove_leftovers, require_space, sha256
 from slmquant.progress import Progress, Silent
 
 __all__ = ["Package", "extract", "extract_member", "fetch"]
@@ -68,6 +68,7 @@ def fetch(package: Package, progress: Progress | None = None) -> Path:
     """The verified archive of `package`, downloaded only if it is not in the cache yet.
 
     Raises:
+        OutputError: The cache cannot be written.
         SourceError: The client is missing, the registry cannot be reached or has no such version, the
             checksum differs, or the disk is full. Nothing unverified stays behind.
     """
@@ -76,7 +77,7 @@ def fetch(package: Package, progress: Progress | None = None) -> Path:
         if sha256(kept) == package.sha256:
             return kept
         kept.unlink()
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(kept.parent)
     remove_leftovers(kept.parent)
     if package.archive_bytes is not None:
         require_space(kept.parent, 2 * package.archive_bytes)  # pip writes once and copies once

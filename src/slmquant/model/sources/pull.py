@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slmquant import __version__
 from slmquant.errors import SourceError
-from slmquant.files import atomic_dir, remove_leftovers, require_space, sha256
+from slmquant.files import atomic_dir, make_folder, remove_leftovers, require_space, sha256
 from slmquant.model.compatibility.quiet import quiet_transformers
 from slmquant.model.sources.catalog import KnownModel, SourceFile, known
 from slmquant.model.sources.fingerprint import compute_fingerprint
@@ -56,7 +56,7 @@ def pull(
     folder = models_dir() / (name + (ON_GRID_SUFFIX if on_grid else ""))
     if (folder / "config.json").exists() and not force:
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     remove_leftovers(folder.parent)
     stored_bytes = _FLOAT32_BYTES * model.parameters + sum(file.size_bytes for file in model.files)
     require_space(folder.parent, stored_bytes)
