@@ -22,7 +22,7 @@ from variants import Reading, add_options, bench_of, conditions, console
 
 from slmquant import methods
 from slmquant.calib.capture import capture
-from slmquant.calib.statistics import InputStatistics
+from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import Grid
 from slmquant.core.clip import clipped, group_losses
 from slmquant.core.hessian import Weighting
@@ -56,6 +56,9 @@ def mean(values: list[float]) -> str:
     return f"{float(torch.tensor(values, dtype=torch.float64).log().mean().exp()):.3f}"
 
 
+WEIGHTINGS: tuple[Weighting, ...] = ("uniform", "energy")
+
+
 def main() -> None:
     """Print a row for each scheme and kind of linear."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,7 +66,7 @@ def main() -> None:
     given = parser.parse_args()
     bench = bench_of(given)
     relations = discover(bench.model)
-    wanted = {"hessian", "hessian_energy"}
+    wanted: tuple[Statistic, ...] = ("hessian", "hessian_energy")
     seen = capture(bench.model, relations, bench.calibration, wanted).statistics
     unseen = capture(bench.model, relations, bench.windows, wanted).statistics
     heads = ("scheme", "linears", "by groups", "loss", "falls at", "weighed: loss", "falls at", "KL, less RTN's")
@@ -81,12 +84,12 @@ def main() -> None:
         for group in relations.groups:
             for name in group.linears:
                 W, kind = weight_at(bench.model, name).detach().float(), name.rpartition(".")[2]
-                for weighting in ("uniform", "energy"):
+                for weighting in WEIGHTINGS:
                     first = group.linears[0]
                     found[kind, weighting].append(shares(W, grid, seen[first], unseen[first], weighting))
         for kind in dict.fromkeys(kind for kind, _ in found):
             row = [scheme, kind, mean([each.by_groups for each in found[kind, "uniform"]])]
-            for weighting in ("uniform", "energy"):
+            for weighting in WEIGHTINGS:
                 losses = [each.whole for each in found[kind, weighting]]
                 row += [mean(losses), f"{sum(loss < 1 for loss in losses)} of {len(losses)}"]
             table.add_row(*row)

@@ -67,8 +67,8 @@ def requantize(source: Path, without: Path, matrix: Mapping[str, NDArray[np.floa
     writer = gguf.GGUFWriter(path, architecture)
     for field in reader.fields.values():
         if field.name != "general.architecture" and not field.name.startswith("GGUF."):
-            kind, *inner = field.types
-            writer.add_key_value(field.name, field.contents(), kind, sub_type=inner[-1] if inner else None)
+            value_type, *inner = field.types
+            writer.add_key_value(field.name, field.contents(), value_type, sub_type=inner[-1] if inner else None)
     layers = int(reader.fields[f"{architecture}.block_count"].contents())
     for tensor in reader.tensors:
         data, kind = tensor.data, Type(tensor.tensor_type)

@@ -10,6 +10,7 @@ spread over another text, which calibration did not see; ± is the reach of a 95
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 import torch
 from rich.console import Console
@@ -53,7 +54,9 @@ def main() -> None:
         chosen = {name: weight for name, weight in weights.items() if name.endswith(kind)}
         millions = sum(weight.codes.numel() for weight in chosen.values()) / 1e6
         for name in chosen:
-            trial.get_submodule(name).get_parameter("weight").data.copy_(full.get_submodule(name).weight)
+            trial.get_submodule(name).get_parameter("weight").data.copy_(
+                full.get_submodule(name).get_parameter("weight")
+            )
         left = divergence(full, trial, windows)
         put(trial, chosen)
         gains = [1000 * (before - after) / millions for before, after in zip(rounded, left, strict=True)]
@@ -64,7 +67,7 @@ def main() -> None:
     Console(width=None if Console().is_terminal else 120).print(table)
 
 
-def put(model: PreTrainedModel, weights: dict[str, QuantizedTensor]) -> None:
+def put(model: PreTrainedModel, weights: Mapping[str, QuantizedTensor]) -> None:
     """Let a plain model hold what codes stand for."""
     for name, weight in weights.items():
         model.get_submodule(name).get_parameter("weight").data.copy_(weight.dequantize())

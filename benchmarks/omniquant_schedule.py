@@ -10,15 +10,23 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 
 from rich.table import Table
 from variants import Reading, add_options, bench_of, conditions, console
 
 from slmquant import methods
+from slmquant.methods._base import Budget
 from slmquant.methods._learning import Schedule
-from slmquant.methods.omniquant import FAST, OmniQuant
+from slmquant.methods.omniquant import FAST, OmniQuant, OmniSettings
+from slmquant.schemes import Scheme
 
 SCHEDULES = ("128@0.05", "64@0.1", "128@0.03", "128@0.075", "128@0.1", "320@0.03", "320@0.05")
+
+
+def always(chosen: OmniSettings, _budget: Budget, _scheme: Scheme) -> OmniSettings:
+    """These settings, whatever the budget and the scheme."""
+    return chosen
 
 
 def main() -> None:
@@ -34,7 +42,7 @@ def main() -> None:
         for schedule in given.schedules:
             steps, size = int(schedule.split("@")[0]), float(schedule.split("@")[1])
             settings = replace(FAST, schedule=Schedule(steps, 2), clip_lr=size, scale_lr=size / 2)
-            recipe = replace(omniquant, rounding=OmniQuant(settings=lambda _budget, _scheme, chosen=settings: chosen))
+            recipe = replace(omniquant, rounding=OmniQuant(settings=partial(always, settings)))
             found = bench.read("omniquant", recipe, scheme)
             if isinstance(found, str):
                 table.add_row(scheme, str(steps), str(size), found)

@@ -37,8 +37,8 @@ def built_by_them(
     plain.tokenizer.save_pretrained(source)
     for number, (name, options) in enumerate(THEIRS.items()):
         path = folder / f"builder-{number}"
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", path]
-        command += ["-p", "int4", "-e", "cpu", "-c", folder / "cache", "--extra_options", *options]
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(path)]
+        command += ["-p", "int4", "-e", "cpu", "-c", str(folder / "cache"), "--extra_options", *options]
         subprocess.run(command, check=True, capture_output=True)
         yield reach.Artifact(f"GenAI's builder, {name}", path)
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import reach
 
 from slmquant import api
-from slmquant.formats.openvino.runtime import import_openvino, unreported
-from slmquant.formats.openvino.writer import FORMAT, GRAPH, RUNTIME_OPTIONS
+from slmquant.formats.openvino.runtime import GRAPH, import_openvino, unreported
+from slmquant.formats.openvino.writer import FORMAT, RUNTIME_OPTIONS
 from slmquant.store.record import CalibrationSpec
 
 if TYPE_CHECKING:

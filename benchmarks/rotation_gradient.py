@@ -44,8 +44,8 @@ WAYS: tuple[Gradient, ...] = ("scale", "frozen")
 def downhill(X: Tensor, gradient: Tensor) -> Tensor:
     """The skew-symmetric generator of the Cayley curve that goes downhill, of length 1."""
     product = -gradient.double() @ X.mT
-    skew = product - product.mT
-    return skew / skew.norm()
+    skew: Tensor = product - product.mT
+    return skew.div(skew.norm())
 
 
 def dithered(trial: Trial, windows: Tensor, draws: int) -> tuple[Tensor, float]:

@@ -9,13 +9,14 @@ of a held-out window. The last column of each pair is what GPTQ minimises; the f
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 import torch
 
 from slmquant.calib.capture import capture
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows, text_tokens
-from slmquant.methods._base import grid_of
+from slmquant.methods._base import Rounding, grid_of
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sink import SINK_SHARE
 from slmquant.methods.rtn import Nearest
@@ -25,7 +26,7 @@ from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import load
 from slmquant.schemes import parse
 
-ROUNDINGS = {
+ROUNDINGS: Mapping[str, Rounding] = {
     "RTN": Nearest(),
     "GPTQ, natural order": Gptq(act_order=False),
     "GPTQ": Gptq(),

@@ -114,16 +114,16 @@ def part_rates(model: PreTrainedModel, work: Operations) -> Rates:
     heads = int(config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     operations = WINDOW * work.attention / config.num_hidden_layers
-    states = [torch.randn(1, heads, WINDOW, size) for _ in range(3)]
-    halves = [each.bfloat16() for each in states]
+    query, key, value = (torch.randn(1, heads, WINDOW, size) for _ in range(3))
+    halves = query.bfloat16(), key.bfloat16(), value.bfloat16()
     head = OutputHead(model)
     vocab, hidden = model.get_output_embeddings().weight.shape
     rows = torch.randn(logit_rows(vocab), hidden)
     attend = torch.nn.functional.scaled_dot_product_attention
     return Rates(
         product=product_rate(),
-        attention=rate(lambda: attend(*states, is_causal=True), operations),
-        attention_bfloat16=rate(lambda: attend(*halves, is_causal=True), operations),
+        attention=rate(lambda: attend(query, key, value, is_causal=True), operations),
+        attention_bfloat16=rate(lambda: attend(halves[0], halves[1], halves[2], is_causal=True), operations),
         head=rate(lambda: head.logits(rows, again=True), len(rows) * work.head),
     )
 
