@@ -14,7 +14,7 @@ from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_consol
 if TYPE_CHECKING:
     from slmquant.analysis.standing import Answers
     from slmquant.runs.plan import Plan
-    from slmquant.runs.runner import Event
+    from slmquant.runs.runner import Event, RunResult
     from slmquant.store import Record
 
 DEFAULT_METHODS = ("rtn", "smoothquant", "gptq", "awq", "quarot")
@@ -129,10 +129,6 @@ def command(
         slmquant bench smollm2-135m-instruct --tasks piqa,arc_easy --until-separated 0.95
     """
     from slmquant.files import make_folder
-    from slmquant.report.files import as_json, write_report_csv, write_report_json
-    from slmquant.report.page import write_page
-    from slmquant.runs.runner import run
-    from slmquant.store import Store, default_store_path
 
     if not models and plan_file is None:
         raise typer.BadParameter(
@@ -158,26 +154,46 @@ def command(
     make_folder(report)
     for remark in remarks if not quiet else ():
         tell(remark)
-    with Store(store or default_store_path()) as opened, progress_bar(quiet) as progress:
-        try:
-            result = run(plan, opened, data_dir=data, progress=progress, tell=_Teller(quiet))
-        except KeyboardInterrupt:
-            tell("interrupted; what is finished is kept, and the same command goes on from here")
-            raise typer.Exit(INTERRUPTED) from None
-        answers = {record.cell_id: opened.items(record.cell_id) for record in result.records}
-    written = [write(result.records, report) for write in (write_report_csv, write_report_json)]
-    written.append(write_page(result.records, report, answers=answers))
-    if json:
-        print_json(as_json(result.records))
-    elif not quiet:
-        _print_results(result.records, answers)
-        tell(f"wrote {', '.join(str(path) for path in written)}")
+    result, answers = _measured(plan, store, data, quiet)
+    _write(result.records, answers, report, json, quiet)
     if result.failed:
         err_console.print(
             f"[bold red]{len(result.failed)} of {len(result.records)} cells failed;[/bold red] "
             "`slmquant list` says why, and the same command tries them again"
         )
         raise typer.Exit(FAILED_CELLS)
+
+
+def _measured(plan: Plan, store: Path | None, data: Path | None, quiet: bool) -> tuple[RunResult, Answers]:
+    """Run a plan; returns its cells, and what was answered on their items.
+
+    Raises:
+        typer.Exit: It was interrupted.
+    """
+    from slmquant.runs.runner import run
+    from slmquant.store import Store, default_store_path
+
+    with Store(store or default_store_path()) as opened, progress_bar(quiet) as progress:
+        try:
+            result = run(plan, opened, data_dir=data, progress=progress, tell=_Teller(quiet))
+        except KeyboardInterrupt:
+            tell("interrupted; what is finished is kept, and the same command goes on from here")
+            raise typer.Exit(INTERRUPTED) from None
+        return result, {record.cell_id: opened.items(record.cell_id) for record in result.records}
+
+
+def _write(records: Sequence[Record], answers: Answers, folder: Path, json: bool, quiet: bool) -> None:
+    """Write the report's files into `folder`, and print its table, or JSON."""
+    from slmquant.report.files import as_json, write_report_csv, write_report_json
+    from slmquant.report.page import write_page
+
+    written = [write(records, folder) for write in (write_report_csv, write_report_json)]
+    written.append(write_page(records, folder, answers=answers))
+    if json:
+        print_json(as_json(records))
+    elif not quiet:
+        _print_results(records, answers)
+        tell(f"wrote {', '.join(str(path) for path in written)}")
 
 
 def _plan(

@@ -71,27 +71,19 @@ def command(
     """
     from slmquant import engines
     from slmquant.engine_bench.reference import bench_engine
-    from slmquant.files import atomic_file, make_folder
+    from slmquant.files import make_folder
 
     make_folder(output)
     engines.load(engine)  # a wrong name is told before anything is computed
-    references = list(reference or [])
-    if references and len(references) != len(artifacts):
-        raise typer.BadParameter(
-            f"{len(references)} for {len(artifacts)} artifacts; give one for each, in their order, or none",
-            param_hint="--reference",
-        )
     settings = _settings(quick, rounds, threads, timeout)
     names = [*artifacts, *([baseline] if baseline is not None and baseline not in artifacts else [])]
-    pairs = [(name, references[place] if place < len(references) else None) for place, name in enumerate(names)]
+    pairs = _pairs(names, len(artifacts), list(reference or []))
     with progress_bar(quiet) as progress:
         results = bench_engine(engine, pairs, settings, names.index(baseline) if baseline else None, data, progress)
     full = None if baseline is None else results[names.index(baseline)]
     scores = [_score(result, full) for result in results]
     facts = [_facts(result, score) for result, score in zip(results, scores, strict=True)]
-    path = output / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S%fZ}.json"
-    with atomic_file(path) as temporary:
-        temporary.write_text(_document(facts), encoding="utf-8")
+    path = _write(facts, output)
     if json:
         print_json(facts)
     else:
@@ -100,6 +92,26 @@ def command(
             tell(f"every figure and raw sample: {path}")
     if any(result.status != "ok" for result in results):
         raise typer.Exit(_FAILED)
+
+
+def _pairs(names: Sequence[str], artifacts: int, references: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Each artifact, the baseline last, with what torch shall compute the same from."""
+    if references and len(references) != artifacts:
+        raise typer.BadParameter(
+            f"{len(references)} for {artifacts} artifacts; give one for each, in their order, or none",
+            param_hint="--reference",
+        )
+    return [(name, references[place] if place < len(references) else None) for place, name in enumerate(names)]
+
+
+def _write(facts: Sequence[dict[str, object]], folder: Path) -> Path:
+    """Write the report's file, named by the time, and return its path."""
+    from slmquant.files import atomic_file
+
+    path = folder / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S%fZ}.json"
+    with atomic_file(path) as temporary:
+        temporary.write_text(_document(facts), encoding="utf-8")
+    return path
 
 
 def _settings(quick: bool, rounds: int | None, threads: str | None, timeout: float) -> Settings:
