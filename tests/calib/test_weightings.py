@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 
 import pytest
@@ -267,6 +268,19 @@ def test_only_what_is_wanted_is_read_from_the_cache(tmp_path) -> None:
     assert read.hessian is None
     assert read.hessian_importance is None
     assert torch.equal(read.peak_share, captured.statistics[name].peak_share)
+
+
+def test_statistics_kept_when_costs_stood_beside_them_are_still_read(tmp_path) -> None:
+    model = tiny("llama")
+    captured = capture(model, discover(model), calibration_tokens(), ALL)
+    folder = tmp_path / "statistics"
+    cache.save(captured, folder, Phase(name="capture", seconds=1.0))
+    facts = json.loads((folder / "captured.json").read_text())
+    assert set(facts) == {"names", "tokens"}
+    older = facts | {"forward_s": 1.5, "statistic_s": {"range": 0.1}, "peak_rss_bytes": None}
+    (folder / "captured.json").write_text(json.dumps(older))
+
+    assert cache.load(folder, ALL).tokens == captured.tokens
 
 
 @pytest.mark.parametrize(("method", "says"), [("gptq", True), ("gptq_sink_uniform", True), ("gptq_sink", False)])

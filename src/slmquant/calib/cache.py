@@ -11,7 +11,6 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -84,13 +83,7 @@ def save(captured: Captured, folder: Path, cost: Phase) -> None:
             tensors = {field.name: getattr(statistics, field.name) for field in fields(statistics)}
             present = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
             save_file(present, temporary / _file_name(index))
-        facts = {
-            "names": list(captured.statistics),
-            "tokens": captured.tokens,
-            "forward_s": captured.forward_s,
-            "statistic_s": captured.statistic_s,
-            "peak_rss_bytes": captured.peak_rss_bytes,
-        }
+        facts = {"names": list(captured.statistics), "tokens": captured.tokens}
         (temporary / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
         (temporary / _COST).write_text(cost.model_dump_json(), encoding="utf-8")
 
@@ -129,10 +122,4 @@ def load(folder: Path, wanted: Collection[Statistic]) -> Captured:
         for path in files.values():
             with safe_open(path, "pt"):
                 pass
-        return Captured(
-            statistics=_StoredStatistics(files, wanted),
-            tokens=int(facts["tokens"]),
-            forward_s=float(facts["forward_s"]),
-            statistic_s=cast("dict[Statistic, float]", facts["statistic_s"]),
-            peak_rss_bytes=facts["peak_rss_bytes"],
-        )
+        return Captured(_StoredStatistics(files, wanted), int(facts["tokens"]))

@@ -7,11 +7,9 @@ Hessians of tokens that count by their importance take a pass of their own, forw
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import torch
 from jaxtyping import Int
@@ -33,21 +31,15 @@ _BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Captured:
-    """Statistics and what each kind of them cost.
+    """Statistics of the full-precision model.
 
     Attributes:
         statistics: By first linear of the group; those of the head's input under the name of its weight.
         tokens: Calibration tokens seen.
-        forward_s: Wall time of the model's own work.
-        statistic_s: Wall time of each kind of statistic, so that a method can be charged for what it uses.
-        peak_rss_bytes: Highest resident memory of the process that captured them; None where nobody measured.
     """
 
     statistics: Statistics
     tokens: int
-    forward_s: float
-    statistic_s: dict[Statistic, float]
-    peak_rss_bytes: int | None = None
 
 
 class _Observer:
@@ -57,11 +49,9 @@ class _Observer:
     would pin the heap between large ones that are freed, and memory would grow with every batch.
     """
 
-    def __init__(
-        self, name: str, like: Tensor, samples: int, wanted: Collection[Statistic], spent: dict[Statistic, float]
-    ) -> None:
+    def __init__(self, name: str, like: Tensor, samples: int, wanted: Collection[Statistic]) -> None:
         size, device = like.shape[1], like.device
-        self.name, self.spent = name, spent
+        self.name = name
         self.absmax = torch.zeros(size, device=device)
         self.magnitudes = torch.zeros(size, dtype=torch.float64, device=device)
         self.squares = torch.zeros(size, dtype=torch.float64, device=device)
@@ -89,23 +79,17 @@ class _Observer:
             self.samples += batch
         x = inputs.flatten(0, -2).float()
         self.tokens += len(x)
-        started = time.perf_counter()
         if inputs.ndim == 3:
             self.peaks.add_(torch.linalg.vector_norm(inputs, dim=-1, dtype=torch.float32).amax(dim=1).square().sum())
         magnitude = x.abs()  # reduced along tokens by plain sums: torch's vector norms take ten times as long there
         torch.maximum(self.absmax, magnitude.amax(dim=0), out=self.absmax)
         self.magnitudes.add_(magnitude.sum(dim=0))
         self.squares.add_(magnitude.square_().sum(dim=0))
-        self.spent["range"] += time.perf_counter() - started
         if self.H is not None:
-            started = time.perf_counter()
             hessian.add_outer_(self.H, hessian.multiplied(inputs, dtype))
-            self.spent["hessian"] += time.perf_counter() - started
         if self.H_energy is not None:
-            started = time.perf_counter()
             rows = hessian.multiplied(inputs, dtype)
             hessian.add_outer_(self.H_energy, hessian.weighted(rows, hessian.energy_weights(rows)))
-            self.spent["hessian_energy"] += time.perf_counter() - started
 
     def result(self) -> InputStatistics:
         if self.tokens == 0:
@@ -145,17 +129,15 @@ def capture(
         NumericalError: An input was not finite, or some linear never ran.
     """
     progress = progress or Silent()
-    spent: dict[Statistic, float] = dict.fromkeys(get_args(Statistic), 0.0)
     observers = {
-        name: _Observer(name, weight_at(model, name), len(windows), wanted, spent)
+        name: _Observer(name, weight_at(model, name), len(windows), wanted)
         for name in (group.linears[0] for group in relations.groups)
     }
     hooks = [model.get_submodule(name).register_forward_pre_hook(obs) for name, obs in observers.items()]
-    head = _head_observer(model, relations, len(windows), wanted, spent)
+    head = _head_observer(model, relations, len(windows), wanted)
     body = OutputHead(model)
     batch = max(1, _BATCH_TOKENS // windows.shape[1])
     progress.start("calibrate", len(windows))
-    started = time.perf_counter()
     try:
         for part in torch.split(windows, batch):
             for observer in observers.values():
@@ -167,15 +149,12 @@ def capture(
     finally:
         for hook in hooks:
             hook.remove()
-    forward_s = time.perf_counter() - started - sum(spent.values())
     everyone = observers if head is None else observers | {head.name: head}
     statistics = {name: observer.result() for name, observer in everyone.items()}
     if "hessian_importance" in wanted:
-        started = time.perf_counter()
         by_importance = importance_hessians(model, relations, windows, progress)
         statistics = {name: replace(seen, hessian_importance=by_importance[name]) for name, seen in statistics.items()}
-        spent["hessian_importance"] = time.perf_counter() - started
-    return Captured(statistics, windows.numel(), forward_s, {kind: spent[kind] for kind in {*wanted, "range"}})
+    return Captured(statistics, windows.numel())
 
 
 @torch.no_grad()
@@ -197,11 +176,10 @@ def capture_block(
     """
     if "hessian_importance" in wanted:
         raise ValueError("what a token's output matters is seen from the end of the model, not from one block")
-    spent: dict[Statistic, float] = dict.fromkeys(get_args(Statistic), 0.0)
     observers = {}
     with ExitStack() as hooks:
         for name in (group.linears[0] for group in groups):
-            observers[name] = _Observer(name, block.weight(name), len(block.inputs), wanted, spent)
+            observers[name] = _Observer(name, block.weight(name), len(block.inputs), wanted)
             hooks.callback(block.linear(name).register_forward_pre_hook(observers[name]).remove)
         hooks.enter_context(multiplying_in(block.module, dtype))
         for part in block.batches():
@@ -212,14 +190,10 @@ def capture_block(
 
 
 def _head_observer(
-    model: PreTrainedModel,
-    relations: Relations,
-    samples: int,
-    wanted: Collection[Statistic],
-    spent: dict[Statistic, float],
+    model: PreTrainedModel, relations: Relations, samples: int, wanted: Collection[Statistic]
 ) -> _Observer | None:
     """Who watches the final hidden states, which the head reads; None where there is no head."""
     name = relations.head_weight
     if name is None:
         return None
-    return _Observer(name, model.get_submodule(name).get_parameter("weight"), samples, wanted, spent)
+    return _Observer(name, model.get_submodule(name).get_parameter("weight"), samples, wanted)
