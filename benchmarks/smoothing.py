@@ -1,10 +1,9 @@
-"""Every strength of SmoothQuant+: the loss that its search looks at beside the divergence that it leads to.
+"""Every strength of SmoothQuant+: what its search sees beside what comes of it.
 
     python benchmarks/smoothing.py stories15m --schemes W4A16g64 W3A16g64
 
-The search of `smoothquant_plus` sums, over the inputs that a norm feeds, the share of output that rounding loses; the
-column `searched` is that sum over that of weights which are not smoothed. Where all are above 1, nothing is smoothed.
-The divergence is that of the whole model on text that calibration did not see, and its difference is from RTN.
+`searched` is the divergence on calibration text that the search of `smoothquant_plus` goes by, the next column that on
+text which calibration did not see; differences are from RTN.
 """
 
 from __future__ import annotations
@@ -42,15 +41,14 @@ def main() -> None:
         plain = bench.read("rtn", methods.load("rtn"), scheme)
         if not isinstance(plain, Reading):
             parser.error(plain)
-        table.add_row(scheme, "none", "1", plain.divergence, "")
         work = Work(bench.model, relations, parse(scheme), calibration)
-        with torch.no_grad():
-            unsmoothed, losses = search.losses(work, statistics, given.alphas)
+        unsmoothed, losses = search.losses(work, statistics, given.alphas)
+        table.add_row(scheme, "none", f"{unsmoothed:.4f}", plain.divergence, "")
         for alpha, loss in zip(given.alphas, losses.tolist(), strict=True):
             recipe = replace(methods.load("smoothquant_plus"), transforms=(Smoothing(alpha=alpha),))
             found = bench.read("smoothquant_plus", recipe, scheme)
             if isinstance(found, Reading):
-                table.add_row(scheme, f"{alpha:g}", f"{loss / unsmoothed:.3f}", found.divergence, found.less(plain))
+                table.add_row(scheme, f"{alpha:g}", f"{loss:.4f}", found.divergence, found.less(plain))
     console().print(conditions(given))
     console().print(table)
 

@@ -20,6 +20,7 @@ METHODS: Mapping[str, int] = {
     "gptq_sink": 2,  # likewise
     "omniquant": 2,  # the authors' loss and epochs for each scheme; shorter and more steps in the fast budget
     "quarot": 2,  # scales are searched, activations clipped
+    "smoothquant_plus": 2,  # the strength is judged by the whole model's divergence
     "spinquant": 2,  # another gradient, steps and choice of states; scales searched, activations clipped
 }
 """Method → version, where it is not 1."""

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,12 +19,13 @@ from slmquant.methods._base import Work
 from slmquant.methods.awq import ActivationAwareScaling, ClippedNearest
 from slmquant.methods.hqq import HalfQuadratic
 from slmquant.methods.lqer import LowRankCorrection
+from slmquant.methods.smoothquant import Smoothing
 from slmquant.methods.smoothquant_plus import SearchedSmoothing
 from slmquant.model.computing.linear import QuantizedLinear, weight_at
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import discover
 from slmquant.progress import Silent
-from slmquant.quantization import quantize_
+from slmquant.quantization import quantize_, quantize_by_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.preservation import logit_change
@@ -135,6 +137,25 @@ class TestSmoothQuantPlus:
         nearest, smoothed = divergence(quantized("rtn", SCHEME)), divergence(quantized("smoothquant_plus", SCHEME))
 
         assert smoothed < nearest
+
+    @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+    def test_a_strength_is_judged_by_what_the_whole_model_loses(self, architecture: str) -> None:
+        """Against models that are smoothed, rounded and run, one for each strength; the one searched is left as is."""
+        alphas, model = (0.0, 0.4, 0.8), loud_model(architecture)
+        windows = calibration_tokens()[:8]
+        exact = model(windows).logits.log_softmax(-1).detach()
+        expected = []
+        for transforms in ((), *((Smoothing(alpha=alpha),) for alpha in alphas)):
+            recipe, changed = replace(methods.load("rtn"), transforms=transforms), loud_model(architecture)
+            calibration = FreshCalibration(changed, calibration_tokens(), torch.float32, Silent())
+            found = quantize_by_(recipe, changed, "rtn", parse(SCHEME), calibration).model(windows).logits
+            expected.append((exact.exp() * (exact - found.log_softmax(-1))).sum(-1).mean().item())
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+        unsmoothed, losses = SearchedSmoothing().losses(work_on(model, SCHEME), statistics_of(architecture), alphas)
+
+        assert [unsmoothed, *losses.tolist()] == pytest.approx(expected, rel=0.02)
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 class TestLqer:

@@ -77,19 +77,20 @@ def searched_ratio(work: Work, spec: ActivationSpec) -> tuple[float, dict[float,
     """
     windows = work.calibration.windows[:_WINDOWS]
     tried = dict.fromkeys(RATIOS, 0.0)
-    with multiplying_in(work.model.base_model, work.dtype):
-        for window in track(windows.split(1), "search the clipping of activations", work.progress, len(windows)):
-            exact = _log_probabilities(work, window)
-            for ratio in RATIOS:
-                with _rounded_inputs(work, ActivationQuantizer(spec, torch.float32, None, LastCodes(), ratio)):
-                    rounded = _log_probabilities(work, window)
-                divergence = F.kl_div(rounded, exact, log_target=True, reduction="none").sum(dim=-1).mean()
-                tried[ratio] += float(divergence) / len(windows)
+    for window in track(windows.split(1), "search the clipping of activations", work.progress, len(windows)):
+        exact = log_probabilities(work, window)
+        for ratio in RATIOS:
+            with _rounded_inputs(work, ActivationQuantizer(spec, torch.float32, None, LastCodes(), ratio)):
+                rounded = log_probabilities(work, window)
+            divergence = F.kl_div(rounded, exact, log_target=True, reduction="none").sum(dim=-1).mean()
+            tried[ratio] += float(divergence) / len(windows)
     return min(tried, key=tried.__getitem__), tried
 
 
-def _log_probabilities(work: Work, window: Int[Tensor, "1 seq"]) -> Float[Tensor, "seq vocab"]:
-    logits: Tensor = work.model(input_ids=window.to(work.model.device), use_cache=False).logits[0]
+def log_probabilities(work: Work, window: Int[Tensor, "1 seq"]) -> Float[Tensor, "seq vocab"]:
+    """What the model as it is predicts of a window, its linears multiplying as those of the result will."""
+    with multiplying_in(work.model.base_model, work.dtype):
+        logits: Tensor = work.model(input_ids=window.to(work.model.device), use_cache=False).logits[0]
     return logits.float().log_softmax(dim=-1)
 
 

@@ -2,29 +2,31 @@
 
 Pan, Wang, Zheng, Li, Wang, Feng, "SmoothQuant+: Accurate and Efficient 4-bit Post-Training Weight Quantization for
 LLM", 2023, arXiv 2312.03788. Inputs are divided by `s_j = max|X_j|^α / max|W_j|^(1−α)` as in SmoothQuant, for the sake
-of weight-only rounding: loud inputs get weights that are rounded more finely. `α` comes from a grid of step 0.05.
+of weight-only rounding: loud inputs get weights that are rounded more finely. `α` comes from a grid of step 0.05, and
+is judged by what rounding costs the whole model, since errors of one linear meet those of the others.
 
 Deviations:
-    * The loss of an `α` is the sum, over the inputs that a norm feeds, of the share of output that rounding loses,
-      `tr(ΔW H ΔWᵀ) / tr(W H Wᵀ)` with the Hessian `H = E[x xᵀ]`; no forward passes.
+    * The loss of an `α` is the divergence `KL(exact ‖ rounded)` of the model's predictions on a few calibration
+      windows, all its linears rounded to nearest.
     * Where smoothing loses more than none at every `α`, nothing is smoothed.
 
-Cost: one forward pass over the calibration tokens, a Hessian for each distinct input; 21 roundings of the weights that
-norms feed, with as many products of `O(out · in²)`.
+Cost: one forward pass over the calibration tokens; 22 forward passes over eight windows, behind as many roundings of
+the weights. A second copy of the linears' weights, and the predictions of those windows in float16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
 
 from slmquant.calib.statistics import Rescaled, Statistic, Statistics
-from slmquant.core.awq import output_loss
 from slmquant.core.smooth import smoothing_factors
+from slmquant.methods._activation_clip import log_probabilities
 from slmquant.methods._base import Recipe, Work, grid_of
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.linear import weight_at
@@ -36,12 +38,15 @@ from slmquant.schemes.scheme import Scheme
 ALPHAS: tuple[float, ...] = tuple(step / 20 for step in range(21))
 """Smoothing strengths that are tried."""
 
+_WINDOWS = 8
+"""Calibration windows that the search looks at, at most."""
+
 
 @dataclass(frozen=True)
 class SearchedSmoothing:
     """Smooths every input that a norm feeds, with the one strength that loses least when weights are rounded."""
 
-    needs: frozenset[Statistic] = frozenset({"range", "hessian"})
+    needs: frozenset[Statistic] = frozenset({"range"})
     recaptures: bool = False
     learns: bool = False
 
@@ -55,57 +60,79 @@ class SearchedSmoothing:
 
     @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
-        """Search the strength over all groups, then smooth them with it."""
+        """Search the strength, then smooth all groups with it."""
         unsmoothed, losses = self.losses(work, statistics, ALPHAS)
-        if float(losses.min()) >= unsmoothed:
+        if not float(losses.min()) < unsmoothed:
             work.notes.append("SmoothQuant+: no smoothing strength helped; nothing was smoothed")
             return statistics
-        alpha, groups = ALPHAS[int(losses.argmin())], _behind_norms(work)
-        found = {group.linears[0]: _Problem(work, group, statistics).factors(alpha) for group in groups}
+        alpha = ALPHAS[int(losses.argmin())]
+        work.notes.append(
+            f"SmoothQuant+: strength {alpha:g}, divergence on calibration {float(losses.min()):.4g}, "
+            f"{unsmoothed:.4g} without smoothing"
+        )
+        groups = _behind_norms(work)
+        found = {group.linears[0]: _factors(work, group, statistics, alpha) for group in groups}
         for group in groups:
             scale_group_(work.model, work.relations, group, found[group.linears[0]])
         return Rescaled(statistics, found)
 
+    @torch.no_grad()
     def losses(
         self, work: Work, statistics: Statistics, alphas: Sequence[float]
     ) -> tuple[float, Float[Tensor, " alphas"]]:
-        """The loss without smoothing, and that of each strength."""
-        losses, unsmoothed = torch.zeros(len(alphas), dtype=torch.float64), 0.0
-        for group in track(_behind_norms(work), "SmoothQuant+: search the strength", work.progress):
-            problem = _Problem(work, group, statistics)
-            unsmoothed += problem.loss(None)
-            losses += torch.tensor([problem.loss(problem.factors(alpha)) for alpha in alphas])
-        return unsmoothed, losses
+        """The divergence without smoothing, and that of each strength; the model is left as it was."""
+        trial = _Trial(work)
+        try:
+            unsmoothed, found = trial.divergence({}), []
+            for alpha in track(alphas, "SmoothQuant+: search the strength", work.progress):
+                factors: dict[str, Tensor] = {}
+                for group in _behind_norms(work):
+                    factors |= dict.fromkeys(group.linears, _factors(work, group, statistics, alpha, trial.weights))
+                found.append(trial.divergence(factors))
+        finally:
+            trial.restore_()
+        return unsmoothed, torch.tensor(found, dtype=torch.float64)
 
 
 def _behind_norms(work: Work) -> list[InputGroup]:
     return [group for group in work.relations.groups if group.norm is not None]
 
 
-class _Problem:
-    """The linears of one group, and what they read."""
+def _factors(
+    work: Work, group: InputGroup, statistics: Statistics, alpha: float, weights: Mapping[str, Tensor] | None = None
+) -> Float[Tensor, " in"]:
+    """SmoothQuant's factors of that strength, by the weights given or those that the model holds."""
+    held = [weight_at(work.model, name) if weights is None else weights[name] for name in group.linears]
+    largest = torch.stack([W.float().abs().amax(dim=0) for W in held]).amax(dim=0)
+    return smoothing_factors(statistics[group.linears[0]].absmax, largest, alpha)
 
-    def __init__(self, work: Work, group: InputGroup, statistics: Statistics) -> None:
-        inputs = statistics[group.linears[0]]
-        self._absmax, self._H = inputs.absmax, inputs.weighted("uniform")
-        self._weights = [weight_at(work.model, name).float() for name in group.linears]
-        self._grids = [grid_of(work.specs[name]) for name in group.linears]
-        energy = sum(output_loss(W, self._H) for W in self._weights)
-        self._energy = max(energy, torch.finfo(torch.float32).tiny)
 
-    def factors(self, alpha: float) -> Float[Tensor, " in"]:
-        """SmoothQuant's factors of that strength."""
-        largest = torch.stack([W.abs().amax(dim=0) for W in self._weights]).amax(dim=0)
-        return smoothing_factors(self._absmax, largest, alpha)
+class _Trial:
+    """A model whose linears hold what smoothing and rounding make of their weights, seen from inputs not smoothed."""
 
-    def loss(self, factors: Float[Tensor, " in"] | None) -> float:
-        """Share of the output that rounding loses after smoothing."""
-        H = self._H if factors is None else self._H / factors[:, None] / factors
-        lost = 0.0
-        for W, grid in zip(self._weights, self._grids, strict=True):
-            scaled = W if factors is None else W * factors
-            lost += output_loss(grid.rounded(scaled).sub_(scaled), H)
-        return lost / self._energy
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.weights = {name: weight_at(work.model, name).clone() for name in work.relations.linears}
+        self._windows = work.calibration.windows[:_WINDOWS]
+        self._exact = [log_probabilities(work, window).half() for window in self._windows.split(1)]
+
+    def divergence(self, factors: Mapping[str, Float[Tensor, " in"]]) -> float:
+        """Mean divergence of the predictions, with weights scaled by such factors before they are rounded."""
+        for name, W in self.weights.items():
+            by = factors.get(name)
+            scaled = W.float() if by is None else W.float() * by
+            rounded = grid_of(self._work.specs[name]).rounded(scaled)
+            weight_at(self._work.model, name).copy_(rounded if by is None else rounded / by)
+        total = 0.0
+        for window, exact in zip(self._windows.split(1), self._exact, strict=True):
+            found = log_probabilities(self._work, window)
+            total += float(F.kl_div(found, exact.float(), log_target=True, reduction="none").sum(dim=-1).mean())
+        return total / len(self._exact)
+
+    def restore_(self) -> None:
+        """Put the weights back."""
+        for name, W in self.weights.items():
+            weight_at(self._work.model, name).copy_(W)
 
 
 METHOD = Recipe(
