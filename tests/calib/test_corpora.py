@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import zipfile
 from pathlib import Path
 
@@ -153,3 +154,23 @@ def test_the_real_test_split_is_the_canonical_one() -> None:
     assert corpus.card.rows == 4358
     raw = read_text(folder / "text" / "wikitext2_test.txt.gz")
     assert "".join(row or " \n" for row in corpus.documents) == raw
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("wikitext2_test.txt", b""),
+        ("wikitext2_test.txt.gz", b""),
+        ("wikitext2_test.txt", random.Random(0).randbytes(5000)),
+        ("wikitext2_test.txt.gz", random.Random(0).randbytes(5000)),
+        ("wikitext2_test.txt.gz", gzip.compress(random.Random(0).randbytes(5000))),
+        ("wikitext2_test.jsonl", b'{"text": null}\n'),
+        ("wikitext2_test.jsonl", b'{"text": "a"}\n{"text": "b'),
+        ("wikitext2_test.jsonl.gz", gzip.compress(b"[1, 2]\n")),
+    ],
+)
+def test_a_text_that_is_empty_or_none_at_all_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / name).write_bytes(content)
+    with pytest.raises(DataError, match="wikitext2_test"):
+        load_corpus("wikitext2_test", tmp_path)
