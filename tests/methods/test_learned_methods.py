@@ -23,7 +23,7 @@ from slmquant.model.computing.activations import ActivationQuantizer
 from slmquant.model.computing.linear import replace_linears_
 from slmquant.model.discovery.float64 import computing_in_float64
 from slmquant.model.discovery.relations import discover
-from slmquant.model.running.block_walk import BlockInHand, walk
+from slmquant.model.running.block_walk import CurrentBlock, walk
 from slmquant.schemes import parse
 from slmquant.testing.preservation import logit_change
 from slmquant.testing.tiny import VOCABULARY, tiny
@@ -43,7 +43,7 @@ def windows() -> Tensor:
     return torch.randint(0, VOCABULARY, (16, 24), generator=torch.Generator().manual_seed(1))
 
 
-def first_block(name: str, scheme: str, seed: int = 0) -> tuple[BlockInHand, Work]:
+def first_block(name: str, scheme: str, seed: int = 0) -> tuple[CurrentBlock, Work]:
     """The first block of a tiny model, with inputs that a quantized block before it might have given."""
     model = tiny(name)
     relations = discover(model)
@@ -54,7 +54,7 @@ def first_block(name: str, scheme: str, seed: int = 0) -> tuple[BlockInHand, Wor
 
 
 @torch.no_grad()
-def loss_with(codes: Mapping[str, QuantizedTensor], block: BlockInHand, work: Work, targets: Tensor) -> float:
+def loss_with(codes: Mapping[str, QuantizedTensor], block: CurrentBlock, work: Work, targets: Tensor) -> float:
     """The block's distance from its targets on the windows that were set aside, with these codes in place."""
     plain = {name: work.model.get_submodule(name) for name in codes}
     spec = work.scheme.activations
@@ -68,7 +68,7 @@ def loss_with(codes: Mapping[str, QuantizedTensor], block: BlockInHand, work: Wo
     return float(found)
 
 
-def nearest(block: BlockInHand, work: Work) -> dict[str, QuantizedTensor]:
+def nearest(block: CurrentBlock, work: Work) -> dict[str, QuantizedTensor]:
     grid = grid_of(work.scheme.weights)
     return {name: grid.quantize(block.weight(name)) for group in block.groups for name in group.linears}
 

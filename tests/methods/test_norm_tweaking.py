@@ -15,7 +15,7 @@ from slmquant.methods._base import Work
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.methods.norm_tweaking import NormTweaking, spread_difference
 from slmquant.model.discovery.relations import discover
-from slmquant.model.running.block_walk import BlockInHand, walk
+from slmquant.model.running.block_walk import CurrentBlock, walk
 from slmquant.progress import Silent
 from slmquant.schemes import parse
 from slmquant.testing.tiny import VOCABULARY, tiny
@@ -27,13 +27,13 @@ def windows() -> Tensor:
     return torch.randint(0, VOCABULARY, (24, 24), generator=torch.Generator().manual_seed(1))
 
 
-def first_block(model: PreTrainedModel) -> tuple[BlockInHand, Work]:
+def first_block(model: PreTrainedModel) -> tuple[CurrentBlock, Work]:
     relations = discover(model)
     work = Work(model, relations, parse("W2A16g16"), FreshCalibration(model, windows(), torch.float32, Silent()))
     return next(walk(model, relations, windows(), torch.float32, wants_exact="outputs")), work
 
 
-def difference(block: BlockInHand) -> float:
+def difference(block: CurrentBlock) -> float:
     assert block.exact_outputs is not None
     with torch.no_grad():
         return float(spread_difference(block.run(block.inputs), block.exact_outputs))

@@ -16,7 +16,7 @@ from slmquant.model.computing.linear import QuantizedLinear, multiplying_in, rep
 from slmquant.model.discovery.float64 import computing_in_float64
 from slmquant.model.discovery.relations import Relations, discover
 from slmquant.model.running import block_walk as blocks_module
-from slmquant.model.running.block_walk import BlockInHand, walk
+from slmquant.model.running.block_walk import CurrentBlock, walk
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
 
 
@@ -51,7 +51,7 @@ def walked(model: PreTrainedModel, relations: Relations, tokens: Tensor, dtype: 
     return [*seen, block.inputs]
 
 
-def put_in_place_(model: PreTrainedModel, block: BlockInHand, grid: Grid) -> None:
+def put_in_place_(model: PreTrainedModel, block: CurrentBlock, grid: Grid) -> None:
     for group in block.groups:
         rounded = [grid.quantize(weight_at(model, name)) for name in group.linears]
         replace_linears_(model, group.linears, rounded, None, torch.float32)

@@ -14,7 +14,7 @@ from slmquant.analysis.cells import ACCURACIES
 from slmquant.analysis.intervals import CONFIDENCE
 from slmquant.analysis.multiple import holm
 from slmquant.analysis.sequential import Evidence, evidence
-from slmquant.lots import lot
+from slmquant.item_order import item_order_key
 from slmquant.store.record import ItemOutcome, task_name
 
 FIRST_ROUND = 50
@@ -188,7 +188,7 @@ def early_stops(
 def _lot(task: str, item: str) -> bytes:
     """What `bench --until-separated` would have drawn for an item, which a task with parts calls `part/index`."""
     subtask, _, index = item.rpartition("/")
-    return lot(0, task, subtask or task, index)
+    return item_order_key(0, task, subtask or task, index)
 
 
 def _length(task: str, of_cell: Mapping[str, Sequence[float]]) -> int:

@@ -22,7 +22,7 @@ from slmquant.core import hessian
 from slmquant.errors import NumericalError
 from slmquant.model.computing.linear import multiplying_in, weight_at
 from slmquant.model.discovery.relations import InputGroup, Relations
-from slmquant.model.running.block_walk import BlockInHand
+from slmquant.model.running.block_walk import CurrentBlock
 from slmquant.model.running.output_head import OutputHead
 from slmquant.progress import Progress, Silent
 
@@ -159,7 +159,7 @@ def capture(
 
 @torch.no_grad()
 def capture_block(
-    block: BlockInHand, groups: Sequence[InputGroup], wanted: Collection[Statistic], dtype: torch.dtype
+    block: CurrentBlock, groups: Sequence[InputGroup], wanted: Collection[Statistic], dtype: torch.dtype
 ) -> Statistics:
     """Statistics of the inputs of some groups of a block, as the quantized blocks before it make them.
 

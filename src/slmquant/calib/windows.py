@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from slmquant.calib.corpora import Corpus
 from slmquant.errors import DataError
-from slmquant.lots import lot
+from slmquant.item_order import item_order_key
 
 __all__ = ["calibration_windows", "spread_windows", "text_tokens", "window_bos"]
 
@@ -40,7 +40,7 @@ def spread_windows(name: str, available: int, wanted: int) -> tuple[int, ...]:
         wanted: How many to take.
     """
     wanted = min(wanted, available)
-    start = int.from_bytes(lot(0, name, name, "first window")[:6], "big") / (1 << 48)
+    start = int.from_bytes(item_order_key(0, name, name, "first window")[:6], "big") / (1 << 48)
     return tuple(int((index + start) * available / wanted) for index in range(wanted))
 
 

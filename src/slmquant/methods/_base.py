@@ -26,7 +26,7 @@ from slmquant.model.computing.grids import grid_of as grid_of
 from slmquant.model.computing.grids import unsupported
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.rewriting.online_rotations import Online
-from slmquant.model.running.block_walk import BlockInHand, Exact
+from slmquant.model.running.block_walk import CurrentBlock, Exact
 from slmquant.progress import Progress, Silent
 from slmquant.schemes.scheme import ActivationSpec, Scheme, WeightSpec
 
@@ -152,7 +152,7 @@ class BlockSolver(Protocol):
         """Why it cannot quantize such a model to such numbers; None where it can, as far as can be told."""
         ...
 
-    def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
+    def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears by name; the driver puts them in place, with the quantizers of their inputs."""
         ...
 

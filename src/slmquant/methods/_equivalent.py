@@ -13,7 +13,7 @@ from slmquant.methods._learning import input_ranges
 from slmquant.model.discovery.relations import ChannelLink, InputGroup, Relations
 from slmquant.model.rewriting.online_rotations import OnlineRotation
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors, shift_group_
-from slmquant.model.running.block_walk import BlockInHand
+from slmquant.model.running.block_walk import CurrentBlock
 
 _START_SAMPLES = 16
 
@@ -72,7 +72,7 @@ class EquivalentScale:
 
 
 @torch.no_grad()
-def equivalent_scales(block: BlockInHand, work: Work, alpha: float, with_links: bool = True) -> list[EquivalentScale]:
+def equivalent_scales(block: CurrentBlock, work: Work, alpha: float, with_links: bool = True) -> list[EquivalentScale]:
     """Every scale that the block can absorb, by its norms alone or `with_links`, beginning as SmoothQuant has it.
 
     Shifts begin at the middle of each channel's range, and factors with the range that they leave. An input that an
@@ -106,12 +106,12 @@ def _channels(through: InputGroup | ChannelLink, factors: Tensor) -> Int[Tensor,
     return places
 
 
-def _factors(block: BlockInHand, linears: tuple[str, ...], largest: Tensor, alpha: float) -> Tensor:
+def _factors(block: CurrentBlock, linears: tuple[str, ...], largest: Tensor, alpha: float) -> Tensor:
     weights = torch.stack([block.weight(name).abs().amax(dim=0) for name in linears]).amax(dim=0)
     return smoothing_factors(largest, weights.float(), alpha)
 
 
-def _takes_shift(block: BlockInHand, group: InputGroup) -> bool:
+def _takes_shift(block: CurrentBlock, group: InputGroup) -> bool:
     """Whether a norm and all that it feeds have biases."""
     norm = block.module.get_submodule((group.norm or "").removeprefix(f"{block.name}."))
     has_bias = getattr(norm, "bias", None) is not None

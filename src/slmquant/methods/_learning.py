@@ -21,9 +21,9 @@ from slmquant.core.straight_through import fake_quantize_tokens
 from slmquant.core.tokens import TokenCodes
 from slmquant.methods._base import Work, grid_of
 from slmquant.model.computing.activations import activation_elements, static_scale
-from slmquant.model.computing.linear import hand_hooks_on_, multiplying_in
+from slmquant.model.computing.linear import multiplying_in, transfer_hooks_
 from slmquant.model.rewriting.online_rotations import activation_clip
-from slmquant.model.running.block_walk import BlockInHand
+from slmquant.model.running.block_walk import CurrentBlock
 from slmquant.schemes.scheme import ActivationSpec, Scheme
 
 T_co = TypeVar("T_co", covariant=True)
@@ -144,7 +144,7 @@ class LearningBlock:
 
     def __init__(
         self,
-        block: BlockInHand,
+        block: CurrentBlock,
         inputs: Mapping[str, LearnedInput],
         linears: Mapping[str, LearnedLinear],
         targets: Float[Tensor, "samples seq hidden"],
@@ -170,7 +170,7 @@ class LearningBlock:
 
 
 @contextmanager
-def learning(block: BlockInHand, work: Work) -> Iterator[LearningBlock]:
+def learning(block: CurrentBlock, work: Work) -> Iterator[LearningBlock]:
     """Within this context the linears of the block are ones that learn, and none of its own parameters does."""
     if block.exact_outputs is None:
         raise ValueError(f"{block.name} came without the outputs of the full-precision model, which learning aims at")
@@ -188,7 +188,7 @@ def learning(block: BlockInHand, work: Work) -> Iterator[LearningBlock]:
         for group in block.groups:
             for name in group.linears:
                 linears[name] = LearnedLinear(inputs[group.linears[0]], plain[name].bias)
-                hand_hooks_on_(plain[name], linears[name])
+                transfer_hooks_(plain[name], linears[name])
                 work.model.set_submodule(name, linears[name])
         for parameter, _ in required:
             parameter.requires_grad_(False)
@@ -228,7 +228,7 @@ def learn(block: LearningBlock, learner: Learner[T], schedule: Schedule, work: W
 
 
 def input_ranges(
-    block: BlockInHand, samples: int, dtype: torch.dtype
+    block: CurrentBlock, samples: int, dtype: torch.dtype
 ) -> dict[str, tuple[Float[Tensor, " in"], Float[Tensor, " in"]]]:
     """Smallest and largest value of each input channel in the full-precision model, by first linear of the group.
 
@@ -278,7 +278,7 @@ def refusal_to_learn(scheme: Scheme) -> str | None:
     return None
 
 
-def _module(block: BlockInHand, name: str) -> nn.Module:
+def _module(block: CurrentBlock, name: str) -> nn.Module:
     return block.module.get_submodule(name.removeprefix(f"{block.name}."))
 
 

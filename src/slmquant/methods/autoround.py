@@ -42,7 +42,7 @@ from slmquant.methods._learning import Schedule, learn, learning, refusal_to_lea
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.rtn import Nearest
 from slmquant.model.discovery.relations import Relations
-from slmquant.model.running.block_walk import BlockInHand, Exact
+from slmquant.model.running.block_walk import CurrentBlock, Exact
 from slmquant.schemes.scheme import Scheme
 
 
@@ -91,7 +91,7 @@ class AutoRound:
         reasons = (self.search.refusal(spec) for spec in scheme.weight_specs)
         return next((reason for reason in reasons if reason is not None), None)
 
-    def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
+    def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; the block is left as it was."""
         settings = self.budgets[work.budget]
         weights = self._roundings(block, work)
@@ -100,7 +100,7 @@ class AutoRound:
             return learn(stage, learner, settings.schedule, work)
 
     @torch.no_grad()
-    def _roundings(self, block: BlockInHand, work: Work) -> Mapping[str, LearnedRounding]:
+    def _roundings(self, block: CurrentBlock, work: Work) -> Mapping[str, LearnedRounding]:
         """All linears at their start."""
         inputs = {} if self.search is None else capture_block(block, block.groups, self.search.needs, work.dtype)
         found = {}

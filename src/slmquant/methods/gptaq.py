@@ -41,7 +41,7 @@ from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.discovery.relations import Relations
-from slmquant.model.running.block_walk import BlockInHand, Exact
+from slmquant.model.running.block_walk import CurrentBlock, Exact
 from slmquant.schemes.scheme import Scheme
 
 
@@ -79,7 +79,7 @@ class Gptaq:
         return next((reason for reason in reasons if reason is not None), None)
 
     @torch.no_grad()
-    def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
+    def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; its plain linears then hold what the codes stand for."""
         plain = {name: block.weight(name).clone() for group in block.groups for name in group.linears}
         solved: dict[str, QuantizedTensor] = {}
@@ -126,7 +126,7 @@ class _Observer:
         sink_share: Share of the first token of each window.
     """
 
-    def __init__(self, name: str, block: BlockInHand, weighting: Weighting, sink_share: float) -> None:
+    def __init__(self, name: str, block: CurrentBlock, weighting: Weighting, sink_share: float) -> None:
         size, device = block.weight(name).shape[1], block.inputs.device
         self.name, self._weighting, self._share = name, weighting, sink_share
         self._hessian = torch.zeros(size, size, device=device)
@@ -171,7 +171,7 @@ class _Observer:
 
 
 def _observed(
-    block: BlockInHand,
+    block: CurrentBlock,
     observer: _Observer,
     plain: Mapping[str, Float[Tensor, "out in"]],
     solved: Mapping[str, QuantizedTensor],
@@ -193,7 +193,7 @@ def _observed(
     return observer.finished()
 
 
-def _move_on_(block: BlockInHand, plain: Mapping[str, Float[Tensor, "out in"]], dtype: torch.dtype) -> None:
+def _move_on_(block: CurrentBlock, plain: Mapping[str, Float[Tensor, "out in"]], dtype: torch.dtype) -> None:
     """Put the full-precision block's outputs in the place of its exact inputs."""
     exact = block.exact_inputs
     if exact is None:
@@ -204,7 +204,7 @@ def _move_on_(block: BlockInHand, plain: Mapping[str, Float[Tensor, "out in"]], 
             block.move_on_(part, block.run(exact[part]))
 
 
-def _put_(block: BlockInHand, weights: Mapping[str, Float[Tensor, "out in"]]) -> None:
+def _put_(block: CurrentBlock, weights: Mapping[str, Float[Tensor, "out in"]]) -> None:
     for name, weight in weights.items():
         block.weight(name).copy_(weight)
 

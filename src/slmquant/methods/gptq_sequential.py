@@ -31,7 +31,7 @@ from slmquant.methods._base import Recipe, Rounding, Work
 from slmquant.methods._stacked import round_stacked
 from slmquant.methods.gptq import Gptq
 from slmquant.model.discovery.relations import Relations
-from slmquant.model.running.block_walk import BlockInHand, Exact
+from slmquant.model.running.block_walk import CurrentBlock, Exact
 from slmquant.schemes.scheme import Scheme
 
 
@@ -63,7 +63,7 @@ class SequentialGptq:
         return next((reason for reason in reasons if reason is not None), None)
 
     @torch.no_grad()
-    def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
+    def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; with `true_sequential` its plain linears then hold what the codes stand for."""
         solved: dict[str, QuantizedTensor] = {}
         for groups in [(group,) for group in block.groups] if self.true_sequential else [block.groups]:

@@ -38,7 +38,7 @@ from slmquant.methods._base import Recipe, Rounding, Work
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.model.computing.linear import Linear, multiplying_in
 from slmquant.model.discovery.relations import Relations
-from slmquant.model.running.block_walk import BlockInHand, Exact
+from slmquant.model.running.block_walk import CurrentBlock, Exact
 from slmquant.schemes.scheme import Scheme
 
 _LEAST_SHARE = 1e-3
@@ -73,7 +73,7 @@ class NormTweaking:
         return self.rounding.refusal(scheme, relations)
 
     @torch.no_grad()
-    def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
+    def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; its norms are changed, and its plain linears hold what the codes stand for."""
         solved = self.rounding.solve_(block, work)
         for name, codes in solved.items():
@@ -88,7 +88,7 @@ class NormTweaking:
                 work.notes.append(f"{block.name}: the loss was not finite; its norms were left as they were")
         return solved
 
-    def _tune_(self, gains: list[nn.Parameter], block: BlockInHand, lr: float, dtype: torch.dtype) -> bool:
+    def _tune_(self, gains: list[nn.Parameter], block: CurrentBlock, lr: float, dtype: torch.dtype) -> bool:
         """Adam on `gains`; False where the loss was not finite."""
         if block.exact_outputs is None:
             raise ValueError(f"norm tweaking was given {block.name} without the outputs of the full-precision model")

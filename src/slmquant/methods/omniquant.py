@@ -56,7 +56,7 @@ from slmquant.methods._learning import LearningBlock, Schedule, learn, learning,
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.discovery.relations import Relations
-from slmquant.model.running.block_walk import BlockInHand, Exact
+from slmquant.model.running.block_walk import CurrentBlock, Exact
 from slmquant.schemes.scheme import Scheme
 
 _TWO, _FOUR = 2, 4
@@ -143,7 +143,7 @@ class OmniQuant:
             )
         return None
 
-    def solve_(self, block: BlockInHand, work: Work) -> Mapping[str, QuantizedTensor]:
+    def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
         """Codes of the block's linears; what absorbs scales and shifts is changed, and so are the plain linears."""
         settings = self.settings(work.budget, work.scheme)
         grids = {name: grid_of(work.specs[name]) for group in block.groups for name in group.linears}
@@ -170,7 +170,7 @@ class _OmniLearner:
 
     def __init__(
         self,
-        block: BlockInHand,
+        block: CurrentBlock,
         scales: list[EquivalentScale],
         grids: Mapping[str, Grid],
         settings: OmniSettings,
@@ -233,14 +233,14 @@ class _OmniLearner:
         for parameter, value in zip(self._parameters, kept, strict=True):
             parameter.copy_(value)
 
-    def quantized(self, block: BlockInHand) -> Mapping[str, QuantizedTensor]:
+    def quantized(self, block: CurrentBlock) -> Mapping[str, QuantizedTensor]:
         """The codes, once the block has absorbed the scales."""
         clips = self._clips.items()
         return {name: clip.quantized(block.weight(name).float(), self._grids[name]) for name, clip in clips}
 
 
 @torch.no_grad()
-def _augmented_outputs(block: BlockInHand, dtype: torch.dtype) -> Float[Tensor, "samples seq hidden"]:
+def _augmented_outputs(block: CurrentBlock, dtype: torch.dtype) -> Float[Tensor, "samples seq hidden"]:
     """The mean of the full-precision block's outputs on exact inputs and on those of the quantized blocks before.
 
     Squared distances to both add up to twice the squared distance to their mean, and a constant.

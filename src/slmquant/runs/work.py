@@ -30,7 +30,7 @@ from slmquant.model.computing.linear import multiply_in_
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import Relations, discover
 from slmquant.model.sources.identity import key_of
-from slmquant.model.sources.load import LoadedModel, let_go_of_file_, load
+from slmquant.model.sources.load import LoadedModel, load, unmap_
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
 from slmquant.runs.inputs import check_calibration, check_model
@@ -107,7 +107,7 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
     windows = _windows(loaded, corpus, job.calibration)
     relations = discover(loaded.model)
     multiply_in_(loaded.model, getattr(torch, job.dtype))
-    let_go_of_file_(loaded.model)
+    unmap_(loaded.model)
     meter = Meter()
     with meter.phase("capture"):
         captured = capture(loaded.model, relations, windows, job.wanted, progress)
@@ -147,7 +147,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     consumed = [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, calibration.tokens)
     with meter.phase("evaluate"):
         if mapped and dtype != torch.float32:  # few of the file's weights are still read where they lie
-            let_go_of_file_(quantized.model)
+            unmap_(quantized.model)
         context = evaluation_context(
             quantized, loaded.tokenizer, job.spec.model, job.spec.model_key, job.cache_dir, job.data_dir, progress
         )

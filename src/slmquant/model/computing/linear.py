@@ -126,11 +126,11 @@ def replace_linears_(
     for name, weight in zip(names, weights, strict=True):
         linear = linear_at(model, name)
         quantized = QuantizedLinear(weight, linear.bias, inputs, dtype)
-        hand_hooks_on_(linear, quantized)
+        transfer_hooks_(linear, quantized)
         model.set_submodule(name, quantized)
 
 
-def hand_hooks_on_(linear: nn.Module, substitute: nn.Module) -> None:
+def transfer_hooks_(linear: nn.Module, substitute: nn.Module) -> None:
     """Let what was installed on a linear, an online rotation for instance, go on in its place."""
     substitute._forward_pre_hooks = linear._forward_pre_hooks
     substitute._forward_pre_hooks_with_kwargs = linear._forward_pre_hooks_with_kwargs

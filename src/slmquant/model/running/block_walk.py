@@ -33,12 +33,12 @@ _BATCH_TOKENS = 2048
 
 Exact = Literal["nothing", "inputs", "outputs"]
 """What a walk keeps of the full-precision model: nothing; what it gives each block, which whoever has the block in hand
-replaces by the outputs (`BlockInHand.move_on_`), for one more tensor of `(samples, seq, hidden)`; or inputs and
+replaces by the outputs (`CurrentBlock.move_on_`), for one more tensor of `(samples, seq, hidden)`; or inputs and
 outputs, for two more and one more forward pass."""
 
 
 @dataclass(frozen=True)
-class BlockInHand:
+class CurrentBlock:
     """One decoder block, and what it receives.
 
     Attributes:
@@ -111,7 +111,7 @@ def walk(
     windows: Int[Tensor, "samples seq"],
     dtype: torch.dtype,
     wants_exact: Exact = "nothing",
-) -> Iterator[BlockInHand]:
+) -> Iterator[CurrentBlock]:
     """Every decoder block in turn.
 
     Whoever iterates may change the block between two steps: put codes in place of its linears, tune its norms. What
@@ -139,7 +139,7 @@ def walk(
         if exact_inputs is not None and wants_exact == "outputs":
             exact_outputs = torch.empty_like(exact_inputs)
             _advance_(block, arguments[name], exact_inputs, exact_outputs, dtype)
-        yield BlockInHand(name, block, groups, inputs, exact_inputs, exact_outputs, arguments[name])
+        yield CurrentBlock(name, block, groups, inputs, exact_inputs, exact_outputs, arguments[name])
         _advance_(block, arguments[name], inputs, inputs, dtype)
         if exact_outputs is not None:
             exact_inputs = exact_outputs

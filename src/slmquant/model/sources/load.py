@@ -96,7 +96,7 @@ def load(
     tokenizer = _tokenizer(folder)
     model = _weights(folder, configuration, dtype)
     if not mapped:
-        let_go_of_file_(model)
+        unmap_(model)
     _check_finite(model)
     torch.nn.Module.to(model, device)  # transformers' own `to` is typed for one argument less
     refuse_beyond_(model, tokenizer)
@@ -115,7 +115,7 @@ def check_device(device: str | torch.device) -> None:
         torch.empty(0, device=device)
 
 
-def let_go_of_file_(model: PreTrainedModel) -> None:
+def unmap_(model: PreTrainedModel) -> None:
     """Give every parameter memory of its own."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from slmquant.lots import lot
+from slmquant.item_order import item_order_key
 from slmquant.store.record import TaskSpec
 
 __all__ = ["items_asked"]
@@ -25,4 +25,4 @@ def items_asked(sizes: Mapping[str, int], spec: TaskSpec) -> list[tuple[str, int
     seed = spec.order_seed
     if seed is None:
         return sorted(items, key=lambda item: item[1])  # stable: subtasks stay in their own order
-    return sorted(items, key=lambda item: lot(seed, spec.name, *item))
+    return sorted(items, key=lambda item: item_order_key(seed, spec.name, *item))
