@@ -1,4 +1,4 @@
-"""A quantized model with what belongs to it: what `quantize` returns, formats write, and `open_artifact` reads."""
+"""A quantized model with tokenizer and origin: returned by `quantize`, written by formats, read by `open_artifact`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A quantized model with what belongs to it.
+    """A quantized model with its tokenizer and its origin.
 
     Attributes:
         quantized: The model and its codes.
-        tokenizer: Its tokenizer.
-        source: The model source it was made from, as given.
+        tokenizer: The model's tokenizer.
+        source: The full-precision model, as the caller named it.
         source_sha256: Fingerprint of the full-precision weights.
     """
 
@@ -35,23 +35,23 @@ class Artifact:
 
     @property
     def size(self) -> ModelSize:
-        """What it takes to store."""
+        """Stored size of the model."""
         return self.quantized.size
 
     @property
     def public_source(self) -> str:
-        """`source` without folders: a file may be given away, and paths of this machine are nobody's business."""
+        """`source` without folders, so that files given to others do not reveal paths of this machine."""
         return public_name(self.source)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write it in slmquant's own format, whole or not at all; `open_artifact` reads it back.
+        """Write the artifact in slmquant's native format, atomically; `open_artifact` reads it back.
 
         Args:
-            folder: Where. One that holds such a model already is replaced.
-            overwrite: Replace a folder of other things, too.
+            folder: Target folder. If it already holds a native artifact, that is replaced.
+            overwrite: Also replace a folder with other contents.
 
         Raises:
-            OutputError: A file lies there, or a folder with other things in it, or what it was made from.
+            OutputError: `folder` is a file, a folder with other contents, or the source model itself.
             SpaceError: The disk is full.
         """
         native = cast(_Native, plugins.by_name("slmquant.formats", "native"))
@@ -61,7 +61,7 @@ class Artifact:
 
 
 class _Native(Protocol):
-    """The native format, looked up by name: formats take artifacts, and so stand above this module."""
+    """Interface of the native format, which is loaded by name because formats import this module."""
 
     def is_native(self, folder: Path) -> bool: ...
 

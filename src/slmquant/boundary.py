@@ -1,10 +1,10 @@
-"""The boundary to what others wrote: libraries, files, the operating system.
+"""Turns errors of other people's code (libraries, files, the operating system) into errors of slmquant.
 
-A library raises whatever it likes for a damaged file, a full disk or a configuration that it does not know, and other
-classes in its next version. So nothing here or elsewhere lists classes: whatever leaves a block of `reading` or
-`guarded` is one of `slmquant.errors`, with the file, the reason and a remedy. Four things go through as they are: our
-own errors, an interruption, want of memory (a cell ends as `out_of_memory`), and a request to exit. A full disk becomes
-`SpaceError` wherever it shows.
+A library may raise any exception for a damaged file, a full disk or an unknown configuration, and different ones in its
+next version. So neither this module nor its callers list exception classes: every exception that leaves a block of
+`reading` or `guarded` is one of `slmquant.errors`, with the file, the reason and a remedy. Four kinds pass through
+unchanged: slmquant's own errors, interruptions, lack of memory (a cell then ends as `out_of_memory`), and requests to
+exit. A full disk always becomes `SpaceError`.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ _FULL_SIGNS = (
     "os error 27",
     " written",  # numpy: 4352 requested and 2752 written
     "disk full",
-    "no usable temporary directory",  # of Python's: none of TMPDIR, /tmp, /var/tmp and the working folder takes a file
+    "no usable temporary directory",  # Python: TMPDIR, /tmp, /var/tmp and the working folder are not writable
 )
 _MEMORY_SIGNS = ("allocate memory", "out of memory", "bad_alloc")
 _FOLDERS = re.compile(r"(?<![\w/:.~-])(?:~|)/(?:[^\s/'\"()<>]+/)+")
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 _LITTLE_BYTES = 1 << 16
-"""A disk with less room than this is full: libraries report that in words of their own."""
+"""A disk with less free space counts as full: libraries report a full disk in many different words."""
 _LONGEST_REASON = 300
 _KEPT_TRACEBACKS = 20
 
@@ -71,13 +71,13 @@ def reading(
     remedy: str = "fetch it again",
     error: type[SlmquantError] = ModelError,
 ) -> Iterator[None]:
-    """Around whatever reads `path`: what it raises becomes `error`, which names the file, the reason and the remedy.
+    """Turn exceptions raised while reading `path` into `error`, which names the file, the reason and the remedy.
 
     Args:
         path: The file or folder.
-        what: What it was expected to be, with its article: "a GGUF file".
-        remedy: What to do.
-        error: Of which kind the error is.
+        what: The expected kind of file, with its article: "a GGUF file".
+        remedy: Advice for the user.
+        error: Class of the error to raise.
     """
     with guarded(lambda why: f"{path} cannot be read as {what} ({why}); {remedy}", error):
         yield
@@ -89,12 +89,12 @@ def guarded(
     error: type[SlmquantError] = ModelError,
     say: Callable[[BaseException], str] | None = None,
 ) -> Iterator[None]:
-    """Around a call of a library: what it raises becomes `error` with the text that `message` makes of the reason.
+    """Turn exceptions of a library call into `error`, with the text `message(reason)`.
 
     Args:
-        message: The error's text, given the reason.
-        error: Of which kind the error is.
-        say: What an exception gives as the reason, where it is not its first line.
+        message: Makes the error's text from the reason.
+        error: Class of the error to raise.
+        say: Takes the reason from an exception; None takes its first line.
     """
     try:
         yield
@@ -108,13 +108,13 @@ def guarded(
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around whatever writes `path`: a full disk and a place that cannot be written become our errors.
+    """Turn a full disk and an unwritable path into slmquant's errors while writing `path`.
 
-    A library's own failure for another reason goes through: it is about what is written, not about where.
+    Other exceptions pass through: they concern the data, not the path.
 
     Raises:
-        SpaceError: The disk of `path`, or the one of temporary files, is full.
-        OutputError: The system does not let it be written.
+        SpaceError: The disk of `path`, or the disk of temporary files, is full.
+        OutputError: The system does not allow `path` to be written.
     """
     try:
         yield
@@ -127,14 +127,14 @@ def writing(path: Path) -> Iterator[None]:
             raise SpaceError(_no_space(path)) from raised
         if isinstance(raised, OSError) and raised.errno in _NOT_WRITABLE:
             raise OutputError(
-                f"cannot write {path}: {reason(raised)}; name another place, or point SLMQUANT_CACHE at one if it is "
-                "in the cache"
+                f"cannot write {path}: {reason(raised)}; choose another path, or, if it is in the cache, set "
+                "SLMQUANT_CACHE to another folder"
             ) from raised
         raise
 
 
 def or_none(read: Callable[[], T]) -> T | None:
-    """What `read` returns; None where it fails, for what can be had another way (a cache, a hint)."""
+    """Result of `read`, or None if it fails; for optional things such as a cache or a hint."""
     try:
         return read()
     except Exception:  # noqa: BLE001  # see the module's docstring
@@ -142,60 +142,60 @@ def or_none(read: Callable[[], T]) -> T | None:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, or its class where it says nothing; never long, never with control characters."""
+    """First line of an error, or its class name if it has no text; shortened, and without control characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     if isinstance(error, KeyError):
         text = f"{text} is missing"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror
-    elif type(error) in (TypeError, AttributeError, IndexError, AssertionError):  # their words tell nothing of a file
+    elif type(error) in (TypeError, AttributeError, IndexError, AssertionError):  # unclear without the class name
         text = f"{type(error).__name__}: {text}" if lines else text
     text = printable(text)
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with every character that a terminal would obey, or cannot show, spelled out: a name may hold anything.
+    """Escape control characters and other unprintable characters of `text`.
 
     Args:
-        text: A path, a name from a file, what somebody else's program said.
-        keep: Characters that stay as they are, such as line ends.
+        text: Untrusted text: a path, a name from a file, output of another program.
+        keep: Characters to leave as they are, such as line ends.
     """
     return "".join(
-        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode("ascii") for one in text
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode("ascii") for char in text
     )
 
 
 def last_line(error: BaseException) -> str:
-    """As `reason`, for libraries that say where they were before they say what was wrong."""
+    """Like `reason`, for libraries that print context first and the actual error last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return reason(RuntimeError(lines[-1])) if lines else reason(error)
 
 
 def size_text(count: int) -> str:
-    """A number of bytes to three digits: `0 bytes`, `1.5 MB`, `271 MB`."""
+    """Format a number of bytes with three digits: `0 bytes`, `1.5 MB`, `271 MB`."""
     rounded = float(f"{count:.3g}")
     unit = next((power for power in reversed(range(len(_UNITS))) if rounded >= 1000**power), 0)
     return f"{rounded / 1000**unit:.3g} {_UNITS[unit] if count != 1 else 'byte'}"
 
 
 def without_folders(text: str, folders: Iterable[Path] = ()) -> str:
-    """`text` without the folders of this machine: of an absolute path its last part alone.
+    """Cut every absolute path in `text` down to its last part, to hide folders of this machine.
 
     Args:
-        text: What will be published.
-        folders: Folders whose names are known, whatever characters are in them. Other paths are found by their form,
-            which ends at a space.
+        text: Text to be published.
+        folders: Known folders; their names may contain any characters. Other paths are recognised by their form, which
+            ends at a space.
     """
     for folder in sorted(map(str, folders), key=len, reverse=True):
-        if folder.count("/") > 1:  # else it is no folder of anybody's own
+        if folder.count("/") > 1:  # else it is not specific to this machine
             text = text.replace(f"{folder}/", "")
     return _FOLDERS.sub("", text.rstrip("/") if text.startswith(("/", "~/")) else text)
 
 
 def is_space(error: BaseException) -> bool:
-    """Whether an error, or what led to it, says that a disk is full."""
+    """Whether an error, or one of its causes, says that a disk is full."""
     return any(
         isinstance(one, SpaceError)
         or (isinstance(one, OSError) and one.errno in _FULL)
@@ -210,10 +210,10 @@ def is_memory(error: BaseException) -> bool:
 
 
 def save_traceback(error: BaseException, folder: Path) -> Path | None:
-    """Write the traceback of an error that nobody foresaw into `folder`, or where temporary files go.
+    """Write the traceback of an unexpected error into `folder`, or else into the folder of temporary files.
 
     Returns:
-        The file; None where neither can be written.
+        The file, or None if neither folder can be written.
     """
     text = "".join(traceback.format_exception(error))
     name = f"slmquant-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
@@ -233,7 +233,7 @@ def save_traceback(error: BaseException, folder: Path) -> Path | None:
 
 
 def _is_of_library(error: BaseException) -> bool:
-    """False for an interruption and an exit; a panic of a library in Rust is no `Exception` by its class."""
+    """False for interruptions and exits. A panic of a Rust library counts although it is not an `Exception`."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
@@ -247,7 +247,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _temporary() -> Path | None:
-    """Where temporary files go; None where no folder takes any, which `tempfile` tries."""
+    """Folder of temporary files; None if `tempfile` finds no writable one."""
     return or_none(lambda: Path(tempfile.gettempdir()))
 
 

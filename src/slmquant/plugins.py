@@ -1,9 +1,9 @@
-"""Plug-ins: how they are found, and everything that the author of one imports.
+"""Plug-ins: finds and imports them, and re-exports everything that authors of plug-ins need.
 
 A plug-in is a file, and its name is the file's name.
 
-In a plug-in package every module or folder without a leading underscore is one plug-in, but for `common`, which holds
-what they share. Third parties add theirs through an entry point in the group of the same name (`slmquant.methods`,
+In a plug-in package every module or folder without a leading underscore is one plug-in, except `common`, which holds
+shared code. Third parties add plug-ins through an entry point in the group of the same name (`slmquant.methods`,
 `slmquant.formats`, ...).
 """
 
@@ -89,10 +89,10 @@ _HOMES = {
     "run_time_refusal": "slmquant.formats.common.entries",
     "settle": "slmquant.formats.common.contract",
 }
-"""Public name → its module; imported when it is first used, as this module stands below all of them."""
+"""Public name → its module; imported on first use, because these modules import this one."""
 
 SHARED = "common"
-"""The folder of a plug-in package that is no plug-in."""
+"""Folder of shared code in a plug-in package; not a plug-in."""
 
 
 def _external(package: ModuleType) -> dict[str, EntryPoint]:
@@ -101,8 +101,8 @@ def _external(package: ModuleType) -> dict[str, EntryPoint]:
 
 def names(package: ModuleType) -> list[str]:
     """Names of the plug-ins of `package`, without importing any of them."""
-    own = {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and m.name != SHARED}
-    return sorted(own | set(_external(package)))
+    builtin = {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")} - {SHARED}
+    return sorted(builtin | set(_external(package)))
 
 
 def load(package: ModuleType, name: str, kind: str) -> ModuleType:
@@ -111,10 +111,10 @@ def load(package: ModuleType, name: str, kind: str) -> ModuleType:
     Args:
         package: The plug-in package, for example `slmquant.methods`.
         name: The plug-in's file name without its suffix.
-        kind: What a user calls it, for the error ("method").
+        kind: The kind of plug-in as users know it, for the error message ("method").
 
     Raises:
-        UnknownNameError: No such plug-in. A *broken* plug-in raises its own import error instead, so that
+        UnknownNameError: There is no such plug-in. A *broken* plug-in raises its own import error instead, so that
             a missing dependency never looks like a missing feature.
     """
     if name not in names(package):
@@ -129,7 +129,7 @@ def load(package: ModuleType, name: str, kind: str) -> ModuleType:
 
 
 def by_name(package: str, name: str) -> ModuleType:
-    """The plug-in `name` of slmquant's own in `package`, for code that stands below that package."""
+    """Import slmquant's own plug-in `name`, for modules that must not import `package` themselves."""
     return import_module(f"{package}.{name}")
 
 

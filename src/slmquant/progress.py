@@ -1,4 +1,4 @@
-"""How long work reports where it is; who shows it (a terminal, a pipe, nobody) is the caller's choice."""
+"""Progress reports of long work; the caller chooses the listener (a terminal, a pipe, none)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """A listener to long work. One phase is under way at a time."""
+    """Receives progress updates. Only one phase runs at a time."""
 
     def start(self, phase: str, total: int | None) -> None:
-        """A phase begins; `total` is its number of steps, or None where that is not known."""
+        """Begin a phase of `total` steps; None if the number is unknown."""
 
     def advance(self, steps: int = 1) -> None:
-        """Some steps of the phase are done."""
+        """Report that some steps of the phase are done."""
 
 
 class Silent:
-    """The listener that shows nothing."""
+    """Ignores all progress updates."""
 
     def start(self, phase: str, total: int | None) -> None:
         """Ignore the phase."""
@@ -29,7 +29,7 @@ class Silent:
 
 
 def track(items: Iterable[T], phase: str, progress: Progress, total: int | None = None) -> Iterator[T]:
-    """Iterate over `items` as one phase, a step per item; `total` is their number where they cannot say it."""
+    """Iterate over `items` as one phase, one step per item; `total` is their number if `items` has no length."""
     progress.start(phase, len(items) if isinstance(items, Sized) else total)
     for item in items:
         yield item

@@ -1,4 +1,4 @@
-"""The driver: model × method × scheme × calibration to a quantized model, the same way for every method."""
+"""The driver: turns model, method, scheme and calibration into a quantized model, the same way for every method."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def quantize_(
     """Quantize `model` in place.
 
     Args:
-        model: A full-precision model in float32; it is consumed.
+        model: A full-precision model in float32; it is modified and must not be used afterwards.
         method: Name of a method, or `a+b`.
-        scheme: Which numbers.
-        calibration: What the method may look at.
-        dtype: What the linears of the result multiply in.
-        seed: Of everything that a method draws.
-        budget: What learning may cost.
-        progress: Who is told how far it is.
+        scheme: Number formats of the result.
+        calibration: Calibration data for the method.
+        dtype: Dtype that the linears of the result multiply in.
+        seed: Seed of all random numbers of the method.
+        budget: Upper limit on the cost of learning.
+        progress: Receives progress updates.
 
     Raises:
-        UnknownNameError: No such method.
-        RefusedError: The method cannot do this scheme on this model; the message says why.
-        NumericalError: A solver met numbers that are not finite.
+        UnknownNameError: There is no such method.
+        RefusedError: The method does not support this scheme on this model; the message says why.
+        NumericalError: A solver met NaN or infinity.
     """
     return quantize_by_(
         methods.load(method), model, method, scheme, calibration, dtype=dtype, seed=seed, budget=budget,
@@ -105,7 +105,7 @@ def quantize_by_(
     work.notes.extend(recipe.remarks)
     if scheme.weights is not None and (left := _not_reached(model, relations)) is not None:
         work.notes.append(left)
-    _ = work.specs  # refuses what it cannot deal out, before anything is changed
+    _ = work.specs  # raises RefusedError for a mixture that does not fit, before anything is changed
     quantization = _Quantization(recipe, work)
     quantization.transform_()
     assembly = Assembly(model, scheme, parameters, work.online, dtype)
@@ -115,7 +115,7 @@ def quantize_by_(
 
 
 class _Quantization:
-    """One model on its way to codes."""
+    """State of the quantization of one model."""
 
     def __init__(self, recipe: Recipe, work: Work) -> None:
         self.recipe, self.work = recipe, work
@@ -124,7 +124,7 @@ class _Quantization:
         self._statistics: Statistics = work.calibration.statistics(work.relations, needs) if needs else {}
 
     def transform_(self) -> None:
-        """Apply the transforms in order; statistics that one of them made worthless are captured anew."""
+        """Apply the transforms in order; capture statistics again after a transform that invalidates them."""
         work = self.work
         for transform in self.recipe.transforms:
             self._statistics = transform.apply_(work, self._statistics)
@@ -133,13 +133,13 @@ class _Quantization:
                 self._statistics = anew.statistics(work.relations, needs)
 
     def round_(self, assembly: Assembly) -> None:
-        """Turn weights into codes and put them in place: group by group, or block by block."""
+        """Round the weights and install the codes in the model, group by group or block by block."""
         rounding, work = self.recipe.rounding, self.work
         if rounding is None:
             return
         title = f"quantize with {self.recipe.title}"
         per_weight = rounding.embeddings if isinstance(rounding, BlockSolver) else rounding
-        if work.scheme.embeddings is not None:  # before the blocks: their inputs are then what they will be
+        if work.scheme.embeddings is not None:  # before the blocks, so that they see the inputs of the final model
             self._round_embeddings_(per_weight, assembly)
         if isinstance(rounding, BlockSolver) and work.scheme.weights is not None:
             blocks = walk(work.model, work.relations, work.calibration.windows, work.dtype, rounding.wants_exact)
@@ -171,20 +171,20 @@ class _Quantization:
         return [correction.correct(dense[name], codes, inputs) for name, codes in rounded.items()]
 
     def _input_scale(self, group: InputGroup, assembly: Assembly) -> float | None:
-        """The calibrated scale of what the codes of a group receive; None unless the scheme has static ones."""
+        """The calibrated input scale of a group; None unless the scheme has static activation scales."""
         spec = self.work.scheme.activations
         return static_scale(spec, self._remaining(group), assembly.clip) if spec is not None and spec.static else None
 
     def _remaining(self, group: InputGroup) -> InputStatistics:
-        """What the codes of a group receive: its input, without the channels that a correction takes."""
+        """Statistics of the input that the codes of a group see: without the channels that a correction removes."""
         inputs, correction = self._statistics[group.linears[0]], self.recipe.correction
         return inputs if correction is None or self.recipe.rounds_blocks else correction.remaining(inputs)
 
     def _round_embeddings_(self, rounding: Rounding, assembly: Assembly) -> None:
-        """Round embedding and head in place; a tied head follows its embedding.
+        """Round the embedding and the head in place; a tied head shares the codes of its embedding.
 
-        The head is rounded under the statistics of what it reads. An embedding that is no head reads nothing: each
-        of its rows is looked up as it is, and no input makes one column matter more than another.
+        The head is rounded with the statistics of its inputs. An embedding that is not also the head has no inputs:
+        its rows are looked up, and no column matters more than another.
         """
         relations = self.work.relations
         names = dict.fromkeys((relations.embedding, *([relations.head_weight] if relations.head_weight else [])))
@@ -217,7 +217,7 @@ def _group_refusal(model: PreTrainedModel, relations: Relations, scheme: Scheme)
 
 
 def _not_reached(model: PreTrainedModel, relations: Relations) -> str | None:
-    """What to say of matrices in the blocks that are not the weights of linears, experts above all."""
+    """Note about block weights left unquantized (e.g. fused experts), or None."""
     linears = {f"{name}.weight" for name in relations.linears}
     others = {
         name: parameter.numel()
