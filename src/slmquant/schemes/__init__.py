@@ -1,4 +1,4 @@
-"""Which numbers a quantized model is made of: data and a grammar, no tensors."""
+"""Quantization schemes: the number formats of a model, as data and a grammar, without tensors."""
 
 from slmquant.schemes.grammar import EXAMPLES, parse
 from slmquant.schemes.kv import KvSpec

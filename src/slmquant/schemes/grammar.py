@@ -9,20 +9,20 @@
     W8A8-static     the same, with one calibrated activation scale per tensor
     W4AFP8g64       activations in FP8 per token
     W1.58A16g64     ternary weights
-    W4A4KV4g128     and a 4-bit key-value cache, one scale per token and head; KVFP8: in FP8
+    W4A4KV4g128     also a 4-bit key-value cache, one scale per token and head; KVFP8: in FP8
     W4A4KV4cg128    keys per channel in groups of tokens, values per token, the last 128 in 16 bits (KIVI)
-    W4A16g64E8      and embeddings and head in 8 bits, grouped as the linears are
-    FP8  FP8A16     FP8 weights per channel and activations per token; weights alone. FP8E5M2, FP8-static, FP8-tensor
-    MXFP4  MXFP4A16 microscaling: weights and activations; weights alone. MXFP6, MXFP6E2M3, MXFP8, MXINT8, NVFP4
-    NF4g64  FP4g64  weights alone, in groups; FP6g64, FP6E2M3g64. NF4g64-dq: scales in 8 bits as well
-    Q4_K  Q8_0 ...  GGUF's types, weights alone; Q4_KE6: and embeddings in Q6_K
-    Q4_K_M  ...     GGUF's mixtures, as llama.cpp deals types out: Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M
-    Q4_0_M  Q4_0_S  ours: Q4_0, and Q8_0 for what suffers most; for rows that are no multiple of 256
+    W4A16g64E8      also embeddings and head in 8 bits, grouped like the linears
+    FP8  FP8A16     FP8 weights per channel and activations per token; weights only. FP8E5M2, FP8-static, FP8-tensor
+    MXFP4  MXFP4A16 microscaling: weights and activations; weights only. MXFP6, MXFP6E2M3, MXFP8, MXINT8, NVFP4
+    NF4g64  FP4g64  weights only, in groups; FP6g64, FP6E2M3g64. NF4g64-dq: scales in 8 bits too
+    Q4_K  Q8_0 ...  GGUF's types, weights only; Q4_KE6: also embeddings in Q6_K
+    Q4_K_M  ...     GGUF's mixtures, with llama.cpp's choice of types: Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M
+    Q4_0_M  Q4_0_S  slmquant's own: Q4_0, with Q8_0 for the most sensitive weights; for rows not a multiple of 256
 
-Weights named by a number of bits need an A part; a format's name without one means what is usual for it. Defaults are
-omitted: weights are symmetric and per output channel, activations symmetric and per token, embeddings and head stay
-in 16 bits. Other spellings of the same scheme (`w4a16G64`, `W4A16g64-sym`, `NF4A16g64`) are read and printed in the
-canonical form.
+Weights named by a number of bits need an A part; a format's name without one means the usual activations of that
+format. Defaults are omitted: weights are symmetric and per output channel, activations symmetric and per token,
+embeddings and head stay in 16 bits. Other spellings of the same scheme (`w4a16G64`, `W4A16g64-sym`, `NF4A16g64`) are
+accepted, and printed in the canonical form.
 """
 
 from __future__ import annotations
@@ -64,24 +64,24 @@ EXAMPLES: dict[str, str] = {
     "W4A16": "4-bit weights per channel",
     "W4A16g64": "4-bit weights in groups of 64",
     "W4A16g64-asym": "the same with zero points",
-    "W4A16g64E8": "the same as W4A16g64, embeddings and head in 8 bits",
+    "W4A16g64E8": "like W4A16g64, with embeddings and head in 8 bits",
     "W3A16g64": "3-bit weights in groups of 64",
     "W1.58A16g64": "ternary weights in groups of 64",
     "W4A4KV4": "4-bit weights, activations and key-value cache",
     "W4A16KV2c": "4-bit weights; keys in 2 bits per channel, values per token, the last 128 in 16 bits (KIVI)",
     "FP8": "8-bit floating point E4M3, weights per channel and activations per token",
-    "FP8A16": "the same, weights alone",
+    "FP8A16": "the same, weights only",
     "FP6g64": "6-bit floating point E3M2, weights in groups of 64",
     "MXFP4": "4-bit microscaling floating point, weights and activations in blocks of 32",
-    "MXFP4A16": "the same, weights alone",
+    "MXFP4A16": "the same, weights only",
     "NVFP4": "4-bit floating point with two-level scales, weights and activations in blocks of 16",
     "NF4g64": "4-bit normal-float, weights in groups of 64",
     "NF4g64-dq": "the same, its scales in 8 bits",
     "Q4_K": "GGUF's 4-bit K-quants",
-    "Q4_K_M": "a GGUF mixture: Q4_K, and more bits for some linears and the head",
-    "Q4_0_M": "Q4_0, and Q8_0 for values, keys, the head and most of the last linears of feed-forward networks",
+    "Q4_K_M": "a GGUF mixture: Q4_K, with more bits for some linears and the head",
+    "Q4_0_M": "Q4_0, with Q8_0 for values, keys, the head and most of the last linears of feed-forward networks",
 }
-"""Typical names with a half-line each; any name of the grammar works."""
+"""Typical names, each with a short description; any name of the grammar works."""
 
 
 def _alternatives(names: tuple[str, ...]) -> str:
@@ -105,8 +105,8 @@ def parse(name: str) -> Scheme:
     """Read a scheme name.
 
     Raises:
-        SchemeError: The name does not follow the grammar, or what it says contradicts itself; the message
-            gives an example or the remedy.
+        SchemeError: The name does not follow the grammar, or contradicts itself; the message gives an example
+            or the remedy.
     """
     text = name.strip()
     for synonym, usual in _SYNONYMS.items():
@@ -128,7 +128,7 @@ def _scheme(name: str, match: re.Match[str]) -> Scheme:
     numbers = _weight_format(match["weights"].upper(), symmetric)
     emb_bits = _bits(match["e"])
     if numbers is None and emb_bits is None and (match["g"] or match["tensor"] or match["sym"] or match["dq"]):
-        raise SchemeError(f"{name!r} says how weights are grouped but leaves them in 16 bits; give W or E fewer bits")
+        raise SchemeError(f"{name!r} groups weights but leaves them in 16 bits; give W or E fewer bits")
     if not symmetric and numbers is not None and not isinstance(numbers, IntegerFormat):
         raise SchemeError(f"{name!r} asks for zero points, which only integers have; drop -asym")
     granularity = _granularity(name, match, numbers)
@@ -158,7 +158,7 @@ def _granularity(name: str, match: re.Match[str], numbers: WeightFormat | None) 
         raise SchemeError(f"{name!r} asks for groups and for one scale per tensor; drop one of the two")
     block = numbers.block_size if isinstance(numbers, NumberFormat | GgufType) else None
     if block is not None and numbers is not None and (match["g"] or match["tensor"]):
-        raise SchemeError(f"{numbers.name} has a fixed group size; write {numbers.name!r} alone")
+        raise SchemeError(f"{numbers.name} has a fixed group size; write just {numbers.name!r}")
     if match["tensor"]:
         return PerTensor()
     size = int(match["g"]) if match["g"] else block

@@ -1,4 +1,4 @@
-"""How the key-value cache is stored, as frozen data."""
+"""Number format of the key-value cache, as frozen data."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from slmquant.errors import SchemeError
 __all__ = ["KIVI_GROUP", "KIVI_RECENT", "KvSpec"]
 
 KIVI_GROUP = 32
-"""Group size of KIVI's published setting, along the tokens for keys and along the head for values."""
+"""Group size in KIVI's published setting: tokens for keys, channels of a head for values."""
 KIVI_RECENT = 128
-"""Latest tokens that KIVI's published setting keeps in full precision."""
+"""Number of latest tokens kept in full precision in KIVI's published setting."""
 
 
 @dataclass(frozen=True)
 class KvSpec:
-    """How keys and values are rounded once the rotary embedding has been applied; always asymmetric integers or FP8.
+    """Number format of keys and values, applied after the rotary embedding: asymmetric integers or FP8.
 
     Attributes:
         bits: 2 to 8 for integers, 8 for FP8.
         floating: FP8 E4M3 with a scale instead of integers with a scale and a minimum.
-        key_tokens: Consecutive tokens whose keys share a scale in each channel (KIVI); None rounds keys as values
-            are, token by token.
+        key_tokens: Consecutive tokens whose keys share a scale in each channel (KIVI); None rounds keys token by
+            token, like values.
         group_size: Consecutive channels of a head that share a scale within a token; None for the whole head.
         recent: Latest tokens that stay in 16 bits (KIVI): the last `recent` values, and the keys since the last
             multiple of `recent` tokens. 0 rounds every token.
@@ -50,5 +50,5 @@ class KvSpec:
 
     @classmethod
     def kivi(cls, bits: int) -> KvSpec:
-        """Keys per channel over groups of tokens, values per token, the latest tokens in 16 bits, as KIVI has them."""
+        """KIVI's setting: keys per channel over groups of tokens, values per token, the latest tokens in 16 bits."""
         return cls(bits, key_tokens=KIVI_GROUP, group_size=KIVI_GROUP, recent=KIVI_RECENT)

@@ -1,18 +1,19 @@
-"""Mixtures of GGUF's types: one for most linears, and more bits for those that suffer most from few.
+"""Mixtures of GGUF's types: one type for most linears, and more bits for the most sensitive ones.
 
-Those of K-quants are llama.cpp's: what a user gets who asks it for `Q4_K_M`, type by type, after
-`llama_tensor_get_type` and what follows it in `llama-quant.cpp`, which have no paper. K-quants need rows of whole
-blocks of 256. A small model seldom has them (576, 896, 960 inputs), gets types of 5 and 8 bits in their place, and
-decodes more slowly, as processors have fast products for `Q4_0` and `Q8_0` and not for those of 5 bits.
+The mixtures of K-quants give every weight the type that llama.cpp gives it for a name such as `Q4_K_M`, after
+`llama_tensor_get_type` and the code that follows it in `llama-quant.cpp`; there is no paper. K-quants need rows of
+whole blocks of 256 inputs. A small model seldom has such rows (576, 896, 960 inputs). It gets types of 5 and 8 bits
+instead, and decodes more slowly, because processors have fast products for `Q4_0` and `Q8_0` but not for 5-bit types.
 
-`Q4_0_S` and `Q4_0_M` are ours, made for such models: nothing but `Q4_0` and `Q8_0`. Values and keys have 8 bits, which
-costs little where many queries share them, and with `_M` three quarters of the feed-forward networks' last linears. On
-SmolLM2-135M-Instruct a million weights of values are worth twelve times as much in 8 bits as one of queries, one of
-keys four times, one of those last linears three (`benchmarks/mixture.py`).
+`Q4_0_S` and `Q4_0_M` are slmquant's own, made for such models: they use only `Q4_0` and `Q8_0`. Values and keys have
+8 bits, which costs little if many queries share them; `_M` also gives 8 bits to three quarters of the feed-forward
+networks' last linears. On SmolLM2-135M-Instruct 8 bits for a million weights gain twelve times as much for values, four
+times as much for keys, and three times as much for those last linears as they gain for queries
+(`benchmarks/mixture.py`).
 
 Deviations:
-    * Mixtures of the Falcon architecture, of models with eight experts and of those with 80 blocks have rules of
-      their own there, which are not followed.
+    * llama.cpp has special rules for the Falcon architecture, for models with eight experts and for models with
+      80 blocks; they are not followed.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from typing import Literal
 from slmquant.schemes.numbers import GgufName
 
 MixtureName = Literal["Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q4_0_S", "Q4_0_M"]
-"""The mixtures that can be made."""
+"""Names of the supported mixtures."""
 
 Role = Literal["value", "key", "down", "head", "other"]
-"""What a weight is to a mixture: the values' projection (or one of queries, keys and values together), the keys', the
-last of a feed-forward network, the head (and an embedding that is one), anything else."""
+"""Role of a weight in a mixture: the projection of values (or of queries, keys and values together), the projection of
+keys, the last linear of a feed-forward network, the head (or an embedding tied to it), anything else."""
 
 ROW = 256
-"""Inputs of a K-quant's super-block; rows that are no multiple of it get another type."""
+"""Inputs of a K-quant's super-block; rows that are not a multiple of it get another type."""
 
 _STAND_INS: Mapping[GgufName, GgufName] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
@@ -54,11 +55,11 @@ def _most(block: int, blocks: int) -> bool:
 
 @dataclass(frozen=True)
 class _Favour:
-    """Weights of a role get another type, in some blocks.
+    """Another type for the weights of a role, in some blocks.
 
     Attributes:
-        type: Which.
-        where: Whether in this block of so many.
+        type: The type.
+        where: Whether it applies, given the block's number and the number of blocks.
     """
 
     type: GgufName
@@ -70,9 +71,9 @@ class Mixture:
     """One of GGUF's mixtures.
 
     Attributes:
-        base: The type of every weight that nothing is said of.
-        favoured: What roles have instead.
-        of_llama_cpp: Whether llama.cpp's own quantizer makes it, under the same name.
+        base: The type of every weight whose role is not in `favoured`.
+        favoured: Types of particular roles.
+        of_llama_cpp: Whether llama.cpp's own quantizer offers the mixture, under the same name.
     """
 
     base: GgufName
@@ -80,7 +81,7 @@ class Mixture:
     of_llama_cpp: bool = True
 
     def type_of(self, role: Role, row: int, block: int = 0, blocks: int = 1) -> GgufName:
-        """The type of a weight with rows of `row` inputs, in block number `block` of `blocks` where it lies in one."""
+        """The type of a weight with `row` inputs; `block` is its block's number if it lies in one of the `blocks`."""
         favour = self.favoured.get(role)
         chosen = favour.type if favour is not None and favour.where(block, blocks) else self.base
         return _STAND_INS.get(chosen, chosen) if row % ROW else chosen

@@ -1,4 +1,4 @@
-"""Number formats of weights and activations, and how many weights share a scale, as frozen data."""
+"""Number formats of weights and activations, and granularity of scales, as frozen data."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Literal
 from slmquant.errors import SchemeError
 
 BlockName = Literal["MXFP4", "MXFP6", "MXFP6E2M3", "MXFP8", "MXFP8E5M2", "MXINT8", "NVFP4"]
-"""Formats whose blocks are part of them: OCP microscaling with a power of two for 32 elements, and NVFP4."""
+"""Formats with a fixed block size: OCP microscaling with a power of two for 32 elements, and NVFP4."""
 
 FloatName = Literal["FP8", "FP8E5M2", "FP6", "FP6E2M3", "FP4", "NF4", BlockName]
-"""Every format that is not plain integers; FP8 alone is E4M3, FP6 alone E3M2, FP4 is E2M1."""
+"""Every format that is not plain integers; plain FP8 is E4M3, plain FP6 is E3M2, FP4 is E2M1."""
 
 ElementName = Literal["E4M3", "E5M2", "E3M2", "E2M3", "E2M1", "NF4"]
 
 GgufName = Literal["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
-"""GGUF's types of one tensor; names such as Q4_K_M are mixtures of them."""
+"""GGUF's types of a single tensor; names such as Q4_K_M are mixtures of them."""
 
 _ELEMENTS: dict[FloatName, ElementName | None] = {
     "FP8": "E4M3",
@@ -59,7 +59,7 @@ class PerChannel:
 class PerGroup:
     """One scale for `size` consecutive inputs of a channel: `(out, in)` → scales `(out, ceil(in / size))`.
 
-    Where `size` does not divide `in`, the last group is shorter.
+    If `size` does not divide `in`, the last group is shorter.
     """
 
     size: int
@@ -112,7 +112,7 @@ class NumberFormat:
 
     @property
     def element(self) -> ElementName | None:
-        """Its elements; None for integers."""
+        """Name of the element type; None for integers."""
         return _ELEMENTS[self.name]
 
     @property
@@ -122,7 +122,7 @@ class NumberFormat:
 
     @property
     def block_size(self) -> int | None:
-        """Inputs that share a scale, where that is part of the format."""
+        """Inputs that share a scale; None if the format does not fix it."""
         return _BLOCKS.get(self.name)
 
 
@@ -139,7 +139,7 @@ class GgufType:
 
     @property
     def symmetric(self) -> bool:
-        """Whether it stores no minima."""
+        """Whether the type stores no minima."""
         return self.name in ("Q4_0", "Q5_0", "Q8_0", "Q3_K", "Q6_K")
 
     @property

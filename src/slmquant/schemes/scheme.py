@@ -1,4 +1,4 @@
-"""A scheme as frozen data; contradictions are refused when it is made."""
+"""Quantization schemes as frozen data; the constructor rejects contradictions."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from slmquant.schemes.numbers import (
 )
 
 FULL_PRECISION_BITS = 16
-"""Bits of everything a scheme leaves alone (norms, biases, and embeddings without an `E` part)."""
+"""Bits of everything that a scheme does not quantize (norms, biases, and embeddings without an `E` part)."""
 
 ActivationFormat = Literal["INT", "FP8", "FP8E5M2", BlockName]
 
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """How one kind of weight is stored: linears, or embeddings and head.
+    """Storage of one kind of weight: linears, or embeddings and head.
 
     Attributes:
-        format: Its numbers.
-        granularity: How many of them share a scale; a format with blocks of its own has `PerGroup(block)`.
+        format: The number format.
+        granularity: Weights that share a scale; `PerGroup(block)` for a format with a fixed block size.
         double_quantized: Whether scales are quantized as well (QLoRA).
     """
 
@@ -46,7 +46,7 @@ class WeightSpec:
     def __post_init__(self) -> None:
         block = getattr(self.format, "block_size", None)
         if block is not None and self.granularity != PerGroup(block):
-            raise SchemeError(f"{self.format.name} has a fixed group size; write {self.format.name!r} alone")
+            raise SchemeError(f"{self.format.name} has a fixed group size; write just {self.format.name!r}")
         if self.double_quantized and (
             self.format.name not in ("NF4", "FP4") or not isinstance(self.granularity, PerGroup)
         ):
@@ -54,17 +54,17 @@ class WeightSpec:
 
     @property
     def scale_bits(self) -> int:
-        """Stored bits of one plain scale: float16 for groups, float32 where there is only one for a channel or more."""
+        """Stored bits of one plain scale: 16 (float16) per group, 32 (float32) per channel or per tensor."""
         return 16 if isinstance(self.granularity, PerGroup) else 32
 
 
 @dataclass(frozen=True)
 class ActivationSpec:
-    """How the inputs of linears are rounded, always symmetrically.
+    """Number format of the inputs of linears, always symmetric.
 
     Attributes:
-        bits: Of an element; 2 to 8 for integers.
-        static: False, scales are found while running, one per token or block; True, one per tensor, calibrated.
+        bits: Bits of an element; 2 to 8 for integers.
+        static: True for one calibrated scale per tensor; False for scales computed at run time, per token or block.
         format: Integers, FP8, or a format with blocks of channels.
     """
 
@@ -76,7 +76,7 @@ class ActivationSpec:
         if self.format == "INT" and not 2 <= self.bits <= 8:
             raise SchemeError(f"{self.bits}-bit activations are not supported; expected 2 to 8, or A16 for none")
         if self.static and self.block_size is not None:
-            raise SchemeError(f"{self.format} finds the scales of its blocks while running; drop -static")
+            raise SchemeError(f"{self.format} computes the scales of its blocks at run time; drop -static")
 
     @classmethod
     def of(cls, format: ActivationFormat, static: bool = False) -> ActivationSpec:
@@ -86,32 +86,32 @@ class ActivationSpec:
 
     @property
     def element(self) -> ElementName | None:
-        """Its elements; None for integers."""
+        """Name of the element type; None for integers."""
         return None if self.format == "INT" else NumberFormat(self.format).element
 
     @property
     def block_size(self) -> int | None:
-        """Channels that share a scale; None where tokens have one."""
+        """Channels that share a scale; None if scales are per token or per tensor."""
         return None if self.format == "INT" else NumberFormat(self.format).block_size
 
     @property
     def name(self) -> str:
-        """What follows the A in a scheme's name."""
+        """The part after the A in a scheme's name."""
         return str(self.bits) if self.format == "INT" else self.format
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Which numbers a whole model is made of. Make one with `parse("W4A16g64")`.
+    """The number formats of a whole model. Make one with `parse("W4A16g64")`.
 
     Attributes:
         weights: Linears of the blocks; None leaves them in 16 bits.
-        activations: Inputs of those linears; None leaves them alone.
-        kv: The key-value cache; None leaves it alone.
+        activations: Inputs of those linears; None leaves them unquantized.
+        kv: The key-value cache; None leaves it unquantized.
         embeddings: Input embeddings and output head, tied or not; None leaves them in 16 bits.
-        mixture: A mixture of GGUF types (Q4_K_M): `weights` are what most linears have, `embeddings` what the head
-            has. Make it with `of_mixture`.
-        special: A GGUF type that no weight can be rounded to here (IQ2_XXS), in place of all of the above.
+        mixture: A mixture of GGUF types (Q4_K_M): `weights` is then the type of most linears, `embeddings` the type
+            of the head. Make it with `of_mixture`.
+        special: A GGUF type that slmquant cannot round to (IQ2_XXS); all other parts are then None.
     """
 
     weights: WeightSpec | None = None
@@ -124,25 +124,25 @@ class Scheme:
     def __post_init__(self) -> None:
         parts = (self.weights, self.activations, self.kv, self.embeddings, self.mixture)
         if self.special is not None and any(part is not None for part in parts):
-            raise SchemeError(f"{self.special.name} is a scheme of its own; it takes no W, A, KV or E part")
+            raise SchemeError(f"{self.special.name} is a complete scheme and takes no W, A, KV or E part; drop those")
         if self.embeddings is None or self.weights is None:
             return
         if self.embeddings != embeddings_like(self.weights, self.embeddings.format.bits):
             raise SchemeError(
-                "embeddings are integers grouped as the linears are, or a GGUF type beside a GGUF type; "
-                "the grammar has no other way to say it"
+                "embeddings must be integers grouped like the linears, or a GGUF type if the linears have a GGUF type; "
+                "the grammar has no name for anything else"
             )
 
     @classmethod
     def of_mixture(cls, name: MixtureName) -> Scheme:
-        """One of GGUF's mixtures."""
+        """The scheme of a GGUF mixture."""
         mixture = MIXTURES[name]
         head = mixture.favoured["head"].type
         return cls(weights=gguf_spec(mixture.base), embeddings=gguf_spec(head), mixture=name)
 
     @property
     def weight_specs(self) -> tuple[WeightSpec, ...]:
-        """All that weights may be stored as: linears, embeddings and head."""
+        """Every storage that a weight may get: linears, embeddings and head."""
         if self.mixture is not None:
             return tuple(gguf_spec(name) for name in MIXTURES[self.mixture].types)
         return tuple(spec for spec in (self.weights, self.embeddings) if spec is not None)
@@ -181,7 +181,7 @@ class Scheme:
 
 
 def activations_with(weights: WeightFormat | None) -> ActivationSpec | None:
-    """Activations that the name of a format means where it has no A part: its own for FP8, MX and NVFP4."""
+    """Activations implied by a weight format without an A part: the same format for FP8, MX and NVFP4, else None."""
     if not isinstance(weights, NumberFormat):
         return None
     name = weights.name
@@ -191,12 +191,12 @@ def activations_with(weights: WeightFormat | None) -> ActivationSpec | None:
 
 
 def gguf_spec(name: GgufName) -> WeightSpec:
-    """A weight of one of GGUF's types."""
+    """The weight storage of a GGUF type."""
     return WeightSpec(GgufType(name), PerGroup(GgufType(name).block_size))
 
 
 def embeddings_like(weights: WeightSpec, bits: int) -> WeightSpec:
-    """What `E<bits>` means beside such weights: integers with their groups; beside a GGUF type, one of GGUF's."""
+    """Embedding storage for `E<bits>`: integers grouped like `weights`, or a GGUF type if `weights` has one."""
     if isinstance(weights.format, GgufType):
         name = "Q8_0" if bits == 8 else f"Q{bits}_K"
         if name not in get_args(GgufName):
