@@ -125,5 +125,8 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_fetched(
     monkeypatch.setattr("slmquant.files.tempfile.TemporaryFile", read_only)
     monkeypatch.setattr("slmquant.packages.subprocess.Popen", lambda *args, **words: pytest.fail("it was fetched"))
     for get in (lambda: pull("stories15m"), lambda: fetch(Package("pypi", "x", "1", "0" * 64))):
-        with pytest.raises(OutputError, match="Read-only file system; choose another path, or, if it is in the cache, set SLMQUANT_CACHE"):
+        with pytest.raises(
+            OutputError,
+            match="Read-only file system; choose another path, or, if it is in the cache, set SLMQUANT_CACHE",
+        ):
             get()

@@ -108,5 +108,5 @@ def test_an_input_that_is_never_active_gets_no_weight() -> None:
 def test_a_cross_moment_of_another_size_is_refused() -> None:
     p = problem(2, 8, 0)
 
-    with pytest.raises(ValueError, match=r"shape \(8, 8\) needs as large a cross moment, got \(7, 7\)"):
+    with pytest.raises(ValueError, match=r"the cross moment has shape \(7, 7\); expected that of H, \(8, 8\)"):
         unwrap(gptaq)(p.W, p.H, p.cross[:7, :7], Grid(4))  # past the check of shapes that tests have

@@ -66,5 +66,5 @@ def test_two_orders_below_two_hundred_are_missed() -> None:
 
 
 def test_an_order_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="order 0 was asked for"):
+    with pytest.raises(ValueError, match="order 0; expected at least 1"):
         hadamard(0)

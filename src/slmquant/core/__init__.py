@@ -1,1 +1,1 @@
-"""The mathematics: tensors and small values in, tensors out. No modules, no devices, no files, no global state."""
+"""The mathematics: pure functions of tensors and small values. No modules, devices, files or global state."""

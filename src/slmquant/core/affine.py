@@ -1,9 +1,9 @@
 """Quantized weights: the map `w ≈ scale · (element(code) − zero_point)` and its parameters.
 
-A grid is three choices: which numbers (`core.elements`), how a scale is found for a range of weights, and how scales
-are stored (`core.scales`). For integers the convention is that of Jacob et al., "Quantization and Training of Neural
-Networks for Efficient Integer-Arithmetic-Only Inference" (CVPR 2018), eq. 1: symmetric codes lie in
-`[−2^(b−1), 2^(b−1) − 1]` with no zero point, asymmetric ones in `[0, 2^b − 1]`.
+A grid makes three choices: the numbers (`core.elements`), the rule that computes a scale from a range of weights, and
+the storage of scales (`core.scales`). Integers follow Jacob et al., "Quantization and Training of Neural Networks for
+Efficient Integer-Arithmetic-Only Inference" (CVPR 2018), eq. 1: symmetric codes lie in `[−2^(b−1), 2^(b−1) − 1]` with
+no zero point, asymmetric ones in `[0, 2^b − 1]`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from slmquant.core.scales import Packing, Parts, Plain, ScaleStorage
 __all__ = ["AffineParams", "CodeRange", "Grid", "QuantizedTensor", "Rule"]
 
 Rule = Literal["span", "extreme", "power", "least squares"]
-"""How a symmetric grid finds a scale, see `Grid.cover`."""
+"""Rule for the scales of a symmetric grid, see `Grid.cover`."""
 
 
 class CodeRange(NamedTuple):
@@ -38,16 +38,16 @@ class CodeRange(NamedTuple):
 
 @dataclass(frozen=True)
 class AffineParams:
-    """Scale and zero point of each group; `rows` is `out`, or 1 where the whole tensor shares one scale.
+    """Scale and zero point of each group; `rows` is `out`, or 1 if the whole tensor shares one scale.
 
-    It unpacks as the two of them.
+    Unpacks as `scale, zero_point`.
 
     Attributes:
-        scale: Never 0; positive but for GGUF's types, which put the weight of largest magnitude on the lowest code,
-            and for scales that were searched (`core.kquant`).
-        zero_point: In units of codes, held as floats; all 0 where symmetric.
-        parts: How they are stored, where they came from a grid. Whoever changes the numbers need not care: a grid
-            that is given parts that do not say the same makes new ones.
+        scale: Never 0. Positive, except for GGUF's types, which put the weight of largest magnitude on the lowest
+            code, and for scales found by a search (`core.kquant`).
+        zero_point: In units of codes, held as floats; all 0 if symmetric.
+        parts: The stored form, if it came from a grid. It may be stale after a change of the numbers: `Grid.stored`
+            recomputes parts that disagree with scale and zero point.
     """
 
     scale: Float[Tensor, "*shape"]
@@ -60,18 +60,18 @@ class AffineParams:
 
 @dataclass(frozen=True)
 class Grid:
-    """The numbers that a weight is rounded to.
+    """The set of numbers that a weight is rounded to.
 
     Attributes:
         bits: Bits of a code, 1 to 8.
-        symmetric: Whether there are no zero points.
+        symmetric: True for no zero points.
         group_size: Inputs of a channel that share a scale; at least `in` for one scale per channel.
-        scale_bits: Stored bits of a scale, 16 (float16) or 32, where `storage` says nothing else.
+        scale_bits: Stored bits of a scale, 16 (float16) or 32, unless `layout` is given.
         per_tensor: One scale for the whole weight.
         real_zero_point: Zero points are stored as float16, not rounded to a code.
-        numbers: What codes stand for; None for the integers that `bits` and `symmetric` name.
-        rule: How a scale is found, where symmetric.
-        layout: How scales are stored; None for each by itself in `scale_bits`.
+        numbers: The numbers that codes stand for; None for the integers implied by `bits` and `symmetric`.
+        rule: Rule for the scale of a symmetric grid.
+        layout: Storage of the scales; None stores each by itself in `scale_bits`.
     """
 
     bits: int
@@ -92,12 +92,12 @@ class Grid:
 
     @property
     def elements(self) -> Elements:
-        """What codes stand for."""
+        """The numbers that codes stand for."""
         return self.numbers or Integers.of(self.bits, self.symmetric)
 
     @property
     def storage(self) -> ScaleStorage:
-        """How scales are stored."""
+        """Storage of the scales."""
         return self.layout or Plain(self.scale_bits)
 
     @property
@@ -117,21 +117,21 @@ class Grid:
 
     @property
     def uniform(self) -> bool:
-        """Whether codes are the numbers themselves, so that `w = scale · (code − zero_point)` and steps are equal."""
+        """Whether each code is its own number: `w = scale · (code − zero_point)`, with equal steps."""
         return isinstance(self.elements, Integers)
 
     @property
     def spans_rows(self) -> bool:
-        """Whether parameters of one row depend on others: weights are then rounded one by one, not stacked."""
+        """Whether parameters of a row depend on other rows; such weights are rounded one by one, not stacked."""
         return self.per_tensor or self.storage.spans_rows
 
     @property
     def spans_groups(self) -> bool:
-        """Whether parameters of one group depend on others, or on more than its range: all are fitted up front."""
+        """Whether parameters of a group depend on more than its own range; all are then fitted in advance."""
         return self.spans_rows or self.storage.spans_groups or self.rule == "least squares"
 
     def fit(self, W: Float[Tensor, "out in"]) -> AffineParams:
-        """Parameters for each group of `W`, or for all of it: they cover its range, or minimise its squared error."""
+        """Fit parameters to each group of `W`, or to all of it: cover its range, or minimise its squared error."""
         if self.per_tensor:
             W = W.reshape(1, -1)
         if self.rule == "least squares":
@@ -141,21 +141,21 @@ class Grid:
         return self.cover(groups.bounds(W, min(self.group_size, W.shape[1])))
 
     def cover(self, bounds: groups.Bounds) -> AffineParams:
-        """Parameters that cover given ranges; a scale is rounded to what will be stored before it is used.
+        """Compute parameters that cover given ranges; a scale is rounded to its stored value before it is used.
 
         Symmetric, by `rule`:
 
-        * `span`: `scale = max|w| / ((high − low) / 2)`, so that both sides of the elements are used and of integers
+        * `span`: `scale = max|w| / ((high − low) / 2)`, so that both sides of the elements are used, and with integers
           only the extreme positive value is clipped, by half a step; this is the convention of GPTQ's code and of
-          compressed-tensors. Elements that reach as far down as up have `max|w|` on the largest of them.
+          compressed-tensors. With elements that are symmetric about 0, `max|w|` falls on the largest element.
         * `extreme`: the weight of largest magnitude falls on the lowest code, whatever its sign, as in ggml.
-        * `power`: `2^(floor(log2 max|w|) − floor(log2 high))`, the rule of the OCP microscaling formats; what lies
-          above `high` is clipped.
-        * `least squares`, of ternary weights: half of `max|w|`, near the best for a group of 64 normal weights.
+        * `power`: `2^(floor(log2 max|w|) − floor(log2 high))`, the rule of the OCP microscaling formats; values above
+          `high` are clipped.
+        * `least squares`, for ternary weights: half of `max|w|`, near the best for a group of 64 normal weights.
           `fit`, which sees the weights, finds the best.
 
-        Asymmetric: the range is widened to hold 0, so that 0 is exact where zero points are whole. A group of zeros
-        gets codes that stand for 0.
+        Asymmetric: the range is widened to include 0, so that 0 is exact if zero points are whole numbers. A group of
+        zeros gets codes that stand for 0.
         """
         low, high = bounds
         elements = self.elements
@@ -175,7 +175,7 @@ class Grid:
         return self._store(scale, torch.zeros_like(scale))
 
     def stored(self, affine: AffineParams) -> AffineParams:
-        """The nearest parameters that can be stored, with the parts that store them; those already stored are kept."""
+        """The nearest storable parameters, with their stored parts; parameters that match their parts are returned."""
         if affine.parts is not None:
             held = self.read(affine.parts)
             if all(torch.equal(said, given.float()) for said, given in zip(held, affine, strict=True)):
@@ -183,14 +183,14 @@ class Grid:
         return self._store(affine.scale, affine.scale * affine.zero_point)
 
     def read(self, parts: Parts) -> AffineParams:
-        """What stored parts say, in float32."""
+        """Read parameters from stored parts, in float32."""
         scale, shift = self.storage.decode(parts)
         if self.symmetric:
             return AffineParams(scale, torch.zeros_like(scale), parts)
         return AffineParams(scale, parts["zero_point"].float() if shift is None else shift / scale, parts)
 
     def _store(self, scale: Float[Tensor, ...], shift: Float[Tensor, ...]) -> AffineParams:
-        """Parameters as they are read back, in the dtype of `scale`; `shift` is what code 0 stands for, negated."""
+        """Parameters after storing, in the dtype of `scale`; `shift` is minus the number that code 0 stands for."""
         parts = dict(self.storage.encode(scale, shift))
         if not self.symmetric and not self.storage.holds_shift:
             zero_point = shift / self.storage.decode(parts).scale
@@ -207,18 +207,18 @@ class Grid:
         return self.elements.nearest(W / scale if self.symmetric else W / scale + zero_point)
 
     def decode(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        """What codes, held as floats, stand for, for scales and zero points that broadcast against them."""
+        """Numbers of codes held as floats, for scales and zero points that broadcast against them."""
         values = self.elements.values(codes)
         return scale * (values if self.symmetric else values - zero_point)
 
     def quantize(self, W: Float[Tensor, "out in"], affine: AffineParams | None = None) -> QuantizedTensor:
-        """Round to nearest; parameters are fitted where none are given, and made storable where they are."""
+        """Round to nearest. Parameters are fitted if none are given, else rounded to storable ones."""
         affine = self.fit(W) if affine is None else self.stored(affine)
         codes = [self.encode(part, *parameters) for part, parameters in self._by_group(W, affine)]
         return self.assemble(_side_by_side(codes), affine)
 
     def rounded(self, W: Float[Tensor, "out in"], affine: AffineParams | None = None) -> Float[Tensor, "out in"]:
-        """What `quantize` makes of a weight, as `dequantize` reads it, without keeping codes: for searches."""
+        """`quantize(W, affine).dequantize()` without building codes; for searches."""
         affine = self.fit(W) if affine is None else self.stored(affine)
         numbers = [
             self.decode(self.encode(part, *parameters), *parameters) for part, parameters in self._by_group(W, affine)
@@ -228,7 +228,7 @@ class Grid:
     def _by_group(
         self, W: Float[Tensor, "out in"], affine: AffineParams
     ) -> Iterator[tuple[Float[Tensor, "out groups size"], tuple[Tensor, Tensor]]]:
-        """Full groups, then a ragged last one, each with the scales and zero points that broadcast against it."""
+        """Yield the full groups, then a shorter last one, each with scales and zero points that broadcast to it."""
         start = 0
         for part in groups.split(W, min(self.group_size, W.shape[1])):
             stop = start + part.shape[1]
@@ -236,11 +236,11 @@ class Grid:
             start = stop
 
     def assemble(self, codes: Float[Tensor, "out in"], affine: AffineParams) -> QuantizedTensor:
-        """Codes held as floats, with their parameters, as a `QuantizedTensor`."""
+        """Build a `QuantizedTensor` from codes held as floats and their parameters."""
         return self.restore(codes, self.stored(affine).parts or {})
 
     def restore(self, codes: Shaped[Tensor, "out in"], parts: Parts) -> QuantizedTensor:
-        """Codes and stored parts as a `QuantizedTensor`."""
+        """Build a `QuantizedTensor` from codes and stored parts."""
         affine = self.read(parts)
         exact = self.real_zero_point or self.storage.holds_shift
         zero_point = affine.zero_point if exact else affine.zero_point.to(torch.uint8)
@@ -254,7 +254,7 @@ class Grid:
 
 
 def _side_by_side(parts: list[Float[Tensor, "out _ _"]]) -> Float[Tensor, "out in"]:
-    """What was computed group by group as a whole weight."""
+    """Join values computed group by group into a whole weight."""
     flat = [part.flatten(1) for part in parts]
     return flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
 
@@ -262,8 +262,8 @@ def _side_by_side(parts: list[Float[Tensor, "out _ _"]]) -> Float[Tensor, "out i
 def _best_ternary_scale(W: Float[Tensor, "out groups size"]) -> Float[Tensor, "out groups"]:
     """The scale `s` that minimises `Σ (w − s·t)²` over `t` in {−1, 0, 1}, exactly.
 
-    With the `k` largest magnitudes kept, the best `s` is their mean and the error falls by `(Σ|w|)² / k`; the `k` for
-    which that is most is found by looking at all of them.
+    With the `k` largest magnitudes kept, the best `s` is their mean and the error falls by `(Σ|w|)² / k`; all `k` are
+    tried and the best is taken.
     """
     sums = W.abs().sort(dim=2, descending=True).values.cumsum(dim=2)
     kept = torch.arange(1, W.shape[2] + 1, device=W.device)

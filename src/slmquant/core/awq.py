@@ -1,8 +1,8 @@
-"""AWQ's scale search: which power of the activations' magnitude to move into the weights before rounding.
+"""AWQ's scale search: the power of the activations' magnitude to move into the weights before rounding.
 
 Lin et al., "AWQ: Activation-aware Weight Quantization for On-Device LLM Compression and Acceleration" (MLSys 2024,
 arXiv 2306.00978), eq. 4 and 5: `s = s_X^r`, and `r` minimises `‖(Q(W diag(s)) diag(s)⁻¹ − W) X‖²`. The loss is
-`tr(ΔW H ΔWᵀ)` with `H = E[x xᵀ]`: exactly, and without the tokens.
+exactly `tr(ΔW H ΔWᵀ)` with `H = E[x xᵀ]`, so the tokens are not needed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ RATIOS: tuple[float, ...] = tuple(step / 20 for step in range(20))
 """Powers that are tried: the authors' twenty, from 0 (no scaling) up to 0.95."""
 
 Round = Callable[[Float[Tensor, "out in"]], Float[Tensor, "out in"]]
-"""Rounds a weight to real numbers that its codes stand for."""
+"""Rounds a weight to the numbers that its codes stand for."""
 
 
 class Found(NamedTuple):
     """The outcome of a search.
 
     Attributes:
-        factors: Activations are divided by them, weight columns multiplied; all 1 where nothing helps.
-        loss: `tr(ΔW H ΔWᵀ)` with them.
-        unscaled_loss: The same without.
+        factors: Divisors of the activations and multipliers of the weight columns; all 1 if no power helps.
+        loss: `tr(ΔW H ΔWᵀ)` with these factors.
+        unscaled_loss: `tr(ΔW H ΔWᵀ)` without scaling.
     """
 
     factors: Float[Tensor, " in"]
@@ -46,15 +46,15 @@ def best_factors(
     share: Callable[[Float[Tensor, " in"]], Float[Tensor, " in"]] = lambda factors: factors,
     ratios: tuple[float, ...] = RATIOS,
 ) -> Found:
-    """Search the power of `magnitude` that loses least.
+    """Search the power of `magnitude` with the smallest loss.
 
     Args:
-        W: The weights of all linears that read the input, one below the other.
+        W: The weights of all linears that read the input, stacked along the outputs.
         H: Mean of `x xᵀ` over the inputs.
         magnitude: Mean magnitude of each input channel.
-        round_weight: How weights will be rounded.
-        share: Makes factors equal that must be (channels that follow one row of the linear before).
-        ratios: Powers to try, the first being 0; of equals the first wins.
+        round_weight: The rounding to search for.
+        share: Makes factors equal that must be equal (channels that follow one row of the previous linear).
+        ratios: Powers to try, the first being 0; of equal losses the first wins.
     """
     unscaled = output_loss(round_weight(W) - W, H)
     found = Found(torch.ones_like(magnitude), unscaled, unscaled)
@@ -76,7 +76,8 @@ def powers(magnitude: Float[Tensor, " in"], ratio: float) -> Float[Tensor, " in"
 def output_loss(error: Float[Tensor, "out in"], H: Float[Tensor, "in in"]) -> float:
     """`tr(E H Eᵀ)`: squared error of the output, summed over channels, mean over tokens.
 
-    Panel by panel on and above the diagonal of `H`, those above counted twice: 10/16 of the multiplications.
+    Only panels on and above the diagonal of `H` are computed, and those above count twice: 10/16 of the
+    multiplications.
     """
     step = -(-H.shape[0] // _PANELS)
     total = 0.0

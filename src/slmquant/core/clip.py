@@ -1,8 +1,8 @@
-"""Clipping: ranges narrower than the weights' own, chosen group by group for the error of the output.
+"""Clipping: ranges narrower than the weights' own, chosen group by group for the smallest output error.
 
 The clip search of AWQ (Lin et al., MLSys 2024, arXiv 2306.00978) measures, over calibration tokens, the squared error
-that one group of one output channel adds: `E[(Δw_g · x_g)²]`. That is `Δw_g H_gg Δw_gᵀ` with `H_gg` the block of
-`H = E[x xᵀ]` on the diagonal: exactly, and without the tokens.
+that one group of one output channel adds: `E[(Δw_g · x_g)²]`. That is exactly `Δw_g H_gg Δw_gᵀ` with `H_gg` the block
+of `H = E[x xᵀ]` on the diagonal, so the tokens are not needed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from slmquant.core import groups
 from slmquant.core.affine import AffineParams, Grid
 
 RATIOS: tuple[float, ...] = tuple(1 - step / 20 for step in range(10))
-"""Shares of the range that are tried, widest first: the authors' ten, from 1 down to 0.55."""
+"""Shares of the range to try, widest first: the authors' ten, from 1 down to 0.55."""
 
 
 def clipped(
     W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], grid: Grid, ratios: tuple[float, ...] = RATIOS
 ) -> AffineParams:
-    """Parameters that cover, in each group, the share of its range that makes its own output error least.
+    """Parameters that cover, in each group, the share of its range with the smallest output error.
 
     Args:
         W: The weight.
         H: Mean of `x xᵀ` over the inputs.
-        grid: The numbers to round to; each group has parameters of its own.
-        ratios: Shares of the range to try; of equals the first wins.
+        grid: The numbers to round to; the parameters of groups must be independent.
+        ratios: Shares of the range to try; of equal errors the first wins.
     """
     size = W.shape[1]
     group_size = min(grid.group_size, size)

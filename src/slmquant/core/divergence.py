@@ -1,9 +1,9 @@
-"""How far one distribution over the next token is from another, and the loss of the true next token.
+"""Divergence between two distributions over the next token, and the loss of the true next token.
 
-Everything works on blocks of logits of a few hundred tokens: `tokens × vocab` in float32 is large (512
-tokens of a 49,152-word vocabulary are 100 MB), so the functions that end in `_` reuse the blocks that they
-are given. `compare_` goes over such a block a few rows at a time: each row is read and written about ten times, and
-rows that stay in the processor's cache meanwhile take half the time.
+All functions work on blocks of logits of a few hundred tokens: `tokens × vocab` in float32 is large (512 tokens of a
+49,152-word vocabulary are 100 MB), so functions whose names end in `_` overwrite the blocks they are given. `compare_`
+processes a block a few rows at a time: each row is read and written about ten times, which takes half the time if the
+rows stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ __all__ = [
 ]
 
 TOP_K = 5
-"""How many of the most probable tokens `TokenDivergence.top_share` looks at."""
+"""Number of most probable tokens that `TokenDivergence.top_share` compares."""
 
 _CACHED_ELEMENTS = 1 << 19
-"""Elements of one distribution's rows that are worked on together: 2 MiB of float32."""
+"""Elements of one distribution that are processed together: 2 MiB of float32."""
 
 
 class TokenDivergence(NamedTuple):
-    """Per-token comparison of a reference distribution p with another one, q.
+    """Per-token comparison of a reference distribution p with another distribution q.
 
     Attributes:
         forward: KL(p‖q), in nats.
         reverse: KL(q‖p), in nats.
         reference_top: The most probable token of p.
         other_top: The most probable token of q.
-        top_share: Share of p's `TOP_K` most probable tokens that are among q's; of a smaller vocabulary, all tokens.
+        top_share: Share of p's `TOP_K` most probable tokens that are among q's (all tokens of a smaller vocabulary).
         confidence: The probability that p gives to `reference_top`.
     """
 
@@ -58,13 +58,13 @@ class TokenDivergence(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Per-token loss of a distribution q, and how it compares with a reference p.
+    """Per-token loss of a distribution q, and its comparison with a reference p.
 
     Attributes:
         nll: Negative log-likelihood of the true next token under q, in nats.
-        divergence: q seen from p.
+        divergence: Comparison of q with p.
         reference_right: Whether p's most probable token is the true one.
-        other_right: Whether q's is.
+        other_right: Whether q's most probable token is the true one.
     """
 
     nll: Float[Tensor, " tokens"]
@@ -79,7 +79,7 @@ def log_normalize_(logits: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "toke
 
 
 def normalizers(logits: Float[Tensor, "tokens vocab"]) -> tuple[Float[Tensor, " tokens"], Int[Tensor, " tokens"]]:
-    """What is subtracted from the logits of each token to give log-probabilities, and its most probable next token."""
+    """Per token: the log-sum-exp of its logits (log-probability = logit − this), and the most probable next token."""
     parts = [(part.logsumexp(dim=-1), part.argmax(dim=-1)) for part in logits.split(_cached_rows(logits))]
     normalizer, top = map(torch.cat, zip(*parts, strict=True))
     return normalizer, top
@@ -106,8 +106,8 @@ def token_divergence_(
         other: Log-probabilities of q.
 
     Returns:
-        The divergences. They are NaN or infinite where logits are, or where q gives no probability to what p
-        holds possible: the caller counts such tokens, it does not average them.
+        The divergences. They are NaN or infinite if logits are, or if q gives no probability to a token that is
+        possible under p: callers must count such tokens, not average them.
     """
     k = min(TOP_K, reference.shape[-1])
     highest, first = reference.topk(k)

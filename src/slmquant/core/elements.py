@@ -1,6 +1,6 @@
-"""Element sets: the numbers that a code can stand for before it is scaled.
+"""Element sets: the numbers that a code can stand for before scaling.
 
-Integers are their own codes. Every other set is a table of at most 256 numbers, and a code is a place in it.
+Integers are their own codes. Every other set is a table of at most 256 numbers, and a code is an index into it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from slmquant.core.pack import pack, pack_ternary, packed_bytes, ternary_bytes, 
 
 @runtime_checkable
 class Elements(Protocol):
-    """What a grid needs to know of its numbers."""
+    """The numbers of a grid."""
 
     @property
     def name(self) -> str:
-        """`by_name(name)` is the same set."""
+        """Name of the set; `by_name(name)` returns the same set."""
         ...
 
     @property
     def bits(self) -> int:
-        """Bits of one code that stands alone."""
+        """Bits of one code, unpacked."""
         ...
 
     @property
@@ -49,23 +49,23 @@ class Elements(Protocol):
         ...
 
     def nearest(self, x: Tensor) -> Tensor:
-        """The code of the nearest number, held as a float; what lies beyond the set gets its end."""
+        """Code of the nearest number, held as a float; numbers beyond the ends are clamped to them."""
         ...
 
     def values(self, codes: Tensor) -> Tensor:
-        """What codes, held as floats, stand for."""
+        """Numbers of codes held as floats."""
         ...
 
     def pack(self, codes: Shaped[Tensor, "rows size"]) -> UInt8[Tensor, "rows bytes"]:
-        """Codes as they are stored, each row from a byte of its own."""
+        """Pack codes for storage; each row starts at a new byte."""
         ...
 
     def unpack(self, packed: UInt8[Tensor, "rows bytes"], size: int) -> Shaped[Tensor, "rows size"]:
-        """Undo `pack`: int8 codes where signed, else uint8."""
+        """Undo `pack`: int8 codes if signed, else uint8."""
         ...
 
     def row_bytes(self, size: int) -> int:
-        """Bytes that `size` codes are packed into."""
+        """Bytes of a packed row of `size` codes."""
         ...
 
 
@@ -73,7 +73,7 @@ class Elements(Protocol):
 class Integers:
     """All whole numbers from `low` to `high`, each its own code.
 
-    Three of them (ternary weights) are packed five to a byte, `3⁵ = 243`: 1.6 bits each.
+    Ternary codes (−1, 0 and 1) are packed five to a byte, `3⁵ = 243`: 1.6 bits each.
     """
 
     low: int
@@ -81,7 +81,7 @@ class Integers:
 
     @classmethod
     def of(cls, bits: int, symmetric: bool) -> Integers:
-        """What `bits` bits can hold: centred on 0, or counted from 0."""
+        """All integers of `bits` bits: centred on 0 if symmetric, else starting at 0."""
         return cls(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else cls(0, 2**bits - 1)
 
     @property
@@ -91,7 +91,7 @@ class Integers:
 
     @property
     def bits(self) -> int:
-        """Bits of one code that stands alone, in two's complement where signed."""
+        """Bits of one unpacked code, in two's complement if signed."""
         return max(self.high.bit_length(), (-self.low - 1).bit_length() if self.signed else 0) + self.signed
 
     @property
@@ -100,7 +100,7 @@ class Integers:
         return self.low < 0
 
     def nearest(self, x: Tensor) -> Tensor:
-        """Rounded half to even, and clamped."""
+        """Round half to even, and clamp."""
         return x.round().clamp_(self.low, self.high)
 
     def values(self, codes: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Integers:
         return codes
 
     def pack(self, codes: Shaped[Tensor, "rows size"]) -> UInt8[Tensor, "rows bytes"]:
-        """Codes as they are stored."""
+        """Pack codes for storage."""
         return pack_ternary(codes) if self._ternary else pack(codes, self.bits)
 
     def unpack(self, packed: UInt8[Tensor, "rows bytes"], size: int) -> Shaped[Tensor, "rows size"]:
@@ -116,7 +116,7 @@ class Integers:
         return unpack_ternary(packed, size) if self._ternary else unpack(packed, self.bits, size, self.signed)
 
     def row_bytes(self, size: int) -> int:
-        """Bytes that `size` codes are packed into."""
+        """Bytes of a packed row of `size` codes."""
         return ternary_bytes(size) if self._ternary else packed_bytes(size, self.bits)
 
     @property
@@ -126,12 +126,12 @@ class Integers:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers by code: bit patterns of a small float, places in a quantile table.
+    """A table of numbers indexed by code: bit patterns of a small float, or quantiles.
 
     Attributes:
-        name: A name of `TABLES`.
-        points: The number of each code; NaN where a code stands for none. A power of two of them.
-        native: A dtype of torch of 8 bits whose bit patterns are the codes; None where there is none.
+        name: Its key in `TABLES`.
+        points: The number of each code, NaN for codes without one; the length is a power of two.
+        native: The 8-bit dtype of torch whose bit patterns are the codes; None if there is none.
     """
 
     name: str
@@ -145,7 +145,7 @@ class Table:
 
     @property
     def signed(self) -> bool:
-        """Codes are places, from 0."""
+        """False: codes are indices from 0."""
         return False
 
     @functools.cached_property
@@ -159,7 +159,7 @@ class Table:
         return max(point for point in self.points if point == point)
 
     def nearest(self, x: Tensor) -> Tensor:
-        """The code of the nearest number; of two equally near ones, the even code, as IEEE 754 rounds."""
+        """Code of the nearest number; ties go to the even code, as in IEEE 754."""
         if self.native is not None:
             return x.clamp(self.low, self.high).to(self.native).view(torch.uint8).to(x.dtype)
         x = x if x.dtype == torch.float64 else x.float()
@@ -167,12 +167,12 @@ class Table:
         return codes[torch.bucketize(x.contiguous(), thresholds)]
 
     def values(self, codes: Tensor) -> Tensor:
-        """What codes stand for."""
+        """Numbers of codes."""
         _, _, points = _lookup(self, codes.dtype if codes.is_floating_point() else torch.float32, codes.device)
         return points[codes.long()]
 
     def pack(self, codes: Shaped[Tensor, "rows size"]) -> UInt8[Tensor, "rows bytes"]:
-        """Codes as they are stored."""
+        """Pack codes for storage."""
         return pack(codes, self.bits)
 
     def unpack(self, packed: UInt8[Tensor, "rows bytes"], size: int) -> Shaped[Tensor, "rows size"]:
@@ -180,13 +180,13 @@ class Table:
         return unpack(packed, self.bits, size, signed=False)
 
     def row_bytes(self, size: int) -> int:
-        """Bytes that `size` codes are packed into."""
+        """Bytes of a packed row of `size` codes."""
         return packed_bytes(size, self.bits)
 
 
 @functools.lru_cache(maxsize=64)
 def _lookup(table: Table, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Thresholds between neighbours, the codes in ascending order of their numbers, the numbers in order of code."""
+    """Thresholds between neighbouring numbers, codes sorted by their numbers, and numbers sorted by code."""
     ascending: list[tuple[float, int]] = []
     for point, code in sorted((point, code) for code, point in enumerate(table.points) if point == point):
         if not ascending or ascending[-1][0] != point:  # of +0 and −0, the first is kept
@@ -195,19 +195,19 @@ def _lookup(table: Table, dtype: torch.dtype, device: torch.device) -> tuple[Ten
     thresholds = torch.tensor(middles, dtype=dtype)
     upward = torch.tensor([code % 2 == 0 for _, code in ascending[1:]])
     below = torch.nextafter(thresholds, torch.full_like(thresholds, -torch.inf))
-    thresholds = torch.where(upward, below, thresholds)  # `bucketize` sends what equals a threshold down
+    thresholds = torch.where(upward, below, thresholds)  # `bucketize` puts a value equal to a threshold below it
     codes = torch.tensor([code for _, code in ascending], dtype=dtype)
     points = torch.tensor(table.points, dtype=dtype)
     return thresholds.to(device), codes.to(device), points.to(device)
 
 
 def normal_quantiles() -> tuple[float, ...]:
-    """The 16 numbers of NF4: each stands for an equal share of a normal distribution, 0 and ±1 are among them.
+    """The 16 numbers of NF4: each stands for an equal share of a normal distribution; they include 0 and ±1.
 
     Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs" (NeurIPS 2023, arXiv 2305.14314), section 3 and
-    appendix E. Eight quantiles from the middle upwards and seven from it downwards are taken at even distances of
-    probability and divided by the largest. The outermost lies at `1 − (1/32 + 1/30)/2`, halfway between the two
-    offsets that 16 and 15 levels would have, so that it is not infinite.
+    appendix E. Eight quantiles above the middle and seven below it are taken at equal steps of probability and divided
+    by the largest. The outermost lies at `1 − (1/32 + 1/30)/2`, halfway between the offsets of 16 and of 15 levels, so
+    that it is not infinite.
     """
     outermost = 1 - (1 / 32 + 1 / 30) / 2
     normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
@@ -222,14 +222,14 @@ NF4 = Table("NF4", normal_quantiles())
 TABLES = {"NF4": NF4} | {
     small.name: Table(small.name, small.values(), small.native) for small in (E4M3, E5M2, E3M2, E2M3, E2M1)
 }
-"""Every table by name; those of small floats are in the order of their bit patterns."""
+"""Every table by name; tables of small floats are in the order of their bit patterns."""
 
 
 def by_name(name: str) -> Elements:
-    """The set whose `name` it is.
+    """The element set of that name.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is no such set.
     """
     if match := re.fullmatch(r"integers (-?\d+)\.\.(\d+)", name):
         return Integers(int(match[1]), int(match[2]))

@@ -1,19 +1,19 @@
-"""GPTAQ: GPTQ whose target is what the full-precision model gives, not what the weight gives on quantized inputs.
+"""GPTAQ: GPTQ that matches the output of the full-precision model instead of the weight's output on quantized inputs.
 
 Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration" (ICML 2025, arXiv 2504.02692).
 
-With `X` the inputs behind quantized blocks and `X̃ = X + ΔX` those of the full-precision model, `min ‖Ŵ X − W X̃‖²` is
-sought, one column after the other. When the turn of column `q` comes, with value `w` rounded to `v`, it should have
-given `w X̃_q` and gives `v X_q`. The columns that follow, F, make up for the difference by least squares:
+With `X` the inputs behind quantized blocks and `X̃ = X + ΔX` those of the full-precision model, GPTAQ minimises
+`‖Ŵ X − W X̃‖²`, one column after the other. Column `q`, with value `w` rounded to `v`, should contribute `w X̃_q` but
+contributes `v X_q`. The columns that follow, F, compensate for the difference by least squares:
 
     ΔW_F = [(w − v) X_q + w ΔX_q] X_Fᵀ (X_F X_Fᵀ)⁻¹
 
 The first term is GPTQ's. The second is `w P_q` with `P_qF = (ΔX X_Fᵀ)_q (X_F X_Fᵀ)⁻¹`. With `(X Xᵀ)⁻¹ = UᵀU` and `U`
-upper triangular, `(X_F X_Fᵀ)⁻¹ = U_FFᵀ U_FF` for the columns that follow any `q`, so that all of `P` comes at once:
+upper triangular, `(X_F X_Fᵀ)⁻¹ = U_FFᵀ U_FF` for the columns that follow any `q`, so all of `P` is computed at once:
 
     P = striu(ΔX Xᵀ Uᵀ) U
 
-since row `q` of `ΔX Xᵀ Uᵀ` meets, behind the diagonal, no column of `ΔX Xᵀ` but those in F.
+since row `q` of `ΔX Xᵀ Uᵀ` depends, right of the diagonal, only on the columns of `ΔX Xᵀ` in F.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def gptaq(
     strength: float = 1.0,
     scales: Scales = "range",
 ) -> QuantizedTensor:
-    """Quantize `W` so that it gives on `X` nearly what it gave on `X̃`.
+    """Quantize `W` so that its output on `X` is close to its former output on `X̃`.
 
     Args:
         W: The weight; it is not changed.
@@ -47,7 +47,7 @@ def gptaq(
         grid: The numbers to round to.
         damp: As in `core.gptq.gptq`.
         act_order: As in `core.gptq.gptq`.
-        strength: What `P` is multiplied by, in [0, 1]; 0 is GPTQ.
+        strength: Multiplier of `P`, in [0, 1]; 0 is GPTQ.
         scales: As in `core.gptq.gptq`.
 
     Raises:
@@ -56,7 +56,7 @@ def gptaq(
     """
     order = column_order(W, H, act_order)
     if cross.shape != H.shape:
-        raise ValueError(f"a Hessian of shape {tuple(H.shape)} needs as large a cross moment, got {tuple(cross.shape)}")
+        raise ValueError(f"the cross moment has shape {tuple(cross.shape)}; expected that of H, {tuple(H.shape)}")
     U = inverse_cholesky(H[order][:, order], damp)
     P = strength * torch.triu(cross[order][:, order].to(U.dtype) @ U.T, diagonal=1) @ U
     active = W.float().masked_fill(H.diagonal() == 0, 0)

@@ -19,15 +19,15 @@ from slmquant.core.kquant import search
 from slmquant.core.shrink import shrunk
 
 Scales = Literal["range", "mse", "loss"]
-"""Where scales come from: `range`, they cover the range of each group, as in the paper; `mse`, they cover the share of
-it whose weights err least, as the authors' code finds it (`core.shrink`); `loss`, they keep the loss small that GPTQ
-leaves, see `scales_of_least_loss`."""
+"""Rule for scales: `range` covers the range of each group, as in the paper; `mse` covers the share of the range with
+the smallest rounding error, as in the authors' code (`core.shrink`); `loss` minimises the loss that GPTQ leaves, see
+`scales_of_least_loss`."""
 
 _BLOCK = 128
-"""Columns whose updates are gathered before the rest of the matrix is touched; it changes speed, not the result."""
+"""Columns whose updates are collected before the rest of the matrix is updated; affects speed, not the result."""
 
 _PANEL = 32
-"""Columns whose updates are gathered before the rest of the block is touched; it changes speed, not the result."""
+"""Columns whose updates are collected before the rest of the block is updated; affects speed, not the result."""
 
 
 def gptq(
@@ -46,14 +46,14 @@ def gptq(
         H: Hessian of the inputs, see `core.hessian`.
         grid: The numbers to round to.
         damp: Fraction of the mean diagonal of `H` that is added to its diagonal.
-        act_order: Round columns in the order of decreasing diagonal of `H`. Scales then come from the weight as
-            it was at the start ("static groups"), so that groups stay consecutive and cost nothing at run time;
-            otherwise a group's scale is found when its first column is reached, from the weight as updated so far.
-        scales: Where scales come from; all but those that cover ranges come from the weight as it was at the start.
+        act_order: Round columns in the order of decreasing diagonal of `H`. Scales are then computed from the original
+            weight ("static groups"), so that groups stay consecutive and cost nothing at run time; otherwise a group's
+            scale is computed when its first column is reached, from the weight as updated so far.
+        scales: Rule for scales; all rules but `range` compute them from the original weight.
 
     Raises:
         NumericalError: `H` is not finite or cannot be factorised.
-        ValueError: `W` and `H` do not fit.
+        ValueError: The shapes of `W` and `H` do not match.
     """
     order = column_order(W, H, act_order)
     U = inverse_cholesky(H[order][:, order], damp).float()
@@ -65,7 +65,7 @@ def gptq(
 def found_scales(
     W: Float[Tensor, "out in"], grid: Grid, order: Int[Tensor, " in"], U: Float[Tensor, "in in"], scales: Scales
 ) -> AffineParams | None:
-    """Scales and zero points from the weight as it is at the start; None for ranges, which `round_columns` covers."""
+    """Scales and zero points of the original weight; None for the rule `range`, which `round_columns` applies."""
     if scales == "range":
         return None
     return shrunk(W, grid) if scales == "mse" else scales_of_least_loss(W, grid, order, U)
@@ -80,11 +80,11 @@ def searched_scales(
     damp: float = 0.01,
     act_order: bool = False,
 ) -> AffineParams | None:
-    """The scales and zero points that `gptq` would round `W` under; None for ranges.
+    """The scales and zero points with which `gptq` would round `W`; None for the rule `range`.
 
     Raises:
         NumericalError: `H` is not finite or cannot be factorised.
-        ValueError: `W` and `H` do not fit.
+        ValueError: The shapes of `W` and `H` do not match.
     """
     order = column_order(W, H, act_order)
     U = inverse_cholesky(H[order][:, order], damp).float()
@@ -94,14 +94,14 @@ def searched_scales(
 def scales_of_least_loss(
     W: Float[Tensor, "out in"], grid: Grid, order: Int[Tensor, " in"], U: Float[Tensor, "in in"]
 ) -> AffineParams:
-    """Scales and zero points under which little is lost, in place of those that cover each group's range.
+    """Scales and zero points with a small loss, in place of those that cover each group's range.
 
-    An error `e` of column `q` costs `e² / U_qq²` once the columns after it have made up for what they can, and so much
-    it counts in the search.
+    An error `e` of column `q` costs `e² / U_qq²` after the later columns have compensated for it as well as they can;
+    the search weights errors accordingly.
 
     Args:
         W: The weight.
-        grid: A grid of integers with scales of rows or groups.
+        grid: A grid of integers with scales per row or per group.
         order: The order in which columns will be rounded.
         U: As in `round_columns`.
     """
@@ -111,10 +111,10 @@ def scales_of_least_loss(
 
 
 def column_order(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], act_order: bool) -> Int[Tensor, " in"]:
-    """The order in which columns are rounded: by decreasing diagonal of `H`, or as they come.
+    """The order in which columns are rounded: by decreasing diagonal of `H`, or first to last.
 
     Raises:
-        ValueError: `W` and `H` do not fit.
+        ValueError: The shapes of `W` and `H` do not match.
     """
     size = W.shape[1]
     if H.shape != (size, size):
@@ -134,20 +134,21 @@ def round_columns(
     act_order: bool,
     affine: AffineParams | None = None,
 ) -> QuantizedTensor:
-    """Round one column after the other; each is spread over those that follow it in `order`.
+    """Round one column after the other; the error of each is spread over the columns that follow it in `order`.
 
-    Column `q` with value `w` when its turn comes, rounded to `v`, adds `−(w − v) / U_qq · U_q + w · P_q` to the
-    columns that follow. What columns have added is gathered at three levels, by column within a panel, by panel within
-    a block, by block, so that nearly all of the work is products of matrices.
+    Column `q` with current value `w`, rounded to `v`, adds `−(w − v) / U_qq · U_q + w · P_q` to the columns that
+    follow. These updates are applied at three levels (by column within a panel, by panel within a block, by block), so
+    that nearly all of the work is matrix products.
 
     Args:
         W: The weight; it is not changed.
         grid: The numbers to round to.
         order: The order of the columns.
-        U: What an error does to the columns that follow; upper triangular, rows and columns in `order`.
-        P: What a column itself does to those that follow; strictly upper triangular, in `order`; see `core.gptaq`.
+        U: Effect of an error on the columns that follow; upper triangular, rows and columns in `order`.
+        P: Effect of a column's value on the columns that follow; strictly upper triangular, in `order`; see
+            `core.gptaq`.
         act_order: Whether scales are fitted before the first column is rounded.
-        affine: Scales and zero points that are fitted already, storable by the grid; None to fit them here.
+        affine: Scales and zero points fitted already, storable by the grid; None to fit them here.
     """
     W, size = W.detach(), W.shape[1]
     group_size = min(grid.group_size, size)
@@ -155,9 +156,9 @@ def round_columns(
     if affine is None:
         affine = grid.fit(W) if fitted else _unfitted(W, groups.count(size, group_size))
     scales, zero_points = affine.scale.T.contiguous(), affine.zero_point.T.contiguous()
-    columns = W.T[order].contiguous()  # (in, out): the column being rounded lies contiguous in memory
+    columns = W.T[order].contiguous()  # (in, out): the column being rounded is contiguous in memory
     codes = torch.empty_like(columns)
-    spread = U if P is None else torch.stack((U, -P), dim=1).flatten(0, 1)  # (2 in, in): a row of each for a column
+    spread = U if P is None else torch.stack((U, -P), dim=1).flatten(0, 1)  # (2 in, in): one row of each per column
     rows = len(spread) // size
     step = _BLOCK if fitted else group_size * max(1, _BLOCK // group_size)  # a group never straddles two blocks
     panel = _PANEL if fitted or group_size >= step else group_size  # a group begins with a panel, or with a block
@@ -196,5 +197,5 @@ def _fit_group_(
     grid: Grid,
     group: int,
 ) -> None:
-    """Fill in the parameters of one group from its columns as they are now."""
+    """Set the parameters of one group from its current columns."""
     scales[group], zero_points[group] = grid.cover(groups.Bounds(*torch.aminmax(columns, dim=0)))

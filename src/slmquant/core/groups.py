@@ -22,9 +22,9 @@ def count(size: int, group_size: int) -> int:
 
 
 def bounds(W: Float[Tensor, "out in"], group_size: int) -> Bounds:
-    """Range of every group; a ragged last group counts only what it has."""
+    """Range of every group; the last group may be shorter."""
     missing = -W.shape[1] % group_size
-    if missing:  # repeating a column that is there changes neither minimum nor maximum
+    if missing:  # repeating the last column changes neither minimum nor maximum
         W = torch.cat([W, W[:, -1:].expand(-1, missing)], dim=1)
     grouped = W.reshape(W.shape[0], -1, group_size)
     return Bounds(*torch.aminmax(grouped, dim=2))
@@ -36,7 +36,7 @@ def expand(values: Shaped[Tensor, "out groups"], group_size: int, size: int) -> 
 
 
 def split(W: Shaped[Tensor, "out in"], group_size: int) -> list[Shaped[Tensor, "out groups size"]]:
-    """The groups as an axis of their own: all full ones, then a shorter last one if there is one; views of `W`."""
+    """Views of `W` with the groups as a separate axis: all full groups, then the shorter last group if there is one."""
     whole = W.shape[1] - W.shape[1] % group_size
     parts = [W[:, :whole], W[:, whole:]]
     return [part.unflatten(1, (-1, min(group_size, part.shape[1]))) for part in parts if part.shape[1]]

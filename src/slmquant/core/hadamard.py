@@ -1,19 +1,19 @@
-"""Hadamard matrices of any order that the classical constructions reach, and fast products with them.
+"""Hadamard matrices of every order that the classical constructions reach, and fast products with them.
 
-A matrix `H` of ±1 with `H Hᵀ = n·I`. Four constructions and their Kronecker products are used; a product of
-Hadamard matrices is one:
+A Hadamard matrix `H` has entries ±1 and `H Hᵀ = n·I`. Four constructions and their Kronecker products are used; a
+Kronecker product of Hadamard matrices is a Hadamard matrix:
 
-- Sylvester (1867): `[[1, 1], [1, −1]]`, so every power of two;
+- Sylvester (1867): `[[1, 1], [1, −1]]`, and thus every power of two;
 - Paley I (1933): order `q + 1` for a prime power `q ≡ 3 (mod 4)`;
 - Paley II (1933): order `2(q + 1)` for a prime power `q ≡ 1 (mod 4)`;
 - Williamson (1944): orders 92, 116 and 172, which Paley misses (`core.williamson`).
 
-Together they give 12, 20, 28, 36, 44, 60, 76, 108, 140, 148 ... times any power of two, which are the widths of
+Together they give 12, 20, 28, 36, 44, 60, 76, 108, 140, 148 ... times any power of two, which covers the widths of
 small models: 576 = 36·16, 896 = 28·32, 960 = 60·16, 4864 = 76·64, 5504 = 172·32. Of the multiples of four below 200
-they miss 156 and 188. There the transform is block-diagonal, with the largest blocks that divide the order and can be
-built, and `Hadamard.blocks` says how many.
+they miss 156 and 188. For other orders the transform is block-diagonal, with the largest blocks that divide the order
+and can be built; `Hadamard.blocks` is their number.
 
-Each matrix is computed when first asked for.
+Each matrix is computed on first use.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Hadamard:
     """The orthogonal matrix `I ⊗ (F₁ ⊗ F₂ ⊗ ...) / √block`; make one with `hadamard(order)`.
 
     Attributes:
-        order: Rows and columns of the whole.
-        factors: Orders of the Hadamard matrices `Fᵢ` that a block is the Kronecker product of.
+        order: Rows and columns of the whole matrix.
+        factors: Orders of the Hadamard matrices `Fᵢ` whose Kronecker product is a block.
     """
 
     order: int
@@ -51,11 +51,11 @@ class Hadamard:
 
     @property
     def blocks(self) -> int:
-        """How many of them; 1 where the whole is a Hadamard matrix."""
+        """Number of blocks; 1 if the whole is a Hadamard matrix."""
         return self.order // self.block
 
     def apply(self, x: Float[Tensor, "*rows order"]) -> Float[Tensor, "*rows order"]:
-        """`x H`, by `order · Σ factors` multiplications for each row."""
+        """`x H`, with `order · Σ factors` multiplications per row."""
         return self._multiply(x, transposed=False)
 
     def undo(self, x: Float[Tensor, "*rows order"]) -> Float[Tensor, "*rows order"]:
@@ -67,7 +67,7 @@ class Hadamard:
         return self.apply(torch.eye(self.order, dtype=torch.float64))
 
     def _multiply(self, x: Tensor, transposed: bool) -> Tensor:
-        """Multiply one axis after the other; each goes to the end, so after the last all are where they were."""
+        """Multiply one axis after the other; each moves to the end, so that the final order is the original one."""
         y = x.reshape(-1, self.block)
         for size in self.factors:
             factor = _factor(size).to(x.device, x.dtype)
@@ -77,20 +77,20 @@ class Hadamard:
 
 @functools.cache
 def hadamard(order: int) -> Hadamard:
-    """The Hadamard transform of `order`, block-diagonal where no construction reaches the whole.
+    """The Hadamard transform of `order`, block-diagonal if no construction gives the whole matrix.
 
     Raises:
         ValueError: `order` is not positive.
     """
     if order < 1:
-        raise ValueError(f"a Hadamard matrix of order {order} was asked for; expected at least 1")
+        raise ValueError(f"Hadamard matrix of order {order}; expected at least 1")
     divisors = (size for size in range(order, 0, -1) if order % size == 0)
     return next(Hadamard(order, factors) for size in divisors if (factors := _factors(size)) is not None)
 
 
 @functools.cache
 def _factors(order: int) -> tuple[int, ...] | None:
-    """Orders whose product is `order` and whose matrices can be built; those with the least sum, or None."""
+    """Orders of buildable matrices whose product is `order`, with the least sum; None if there are none."""
     if order <= 2:
         return () if order == 1 else (2,)
     if order % 4:
@@ -106,7 +106,7 @@ def _factors(order: int) -> tuple[int, ...] | None:
 
 
 def _split_power_of_two(order: int) -> tuple[int, ...]:
-    """Sylvester factors of about equal size, none too large: the sum of their orders is the cost."""
+    """Split into Sylvester factors of about equal size; the sum of their orders is the cost."""
     exponent, most = order.bit_length() - 1, _LARGEST_SYLVESTER.bit_length() - 1
     count = -(-exponent // most)
     return tuple(2 ** (exponent // count + (index < exponent % count)) for index in range(count))
@@ -129,12 +129,12 @@ def _factor(order: int) -> Float[Tensor, "order order"]:
 
 
 def _can_be_built(order: int) -> bool:
-    """Whether one construction, by itself, makes a matrix of `order`, which is no power of two."""
+    """Whether a single construction gives a matrix of `order`, which must not be a power of two."""
     return order in williamson.ORDERS or _paley_field(order) is not None
 
 
 def _paley_field(order: int) -> int | None:
-    """The prime power `q` from which Paley's first or second construction makes `order`; None where neither does."""
+    """The prime power `q` for which a construction of Paley gives `order`, or None."""
     if order % 4 == 0 and _prime_of(order - 1) is not None:
         return order - 1  # q = order − 1 is 3 modulo 4
     q = order // 2 - 1
@@ -145,8 +145,8 @@ def _paley(q: int, first: bool) -> Float[Tensor, "order order"]:
     """Paley's matrix over the field of `q` elements, by its first construction or the second.
 
     With the Jacobsthal matrix `Q[a, b] = χ(a − b)`, where `χ` is 1 for squares, −1 for others and 0 for 0, the
-    bordered matrix `S = [[0, 1ᵀ], [±1, Q]]` satisfies `S Sᵀ = q·I`. It is skew where `q ≡ 3 (mod 4)`, and `I + S`
-    is Hadamard; it is symmetric where `q ≡ 1`, and `S ⊗ [[1, 1], [1, −1]] + I ⊗ [[1, −1], [−1, −1]]` is.
+    bordered matrix `S = [[0, 1ᵀ], [±1, Q]]` satisfies `S Sᵀ = q·I`. If `q ≡ 3 (mod 4)`, `S` is skew and `I + S` is
+    Hadamard; if `q ≡ 1`, `S` is symmetric and `S ⊗ [[1, 1], [1, −1]] + I ⊗ [[1, −1], [−1, −1]]` is Hadamard.
     """
     elements = _field_elements(q)
     prime = int(elements.max()) + 1
@@ -169,7 +169,7 @@ def _paley(q: int, first: bool) -> Float[Tensor, "order order"]:
 
 
 def _prime_of(q: int) -> int | None:
-    """The prime that `q` is a power of; None where it is no prime power."""
+    """The prime that `q` is a power of; None if `q` is not a prime power."""
     prime = next((p for p in range(2, math.isqrt(max(q, 0)) + 1) if q % p == 0), q)
     power = prime
     while 1 < power < q:
@@ -181,16 +181,16 @@ def _field_elements(q: int) -> Int[Tensor, "q degree"]:
     """Elements of the field of `q = pᵏ`, as coefficients modulo `p`, lowest first; row `i` spells `i` in base `p`."""
     prime = _prime_of(q)
     if prime is None:
-        raise ValueError(f"{q} is no prime power, so there is no field of that many elements")
+        raise ValueError(f"there is no field of {q} elements; expected a prime power")
     degree = round(math.log(q, prime))
     return torch.arange(q)[:, None] // prime ** torch.arange(degree) % prime
 
 
 def _squares(elements: Int[Tensor, "q degree"], prime: int) -> Int[Tensor, " squares"]:
-    """Numbers of the elements that are squares, 0 among them; each may come twice.
+    """Indices of the elements that are squares, including 0; some occur twice.
 
-    Polynomials are multiplied modulo a monic one of the same degree. It is irreducible, and the ring a field,
-    exactly if no two nonzero elements have the product 0: the first one for which that holds is taken.
+    Polynomials are multiplied modulo a monic polynomial of degree `degree`. It is irreducible, and the ring a field,
+    exactly if no two nonzero elements have the product 0; the first such polynomial is taken.
     """
     q, degree = elements.shape
     places = prime ** torch.arange(degree)

@@ -1,8 +1,8 @@
 """The Hessian of a linear layer's squared output error: `H = Σ w x xᵀ`, up to a factor that cancels.
 
 For `min ‖(W − Ŵ) X‖²` the Hessian over one row of `W` is `2 X Xᵀ`, the same for all rows (Frantar et al.,
-"Optimal Brain Compression", NeurIPS 2022). Tokens count alike there, so one whose input is a thousand times as large
-as all others', as the first token's in some blocks is, decides alone. `Weighting` names what else they can count for.
+"Optimal Brain Compression", NeurIPS 2022). All tokens have equal weight there, so a token whose input is a thousand
+times as large as all others (in some blocks, the first token) dominates. `Weighting` lists other weights.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 from slmquant.errors import NumericalError
 
 Weighting = Literal["uniform", "energy", "importance"]
-"""What a token counts for: `uniform`, `w = 1`, the form of the papers; `energy`, `w = 1 / |x|²`, so that every token's
-error counts relative to its input; `importance`, `w = |∂L/∂y|²`, `y` being what the linears make of the token and `L`
-the model's loss under labels drawn from itself, see `calib.importance`."""
+"""Weight of a token: `uniform`, `w = 1`, as in the papers; `energy`, `w = 1 / |x|²`, so that every token's error counts
+relative to its input; `importance`, `w = |∂L/∂y|²`, with `y` the output of the linears for the token and `L` the
+model's loss under labels drawn from the model itself, see `calib.importance`."""
 
 _PANELS = 4
 _MOST_DAMP = 10.0
@@ -27,11 +27,11 @@ _MOST_DAMP = 10.0
 def add_outer_(H: Float[Tensor, "in in"], X: Float[Tensor, "tokens in"]) -> None:
     """Add `XᵀX` to the upper triangle of `H`, panel by panel.
 
-    Only the panels on and above the diagonal are computed: with four, 10/16 of the multiplications. Below the
-    block diagonal `H` is left untouched; `finish_` mirrors it.
+    Only the panels on and above the diagonal are computed: with four panels, 10/16 of the multiplications. Below the
+    block diagonal `H` is not touched; `finish_` fills it by symmetry.
 
-    Inputs in bfloat16 are multiplied in bfloat16, summed in float32, and rounded to bfloat16 once for each call: an
-    error of one part in 500 at most in what a call adds, which averages out over calls and lies far below the damping.
+    Inputs in bfloat16 are multiplied in bfloat16, summed in float32, and rounded to bfloat16 once per call: an error of
+    at most one part in 500 in each call's sum, which averages out over calls and lies far below the damping.
     """
     step = -(-H.shape[0] // _PANELS)
     for start in range(0, H.shape[0], step):
@@ -47,20 +47,20 @@ def add_product_(H: Float[Tensor, "a b"], A: Float[Tensor, "tokens a"], B: Float
 
 
 def multiplied(X: Float[Tensor, "*tokens in"], dtype: torch.dtype) -> Float[Tensor, "tokens in"]:
-    """Inputs of a linear that multiplies in `dtype`, one row for each token, as second moments are made of them.
+    """Inputs of a linear that multiplies in `dtype`, one row per token, in the dtype for second moments.
 
-    bfloat16 stays: the linear rounds its inputs to it anyway. Anything else becomes float32.
+    That is bfloat16 if `dtype` is, because the linear rounds its inputs to it anyway, and otherwise float32.
     """
     return X.flatten(0, -2).to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
 
 
 def weighted(X: Float[Tensor, "tokens in"], weights: Float[Tensor, " tokens"]) -> Float[Tensor, "tokens in"]:
-    """Inputs times the root of their weight, so that `add_outer_` adds `Σ w x xᵀ`; in the dtype of `X`."""
+    """Inputs times the square root of their weights, so that `add_outer_` adds `Σ w x xᵀ`; in the dtype of `X`."""
     return (X.float() * weights.sqrt()[:, None]).to(X.dtype)
 
 
 def energy_weights(X: Float[Tensor, "tokens in"]) -> Float[Tensor, " tokens"]:
-    """`1 / |x|²` for each token; 0 for a token of zeros, or of numbers whose squares float32 does not hold."""
+    """`1 / |x|²` for each token; 0 for a token of zeros, or of numbers whose squares underflow in float32."""
     energy = torch.linalg.vector_norm(X, dim=1, dtype=torch.float32).square()
     return torch.where(energy >= torch.finfo(torch.float32).tiny, energy.reciprocal(), torch.zeros_like(energy))
 
@@ -68,16 +68,16 @@ def energy_weights(X: Float[Tensor, "tokens in"]) -> Float[Tensor, " tokens"]:
 def with_first_tokens(
     H: Float[Tensor, "in in"], first: Float[Tensor, "samples in"], share: float, weighting: Weighting
 ) -> Float[Tensor, "in in"]:
-    """`H` with a share of its own for the first token of each window.
+    """`H` with a fixed share for the first token of each window.
 
-    `uniform`: `(1 − s) H + s E[x₀ x₀ᵀ]`, where a first token of much energy takes more than its share. Otherwise both
-    parts are divided by their traces before, and the share is one of the trace, whatever the tokens' energies.
+    `uniform`: `(1 − s) H + s E[x₀ x₀ᵀ]`, in which a first token of high energy takes more than its share. Otherwise
+    both parts are first divided by their traces, and the share is a share of the trace, whatever the tokens' energies.
 
     Args:
         H: The Hessian of all tokens.
         first: The inputs at the first token of each window.
-        share: What part comes from them, in [0, 1].
-        weighting: What tokens count for in `H`.
+        share: Share of the first tokens, in [0, 1].
+        weighting: Weighting of tokens in `H`.
     """
     if weighting == "uniform":
         return (1 - share) * H + share * (first.T @ first) / len(first)
@@ -100,12 +100,12 @@ def cross_with_first_tokens(
     """The cross moment `E[d xᵀ]` with the share that `with_first_tokens` gives the first tokens in `H`.
 
     Args:
-        cross: The cross moment of all tokens, which count as they do in `H`.
+        cross: The cross moment of all tokens, with the same weighting as `H`.
         differences: `d` at the first token of each window.
-        H: The Hessian of all tokens, as it was before the first ones got their share.
+        H: The Hessian of all tokens, before `with_first_tokens`.
         first: The inputs at the first token of each window.
-        share: What part comes from them, in [0, 1].
-        weighting: What tokens count for in `H`.
+        share: Share of the first tokens, in [0, 1].
+        weighting: Weighting of tokens in `H`.
     """
     if weighting == "uniform":
         return (1 - share) * cross + share * (differences.T @ first) / len(first)
@@ -118,7 +118,7 @@ def cross_with_first_tokens(
 
 
 def finish_(H: Float[Tensor, "in in"], total: float) -> Float[Tensor, "in in"]:
-    """Divided by a `total`, that of the tokens or their weights, mirrored in place to a full matrix; returns `H`."""
+    """Divide `H` by `total` (number of tokens or sum of weights) and fill its lower half, in place; return `H`."""
     H.div_(total).triu_()
     H.add_(torch.triu(H, diagonal=1).T)
     return H
@@ -127,11 +127,11 @@ def finish_(H: Float[Tensor, "in in"], total: float) -> Float[Tensor, "in in"]:
 def inverse_cholesky(H: Float[Tensor, "in in"], damp: float) -> Float[Tensor, "in in"]:
     """The upper triangular `U` with `(H + λI)⁻¹ = UᵀU`, in float64; `λ = damp · mean(diag H)`.
 
-    GPTQ reads its update coefficients from the rows of `U`. It is obtained without inverting `H`: with `J` the
+    GPTQ reads its update coefficients from the rows of `U`, which is computed without inverting `H`: with `J` the
     exchange matrix and `J(H + λI)J = LLᵀ`, the matrix `R = JLJ` is upper triangular and `U = R⁻¹`.
 
-    An input that was never active (a zero on the diagonal) is given weight 1 alone. Where `H` is too close to
-    singular for the asked damping, it is damped ten times more, repeatedly.
+    The zero diagonal entry of an input that was never active is replaced by the mean of the diagonal (by 1 if that
+    is 0). If `H` is too close to singular for `damp`, the damping is increased tenfold, repeatedly.
 
     Raises:
         NumericalError: `H` holds NaN or infinity, or cannot be factorised even with `damp` = 10.

@@ -1,8 +1,8 @@
-"""HQQ: zero points that keep most weights close and let a few be far, without looking at data.
+"""HQQ: zero points that keep most weights close and tolerate a few large errors, without calibration data.
 
 Badri, Shaji, "Half-Quadratic Quantization of Large Machine Learning Models" (Mobius Labs, 2023),
-https://mobiusml.github.io/hqq_blog/: `min ‖W − Ŵ‖ₚᵖ` with `p < 1`, split into two steps by a matrix `E` of errors
-that are given up: `min ‖E‖ₚᵖ + β/2 ‖E − (W − Ŵ)‖²`.
+https://mobiusml.github.io/hqq_blog/: `min ‖W − Ŵ‖ₚᵖ` with `p < 1`, split into two steps by a matrix `E` of tolerated
+errors: `min ‖E‖ₚᵖ + β/2 ‖E − (W − Ŵ)‖²`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ def hqq(
 ) -> AffineParams:
     """Parameters of every group of `W` that keep `Σ|W − Ŵ|ᵖ` small; never worse than `grid.fit(W)` by that measure.
 
-    Two steps alternate: the errors are shrunk towards 0 (`shrink`), which leaves those of outliers; then the weights
-    without them are fitted in closed form by the zero point, the scale being that of the range.
+    Two steps alternate: the errors are shrunk towards 0 (`shrink`), which leaves those of outliers; then the zero point
+    is fitted in closed form to the weights without these errors. The scale stays that of the range.
 
     Args:
         W: The weight.
         grid: The integers to round to, with real zero points.
         p: Exponent of the objective, in (0, 1].
         beta: Weight of the quadratic term at the start, with errors measured in steps of the group.
-        growth: What `beta` is multiplied by after each step.
-        iterations: How often.
+        growth: Factor on `beta` after each iteration.
+        iterations: Number of iterations.
 
     Raises:
         ValueError: The grid has no real zero points.
     """
     if not grid.real_zero_point:
-        raise ValueError(f"HQQ fits real zero points, which {grid} has not; set real_zero_point")
+        raise ValueError(f"HQQ fits real zero points, but {grid} has none; set real_zero_point=True")
     affine = grid.fit(W)
     parts = [W.reshape(1, 1, -1)] if grid.per_tensor else groups.split(W, min(grid.group_size, W.shape[1]))
     solved, start = [], 0
@@ -63,7 +63,7 @@ def shrink(x: Float[Tensor, "*any"], beta: float, p: float) -> Float[Tensor, "*a
 
 
 def _slope(magnitude: Float[Tensor, "*any"], p: float) -> Float[Tensor, "*any"]:
-    """`|x|^(p−1)`, the slope of `|x|ᵖ` up to `p`; at 0 large, not infinite."""
+    """`|x|^(p−1)`, the slope of `|x|ᵖ` up to a factor `p`; large but finite at 0."""
     return magnitude.clamp(min=_SMALLEST).pow_(p - 1)
 
 
@@ -80,7 +80,7 @@ def _solve(
     growth: float,
     iterations: int,
 ) -> AffineParams:
-    """The best parameters met on the way, group by group; errors are measured in steps."""
+    """The best parameters of all iterations, for each group; errors are measured in steps."""
     scale, zero_point = affine.scale[..., None], affine.zero_point[..., None]
     best_zero_point = zero_point
     least = torch.full_like(scale, torch.inf)

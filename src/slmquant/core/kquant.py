@@ -1,9 +1,9 @@
-"""The search for scales and minima that ggml's quantizers do: `min Σ importance · (w − ŵ)²`, group by group.
+"""The search for scales and minima of ggml's quantizers: `min Σ importance · (w − ŵ)²`, group by group.
 
-After `make_qkx2_quants` and `make_qx_quants` of llama.cpp (`ggml-quants.c`), which have no paper. For a fixed choice
-of codes the best scale and shift are a weighted least-squares line through the points (code, weight). The search tries
-a few scales around the one that covers the range, takes the codes that each of them gives, fits the line, and keeps
-the best line of all. Where zero points are whole, as GGUF's are not, the line is fitted again through the nearest one.
+After `make_qkx2_quants` and `make_qx_quants` of llama.cpp (`ggml-quants.c`), which have no paper. For fixed codes the
+best scale and shift are a weighted least-squares line through the points (code, weight). The search tries a few scales
+around the one that covers the range, computes the codes of each, fits the line, and keeps the best line. If zero points
+must be whole numbers (not in GGUF's types), the line is fitted again through the nearest whole zero point.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from slmquant.core.affine import AffineParams, Grid
 _REACH = 1.0
 _STEPS = 21
 _CACHED_ELEMENTS = 1 << 16
-"""Weights that are searched together: with what a trial makes of them they stay in the processor's cache."""
+"""Weights that are searched together: few enough to stay in the processor's cache with all temporaries."""
 
 
 def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], grid: Grid) -> AffineParams:
     """Storable parameters of every group of `W` that keep `Σ importance · (w − ŵ)²` small.
 
-    Each group's error is at most that of the range's own scale, before scales and zero points are rounded to what the
-    grid stores.
+    Each group's error is at most that of the scale that covers its range, before scales and zero points are rounded
+    to their stored values.
 
     Args:
         W: The weight.
-        importance: What a squared error counts for; not negative.
+        importance: Weight of each squared error; not negative.
         grid: A grid of integers with groups.
     """
     size = min(grid.group_size, W.shape[1])
@@ -49,7 +49,7 @@ def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], gri
 def _search_group(
     W: Float[Tensor, "rows size"], importance: Float[Tensor, "rows size"], grid: Grid, levels: float
 ) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
-    """Scale and shift of groups that are rows: `w ≈ scale · code − shift`."""
+    """Scale and shift for groups given as rows: `w ≈ scale · code − shift`."""
     low, high = W.aminmax(dim=1, keepdim=True)
     if grid.symmetric:
         shift = torch.zeros_like(low)
@@ -80,7 +80,7 @@ def _through_whole_zero(
     shift: Float[Tensor, "rows 1"],
     grid: Grid,
 ) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
-    """The best line whose zero is a code, the one nearest to that of a given line."""
+    """The best line whose zero point is a code: the code nearest to the zero point of the given line."""
     zero = (shift / torch.where(scale == 0, torch.ones_like(scale), scale)).round_().clamp_(*grid.code_range)
     scale, _ = _line(codes - zero, W, importance, flat=True)
     return scale, scale * zero
@@ -89,9 +89,9 @@ def _through_whole_zero(
 def _line(
     codes: Float[Tensor, "rows size"], W: Float[Tensor, "rows size"], importance: Float[Tensor, "rows size"], flat: bool
 ) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
-    """The line `scale · code − shift` that fits best; through the origin where `flat`, or where its shift would be < 0.
+    """The best line `scale · code − shift`; through the origin if `flat`, or if its shift would be negative.
 
-    A group whose codes do not differ has no line, and gets a scale of 0, which the search leaves out.
+    A group with equal codes has no line; it gets a scale of 0, which the search skips.
     """
 
     def total(values: Tensor) -> Tensor:

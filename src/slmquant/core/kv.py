@@ -1,9 +1,9 @@
-"""Rounding keys and values: scale and minimum for each token and head, or for each channel over some tokens.
+"""Rounding of keys and values: scale and minimum for each token and head, or for each channel over some tokens.
 
-Asymmetric integers stand for `x ≈ scale · code + low`, codes in `[0, 2^b − 1]`. The minimum is a number of its own,
-not a zero point on the grid: some channels of keys lie far from 0 and vary little, and a range widened to hold 0
-would spend its codes on nothing. Scale and minimum are rounded to the float16 that a cache stores them in before any
-code is computed with them.
+Asymmetric integers stand for `x ≈ scale · code + low`, codes in `[0, 2^b − 1]`. The minimum is stored as a separate
+number, not as a zero point on the grid: some channels of keys lie far from 0 and vary little, and a range widened to
+include 0 would waste most of its codes. Scale and minimum are rounded to float16, as a cache stores them, before codes
+are computed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _E4M3 = torch.float8_e4m3fn
 def round_per_token(
     x: Float[Tensor, "*heads tokens dim"], bits: int, group_size: int | None = None
 ) -> Float[Tensor, "*heads tokens dim"]:
-    """Round to integers and back, each token and head on its own.
+    """Round to integers and back, separately for each token and head.
 
     Args:
         x: Keys or values.
@@ -41,8 +41,8 @@ def round_per_channel(
 ) -> Float[Tensor, "*heads tokens dim"]:
     """Round to integers and back, each channel over groups of consecutive tokens.
 
-    Tokens that do not fill a group yet, at the end, stay as they are: their group has no range before its last
-    token is there (KIVI: Liu et al., ICML 2024, arXiv 2402.02750).
+    Tokens of an incomplete last group are not rounded: the range of a group is only known with its last token
+    (KIVI: Liu et al., ICML 2024, arXiv 2402.02750).
 
     Args:
         x: Keys, from the first token of the sequence on.
@@ -60,7 +60,7 @@ def round_per_channel(
 def round_float8(
     x: Float[Tensor, "*heads tokens dim"], group_size: int | None = None
 ) -> Float[Tensor, "*heads tokens dim"]:
-    """Round to FP8 E4M3 and back, the largest value of each token and head (or group of channels) at its largest."""
+    """Round to FP8 E4M3 and back; the largest value of each token and head (or channel group) maps to 448."""
     if group_size is not None and group_size < x.shape[-1]:
         return torch.cat([round_float8(part) for part in x.split(group_size, dim=-1)], dim=-1)
     values = x.float()
@@ -70,7 +70,7 @@ def round_float8(
 
 
 def bits_per_value(bits: int, shared_by: float, parameters: int = 2) -> float:
-    """Stored bits of one value: its code, and its share of `parameters` float16 numbers that serve `shared_by`."""
+    """Stored bits of one value: its code, plus its share of `parameters` float16 numbers per `shared_by` values."""
     return bits + parameters * _HALF_BITS / shared_by
 
 
@@ -84,7 +84,7 @@ def _round(x: Tensor, bits: int, dim: int) -> Tensor:
 
 
 def _stored_scale(scale: Tensor) -> Tensor:
-    """Float16, and not 0: values that are all alike need no scale, any does."""
+    """Round to float16, but never to 0; if all values are equal, any scale will do."""
     return _half(scale.clamp(min=SMALLEST_HALF))
 
 

@@ -17,7 +17,7 @@ from slmquant.core.straight_through import Range, fake_quantize, in_groups, out_
 
 
 class ClipLogits(NamedTuple):
-    """What is learned of a weight; infinite ones clip nothing, and the weight is rounded to nearest.
+    """The learned clipping of a weight; with infinite logits nothing is clipped and the weight is rounded to nearest.
 
     Attributes:
         low: `a` of each group.
@@ -40,7 +40,7 @@ class ClipLogits(NamedTuple):
 
     @torch.no_grad()
     def quantized(self, weight: Float[Tensor, "out in"], grid: Grid) -> QuantizedTensor:
-        """The codes of what `dense` gives."""
+        """The codes of the result of `dense`."""
         grouped = in_groups(weight, grid)
         return quantize(grouped, None, self._clipped(grouped), grid, weight.shape)
 

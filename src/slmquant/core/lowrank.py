@@ -1,4 +1,4 @@
-"""The low-rank matrix that makes up best for what rounding lost.
+"""The low-rank matrix that best compensates for the rounding error.
 
 Zhang, Cheng, Constantinides, Zhao, "LQER: Low-Rank Quantization Error Reconstruction for LLMs" (ICML 2024, arXiv
 2402.02446), take the truncated singular value decomposition of the error, scaled by the magnitude of the inputs.
@@ -16,27 +16,27 @@ from slmquant.core.side import LowRank
 
 
 def low_rank(error: Float[Tensor, "out in"], H: Float[Tensor, "in in"] | None, rank: int) -> LowRank:
-    """The branch of that rank that minimises `tr((E − up·down) H (E − up·down)ᵀ)`, rounded to float16.
+    """The branch of rank `rank` that minimises `tr((E − up·down) H (E − up·down)ᵀ)`, rounded to float16.
 
     With `U` the leading eigenvectors of `E H Eᵀ` it is the projection `U Uᵀ E`: no root of `H` is inverted, so `H` may
-    be singular. Where there are more outputs than inputs the same `U` comes from the smaller `RᵀEᵀE R`, `H = R Rᵀ`.
+    be singular. With more outputs than inputs, `U` is computed from the smaller matrix `RᵀEᵀE R`, `H = R Rᵀ`.
 
     Args:
         error: `E = W − Ŵ`.
-        H: Mean of `x xᵀ` over the inputs; None weighs all inputs alike.
-        rank: At most this many components; fewer where the matrix is smaller.
+        H: Mean of `x xᵀ` over the inputs; None gives all inputs equal weight.
+        rank: Largest number of components; a smaller matrix has fewer.
     """
     rank = min(rank, *error.shape)
     up = _leading(error, H, rank)
     down = up.T @ error
-    # float16 is finest where both factors are of one size
+    # float16 is most precise if both factors have the same magnitude
     balance = (down.abs().amax(dim=1) / up.abs().amax(dim=0)).sqrt()
     balance = torch.where(balance > 0, balance, torch.ones_like(balance))
     return LowRank((down / balance[:, None]).half(), (up * balance).half())
 
 
 def _leading(error: Float[Tensor, "out in"], H: Float[Tensor, "in in"] | None, rank: int) -> Float[Tensor, "out rank"]:
-    """An orthonormal basis of the directions in which the output errs most."""
+    """An orthonormal basis of the directions with the largest output error."""
     out_features, in_features = error.shape
     if out_features <= in_features:
         weighed = error if H is None else error @ H
@@ -53,7 +53,7 @@ def _eigenvectors(M: Float[Tensor, "n n"], count: int) -> Float[Tensor, "n count
 
 
 def _root(H: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
-    """`R` with `R Rᵀ = H`; eigenvalues that rounding made negative count as 0."""
+    """`R` with `R Rᵀ = H`; eigenvalues that are negative due to rounding count as 0."""
     decomposed = torch.linalg.eigh(H)
     root: Tensor = decomposed.eigenvectors * decomposed.eigenvalues.clamp(min=0).sqrt()
     return root

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 SMALLEST_HALF = 2.0**-24
-"""The smallest float16 above 0, a subnormal number: what a scale that is stored as one can at least be."""
+"""The smallest float16 above 0, a subnormal number: the smallest scale that can be stored as float16."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class MiniFloat:
     """A floating-point format; an exponent field of 0 holds 0 and the subnormal numbers.
 
     Attributes:
-        name: As the specification writes it.
+        name: Name in the specification.
         exponent_bits: Width of the exponent field.
         mantissa_bits: Width of the mantissa field.
-        bias: What the exponent field exceeds the exponent by.
-        largest: Largest finite number; patterns beyond it are infinities or no numbers.
-        native: torch's own dtype of the format, whose conversion is some ten times faster; None where there is none.
+        bias: Exponent field minus exponent.
+        largest: Largest finite number; patterns beyond it are infinities or NaN.
+        native: torch's dtype of the format, whose conversion is some ten times faster; None if there is none.
     """
 
     name: str
@@ -49,7 +49,7 @@ class MiniFloat:
         return self._value(1)
 
     def values(self) -> tuple[float, ...]:
-        """The number of every bit pattern, in the order of the patterns; NaN where it is not a finite number."""
+        """The number of every bit pattern, in the order of the patterns; NaN for patterns without a finite number."""
         positive = [self._value(pattern) for pattern in range(2 ** (self.bits - 1))]
         finite = [value if value <= self.largest else float("nan") for value in positive]
         return (*finite, *(-value for value in finite))
@@ -62,7 +62,7 @@ class MiniFloat:
         return math.ldexp(1 + fraction, field - self.bias)
 
     def round(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """The nearest numbers of the format, ties to the even mantissa; what lies beyond the largest becomes it."""
+        """The nearest numbers of the format, ties to the even mantissa; clamped to the largest number."""
         if self.native is not None:
             return x.clamp(-self.largest, self.largest).to(self.native).to(x.dtype)
         exponent = torch.frexp(x).exponent - 1  # floor(log2|x|)
@@ -71,7 +71,7 @@ class MiniFloat:
 
 
 def power_below(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """`2^floor(log2 x)`, exactly, of positive numbers."""
+    """`2^floor(log2 x)`, exactly, for positive numbers."""
     return torch.ldexp(torch.ones_like(x), torch.frexp(x).exponent - 1)
 
 

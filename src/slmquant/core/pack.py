@@ -1,7 +1,7 @@
 """Dense bit packing: `n` codes of `b` bits in `ceil(n · b / 8)` bytes, row by row.
 
 Code `i` of a row occupies bits `i·b` to `(i+1)·b − 1` of the row's little-endian bit stream. Eight codes fill
-`b` bytes exactly, so eight at a time go through one 64-bit word; nothing is done element by element.
+exactly `b` bytes, so eight codes at a time are packed through one 64-bit word.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def pack(codes: Shaped[Tensor, "rows size"], bits: int) -> UInt8[Tensor, "rows b
 
 
 def unpack(packed: UInt8[Tensor, "rows bytes"], bits: int, size: int, signed: bool) -> Shaped[Tensor, "rows size"]:
-    """Undo `pack`: int8 codes where `signed`, else uint8.
+    """Undo `pack`: int8 codes if `signed`, else uint8.
 
     Raises:
-        ValueError: `bits` is not 1 to 8, or the rows do not have the bytes that `size` codes need.
+        ValueError: `bits` is not 1 to 8, or the row length does not match `size` codes.
     """
     _check(bits)
     rows, octet_count = packed.shape
@@ -66,7 +66,7 @@ def unpack_ternary(packed: UInt8[Tensor, "rows bytes"], size: int) -> Shaped[Ten
     """Undo `pack_ternary`: int8 codes.
 
     Raises:
-        ValueError: The rows do not have the bytes that `size` codes need.
+        ValueError: The row length does not match `size` codes.
     """
     if packed.shape[1] != ternary_bytes(size):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A weight as it is stored: codes, scales, zero points, and what is kept beside them."""
+"""A quantized weight: codes, scales, zero points, and a side branch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A weight as codes, scales and zero points; `dequantize()` gives the real numbers that it stands for.
+    """A weight as codes, scales and zero points; `dequantize()` returns the real numbers that they stand for.
 
-    A side branch, where there is one, is part of the weight: `dequantize()`, `rows()` and `stored_bits` include it.
-    `replace(weight, side=None)` is the codes' own share.
+    A side branch is part of the weight: `dequantize()`, `rows()` and `stored_bits` include it.
+    `replace(weight, side=None)` is the weight of the codes without the branch.
 
     Attributes:
         codes: int8 or uint8.
-        scale: float32, exactly what `parts` say.
-        zero_point: uint8, or float32 where the grid has real ones; None where symmetric.
-        grid: What codes and parts mean.
-        parts: Scales and zero points as they are stored.
-        side: What is kept in 16 bits beside the codes; None for most methods.
+        scale: float32, exactly the scales in `parts`.
+        zero_point: uint8, or float32 if the grid has real zero points; None if symmetric.
+        grid: The grid, which defines the meaning of codes and parts.
+        parts: Scales and zero points in their stored form.
+        side: Side branch of the weight, in 8 or 16 bits; None for most methods.
     """
 
     codes: Shaped[Tensor, "out in"]
@@ -43,17 +43,17 @@ class QuantizedTensor:
 
     @property
     def bits(self) -> int:
-        """Bits of a code that stands alone."""
+        """Bits of one unpacked code."""
         return self.grid.bits
 
     @property
     def group_size(self) -> int:
-        """Inputs that share a scale; `in` where a channel has one scale."""
+        """Inputs that share a scale; `in` for one scale per channel."""
         return min(self.grid.group_size, self.codes.shape[1])
 
     @property
     def exact_in_bfloat16(self) -> bool:
-        """Whether `centred()` survives bfloat16: whole numbers up to 255 and small floats do, NF4 does not."""
+        """Whether bfloat16 holds `centred()` exactly: whole numbers up to 255 and small floats yes, NF4 no."""
         values = self.centred()
         return torch.equal(values.bfloat16().float(), values)
 
@@ -65,7 +65,7 @@ class QuantizedTensor:
         return values - groups.expand(self.zero_point.float(), self.group_size, values.shape[1])
 
     def dequantize(self) -> Float[Tensor, "out in"]:
-        """`scale · (element(code) − zero_point)`, and the side branch onto it, in float32."""
+        """`scale · (element(code) − zero_point)` with the side branch applied, in float32."""
         dense = self.centred() * groups.expand(self.scale, self.group_size, self.codes.shape[1])
         return dense if self.side is None else self.side.onto(dense)
 
@@ -73,10 +73,10 @@ class QuantizedTensor:
         """Output channels `start` to `stop`.
 
         Raises:
-            ValueError: Its scales are stored relative to those of other rows.
+            ValueError: The scales of a row are stored relative to those of other rows.
         """
         if self.grid.storage.spans_rows:
-            raise ValueError(f"scales stored as {self.grid.storage.name!r} belong to a whole weight, not to its rows")
+            raise ValueError(f"cannot split a weight whose scales are stored as {self.grid.storage.name!r} into rows")
         side = None if self.side is None else self.side.rows(start, stop)
         if self.scale.shape[0] == 1 and self.codes.shape[0] > 1:
             return replace(self, codes=self.codes[start:stop], side=side)

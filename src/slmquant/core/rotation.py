@@ -1,6 +1,6 @@
-"""Orthogonal matrices: random ones, fast ones, and steps among them that follow a gradient.
+"""Orthogonal matrices: random ones, fast ones, and gradient steps that stay orthogonal.
 
-A rotation `R` acts on row vectors, `x R`, as activations lie in torch; weights that read `x` become `W R`, since
+A rotation `R` multiplies row vectors, `x R`, as torch stores activations; weights that read `x` become `W R`, since
 `(x R)(W R)ᵀ = x Wᵀ`. Reflections count as rotations here, as in the literature.
 """
 
@@ -22,7 +22,7 @@ _EPSILON = 1e-8
 
 @runtime_checkable
 class Rotation(Protocol):
-    """An orthogonal matrix that can be applied to rows and undone."""
+    """An orthogonal matrix that can be applied to row vectors and undone."""
 
     @property
     def order(self) -> int:
@@ -40,15 +40,15 @@ class Rotation(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SignedHadamard:
-    """A randomized Hadamard matrix `diag(signs) H`, or one that keeps the mean of what it rotates.
+    """A randomized Hadamard matrix `diag(signs) H`, or a variant that keeps the mean of its input.
 
-    To keep means it is followed by the reflection `I − 2 v vᵀ` that takes the image of the vector of ones back to
-    it. LayerNorm, which subtracts the mean, commutes with such a rotation as RMSNorm does with any. `v` is as flat
-    as a random vector, so outliers are spread as well as without.
+    To keep means it is followed by the reflection `I − 2 v vᵀ` that maps the image of the vector of ones back to the
+    vector of ones. LayerNorm, which subtracts the mean, commutes with such rotations, RMSNorm with any rotation. `v` is
+    as flat as a random vector, so outliers are spread as well as without the reflection.
 
     Attributes:
         hadamard: The Hadamard transform.
-        signs: Of ±1, shape `(order,)`, in any float dtype.
+        signs: ±1, shape `(order,)`, in any float dtype.
         keeps_mean: Whether `1ᵀ R = 1ᵀ`.
     """
 
@@ -62,11 +62,11 @@ class SignedHadamard:
         return self.hadamard.order
 
     def apply(self, x: Float[Tensor, "*rows order"]) -> Float[Tensor, "*rows order"]:
-        """`x diag(signs) H`, reflected where means are kept."""
+        """`x diag(signs) H`, then reflected if means are kept."""
         return self._reflected(self.hadamard.apply(x * self.signs.to(x.device, x.dtype)))
 
     def undo(self, x: Float[Tensor, "*rows order"]) -> Float[Tensor, "*rows order"]:
-        """`x` times the transpose of what `apply` multiplies by."""
+        """`x` times the transpose of the matrix of `apply`."""
         return self.hadamard.undo(self._reflected(x)) * self.signs.to(x.device, x.dtype)
 
     def _reflected(self, x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class SignedHadamard:
         ones = torch.full((self.order,), 1 / math.sqrt(self.order), dtype=torch.float64, device=x.device)
         v = self.hadamard.apply(ones * self.signs.to(ones)) - ones
         length = torch.linalg.vector_norm(v)
-        if length < _EPSILON:  # the ones are where they were
+        if length < _EPSILON:  # the vector of ones is already mapped to itself
             return x
         v = (v / length).to(x.dtype)
         reflected: Tensor = x - 2 * (x @ v)[..., None] * v
@@ -84,7 +84,7 @@ class SignedHadamard:
 
 @dataclass(frozen=True, eq=False)
 class DenseRotation:
-    """A rotation by a matrix that is multiplied as it stands.
+    """A rotation by an explicit matrix.
 
     Attributes:
         values: The matrix, orthogonal up to the rounding of its dtype.
@@ -127,11 +127,11 @@ def random_orthogonal(order: int, generator: Generator) -> Float[Tensor, "order 
 
 
 class CayleyState(NamedTuple):
-    """Orthogonal matrices on their way downhill.
+    """State of gradient descent over orthogonal matrices.
 
     Attributes:
         X: The matrices.
-        momentum: Their last directions; zeros at the start.
+        momentum: Their momentum; zeros at the start.
     """
 
     X: Float[Tensor, "*batch n n"]
@@ -139,7 +139,7 @@ class CayleyState(NamedTuple):
 
 
 def cayley(W: Float[Tensor, "*batch n n"], X: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-    """`(I − W/2)⁻¹ (I + W/2) X` for skew-symmetric `W`: orthogonal where `X` is (Li et al., 2020, eq. 3)."""
+    """`(I − W/2)⁻¹ (I + W/2) X` for skew-symmetric `W`: orthogonal if `X` is (Li et al., 2020, eq. 3)."""
     identity = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
     moved: Tensor = torch.linalg.solve(identity - W / 2, X + W @ X / 2)
     return moved
@@ -156,15 +156,15 @@ def cayley_sgd_step(
     """One step of Cayley SGD with momentum (Li, Fuxin, Todorovic, ICLR 2020, arXiv 2002.01113, algorithm 1).
 
     `M ← β M − G`, `Ŵ = M Xᵀ − ½ X (Xᵀ M Xᵀ)`, `W = Ŵ − Ŵᵀ`, `M ← W X`, and `X` moves along the Cayley curve of
-    `α W` with `α = min(lr, 1 / ‖W‖₁)`. The authors approach the curve by a fixed-point iteration; at our sizes the
-    linear system is solved outright, so `X` stays orthogonal to rounding.
+    `α W` with `α = min(lr, 1 / ‖W‖₁)`. The authors approximate the curve by a fixed-point iteration; at our sizes the
+    linear system is solved directly, so `X` stays orthogonal up to rounding.
 
     Args:
         state: Orthogonal matrices and their momentum.
         gradient: `∂L/∂X`.
         lr: Learning rate.
         momentum: `β`.
-        keeps_mean: Whether `X 1 = 1` shall remain true: `W` is then projected to matrices with `W 1 = 0`.
+        keeps_mean: Whether to preserve `X 1 = 1`: `W` is then projected to matrices with `W 1 = 0`.
         relative: Whether `lr` is a share of the longest step, so that `α = lr / ‖W‖₁` whatever the size of the
             gradient.
     """

@@ -1,7 +1,7 @@
-"""How scales are stored: in 16 or 32 bits, as powers of two, or in two levels that share a scale of their own.
+"""Storage of scales: in 16 or 32 bits, as powers of two, or in two levels.
 
-A storage turns scales into parts, the tensors that lie on disk, and parts back into scales. A grid rounds scales to
-what parts can hold before it computes codes with them, so that nothing is lost when a weight is written and read.
+A storage converts scales into parts (the tensors written to disk) and parts back into scales. A grid rounds scales to
+storable values before it computes codes with them, so that nothing is lost when a weight is written and read.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from slmquant.core.elements import TABLES
 from slmquant.core.minifloat import E4M3, SMALLEST_HALF
 
 Parts = Mapping[str, Shaped[Tensor, "..."]]
-"""What is stored, by name; the first dimension is that of the scales where a part has rows at all, else 1."""
+"""Stored tensors by name; the first dimension is that of the scales if the part has rows, else 1."""
 
 
 class Packing(NamedTuple):
-    """How a part of whole numbers is packed, row by row."""
+    """Bit packing of a part of whole numbers, row by row."""
 
     bits: int
     signed: bool = False
 
 
 class Stored(NamedTuple):
-    """Scales as they are read back, and what lies below the codes where that is stored with them.
+    """Scales after storing, and shifts if they are stored with the scales.
 
     Attributes:
         scale: Never 0.
-        shift: What code 0 stands for, negated (`w = scale · code − shift`); None where zero points are kept apart.
+        shift: The shift in `w = scale · code − shift`; None if zero points are stored separately.
     """
 
     scale: Float[Tensor, "*shape"]
@@ -42,26 +42,26 @@ class Stored(NamedTuple):
 
 @runtime_checkable
 class ScaleStorage(Protocol):
-    """What a grid needs to know of how its scales are stored."""
+    """Interface of a storage of scales."""
 
     @property
     def name(self) -> str:
-        """What it is called where codes are described."""
+        """Name of the storage, used in descriptions of codes."""
         ...
 
     @property
     def holds_shift(self) -> bool:
-        """Whether what lies below the codes is stored with the scales; otherwise zero points are kept apart."""
+        """Whether shifts are stored with the scales; otherwise zero points are stored separately."""
         ...
 
     @property
     def spans_groups(self) -> bool:
-        """Whether how one scale is stored depends on other scales of its row."""
+        """Whether the stored form of a scale depends on other scales of its row."""
         ...
 
     @property
     def spans_rows(self) -> bool:
-        """Whether it depends on scales of other rows."""
+        """Whether the stored form of a scale depends on scales of other rows."""
         ...
 
     @property
@@ -70,11 +70,11 @@ class ScaleStorage(Protocol):
         ...
 
     def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
-        """The parts of the nearest scales that can be stored. A scale of 0, of a group of zeros, becomes another."""
+        """Parts of the nearest storable scales. A scale of 0 (of a group of zeros) becomes a nonzero one."""
         ...
 
     def decode(self, parts: Parts) -> Stored:
-        """What was stored, in float32."""
+        """Read scales from parts, in float32."""
         ...
 
 
@@ -84,7 +84,7 @@ class Plain:
 
     Attributes:
         bits: 16 or 32.
-        holds_shift: Whether a shift is stored as well, in as many bits (GGUF's Q4_1 and Q5_1).
+        holds_shift: Whether a shift is stored too, in the same number of bits (GGUF's Q4_1 and Q5_1).
     """
 
     bits: int
@@ -99,9 +99,9 @@ class Plain:
         return f"float{self.bits}" + (" with shift" if self.holds_shift else "")
 
     def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
-        """Rounded to the dtype; a scale is at least the smallest float16 above 0, and 1 where it was 0.
+        """Round to the dtype; a scale becomes at least the smallest float16 above 0, and a scale of 0 becomes 1.
 
-        Neither scale nor shift leaves the range of the dtype: codes are computed with what is stored.
+        Scale and shift are clamped to the range of the dtype, since codes are computed with the stored values.
         """
         dtype = torch.float16 if self.bits == 16 else torch.float32
         if dtype == torch.float16:
@@ -113,7 +113,7 @@ class Plain:
         return parts | {"shift": shift.clamp(-largest, largest).to(dtype)} if self.holds_shift else parts
 
     def decode(self, parts: Parts) -> Stored:
-        """What was stored."""
+        """The stored scales and shifts."""
         return Stored(parts["scale"].float(), parts["shift"].float() if self.holds_shift else None)
 
 
@@ -128,7 +128,7 @@ class PowerOfTwo:
     packings: ClassVar[Mapping[str, Packing]] = {}
 
     def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
-        """The nearest exponent, with the bias 127; 0 becomes 1."""
+        """The nearest exponent, with bias 127; a scale of 0 becomes 1."""
         del shift
         exponent = torch.where(scale == 0, torch.zeros_like(scale), scale.log2().round())
         return {"scale": (exponent.clamp(-126, 127) + _E8M0_BIAS).to(torch.uint8)}
@@ -143,7 +143,7 @@ class PowerOfTwo:
 class TensorScaled:
     """NVFP4's two levels: each scale as an FP8 E4M3, times one float32 for the whole tensor.
 
-    The tensor's scale puts the largest of the scales on 448, the largest number of E4M3.
+    The tensor's scale maps the largest scale to 448, the largest number of E4M3.
     """
 
     name = "E4M3 of tensor"
@@ -153,7 +153,7 @@ class TensorScaled:
     packings: ClassVar[Mapping[str, Packing]] = {}
 
     def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
-        """Nearest codes; a scale that would become 0 becomes the smallest number above it."""
+        """Nearest codes; a scale that would become 0 becomes the smallest number above 0."""
         del shift
         top = scale.amax().reshape(1, 1).float() / E4M3.largest
         top = torch.where(top > 0, top, torch.ones_like(top))
@@ -167,10 +167,10 @@ class TensorScaled:
 
 @dataclass(frozen=True)
 class DoubleQuantized:
-    """QLoRA's double quantization: scales less their mean as 8-bit floats, in blocks of 256 with a float32 each.
+    """QLoRA's double quantization: scales minus their mean as 8-bit floats, in blocks of 256 with a float32 each.
 
-    Dettmers et al., "QLoRA" (NeurIPS 2023, arXiv 2305.14314), section 3. Blocks run through the rows. The 8-bit float
-    is E4M3; bitsandbytes has one of its own, with an exponent of varying length.
+    Dettmers et al., "QLoRA" (NeurIPS 2023, arXiv 2305.14314), section 3. Blocks continue across rows. The 8-bit float
+    is E4M3; bitsandbytes uses a different one, with an exponent of varying length.
     """
 
     block: int = 256
@@ -181,7 +181,7 @@ class DoubleQuantized:
     packings: ClassVar[Mapping[str, Packing]] = {}
 
     def encode(self, scale: Float[Tensor, "*shape"], shift: Float[Tensor, "*shape"]) -> Parts:
-        """Nearest codes; where the nearest would make a scale 0 or less, the next above."""
+        """Nearest codes; if the nearest code would make a scale 0 or negative, the next one above."""
         del shift
         mean = scale.mean().reshape(1, 1).float()
         mean = torch.where(mean > 0, mean, torch.ones_like(mean))
@@ -191,7 +191,7 @@ class DoubleQuantized:
         block_scale = torch.where(largest > 0, largest / E4M3.largest, torch.ones_like(largest))
         codes = _FP8.nearest(rest / self._per_scale(block_scale, scale)).to(torch.uint8)
         parts = {"scale": codes, "block_scale": block_scale, "mean": mean}
-        sunk = self.decode(parts).scale <= 0  # their rests are negative: the pattern before stands nearer to 0
+        sunk = self.decode(parts).scale <= 0  # their remainders are negative: the previous bit pattern is closer to 0
         return parts | {"scale": torch.where(sunk, codes - 1, codes)}
 
     def decode(self, parts: Parts) -> Stored:

@@ -1,8 +1,8 @@
-"""The search for scales in the code of GPTQ's authors (`--mse`), and QuaRot's and SpinQuant's (`--w_clip`).
+"""The search for scales in the code of GPTQ's authors (`--mse`), also in QuaRot's and SpinQuant's (`--w_clip`).
 
-A hundredth of the range after the other is taken off both ends of each group, down to a fifth of it, and the range is
-kept whose weights, rounded to nearest, err least: `min Σ |w − ŵ|^2.4`. All weights count alike, whatever they are
-multiplied by. AWQ's search, which does look at that, is `core.clip`.
+The range of each group is shrunk in steps of a hundredth, down to about a fifth, and the range with the smallest
+rounding error `Σ |w − ŵ|^2.4` is kept. All weights count equally, whatever their inputs. AWQ's search, which takes the
+inputs into account, is `core.clip`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from slmquant.core import groups
 from slmquant.core.affine import AffineParams, Grid
 
 RATIOS: tuple[float, ...] = tuple(1 - step / 100 for step in range(80))
-"""Shares of the range that are tried, widest first: the authors' 80 (`grid` 100, `maxshrink` 0.8)."""
+"""Shares of the range to try, widest first: the authors' 80 (`grid` 100, `maxshrink` 0.8)."""
 
 _POWER = 2.4
 _CACHED_ELEMENTS = 1 << 16
 
 
 def shrunk(W: Float[Tensor, "out in"], grid: Grid, ratios: tuple[float, ...] = RATIOS) -> AffineParams:
-    """Parameters that cover, in each group, the share of its range that makes its own rounding error least.
+    """Parameters that cover, in each group, the share of its range with the smallest rounding error.
 
-    Where the parameters of a group depend on more than its range, they are those of `grid.fit`.
+    If the parameters of a group depend on more than its range, those of `grid.fit` are returned.
 
     Args:
         W: The weight.
         grid: The numbers to round to.
-        ratios: Shares of the range to try; of equals the first wins.
+        ratios: Shares of the range to try; of equal errors the first wins.
     """
     if grid.spans_groups:
         return grid.fit(W)

@@ -1,6 +1,6 @@
-"""What a quantized weight keeps beside its codes: a low-rank product in 8 or 16 bits, or a few columns in 16.
+"""Side branches of a quantized weight: a low-rank product in 8 or 16 bits, or a few columns in 16 bits.
 
-A side branch is a second, small linear map over the same inputs, whose result is added to that of the codes.
+A side branch is a second, small linear map of the same inputs; its output is added to the output of the codes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _LARGEST = 127
 
 @dataclass(frozen=True)
 class LowRank:
-    """`W ≈ Ŵ + up · down`: what rounding lost, as far as a matrix of low rank can say it.
+    """`W ≈ Ŵ + up · down`: a low-rank approximation of the rounding error.
 
     Attributes:
-        down: From the inputs to the rank, float16; int8 where there are scales.
-        up: From the rank to the outputs, likewise.
-        scale: float32; what one step of `up` times one of `down` is worth, for each component. None for float16.
+        down: Map from the inputs to the rank, float16; int8 if there are scales.
+        up: Map from the rank to the outputs, likewise.
+        scale: float32; for each component, the step of `up` times the step of `down`. None for float16 factors.
     """
 
     down: Shaped[Tensor, "rank in"]
@@ -32,7 +32,7 @@ class LowRank:
 
     @property
     def stored_bits(self) -> int:
-        """8 or 16 bits for each element of both factors, and 32 for each scale."""
+        """8 or 16 bits per element of both factors, and 32 per scale."""
         kept = (self.down, self.up) if self.scale is None else (self.down, self.up, self.scale)
         return 8 * sum(part.numel() * part.element_size() for part in kept)
 
@@ -43,16 +43,16 @@ class LowRank:
         return LowRank(_codes(down, steps[0][:, None]), _codes(up, steps[1]), steps[0] * steps[1])
 
     def factors(self) -> tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]:
-        """`down` and `up` as the float32 numbers that they stand for."""
+        """`down` and `up` in float32, dequantized if they are codes."""
         up = self.up.float()
         return self.down.float(), up if self.scale is None else up * self.scale
 
     def rows(self, start: int, stop: int) -> LowRank:
-        """The branch of output channels `start` to `stop`; each part of a split weight carries its own `down`."""
+        """The branch of output channels `start` to `stop`; `down` is repeated in every part of a split weight."""
         return LowRank(self.down, self.up[start:stop], self.scale)
 
     def onto(self, W: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        """The codes' weight `W` with the product added."""
+        """`W`, the weight of the codes, with the product added."""
         down, up = self.factors()
         return W + up.to(W.dtype) @ down.to(W.dtype)
 
@@ -63,13 +63,13 @@ def _codes(values: Tensor, step: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class OutlierColumns:
-    """Some input channels keep their weights, and at run time their activations, in 16 bits.
+    """Some input channels whose weights, and at run time whose activations, stay in 16 bits.
 
-    The codes of these columns are stored as all others and mean nothing: the branch replaces them.
+    The codes of these columns are stored like all others but ignored: the branch replaces them.
 
     Attributes:
         columns: Input channels, int64, ascending, at least one.
-        weight: float16; the weights of those channels.
+        weight: The weights of those channels, float16.
     """
 
     columns: Int[Tensor, " kept"]
@@ -77,7 +77,7 @@ class OutlierColumns:
 
     @property
     def stored_bits(self) -> int:
-        """16 bits for each weight and 32 for each channel's number."""
+        """16 bits per weight and 32 per channel index."""
         return _VALUE_BITS * self.weight.numel() + _INDEX_BITS * self.columns.numel()
 
     def rows(self, start: int, stop: int) -> OutlierColumns:
@@ -85,7 +85,7 @@ class OutlierColumns:
         return OutlierColumns(self.columns, self.weight[start:stop])
 
     def onto(self, W: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        """The codes' weight `W` with these columns in place of its own."""
+        """`W`, the weight of the codes, with these columns replaced."""
         return W.index_copy(1, self.columns, self.weight.to(W.dtype))
 
 

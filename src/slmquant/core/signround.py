@@ -20,13 +20,13 @@ from slmquant.core.straight_through import Range, fake_quantize, in_groups, out_
 
 
 class LearnedRounding:
-    """A weight whose rounding is being learned. It starts as the nearest: no offsets, whole ranges.
+    """A weight whose rounding is being learned. It starts at rounding to nearest: no offsets, full ranges.
 
     Args:
         weight: The weight, float32.
-        grid: Integers; where symmetric, of rule `span` or `extreme`.
-        start: Scales and zero points to start from, in place of those that cover whole ranges. A symmetric one may be
-            negative, and keeps its sign: the end that falls on the lowest code is then the positive one.
+        grid: Integers; if symmetric, with the rule `span` or `extreme`.
+        start: Scales and zero points to start from, instead of those that cover full ranges. A symmetric scale may be
+            negative and keeps its sign: the end that falls on the lowest code is then the positive one.
     """
 
     def __init__(self, weight: Float[Tensor, "out in"], grid: Grid, start: AffineParams | None = None) -> None:
@@ -45,13 +45,13 @@ class LearnedRounding:
         )
 
     def dense(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
-        """What the weight has become, differentiable in all that is learned."""
+        """The rounded weight, differentiable in all learned parameters."""
         rounded = fake_quantize(self._weight, self._offset, self._covered(), self._grid, dtype)
         return out_of_groups(rounded, self._shape)
 
     @torch.no_grad()
     def step_(self, lr: float) -> None:
-        """One signed step along the gradients that were accumulated, which are dropped; no gradient, no step."""
+        """Take one signed gradient step and clear the gradients; parameters without a gradient do not change."""
         for learned, low, high in ((self._offset, -0.5, 0.5), (self._alpha, 0.0, 1.0), (self._beta, 0.0, 1.0)):
             if learned.grad is not None:
                 learned.add_(learned.grad.sign_(), alpha=-lr).clamp_(low, high)
@@ -59,7 +59,7 @@ class LearnedRounding:
 
     @torch.no_grad()
     def quantized(self) -> QuantizedTensor:
-        """The codes as they are now."""
+        """The current codes."""
         codes = quantize(self._weight, self._offset, self._covered(), self._grid, self._shape)
         return replace(codes, grid=self._stored)
 
@@ -68,7 +68,7 @@ class LearnedRounding:
 
 
 def _covered_by(affine: AffineParams, grid: Grid) -> Range:
-    """The ranges that parameters stand for; of a symmetric grid the end that falls on the lowest code, and 0."""
+    """Ranges covered by given parameters; for a symmetric grid, from 0 to the end that falls on the lowest code."""
     scale = affine.scale.detach()
     if grid.symmetric:
         end = scale * grid.elements.low
@@ -78,7 +78,7 @@ def _covered_by(affine: AffineParams, grid: Grid) -> Range:
 
 
 def _holding(part: Range, weights: Range, grid: Grid) -> Range:
-    """Ranges that hold both the part that learning starts from and the weights, so that factors lie in [0, 1]."""
+    """Ranges that contain both the start of learning and the weights, so that factors lie in [0, 1]."""
     if not grid.symmetric:
         return Range(torch.minimum(part.low, weights.low), torch.maximum(part.high, weights.high))
     largest = torch.maximum(weights.low.abs(), weights.high.abs())
@@ -87,5 +87,5 @@ def _holding(part: Range, weights: Range, grid: Grid) -> Range:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """How much of each range is covered; all of an empty one."""
+    """Covered share of each range; 1 for an empty range."""
     return torch.where(whole == 0, torch.ones_like(whole), part / whole)

@@ -15,13 +15,12 @@ def smoothing_factors(
     """`s_j = max|X_j|^α / max|W_j|^(1−α)`, eq. 4: activations are divided by it, weight columns multiplied.
 
     Args:
-        act_range: Largest magnitude of each input channel over the calibration tokens, or another measure of its
-            range.
+        act_range: Largest magnitude of each input channel over the calibration tokens, or another measure of range.
         weight_absmax: Largest magnitude of each input column over all linears that read that input.
-        alpha: Migration strength in [0, 1]: 0 leaves all difficulty with the activations, 1 moves all of it to
-            the weights.
+        alpha: Migration strength in [0, 1]: 0 leaves the whole range to the activations, 1 moves all of it to the
+            weights.
 
-    A channel that is never active, or that no weight reads, keeps the factor 1.
+    A channel that is never active, or whose weights are all 0, gets the factor 1.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; expected a value in [0, 1]")

@@ -1,14 +1,13 @@
-"""Rounding as learning sees it: exact forward, and backward as if rounding were the identity.
+"""Differentiable rounding: exact in the forward pass, and the identity in the backward pass.
 
 Bengio, Leonard, Courville, "Estimating or Propagating Gradients Through Stochastic Neurons", arXiv 1308.3432: the
-straight-through estimate. A code `c = clamp(round(w/s + v) + z)` moves one for one with what is inside the clamp and
-not at all beyond it, so with `ŵ = s (c − z)` and `m = 1` where nothing was clamped
+straight-through estimate. A code `c = clamp(round(w/s + v) + z)` has slope 1 in the argument of the clamp inside its
+limits and slope 0 beyond them, so with `ŵ = s (c − z)` and `m = 1` if nothing was clamped, else 0,
 
     ∂ŵ/∂w = m      ∂ŵ/∂v = s m      ∂ŵ/∂s = (c − z) − m w/s      ∂ŵ/∂z = −s (1 − m)
 
-and scale and zero point are, in turn, functions of the range that they cover. The whole chain is one autograd
-function, written out by hand: it keeps three bytes for each weight instead of five float32 tensors, and
-goes over each of them once.
+and scale and zero point are in turn functions of the range that they cover. The whole chain is one hand-written
+autograd function: it stores three bytes per weight instead of five float32 tensors, and makes one pass over each.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from slmquant.core.tokens import TokenCodes, block_codes, token_codes
 
 
 class Range(NamedTuple):
-    """What the grid of each group has to cover.
+    """The range that the grid of each group must cover.
 
     Attributes:
-        low: Smallest value; a positive one counts as 0 where the grid is asymmetric.
-        high: Largest value, likewise.
+        low: Smallest value; an asymmetric grid treats a positive one as 0.
+        high: Largest value; an asymmetric grid treats a negative one as 0.
     """
 
     low: Float[Tensor, "rows groups"]
@@ -40,9 +39,9 @@ class Range(NamedTuple):
 
 
 def in_groups(W: Float[Tensor, "out in"], grid: Grid) -> Float[Tensor, "rows groups size"]:
-    """Groups as an axis of their own; a ragged last group is filled with zeros, which change no range.
+    """Reshape a weight so that groups are a separate axis; a shorter last group is padded with zeros.
 
-    A weight with one scale is one row with one group.
+    A weight with one scale becomes one row with one group.
     """
     if grid.per_tensor:
         return W.reshape(1, 1, -1)
@@ -70,14 +69,14 @@ def fake_quantize(
     grid: Grid,
     dtype: torch.dtype,
 ) -> Float[Tensor, "rows groups size"]:
-    """What `W` becomes on a grid that covers given ranges, differentiable in all of them.
+    """Round `W` on a grid that covers given ranges; differentiable in `W`, offset and ranges.
 
     Args:
         W: A weight in groups.
-        offset: What is added before rounding, in units of codes; None for nothing.
-        covered: The ranges; where they are those of `W` and there is no offset, the result is the nearest.
-        grid: Integers; where symmetric, of rule `span` or `extreme`.
-        dtype: Of the result; gradients are float32.
+        offset: Added before rounding, in units of codes; None for nothing.
+        covered: The ranges; with those of `W` and no offset, the result is rounding to nearest.
+        grid: Integers; if symmetric, with the rule `span` or `extreme`.
+        dtype: Dtype of the result; gradients are float32.
     """
     result: Tensor = _FakeQuantize.apply(W, offset, covered.low, covered.high, grid, dtype)  # type: ignore[no-untyped-call]  # unannotated
     return result
@@ -91,7 +90,7 @@ def quantize(
     grid: Grid,
     shape: torch.Size,
 ) -> QuantizedTensor:
-    """The codes of what `fake_quantize` gives; `shape` is that of the weight, `(out, in)`."""
+    """The codes of the result of `fake_quantize`; `shape` is the shape of the weight, `(out, in)`."""
     affine = grid.cover(groups.Bounds(*covered))
     codes = _codes(W, offset, affine, grid).clamp_(*_limits(grid))
     return grid.assemble(out_of_groups(codes, shape), affine)
@@ -103,13 +102,13 @@ def fake_quantize_tokens(
     scale: Float[Tensor, ""] | None = None,
     clip: float = 1.0,
 ) -> TokenCodes:
-    """`core.tokens.token_codes`, differentiable in `x`, through the scale as well where each token finds its own.
+    """`core.tokens.token_codes`, differentiable in `x`, including through scales computed per token.
 
     Args:
         x: Activations.
         elements: The numbers that codes stand for.
-        scale: A calibrated scale for the whole tensor; None finds one for each token.
-        clip: The share of a token's largest magnitude that its scale covers; what lies beyond gets the last number.
+        scale: A calibrated scale for the whole tensor; None computes one per token.
+        clip: Share of a token's largest magnitude that its scale covers; larger values are clamped.
     """
     codes, token_scale = _FakeQuantizeTokens.apply(x, elements, scale, clip)  # type: ignore[no-untyped-call]  # unannotated
     return TokenCodes(codes, token_scale)
@@ -118,9 +117,9 @@ def fake_quantize_tokens(
 def fake_quantize_blocks(
     x: Float[Tensor, "*tokens in"], elements: Elements, size: int, *, two_level: bool
 ) -> Float[Tensor, "*tokens in"]:
-    """What `core.tokens.block_codes` stands for, differentiable in `x`.
+    """The dequantized `core.tokens.block_codes`, differentiable in `x`.
 
-    The error of an element is a fixed share of the largest magnitude of its block, with which it grows.
+    In the gradient, the rounding error of an element is proportional to the largest magnitude of its block.
     """
     with torch.no_grad():
         codes, scale = block_codes(x, elements, size, two_level=two_level)
@@ -131,18 +130,18 @@ def fake_quantize_blocks(
 def dithered_tokens(
     x: Float[Tensor, "*tokens in"], elements: Elements, noise: Float[Tensor, "*tokens in"], clip: float = 1.0
 ) -> Float[Tensor, "*tokens in"]:
-    """Tokens with noise in place of their rounding errors: clipped as `fake_quantize_tokens` clips them, plus the step
-    of the grid times `noise`.
+    """Tokens with noise instead of rounding errors: clipped like `fake_quantize_tokens`, plus the step of the grid
+    times `noise`.
 
-    Rounding errors of whole numbers are spread like `noise` drawn evenly from (−½, ½). A loss behind dithered tokens is
-    differentiable in `x` as a loss behind rounded ones is not, and finite differences show its slope.
+    Rounding errors of whole numbers are distributed like `noise` drawn uniformly from (−½, ½). A loss of dithered
+    tokens is differentiable in `x`, unlike a loss of rounded tokens, and finite differences show its slope.
     """
     reach = clip * x.abs().amax(dim=-1, keepdim=True)
     return torch.clamp(x, reach * (elements.low / elements.high), reach) + noise * (reach / elements.high)
 
 
 def _in_proportion(error: Tensor, x: Tensor, size: int) -> Tensor:
-    """`error`, as a function of `x` that is proportional to the largest magnitude of each block."""
+    """`error` as a function of `x`: proportional to the largest magnitude of each block."""
     filled = F.pad(x.abs(), (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))
     largest = filled.amax(dim=-1)
     relative = largest / torch.where(largest == 0, 1, largest).detach()
@@ -155,7 +154,7 @@ def _limits(grid: Grid) -> tuple[float, float]:
 
 
 def _codes(W: Tensor, offset: Tensor | None, affine: AffineParams, grid: Grid) -> Tensor:
-    """Rounded, not yet clamped; the very sums that `Grid.encode` takes where there is no offset."""
+    """Codes rounded but not yet clamped; without an offset, the same arithmetic as `Grid.encode`."""
     scale, zero_point = (values[..., None] for values in affine)
     codes = W / scale if offset is None else torch.addcdiv(offset, W, scale)
     return (codes if grid.symmetric else codes.add_(zero_point)).round_()
@@ -172,7 +171,7 @@ class _FakeQuantize(Function):
         scale, zero_point = (values[..., None] for values in affine)
         unclamped = _codes(W, offset, affine, grid)
         codes = unclamped.clamp(*_limits(grid))
-        clamped = unclamped.sub_(codes).abs_().clamp_(max=1)  # whole numbers: 0 or 1, far faster here than booleans
+        clamped = unclamped.sub_(codes).abs_().clamp_(max=1)  # 0 or 1 as numbers, much faster here than booleans
         if not grid.symmetric:
             codes.sub_(zero_point)
         ctx.save_for_backward(W, low, high, affine.scale, codes.bfloat16(), clamped.to(torch.int8))
@@ -201,9 +200,9 @@ class _FakeQuantize(Function):
 
 
 def _through_symmetric_range(of_scale: Tensor, low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """`scale = 2 max(|low|, |high|) / steps`: the larger magnitude decides, equal ones share.
+    """Gradient of `scale = 2 max(|low|, |high|) / steps`: goes to the larger magnitude, equal ones share it.
 
-    Where the larger end falls on the lowest code, `scale = end / lowest code`, with the sign that this has.
+    With the rule `extreme`, the larger end falls on the lowest code: `scale = end / lowest code`, with its sign.
     """
     if grid.rule == "extreme":
         of_end, lower = of_scale / grid.elements.low, -low >= high
@@ -217,7 +216,7 @@ def _through_symmetric_range(of_scale: Tensor, low: Tensor, high: Tensor, grid: 
 def _through_asymmetric_range(
     of_scale: Tensor, of_zero_point: Tensor, low: Tensor, high: Tensor, scale: Tensor, grid: Grid
 ) -> tuple[Tensor, Tensor]:
-    """`scale = (high − low) / steps`, `zero_point = −low / scale`, of a range that was widened to hold 0."""
+    """Gradient of `scale = (high − low) / steps`, `zero_point = −low / scale`, for a range widened to include 0."""
     of_scale = of_scale + of_zero_point * low.clamp(max=0) / scale.square()
     of_low = -of_zero_point / scale - of_scale / _steps(grid)
     return of_low * (low < 0), of_scale / _steps(grid) * (high > 0)

@@ -1,8 +1,8 @@
 """GGUF's super-blocks: the scales of 256 inputs in a few bits each, relative to one float16.
 
-The layout is that of ggml's K-quants (`ggml-common.h` of llama.cpp): a super-block of 256 weights is cut into groups
-of 16 or 32; a group's scale is `d · code`, and where the type has minima, `w = d · code · q − dmin · code'`.
-ggml takes only rows whose length is a multiple of 256. Here the last super-block of a row may be shorter.
+The layout is that of ggml's K-quants (`ggml-common.h` of llama.cpp): a super-block of 256 weights is divided into
+groups of 16 or 32; a group's scale is `d · code`, and in types with minima `w = d · code · q − dmin · code'`.
+ggml accepts only rows whose length is a multiple of 256. Here the last super-block of a row may be shorter.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SUPER_BLOCK = 256
 
 @dataclass(frozen=True)
 class SuperBlocks:
-    """Two levels of scales, and of minima where `holds_shift`.
+    """Two levels of scales, and of minima if `holds_shift`.
 
     Attributes:
-        groups: Groups in a super-block, 8 of 32 inputs or 16 of 16.
+        groups: Groups in a super-block: 8 of 32 inputs or 16 of 16.
         bits: Bits of a group's scale and of its minimum.
-        holds_shift: With minima, codes are unsigned; without, a group's scale may be negative.
+        holds_shift: Whether there are minima. With them codes are unsigned; without, a group's scale may be negative.
     """
 
     groups: int
@@ -44,15 +44,15 @@ class SuperBlocks:
 
     @property
     def packings(self) -> Mapping[str, Packing]:
-        """Groups' scales and minima are packed."""
+        """Packing of the scales and minima of groups."""
         if self.holds_shift:
             return {"scale": Packing(self.bits), "shift": Packing(self.bits)}
         return {"scale": Packing(self.bits, signed=True)}
 
     def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
-        """Nearest codes relative to the largest of each super-block; a scale's code is never 0.
+        """Nearest codes relative to the largest of each super-block; the code of a scale is never 0.
 
-        A scale of 0 can only say that all weights of its group are equal, and so can any other, by equal codes.
+        A scale of 0 would only express that all weights of its group are equal; any other scale can, by equal codes.
         """
         d, codes = self._level(scale, keep_nonzero=True)
         parts = {"d": d, "scale": codes}
@@ -76,7 +76,7 @@ class SuperBlocks:
         rows, count = values.shape
         padded = torch.nn.functional.pad(values.float(), (0, -count % self.groups)).view(rows, -1, self.groups)
         extreme = padded.gather(2, padded.abs().argmax(dim=2, keepdim=True))
-        # signed codes reach one further down than up, and the extreme of either sign is put there
+        # signed codes reach one step further down than up; the extreme, whatever its sign, is mapped to the lowest
         low, high = (0, 2**self.bits - 1) if self.holds_shift else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
         d = extreme / (high if self.holds_shift else low)
         d = torch.where(d == 0, torch.ones_like(d), d.abs().clamp(SMALLEST_HALF, _LARGEST_HALF).copysign(d)).half()

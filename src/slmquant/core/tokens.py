@@ -1,4 +1,4 @@
-"""Activations as codes: one scale for each token, or one for all, or scales for blocks of channels."""
+"""Rounding of activations to codes, with one scale per token, per tensor, or per block of channels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from slmquant.core.minifloat import E4M3, power_below
 
 
 class TokenCodes(NamedTuple):
-    """Activations before they are scaled, and the scale of each token (or one for all).
+    """Unscaled activations, and the scale of each token (or one for all).
 
-    The numbers are whole, small floats, or small floats times those of their block; always exact in bfloat16, so that
-    a product over them is what an engine computes over codes.
+    The numbers are integers, small floats, or small floats times the scale of their block. They are always exact in
+    bfloat16, so that a product of them equals what an engine computes from codes.
     """
 
     codes: Float[Tensor, "*tokens in"]
@@ -32,9 +32,9 @@ def token_codes(
     Args:
         x: Activations.
         elements: Symmetric integers, or a small float.
-        scale: A calibrated scale for the whole tensor; None finds one for each token from its largest value,
+        scale: A calibrated scale for the whole tensor; None computes one per token from its largest value,
             `clip · max|x| / high`. A token of zeros gets scale 1.
-        clip: Share of a token's largest value that the last element stands for, where its scale is found.
+        clip: Share of a token's largest value that maps to the largest element, if scales are computed per token.
     """
     if scale is None:
         largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
@@ -47,11 +47,11 @@ def block_codes(x: Float[Tensor, "*tokens in"], elements: Elements, size: int, *
 
     Args:
         x: Activations.
-        elements: Those of a microscaling format, or of NVFP4.
+        elements: The elements of a microscaling format, or of NVFP4.
         size: Channels in a block; the last may be shorter.
-        two_level: False, a block's scale is the power of two of the OCP microscaling formats. True, it is an E4M3
-            relative to a float32 for each token, as NVFP4 has it; engines calibrate that float32 once for the whole
-            tensor, which changes which small scales underflow and nothing else.
+        two_level: If False, a block's scale is a power of two, as in the OCP microscaling formats. If True, it is an
+            E4M3 relative to a float32 per token, as in NVFP4; engines calibrate that float32 once for the whole tensor,
+            which only changes which small scales underflow.
     """
     low, high = groups.bounds(x.flatten(0, -2).float(), min(size, x.shape[-1]))
     largest = torch.maximum(low.abs(), high.abs()).unflatten(0, x.shape[:-1])
@@ -63,6 +63,6 @@ def block_codes(x: Float[Tensor, "*tokens in"], elements: Elements, size: int, *
         token = torch.ones_like(largest[..., :1])
         scale = power_below(largest) / float(power_below(torch.tensor(float(elements.high))))
         scale = torch.where(largest > 0, scale, torch.ones_like(scale))
-        scale = scale.masked_fill(~largest.isfinite(), torch.nan)  # as the formats say; no element could
+        scale = scale.masked_fill(~largest.isfinite(), torch.nan)  # as the formats prescribe; no element is NaN
     scale = scale.repeat_interleave(size, dim=-1)[..., : x.shape[-1]]
     return TokenCodes((elements.values(elements.nearest(x / token / scale)) * scale).to(x.dtype), token)

@@ -8,8 +8,8 @@ circulants `A, B, C, D` of odd order `n` with entries ±1 and `A² + B² + C² +
     ⎢ −C  D  A −B ⎥
     ⎣ −D −C  B  A ⎦
 
-The circulants below were found by search: all first rows of `n` = 23 and 29, and for 43 those that do not change when
-positions are multiplied by 6 modulo 43, whose powers are 1, 6, 36 and their negatives.
+The circulants below were found by search: over all first rows for `n` = 23 and 29, and for 43 over those that do not
+change when positions are multiplied by 6 modulo 43, whose powers are 1, 6, 36 and their negatives.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIRST_ROWS: dict[int, tuple[str, str, str, str]] = {
     29: ("--+-++---+++++", "-+-++---+--+++", "++-++-++++---+", "-+-+----++-++-"),
     43: ("---++--++++-+-+++-++-", "+---++++-+--+--++----", "++-+-++--+-+-++++-+--", "+-++++++----+-+--++-+"),
 }
-"""Signs at positions 1 to (n − 1)/2 of each first row; position 0 is +, the rest is their mirror."""
+"""Signs at positions 1 to (n − 1)/2 of each first row; position 0 is +, the rest mirrors them."""
 
 ORDERS = frozenset(4 * n for n in _FIRST_ROWS)
 """Orders that can be built here."""
