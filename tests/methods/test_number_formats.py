@@ -78,7 +78,7 @@ def test_the_k_quant_search_is_one_for_ggufs_types(method: str) -> None:
 @pytest.mark.parametrize(
     ("scheme", "remedy"),
     [
-        ("Q3_K_M", r"Q4_K_M, .* are made, and Q3_K_M is not; .* the pure type Q3_K"),
+        ("Q3_K_M", r"mixture Q3_K_M is not supported; use one of .*Q4_K_M, .* the pure type Q3_K"),
         ("IQ2_XXS", "use one of Q2_K to Q6_K"),
         ("BF16", "use W16A16"),
     ],

@@ -23,7 +23,7 @@ def test_each_function_is_given_the_name_it_knows() -> None:
     assert cache_argument(newer, 1) == {"cache": 1}
     assert cache_argument(older, 1) == {"past_key_values": 1}
     assert not takes_cache(neither)
-    with pytest.raises(TypeError, match=r"neither takes no key-value cache"):
+    with pytest.raises(TypeError, match=r"neither accepts no key-value cache"):
         cache_argument(neither, 1)
 
 

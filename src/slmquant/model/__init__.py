@@ -1,1 +1,1 @@
-"""A model: where it comes from, what it is made of, how it is rewritten, how it computes and how it runs."""
+"""Models: sources, discovery of their structure, rewriting, quantized computing, and running."""

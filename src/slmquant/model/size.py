@@ -1,12 +1,12 @@
-"""Stored size: one definition, for every method and format of comparison.
+"""Stored size of a model: one definition for every method and format.
 
-`stored_bytes` counts the weights of the WHOLE model: packed codes, scales and zero points of what is quantized,
-16 bits for each element of what is not (norms, biases, embeddings and head without an `E` part), and what a method
-adds (low-rank branches, online rotations). A tied weight counts once. Buffers that a config implies (rotary
+`stored_bytes` counts the weights of the WHOLE model: packed codes, scales and zero points of quantized weights, 16 bits
+for each element of all other weights (norms, biases, embeddings and head without an `E` part), and additions of the
+method (low-rank branches, online rotations). A tied weight counts once. Buffers that a config implies (rotary
 frequencies, masks) and the tokenizer do not count.
 
-`bpw` is that, in bits, over the number of parameters. `bpw_linears` counts the quantized linears of the blocks
-alone and says nothing of a deployed file; it is there to be compared with papers.
+`bpw` (bits per weight) is the same size in bits, divided by the number of parameters. `bpw_linears` counts only the
+quantized linears of the blocks. It does not describe a deployed file; it is meant for comparison with papers.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class ModelSize:
     stored_bytes: int
     bpw: float
     bpw_linears: float | None
-    """None where no linear is quantized."""
+    """None if no linear is quantized."""
 
 
 def size_of(
     parameters: int, quantized: Mapping[str, QuantizedTensor], embeddings: frozenset[str], added_bits: int = 0
 ) -> ModelSize:
-    """Size of a model of `parameters` elements (tied ones counted once).
+    """Compute the size of a model of `parameters` elements (tied weights counted once).
 
     Args:
         parameters: Elements of all weights of the full-precision model.
         quantized: Module name → its quantized weight; a tied weight once.
-        embeddings: Which of those names are embeddings or head.
-        added_bits: What a method stores beyond the weights of the model: online rotations, biases that it made.
+        embeddings: The names in `quantized` that are embeddings or head.
+        added_bits: Bits that a method stores beyond the model's own weights: online rotations, new biases.
     """
     elements = sum(weight.codes.numel() for weight in quantized.values())
     bits = sum(weight.stored_bits for weight in quantized.values())
@@ -56,5 +56,5 @@ def size_of(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Elements of all parameters, tied ones once."""
+    """Number of elements of all parameters; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,1 +1,1 @@
-"""Names and behaviour that differ between versions and families of transformers."""
+"""Differences between versions and model families of transformers."""

@@ -1,6 +1,7 @@
-"""What transformers calls a key-value cache: `cache` in newer versions, `past_key_values` in older ones.
+"""Argument name of the key-value cache in transformers: `cache` in newer versions, `past_key_values` in older ones.
 
-Some of its functions know one name and warn of the other, some say `past_key_values` still, so each is asked itself.
+Some functions accept one name and warn about the other, some still use `past_key_values`, so the signature of each
+function is inspected.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ _NAMES = ("cache", "past_key_values")
 
 
 def takes_cache(function: Callable[..., object]) -> bool:
-    """Whether a model, or a function of it, takes a key-value cache."""
+    """Whether a model, or one of its functions, accepts a key-value cache."""
     return _name(function) is not None
 
 
 def cache_argument(function: Callable[..., object], cache: object) -> dict[str, Any]:
-    """`cache` under the name by which `function` takes it, as keyword arguments.
+    """Keyword arguments that pass `cache` to `function`, under the name that it accepts.
 
     Raises:
-        TypeError: It takes none.
+        TypeError: `function` accepts no cache.
     """
     name = _name(function)
     if name is None:
-        raise TypeError(f"{getattr(function, '__qualname__', function)} takes no key-value cache")
+        raise TypeError(f"{getattr(function, '__qualname__', function)} accepts no key-value cache")
     return {name: cache}
 
 
 def cache_of(output: object) -> Any:  # of whatever class the model makes
-    """The key-value cache in what a model returned; None where it keeps none."""
+    """The key-value cache in a model's output; None if it has none."""
     return next((found for name in _NAMES if (found := getattr(output, name, None)) is not None), None)
 
 

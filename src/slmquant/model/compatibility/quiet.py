@@ -1,4 +1,4 @@
-"""transformers draws bars and prints remarks of its own; ours are the only ones a user should see."""
+"""Silences transformers' progress bars and messages, so that users only see those of slmquant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no messages below errors from transformers inside the block."""
+    """Within this context transformers shows no progress bars and no messages below errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

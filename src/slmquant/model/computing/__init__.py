@@ -1,1 +1,1 @@
-"""Modules that compute with quantized numbers: linears, their inputs, side branches, the key-value cache."""
+"""Modules that compute with quantized numbers: linears, activations, side branches, the key-value cache."""

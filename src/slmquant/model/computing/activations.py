@@ -1,4 +1,4 @@
-"""Rounding what linears read: codes for each token (or one calibrated scale), found once for all who read them."""
+"""Rounding of the inputs of linears; linears that read the same tensor share its codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slmquant.schemes import ActivationSpec
 
 
 class LastCodes:
-    """The last tensor that was rounded and its codes: one slot for a whole model, so that little is kept alive."""
+    """Cache of the last rounded tensor and its codes: a single slot per model, to keep little memory alive."""
 
     def __init__(self) -> None:
         self.tensor: Tensor | None = None
@@ -22,15 +22,15 @@ class LastCodes:
 class ActivationQuantizer(nn.Module):
     """Rounds the inputs of linears, per token, with one calibrated scale, or in blocks of channels.
 
-    Linears that receive the very same tensor (q, k and v; gate and up) share one quantizer, and run one after the
-    other: the codes of the last tensor are remembered and found once for all of them.
+    Linears that receive the same tensor (q, k and v; gate and up) share one quantizer and run one after the other, so
+    the codes of the last tensor are cached and computed once for all of them.
 
     Args:
-        spec: What to round to.
-        dtype: What the codes are multiplied in.
-        static_scale: The calibrated scale of the whole tensor; None finds scales while running.
-        last: The slot that the quantizers of a model share.
-        clip: Share of a token's largest value that the last number stands for, where scales of tokens are found.
+        spec: The number format to round to.
+        dtype: Dtype that the codes are multiplied in.
+        static_scale: The calibrated scale of the whole tensor; None computes scales at run time.
+        last: The cache that the quantizers of a model share.
+        clip: Share of a token's largest value that maps to the largest number, if scales are computed per token.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ActivationQuantizer(nn.Module):
 
         Args:
             x: `(..., in)`.
-            left_out: Channels that get the code of 0 and set no scale, because a side branch reads them.
+            left_out: Channels that get the code of 0 and do not affect scales, because a side branch reads them.
         """
         last = self._last
         if last.codes is None or last.tensor is not x or last.left_out is not left_out:
@@ -77,5 +77,5 @@ def activation_elements(spec: ActivationSpec) -> Elements:
 
 
 def static_scale(spec: ActivationSpec, largest: float, clip: float = 1.0) -> float:
-    """Scale of a whole activation tensor: `clip` times its largest magnitude over the calibration tokens is the end."""
+    """Scale of a whole activation tensor: `clip` times its largest calibrated magnitude maps to the largest number."""
     return clip * largest / activation_elements(spec).high if largest > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Puts quantized parts into a model and adds up their size: one sequence for making a model and for reading one."""
+"""Installs quantized parts in a model and adds up their size, both when quantizing and when reading an artifact."""
 
 from __future__ import annotations
 
@@ -23,38 +23,39 @@ from slmquant.schemes.scheme import FULL_PRECISION_BITS
 class Assembly:
     """A model whose linears and embeddings are replaced part by part.
 
-    Begin it after the last rewrite and before the first part: what rewrites added is counted then.
+    Create it after the last rewrite and before installing the first part: the constructor counts the parameters that
+    rewrites added.
 
     Args:
         model: The model in float32; it is changed in place.
-        scheme: Which numbers it is made of.
-        parameters: How many parameters it had before any rewrite.
-        online: What is done while the model runs; its hooks are installed by whoever made it.
-        dtype: What linears multiply in.
+        scheme: Number formats of the result.
+        parameters: Number of parameters before any rewrite.
+        online: Run-time operations; the caller has installed their hooks.
+        dtype: Dtype that linears multiply in.
     """
 
     def __init__(
         self, model: PreTrainedModel, scheme: Scheme, parameters: int, online: Sequence[Online], dtype: torch.dtype
     ) -> None:
         self.weights: dict[str, QuantizedTensor] = {}
-        """Module name → codes that are in place."""
+        """Module name → installed codes."""
         self._model, self._scheme, self._dtype = model, scheme, dtype
         self._parameters, self._online = parameters, tuple(online)
         self._added_bits = stored_bits(online) + (count_parameters(model) - parameters) * FULL_PRECISION_BITS
         self.clip = activation_clip(online)
-        """The share of their range to which inputs are rounded; 1 unless a method clips them."""
+        """Share of their range that inputs are clipped to; 1 unless the method clips them."""
         self._activation_scales: dict[str, float] = {}
         self._last = LastCodes()
 
     def install_group_(
         self, linears: Sequence[str], weights: Sequence[QuantizedTensor | Tensor], scale: float | None = None
     ) -> None:
-        """Replace linears that read the same input, with one quantizer of that input if the scheme has one.
+        """Replace linears that read the same input; they share one quantizer if the scheme quantizes activations.
 
         Args:
             linears: Their names.
-            weights: Codes, or the dense weight `(out, in)` where the scheme leaves weights alone.
-            scale: The input's calibrated scale, in a scheme with static ones.
+            weights: Codes, or the dense weight `(out, in)` if the scheme does not quantize weights.
+            scale: The input's calibrated scale, for a scheme with static scales.
         """
         inputs = None
         if (spec := self._scheme.activations) is not None:
@@ -68,20 +69,20 @@ class Assembly:
 
     @torch.no_grad()
     def install_embedding_(self, name: str, codes: QuantizedTensor) -> None:
-        """Write dequantized codes into an embedding or a head, which stays the module that it is."""
+        """Write dequantized codes into an embedding or a head; its module is not replaced."""
         self._model.get_submodule(name).get_parameter("weight").copy_(codes.dequantize())
         self.weights[name] = codes
 
     def finish_(
         self, method: str, groups: Sequence[InputGroup], embeddings: frozenset[str], notes: Sequence[str] = ()
     ) -> QuantizedModel:
-        """Set what linears that were not replaced multiply in, quantize the cache, and add up the size.
+        """Set the dtype of linears that were not replaced, quantize the cache, and add up the size.
 
         Args:
             method: Name of the method, or `a+b`.
             groups: Linears that read the same input.
             embeddings: Names of the embedding and the head.
-            notes: What the method has to say about this run.
+            notes: Remarks of the method about this run.
         """
         multiply_in_(self._model, self._dtype)
         kv_bits = None

@@ -1,4 +1,4 @@
-"""From the name of a number format to the grid that holds it."""
+"""The grid of each number format of a scheme."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from slmquant.schemes.mixtures import MixtureName
 
 
 def grid_of(spec: WeightSpec) -> Grid:
-    """The grid that a part of a scheme asks for.
+    """The grid of one weight format of a scheme.
 
     Raises:
-        ValueError: It is a type that no weight can be rounded to here; `unsupported` says why.
+        ValueError: slmquant cannot round to this type; `unsupported` says why.
     """
     numbers = spec.format
     if isinstance(numbers, GgufType):
@@ -55,7 +55,7 @@ def grid_of(spec: WeightSpec) -> Grid:
 
 
 def _gguf(numbers: GgufType) -> Grid:
-    """Ggml's blocks: of 32 with one float16 or two, or super-blocks of 256."""
+    """The grid of a GGUF type: blocks of 32 with one or two float16 numbers, or super-blocks of 256."""
     bits, size, symmetric = numbers.bits, numbers.block_size, numbers.symmetric
     match numbers.name:
         case "Q4_0" | "Q5_0":
@@ -69,18 +69,18 @@ def _gguf(numbers: GgufType) -> Grid:
             layout = SuperBlocks(SUPER_BLOCK // size, scale_bits, holds_shift=not symmetric)
             return Grid(bits, symmetric, size, rule="extreme" if symmetric else "span", layout=layout)
         case name:
-            raise ValueError(f"{name} is no GGUF type of one tensor")
+            raise ValueError(f"{name} is not a GGUF type of a single tensor; expected e.g. Q4_0 or Q4_K")
 
 
 def unsupported(scheme: Scheme) -> str | None:
-    """Why no method can make such numbers; None where `grid_of` can."""
+    """Why no method supports the scheme's number format; None if `grid_of` does."""
     if scheme.special is None:
         return None
     name = scheme.special.name
     if name in ("F16", "BF16"):
         return f"{name} quantizes nothing; use W16A16 and method 'none'"
     if name.startswith("IQ"):
-        return f"{name} has codebooks that need ggml's own tables; use one of Q2_K to Q6_K"
+        return f"{name} needs codebooks that only ggml has; use one of Q2_K to Q6_K"
     pure = name.rpartition("_")[0]
     made = ", ".join(get_args(MixtureName))
-    return f"of GGUF's mixtures {made} are made, and {name} is not; use one of them, or the pure type {pure}"
+    return f"the GGUF mixture {name} is not supported; use one of {made}, or the pure type {pure}"

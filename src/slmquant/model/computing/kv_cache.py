@@ -1,23 +1,23 @@
-"""A quantized key-value cache, in transformers models as they are.
+"""A quantized key-value cache for unmodified transformers models.
 
-Every attention module that follows transformers' attention registry hands over its queries, keys and values after
-the rotary embedding, keys and values not yet repeated for grouped queries. There an attention function of ours rounds
-keys and values and passes on to the function that was in use before (`sdpa`, or the architecture's own `eager` with
-its soft caps and sinks).
+Attention modules that use transformers' attention registry call a registered function with queries, keys and values
+after the rotary embedding, before keys and values are repeated for grouped queries. slmquant registers a function that
+rounds keys and values and then calls the previous function (`sdpa`, or the architecture's own `eager` with its soft
+caps and sinks).
 
 KIVI: Liu, Yuan, Jin, et al., "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache", ICML 2024, arXiv
 2402.02750. Rotated keys (R3): Ashkboos et al., "QuaRot", NeurIPS 2024, arXiv 2404.00456.
 
 Deviations:
-    * The cache holds full-precision numbers, which are rounded whenever they are read: what is computed is what a
-      packed cache would give, the memory is not. Rounded per token, a running cache gives what one parallel forward
-      pass gives.
+    * The cache holds full-precision numbers, which are rounded whenever they are read: results equal those of a packed
+      cache, but memory does not shrink. If rounding is per token, decoding with a cache gives the same results as one
+      parallel forward pass.
     * The authors' prompt pass reads exact keys and values, and only decoding reads rounded ones. Here every query
-      reads what it would read if its token were decoded (`computing.recent_tokens`), as texts and answers are scored in
+      reads the same as if its token were decoded (`computing.recent_tokens`), because texts and answers are scored in
       one pass.
-    * Groups of tokens count from the first that attention is given: in padded batches they count padding, and in a
-      sliding window's running cache they move on with the window.
-    * Latent attention (MLA) is refused: what it caches is not what attention reads.
+    * Groups of tokens start at the first token passed to attention: in padded batches they include padding, and in the
+      cache of a sliding window they move with the window.
+    * Latent attention (MLA) is refused: it caches other tensors than attention reads.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ __all__ = [
 ]
 
 KV_CONTEXT = 2048
-"""Tokens in the cache whose bits are counted, or as many as the model takes: recent tokens in 16 bits are a share."""
+"""Cached tokens (at most the model's context) that average bits are computed for; recent tokens count 16 bits."""
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
-"""What transformers' registry holds: `(module, query, key, value, mask, **options)` to output and weights."""
+"""An entry of transformers' registry: `(module, query, key, value, mask, **options)` to output and weights."""
 
 _PREFIX = "slmquant_"
 _PROBE = "slmquant-probe_"
 _MASKS: dict[str, Callable[..., Tensor | None]] = {"sdpa": sdpa_mask, "eager": eager_mask}
-"""The attention functions that we can stand before, with the masks that they take."""
+"""The supported attention functions, with the masks that they take."""
 
 
 class HeadRotation(Protocol):
-    """An orthogonal map of the channels of a head, the same for queries and keys: it leaves their products alone."""
+    """An orthogonal map of the channels of a head, applied to queries and keys; their products do not change."""
 
     def apply(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
         """Rotate the last dimension."""
@@ -72,7 +72,7 @@ class HeadRotation(Protocol):
 
 
 class Rounded(NamedTuple):
-    """What attention reads."""
+    """Inputs of attention after rounding."""
 
     query: Float[Tensor, "batch heads queries dim"]
     key: Float[Tensor, "batch kv_heads tokens dim"]
@@ -80,10 +80,10 @@ class Rounded(NamedTuple):
 
 
 class CacheRounding(nn.Module):
-    """Rotates queries and keys where asked to, then rounds keys and values; sits in an attention module.
+    """Optionally rotates queries and keys, then rounds keys and values; a submodule of an attention module.
 
     Args:
-        spec: How to round; None leaves the numbers as they are.
+        spec: Number format; None does not round.
         rotation: Applied to queries and keys after the rotary embedding; None for none.
     """
 
@@ -93,42 +93,42 @@ class CacheRounding(nn.Module):
         self.rotation = rotation
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Rounded:
-        """Queries, keys and values as attention shall read them, where no token is recent."""
+        """Queries, keys and values for attention, if no tokens are kept in full precision."""
         query, key = self.rotated(query, key)
         return Rounded(query, *self.rounded(key, value))
 
     def rotated(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys before they are rounded."""
+        """Rotated queries and keys, not yet rounded."""
         if self.rotation is None:
             return query, key
         return self.rotation.apply(query), self.rotation.apply(key)
 
     def rounded(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotated keys, and values, as the cache stores them once they are not recent any more."""
+        """Rounded keys and values; keys must be rotated already."""
         if self.spec is None:
             return key, value
         return _round_keys(key, self.spec), _round_values(value, self.spec)
 
     def extra_repr(self) -> str:
-        """What it does, as torch prints a module."""
+        """Settings, for torch's printed form of the module."""
         return f"{self.spec}, rotated={self.rotation is not None}"
 
 
 def quantize_cache_(
     model: PreTrainedModel, spec: KvSpec | None, rotate: Callable[[int], HeadRotation] | None = None
 ) -> float:
-    """Let every attention of `model` read rounded keys and values; done again, it replaces what was there.
+    """Make every attention module of `model` read rounded keys and values; a second call replaces the first.
 
     Args:
-        model: A model for which `refusal` is None; its modules are otherwise left alone.
-        spec: How to round; None leaves the numbers as they are, and only rotates.
-        rotate: The rotation (R3) of a head of that many channels; None for none.
+        model: A model for which `refusal` is None; its modules are not changed otherwise.
+        spec: Number format; None only rotates.
+        rotate: Makes the rotation (R3) of a head with that many channels; None for none.
 
     Returns:
-        Bits of a cached number on average over the layers, as `kv_bits_per_value` counts them.
+        Average bits of a cached number over the layers, see `kv_bits_per_value`.
 
     Raises:
-        RefusedError: Attention cannot be reached in this architecture.
+        RefusedError: The attention of this architecture is not accessible.
     """
     probed = _probe(model)
     if (reason := _refusal(model, probed)) is not None or probed is None:
@@ -142,7 +142,7 @@ def quantize_cache_(
 
 
 def refusal(model: PreTrainedModel) -> str | None:
-    """Why the cache of `model` cannot be quantized; None where it can. One token is run through it to find out."""
+    """Why the cache of `model` cannot be quantized, or None; runs one token through the model to find out."""
     return _refusal(model, _probe(model))
 
 
@@ -152,35 +152,35 @@ def _refusal(model: PreTrainedModel, probed: _Probed | None) -> str | None:
         implementation = _implementation(model)
         return f"the key-value cache cannot be quantized under {implementation!r} attention; load the model with 'sdpa'"
     if not probed.calls and not probed.cached_keys:
-        return f"{kind} keeps a recurrent state, no keys and values; drop the KV part of the scheme"
+        return f"{kind} has a recurrent state instead of keys and values; drop the KV part of the scheme"
     unseen = sum(not any(_same(key, call.key) for call in probed.calls) for key in probed.cached_keys)
     if unseen and len(probed.calls) >= len(probed.cached_keys):
         return (
-            f"{kind} caches something else than the keys that its attention reads (latents, to be expanded), which "
-            "cannot be reached; drop the KV part of the scheme"
+            f"{kind} caches other tensors than the keys that its attention reads (latents that are expanded later), "
+            "which is not supported; drop the KV part of the scheme"
         )
     if unseen:
         return (
             f"{kind} computes attention outside transformers' attention registry in {unseen} of "
-            f"{len(probed.cached_keys)} layers, where its keys and values cannot be reached; "
+            f"{len(probed.cached_keys)} layers, so its keys and values are not accessible; "
             "drop the KV part of the scheme"
         )
     return None
 
 
 def depends_on_position(model: PreTrainedModel) -> bool:
-    """Whether a token's keys or values are rounded by where it stands in the sequence, so that none can be shared."""
+    """Whether rounding of keys or values depends on a token's position, so that they cannot be shared."""
     specs = [module.spec for module in model.modules() if isinstance(module, CacheRounding)]
     return any(spec is not None and (spec.key_tokens or spec.recent) for spec in specs)
 
 
 def kv_bits_per_value(spec: KvSpec | None, head_dim: int, context: int = KV_CONTEXT) -> float:
-    """Bits of a cached key or value on average, float16 scales and minima included; 16 where nothing is rounded.
+    """Average bits of a cached key or value, including float16 scales and minima; 16 if nothing is rounded.
 
     Args:
-        spec: How the cache is rounded.
+        spec: Number format of the cache.
         head_dim: Channels of a head.
-        context: Tokens in the cache, of which recent ones are kept in 16 bits: `recent` values, and keys since the last
+        context: Tokens in the cache. Recent ones are kept in 16 bits: `recent` values, and the keys since the last
             multiple of `recent`, which are `(recent − 1) / 2` on average.
     """
     if spec is None:
@@ -195,7 +195,7 @@ def kv_bits_per_value(spec: KvSpec | None, head_dim: int, context: int = KV_CONT
 
 
 def _mixed(bits: float, share: float) -> float:
-    """Bits on average where a share of the numbers has 16."""
+    """Average bits if a share of the numbers has 16 bits."""
     share = min(1.0, share)
     return (1 - share) * bits + share * 16
 
@@ -211,14 +211,14 @@ def _round_values(value: Tensor, spec: KvSpec) -> Tensor:
 
 
 class _Call(NamedTuple):
-    """An attention module and the keys that it handed over."""
+    """An attention module and the keys that it passed to the registry."""
 
     module: nn.Module
     key: Tensor
 
 
 class _Probed(NamedTuple):
-    """Who went through the registry, and which keys the model cached."""
+    """Calls of the attention registry, and the keys that the model cached."""
 
     calls: list[_Call]
     cached_keys: list[Tensor]
@@ -226,7 +226,7 @@ class _Probed(NamedTuple):
 
 @torch.no_grad()
 def _probe(model: PreTrainedModel) -> _Probed | None:
-    """Run one token through the model and look who hands keys to the registry; None under other attention."""
+    """Run one token and record all calls of the attention registry; None if the implementation is not supported."""
     calls: list[_Call] = []
     if (implementation := _implementation(model)) not in _MASKS:
         return None
@@ -254,17 +254,17 @@ def _same(cached: Tensor, seen: Tensor) -> bool:
 
 
 def _implementation(model: PreTrainedModel) -> str:
-    """The attention function of transformers that the model uses, or that ours passes on to."""
+    """Name of the model's attention function, without slmquant's prefix."""
     return cast(str, model.config._attn_implementation).removeprefix(_PREFIX)
 
 
 def _switch_(model: PreTrainedModel, name: str) -> None:
-    with quiet_transformers():  # it says of some architectures that they cannot be switched; `refusal` says it for us
+    with quiet_transformers():  # some architectures cannot be switched and log it; `refusal` reports it
         model.set_attn_implementation(name)
 
 
 def _passing_on(implementation: str) -> AttentionFunction:
-    """The function `implementation` as the module's own architecture defines it."""
+    """The attention function `implementation`, as defined by the module's own architecture."""
 
     def attend(module: nn.Module, *inputs: object, **options: object) -> tuple[Tensor, Tensor | None]:
         architecture = sys.modules[type(module).forward.__module__]

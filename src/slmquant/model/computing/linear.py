@@ -1,4 +1,4 @@
-"""Linears that compute what an integer engine would, with products in the dtype that the machine is fast in."""
+"""Linears with the results of an integer engine, computed in the dtype that is fast on this machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from slmquant.model.computing.activations import ActivationQuantizer
 from slmquant.model.computing.side_branches import Branch, branch_of
 
 Linear = nn.Linear | Conv1D
-"""What counts as a linear: torch's, and GPT-2's with its transposed weight."""
+"""Types of linears: torch's, and GPT-2's with its transposed weight."""
 
 
 def linear_at(model: nn.Module, name: str) -> Linear:
     """The linear of that name.
 
     Raises:
-        TypeError: What bears the name is no linear.
+        TypeError: The module of that name is not a linear.
     """
     module = model.get_submodule(name)
     if not isinstance(module, Linear):
@@ -33,7 +33,7 @@ def linear_at(model: nn.Module, name: str) -> Linear:
 
 
 def weight_at(model: nn.Module, name: str) -> Tensor:
-    """The weight of the linear of that name as `(out, in)`, whatever the module's own layout; a view."""
+    """The weight of the linear of that name as `(out, in)`, for either layout; a view."""
     module = model.get_submodule(name)
     if isinstance(module, QuantizedLinear):
         return module.weight
@@ -42,21 +42,21 @@ def weight_at(model: nn.Module, name: str) -> Tensor:
 
 
 class QuantizedLinear(nn.Module):
-    """A linear with quantized weight, quantized inputs where a quantizer is given, and its product in any dtype.
+    """A linear with quantized weight, optionally quantized inputs, and its product in any dtype.
 
-    Only the product is taken in that dtype; what goes in and comes out stays in the model's own, float32. Codes
-    are whole numbers, exact in bfloat16: where a channel has one scale the product is therefore taken over codes
-    and scaled once afterwards, as an integer kernel does; only with groups are weights dequantized first, and
-    rounded to the dtype.
+    Only the product is computed in that dtype; input and output stay in the model's own dtype, float32. Codes are whole
+    numbers, which bfloat16 holds exactly. With one scale per channel the product is therefore computed from codes and
+    scaled once afterwards, as in an integer kernel; with groups, weights are dequantized first and rounded to the
+    dtype.
 
-    Where a weight has a side branch, the branch reads the inputs as they are, in the same dtype. Outlier columns are
-    0 for the codes: they neither enter the product nor set the scale of a token.
+    A side branch reads the unrounded inputs, in the same dtype. Outlier columns are 0 for the codes: they neither enter
+    the product nor affect the scale of a token.
 
     Args:
-        weight: The quantized weight, `(out, in)`; a plain tensor where a scheme leaves it in full precision.
-        bias: The bias, kept as it is.
-        inputs: Shared quantizer of the inputs; None where a scheme leaves them alone.
-        dtype: What to multiply in.
+        weight: The quantized weight, `(out, in)`; a plain tensor if the scheme keeps it in full precision.
+        bias: The bias, not quantized.
+        inputs: Shared quantizer of the inputs; None if the scheme does not quantize them.
+        dtype: Dtype to multiply in.
     """
 
     out_scale: Tensor | None
@@ -111,7 +111,7 @@ class QuantizedLinear(nn.Module):
         return out if self.bias is None else out.add_(self.bias)
 
     def extra_repr(self) -> str:
-        """Shape, as torch prints a module."""
+        """Shape, for torch's printed form of the module."""
         return f"in={self.in_features}, out={self.out_features}, scaled_once={self.out_scale is not None}"
 
 
@@ -122,7 +122,7 @@ def replace_linears_(
     inputs: ActivationQuantizer | None,
     dtype: torch.dtype,
 ) -> None:
-    """Put `QuantizedLinear`s that share one input quantizer where the named linears were, with their hooks."""
+    """Replace the named linears by `QuantizedLinear`s that share one input quantizer; hooks are transferred."""
     for name, weight in zip(names, weights, strict=True):
         linear = linear_at(model, name)
         quantized = QuantizedLinear(weight, linear.bias, inputs, dtype)
@@ -131,7 +131,7 @@ def replace_linears_(
 
 
 def transfer_hooks_(linear: nn.Module, substitute: nn.Module) -> None:
-    """Let what was installed on a linear, an online rotation for instance, go on in its place."""
+    """Transfer the hooks of a linear (e.g. an online rotation) to its substitute."""
     substitute._forward_pre_hooks = linear._forward_pre_hooks
     substitute._forward_pre_hooks_with_kwargs = linear._forward_pre_hooks_with_kwargs
     substitute._forward_hooks = linear._forward_hooks
@@ -141,11 +141,11 @@ def transfer_hooks_(linear: nn.Module, substitute: nn.Module) -> None:
 
 @contextmanager
 def multiplying_in(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within this context the plain linears inside `module` take their products in `dtype`, with their hooks.
+    """Within this context the plain linears inside `module` multiply in `dtype`; their hooks still run.
 
-    The same linears come back, whatever happened inside, so their weights must not be replaced meanwhile. Gradients
-    flow to what they receive, not to their weights. Linears that are quantized already, or whose weight has that
-    dtype, are left alone.
+    The original linears are restored afterwards in any case, so their weights must not be replaced meanwhile. Gradients
+    flow to the inputs of linears, not to their weights. Linears that are quantized already, or whose weight has that
+    dtype, do not change.
     """
     plain = {
         name: linear
@@ -162,11 +162,11 @@ def multiplying_in(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def multiply_in_(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Let every linear that is still a plain one take its product in `dtype`; all else stays in float32.
+    """Make every remaining plain linear multiply in `dtype`; everything else stays in float32.
 
     Norms, residual stream, attention and head (see `running.output_head`) keep float32: on a machine with fast bfloat16
-    products that costs little against a model cast to bfloat16 and stays closer to float32; `benchmarks/precision.py`
-    prints both.
+    products this is only a little slower than a model cast to bfloat16, and closer to float32;
+    `benchmarks/precision.py` prints both.
     """
     if dtype == torch.float32:
         return

@@ -1,4 +1,4 @@
-"""A quantized model that runs, with the codes that it is made of."""
+"""A quantized model that runs, with its codes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from slmquant.schemes import Scheme
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A quantized model, ready to run, and the codes that it is made of.
+    """A quantized model, ready to run, and its codes.
 
     Attributes:
         model: The transformers model in float32, its linears replaced.
-        dtype: What its linears multiply in.
+        dtype: Dtype that the linears multiply in.
         method: Name of the method, or `a+b`.
-        scheme: Which numbers it is made of.
-        weights: Module name → codes; a tied embedding under the embedding's name alone.
-        activation_scales: Module name → calibrated scale of its input, where the scheme has static ones.
+        scheme: Number formats of the model.
+        weights: Module name → codes; a tied weight only under the embedding's name.
+        activation_scales: Module name → calibrated scale of its input; empty unless the scheme has static scales.
         groups: Linears that read the same input and share its quantizer.
         embeddings: Names of the embedding and the head.
-        size: What it takes to store.
-        online: What a method leaves to be done while the model runs: rotations, and clipping of activations.
-        kv_bits: Bits of a cached key or value, scales included; None where the cache is left alone.
-        notes: What the method has to say about this very run.
+        size: Stored size.
+        online: Run-time operations of the method: rotations, and clipping of activations.
+        kv_bits: Bits of a cached key or value, scales included; None if the cache is not quantized.
+        notes: Remarks of the method about this run.
     """
 
     model: PreTrainedModel

@@ -1,14 +1,14 @@
-"""Attention over a cache whose latest tokens are still in full precision, as KIVI keeps them.
+"""Attention over a cache whose latest tokens are in full precision, as in KIVI.
 
 Liu, Yuan, Jin, et al., "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache", ICML 2024, arXiv 2402.02750,
 algorithm 1. With `R` recent tokens, the query at position `t` reads
 
     keys     rounded at positions below floor(t / R) · R, else in full precision: they are rounded `R` at a time;
-    values   rounded at positions up to t − R, else in full precision: the last `R` are kept.
+    values   rounded at positions up to t − R, else in full precision: the last `R` stay in full precision.
 
-One parallel forward pass computes what decoding token by token would: queries between two multiples of `R` share
-their keys, and only the `R` values before them are rounded for some of these queries and not for others. Those `R`
-positions are given to attention twice, once with each kind of value, and a mask lets every query see one of the two.
+One parallel forward pass gives the same result as decoding token by token: queries between two multiples of `R` share
+their keys, and only the `R` values before them are rounded for some of these queries but not for others. Those `R`
+positions are passed to attention twice, once with each kind of value, and a mask lets every query see one of the two.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Cache(NamedTuple):
     """Keys and values of all positions, in full precision and rounded.
 
     Attributes:
-        key: As the model computed them.
-        value: As the model computed them.
-        rounded_key: At least the positions below the last multiple of `R`.
-        rounded_value: All positions.
+        key: Keys in full precision.
+        value: Values in full precision.
+        rounded_key: Rounded keys, at least of the positions below the last multiple of `R`.
+        rounded_value: Rounded values of all positions.
     """
 
     key: Float[Tensor, "batch kv_heads tokens dim"]
@@ -51,17 +51,17 @@ def attend_recent(
     recent: int,
     **options: object,
 ) -> Float[Tensor, "batch queries heads value_dim"]:
-    """What queries at the last positions of the cache read of it, the `recent` latest tokens in full precision.
+    """Attention output for queries at the last positions of the cache, with `recent` tokens in full precision.
 
     Args:
         attend: Computes attention of given keys and values under a mask.
-        module: The attention module, for `attend`.
+        module: The attention module, passed to `attend`.
         query: Queries at the last positions.
-        cache: What they attend to.
-        mask: Which positions each query may see, as `attend` takes it: added to the scores, or True where it may; None
-            for all up to its own.
+        cache: Keys and values that they attend to.
+        mask: Positions that each query may see, in the form of `attend`: added to the scores, or True for visible; None
+            for all positions up to the query's own.
         recent: `R`.
-        **options: For `attend`.
+        **options: Passed to `attend`.
     """
     tokens, queries = cache.key.shape[-2], query.shape[-2]
     mask = _additive(mask, query, tokens)
@@ -102,7 +102,7 @@ def attend_recent(
 
 
 def _additive(mask: Tensor | None, query: Tensor, tokens: int) -> Float[Tensor, "*batch queries tokens"]:
-    """The mask as numbers that are added to scores."""
+    """The mask in its additive form."""
     if mask is None:
         queries = query.shape[-2]
         seen = torch.ones(queries, tokens, dtype=torch.bool, device=query.device).tril_(tokens - queries)

@@ -1,4 +1,4 @@
-"""Side branches at run time: small maps over the inputs as they are, added to the product of the codes."""
+"""Side branches at run time: small linear maps of the unrounded inputs, added to the product of the codes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class LowRankBranch(nn.Module):
 
     Args:
         side: The two factors.
-        dtype: What to multiply in.
+        dtype: Dtype to multiply in.
     """
 
     left_out: Tensor | None = None
-    """Input channels that the codes must not see; here none."""
+    """Input channels that the codes must not see; none here."""
     down: Tensor
     up: Tensor
 
@@ -37,9 +37,9 @@ class ColumnsBranch(nn.Module):
     """The product of a few input channels with their own weights.
 
     Args:
-        columns: Which input channels.
+        columns: Indices of the input channels.
         weight: Their weights, `(out, columns)`.
-        dtype: What to multiply in.
+        dtype: Dtype to multiply in.
     """
 
     left_out: Tensor
@@ -59,7 +59,7 @@ Branch = LowRankBranch | ColumnsBranch
 
 
 def branch_of(side: Side, dtype: torch.dtype) -> Branch:
-    """The branch that computes `side`."""
+    """Build the module that computes `side`."""
     if isinstance(side, LowRank):
         return LowRankBranch(side, dtype)
     return ColumnsBranch(side.columns, side.weight, dtype)
