@@ -1,7 +1,7 @@
 """Which architectures can be turned and who writes their residual stream, written down by hand."""
 
 _BEHIND = "stands between its output and the residual stream"
-_EXPERTS = "not only linears write its residual stream"
+_EXPERTS = "modules other than linears write its residual stream"
 
 REFUSED: dict[str, str] = {
     "gemma2": _BEHIND,

@@ -98,7 +98,7 @@ def test_something_that_reads_the_stream_without_a_norm_is_refused() -> None:
 
     model.model.layers[1].self_attn.register_forward_hook(read_again, with_kwargs=True)
     relations = discover(model)
-    with pytest.raises(RefusedError, match=r"no rotation passes through model\.layers\.1"):
+    with pytest.raises(RefusedError, match=r"cannot rotate model\.layers\.1"):
         discover_stream(model, relations)
 
 

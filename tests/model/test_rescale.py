@@ -112,7 +112,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     ),
     "a shift without biases": (
         lambda m, r: shift_group_(m, r, r.groups[0], torch.ones(40)),
-        r"model.layers.0.input_layernorm has no bias, so it can take no shift",
+        r"model.layers.0.input_layernorm has no bias, so it cannot take a shift",
     ),
     "a link with a factor too many": (
         lambda m, r: scale_link_(m, r.links[0], factors(41)),

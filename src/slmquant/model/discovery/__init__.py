@@ -1,1 +1,1 @@
-"""What a model is made of, found by running it: groups of inputs, links of channels, the residual stream."""
+"""Discovers the structure of a model by running it: input groups, channel links, the residual stream."""

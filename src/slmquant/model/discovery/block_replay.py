@@ -1,8 +1,7 @@
-"""Replaying one decoder block, with its channels scaled on the way and its tensors watched.
+"""Replays one decoder block, optionally scaling channels and recording tensors.
 
-The model itself is only listened to: what its blocks receive is recorded in one forward pass, and
-everything else happens in a float64 copy of one block. So a probe cannot leave a trace in the model, and
-what holds exactly is seen to hold to thirteen digits.
+The model itself is only observed: the inputs of its blocks are recorded in one forward pass, and everything else
+happens in a float64 copy of one block. So tests cannot change the model, and exact equalities hold to thirteen digits.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def in_features(linear: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class BlockCall:
-    """What one decoder block was called with."""
+    """The arguments of one call of a decoder block."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -49,9 +48,9 @@ class BlockCall:
 def record_block_calls(
     model: PreTrainedModel, blocks: Mapping[str, nn.Module], input_ids: Tensor
 ) -> dict[str, BlockCall]:
-    """Run the model once on `input_ids`, shape `(batch, seq)`, and keep what each block is called with.
+    """Run the model once on `input_ids`, shape `(batch, seq)`, and record the arguments of each block.
 
-    The model's weights, hooks and training modes are as before, also when its forward pass fails.
+    The model's weights, hooks and training modes do not change, even if its forward pass fails.
     """
     calls: dict[str, BlockCall] = {}
     modes = {module: module.training for module in model.modules()}
@@ -66,7 +65,7 @@ def record_block_calls(
         try:
             model.train(False)
             with torch.no_grad():
-                model.base_model(input_ids=input_ids, use_cache=False)  # without the head: it would only cost
+                model.base_model(input_ids=input_ids, use_cache=False)  # the head is not needed
         finally:
             for module, training in modes.items():
                 module.training = training
@@ -78,9 +77,9 @@ class Run:
     """One replay of a block.
 
     Attributes:
-        output: What the block returns, `(batch, seq, hidden)`.
-        inputs: What each watched linear received, by name, in the order of execution, before any scaling.
-        outputs: What each watched module returned.
+        output: Output of the block, `(batch, seq, hidden)`.
+        inputs: Input of each watched linear, by name, in the order of execution, before any scaling.
+        outputs: Output of each watched module.
     """
 
     output: Tensor
@@ -89,12 +88,12 @@ class Run:
 
 
 class BlockReplay:
-    """A float64 copy of one decoder block with the inputs it was recorded with.
+    """A float64 copy of one decoder block with its recorded inputs.
 
     Args:
         block: The block; it is copied.
-        call: What it was called with, recorded with `batch` equal sequences.
-        batch: Number of sequences. They are equal, so that each of them can carry a probe of its own.
+        call: The block's arguments, recorded with `batch` equal sequences.
+        batch: Number of sequences. They are equal, so that each can carry a separate test.
     """
 
     def __init__(self, block: nn.Module, call: BlockCall, batch: int) -> None:
@@ -105,7 +104,7 @@ class BlockReplay:
         self._kwargs = _in_float64(call.kwargs)
 
     def ones(self, channels: int) -> Tensor:
-        """Factors, `(batch, channels)`, that change nothing."""
+        """Neutral factors, `(batch, channels)`."""
         return torch.ones(self.batch, channels, dtype=torch.float64, device=self.device)
 
     def run(
@@ -118,10 +117,10 @@ class BlockReplay:
         """Run the block.
 
         Args:
-            watch: Names of modules whose inputs and outputs are wanted.
-            scale_inputs: Factors, `(batch, channels)`, on what a module receives.
-            scale_outputs: Factors, `(batch, channels)`, on what a module returns.
-            replace_outputs: What a module returns in place of its own output, `(batch, seq, channels)`.
+            watch: Names of modules whose inputs and outputs are recorded.
+            scale_inputs: Factors, `(batch, channels)`, on the input of a module.
+            scale_outputs: Factors, `(batch, channels)`, on the output of a module.
+            replace_outputs: Replacement for the output of a module, `(batch, seq, channels)`.
         """
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
@@ -161,13 +160,13 @@ class BlockReplay:
 
 
 def tensor_key(tensor: Tensor) -> TensorKey:
-    """Equal for two views of the very same numbers, as long as both tensors are alive."""
-    version = tensor._version  # an in-place change makes other numbers of it
+    """A key that is equal for two views of the same memory, as long as both tensors are alive."""
+    version = tensor._version  # changes with every in-place operation
     return tensor.data_ptr(), tensor.numel(), tensor.shape[-1], tensor.stride(-1), version
 
 
 def gain_offset(norm: nn.Module) -> float | None:
-    """The `a` in a norm's `normalized · (a + weight) + bias`: 0, or 1 as in Gemma; None where neither."""
+    """The `a` in a norm's `normalized · (a + weight) + bias`: 0, or 1 as in Gemma; None if neither fits."""
     bare = copy.deepcopy(norm).cpu().double().train(False)
     gain, bias = bare.get_parameter("weight"), getattr(bare, "bias", None)
     probe = torch.linspace(-1.0, 2.0, gain.numel(), dtype=torch.float64).expand(1, 1, -1)
@@ -183,7 +182,7 @@ def gain_offset(norm: nn.Module) -> float | None:
 
 
 def _scaled(tensor: Tensor, factors: Tensor) -> Tensor:
-    """Scale the channels of each sequence, whatever shape batch and sequence were folded into."""
+    """Scale the channels of each sequence; batch and sequence may be folded into any shape."""
     batch, channels = factors.shape
     return (tensor.reshape(batch, -1, channels) * factors[:, None]).reshape(tensor.shape)
 

@@ -1,10 +1,10 @@
-"""Which input channels of later linears follow the output channels of one linear.
+"""Finds the input channels of later linears that follow the output channels of one linear.
 
-The source's output is replaced by random numbers, and each sequence of a batch multiplies another set of
-its rows by distinct factors: none, all, the rows whose number has its k-th bit set, and those where it is
-not. An input channel may depend on more than the row it follows, on the gate beside it for instance; as two
-numbers differ in some bit, there is a sequence in which the row is scaled and its companion is not (and
-among three companions one that is scaled alone). Of several rows that qualify one is taken.
+The source's output is replaced by random numbers, and each sequence of a batch multiplies another set of its rows by
+distinct factors: none, all, the rows whose index has its k-th bit set, and the rows whose index has not. An input
+channel may depend on more than the row that it follows, e.g. on its gate. As two indices differ in some bit, there is a
+sequence in which the row is scaled and its companion is not (and among three companions, one that is scaled by
+itself). If several rows qualify, one of them is taken.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from slmquant.model.discovery.block_replay import BlockReplay, out_features
 
 TOKEN_SCALES = (1.0, 1.0, 0.1, 10.0, 1e3, 1.0)
-"""Magnitude of the numbers put behind the source, per token; their count is the length of a sequence."""
+"""Magnitude of the numbers that replace the source's output, per token; their count is the sequence length."""
 
 _CANDIDATE_TOLERANCE = 1e-11
 _TOLERANCE = 1e-9
@@ -23,18 +23,17 @@ _SEED = 20251117
 
 
 def batch_size(rows: int) -> int:
-    """How many sequences it takes to tell `rows` output channels apart."""
+    """Number of sequences needed to distinguish `rows` output channels."""
     return 2 + 2 * max(rows - 1, 1).bit_length()
 
 
 def followed_rows(replay: BlockReplay, source: str, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """For each target that follows the source in every input channel: the row that each channel follows.
+    """The row that each input channel follows, for each target that follows the source in all of its channels.
 
     Args:
-        replay: A block, recorded with at least `batch_size(rows of source)` sequences of
-            `len(TOKEN_SCALES)` tokens.
+        replay: A block, recorded with at least `batch_size(rows of source)` sequences of `len(TOKEN_SCALES)` tokens.
         source: The linear whose output channels are scaled.
-        targets: Linears that may follow, by the names of the block.
+        targets: Names, within the block, of linears that may follow.
     """
     rows = out_features(replay.block.get_submodule(source))
     generator = torch.Generator().manual_seed(_SEED)
@@ -56,21 +55,21 @@ def followed_rows(replay: BlockReplay, source: str, targets: tuple[str, ...]) ->
 
 
 def _distinct_factors(count: int, generator: torch.Generator) -> Tensor:
-    """Factors between 2^-½ and 2^½ in random order; no two are close, and none is the product of others."""
+    """Factors between 2^-½ and 2^½ in random order; no two are close, and none is a product of others."""
     jitter = torch.rand(count, dtype=torch.float64, generator=generator)
     exponents = (torch.randperm(count, generator=generator) + 0.5 * jitter) / count - 0.5
     return exponents.exp2()
 
 
 def _numbers(rows: int, generator: torch.Generator) -> Tensor:
-    """Random numbers, `(seq, rows)`: of both signs, of several magnitudes, and for one token all positive."""
+    """Random numbers, `(seq, rows)`: both signs, several magnitudes; all positive for one token."""
     numbers = torch.randn(len(TOKEN_SCALES), rows, dtype=torch.float64, generator=generator)
     numbers[1] = numbers[1].abs()
     return numbers * torch.tensor(TOKEN_SCALES, dtype=torch.float64)[:, None]
 
 
 def _row_sets(rows: int, batch: int) -> Tensor:
-    """Which rows each sequence scales, `(batch, rows)`."""
+    """Mask of the rows that each sequence scales, `(batch, rows)`."""
     bits = max(rows - 1, 1).bit_length()
     numbers = torch.arange(rows)
     sets = torch.zeros(batch, rows, dtype=torch.bool)
@@ -88,7 +87,7 @@ def _one_per_token(received: Tensor, replay: BlockReplay) -> bool:
 def _candidates(received: Tensor, factors: Tensor, chosen: Tensor) -> Tensor | None:
     """For each channel of `received`, `(batch, seq, channels)`, the row whose factor it shows most often.
 
-    Read off at the first token where the channel is not 0. None where some channel shows no row's factor.
+    Read at the first token at which the channel is not 0. None if some channel shows no row's factor.
     """
     baseline = received[0]
     token = (baseline != 0).double().argmax(dim=0)
@@ -107,7 +106,7 @@ def _candidates(received: Tensor, factors: Tensor, chosen: Tensor) -> Tensor | N
 
 
 def _confirmed(replay: BlockReplay, source: str, target: str, row_of: Tensor, factors: Tensor, numbers: Tensor) -> bool:
-    """Scale only the candidates: every channel must change by its row's factor at every token."""
+    """Scale only the candidate rows and check that every channel changes by its row's factor at every token."""
     scaled = replay.ones(len(factors))
     scaled[1, row_of] = factors[row_of]
     run = replay.run((target,), replace_outputs={source: numbers}, scale_outputs={source: scaled})

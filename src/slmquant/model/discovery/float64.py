@@ -1,8 +1,8 @@
-"""Running a model in float64 from end to end.
+"""Runs a model in float64 from end to end.
 
-Architectures lower their norms, softmax and rotary tables to float32 by name, whatever dtype the model has.
-That is wise when a model is used and fatal when two versions of it are compared: a change of one part in
-10¹⁶ crosses a float32 rounding boundary now and then, and comes out as one part in 10⁷.
+Architectures explicitly cast norms, softmax and rotary tables to float32, whatever dtype the model has. That is fine
+for using a model but not for comparing two versions of it: a change of one part in 10¹⁶ sometimes crosses a float32
+rounding boundary and becomes one part in 10⁷.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ _LOWER = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 
 def computing_in_float64() -> AbstractContextManager[object]:
-    """Within this context a cast to a lower float dtype casts to float64 instead.
+    """Within this context casts to lower float dtypes cast to float64 instead.
 
-    The weights and inputs must be in float64 already. Tensors that are made inside with an explicit lower
-    dtype come out in float64 too.
+    Weights and inputs must be in float64 already. New tensors with an explicit lower dtype become float64 too.
     """
     return _Float64()
 
 
 def logits_in_float64(model: PreTrainedModel, tokens: int = 64) -> Tensor:
-    """Logits, `(tokens, vocab)`, of a fixed sequence of token ids, by a float64 copy of the model."""
+    """Logits, `(tokens, vocab)`, of a float64 copy of the model for a fixed sequence of token ids."""
     exact = copy.deepcopy(model).double().train(False)
     vocabulary = model.get_input_embeddings().get_parameter("weight").shape[0]
     input_ids = torch.randint(vocabulary, (1, tokens), generator=torch.Generator().manual_seed(0))
@@ -62,12 +61,12 @@ def _raised(value: object) -> object:
 def _grouped_mm(
     tokens: Tensor, weights: Tensor, offs: Tensor, bias: None = None, out_dtype: torch.dtype | None = None
 ) -> Tensor:
-    """The product of a mixture's experts, whose kernel knows no float64.
+    """Product of a mixture's experts in float64, which torch's kernel does not support.
 
     Args:
         tokens: Sorted by expert, `(tokens, in)`.
         weights: One matrix per expert, `(experts, in, out)`.
-        offs: Where each expert's tokens stop, `(experts,)`.
+        offs: End of each expert's tokens, `(experts,)`.
         bias: Always None, as in the kernel.
         out_dtype: Ignored: it is float64.
     """

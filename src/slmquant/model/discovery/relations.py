@@ -1,22 +1,20 @@
-"""Which norm feeds which linears, and which linear feeds which: discovered from the running model.
+"""Relations between norms and linears of a model, discovered by running it.
 
-What a function-preserving transform must know of an architecture is found by looking, not in a table per
-family:
+Function-preserving transforms need to know which norm feeds which linears, and which linear feeds which. This is
+discovered by experiment, not looked up in a table per family:
 
-- linears that receive the very same tensor form a group, and the norm whose output that tensor is feeds them;
-- the output channels of one linear are multiplied by distinct factors: an input channel of a later linear
-  that changes by exactly one of them, at every token, follows that channel. This finds v → o with the
-  repetition of grouped-query attention, up → down through a gate, fc1 → fc2 through ReLU, and rightly
-  nothing through GELU;
-- each candidate is accepted only if scaling on one side and dividing on the other leaves the block's output
-  as it was, in float64. A norm that also feeds a router, or a channel that is also read elsewhere, fails
-  there.
+- linears that receive the same tensor form a group; if that tensor is the output of a norm, the norm feeds them;
+- the output channels of one linear are multiplied by distinct factors: an input channel of a later linear that changes
+  by exactly one of them, at every token, follows that channel. This finds v → o with the repetition of grouped-query
+  attention, up → down through a gate, fc1 → fc2 through ReLU, and correctly nothing through GELU;
+- a candidate is accepted only if scaling on one side and dividing on the other does not change the block's output in
+  float64. A norm that also feeds a router, or a channel that is also read elsewhere, fails this test.
 
-Three ideas keep this cheap and exact. Probes run on a float64 copy of one block, and a batch of equal
-sequences carries one probe each. Behind a probed linear its numbers are replaced by random ones, so that a
-dead channel or a clipping that happens not to bite does not mislead. And at the first token attention can
-only look at itself, so whatever queries and keys are, the values pass as they are: candidates are read off
-there, and confirmed at all tokens with the other rows at rest.
+Three ideas keep this cheap and exact. Tests run on a float64 copy of one block, with one test per sequence in a batch
+of equal sequences. The output of a tested linear is replaced by random numbers, so that a dead channel, or clipping
+that happens not to occur, does not mislead. And the first token attends only to itself, so its values pass through
+attention unchanged, whatever queries and keys are: candidates are read there, and confirmed at all tokens with the
+other rows unscaled.
 """
 
 from __future__ import annotations
@@ -47,12 +45,12 @@ _SEED = 20251117
 
 @dataclass(frozen=True)
 class InputGroup:
-    """Linears that receive the very same tensor.
+    """Linears that receive the same tensor.
 
     Attributes:
         linears: Their module names, in execution order.
-        norm: The norm whose output feeds all of them *and nothing else*, so that its weight may absorb a
-            scale per channel; None where there is none.
+        norm: The norm whose output feeds all of them *and nothing else*, so that its weight may absorb a scale per
+            channel; None if there is none.
     """
 
     linears: tuple[str, ...]
@@ -64,10 +62,10 @@ class ChannelLink:
     """Input channels of `target` follow output channels of `source`, linearly for positive factors.
 
     Attributes:
-        source: Name of the linear whose output is followed.
-        target: Name of the linear whose input follows.
-        source_rows: For each input channel of the target the output channel of the source that it follows.
-            Every input channel is covered; grouped-query attention gives several of them the same row.
+        source: Name of the linear whose output channels are followed.
+        target: Name of the linear whose input channels follow.
+        source_rows: For each input channel of the target, the output channel of the source that it follows. Every input
+            channel is covered; with grouped-query attention several follow the same row.
     """
 
     source: str
@@ -77,17 +75,17 @@ class ChannelLink:
 
 @dataclass(frozen=True)
 class Relations:
-    """What transforms need to know of an architecture. All names are full module names.
+    """The structure of a model, as needed by transforms. All names are full module names.
 
     Attributes:
-        linears: Every linear that the blocks call, in execution order; head and embeddings excluded. A matrix
-            that is not called as a module (the fused experts of a mixture) is not among them.
+        linears: Every linear that the blocks call, in execution order, without head and embeddings. A matrix that is
+            not called as a module (the fused experts of a mixture) is not included.
         blocks: The decoder blocks, first to last.
-        groups: Who receives the same tensor; every linear is in exactly one group.
-        links: Who follows whom.
+        groups: Linears that receive the same tensor; every linear is in exactly one group.
+        links: Pairs of linears whose channels follow each other.
         embedding: The token embedding.
-        head: The module that makes logits; None where the model has none.
-        tied: True where head and embedding are one parameter.
+        head: The module that computes logits; None if the model has none.
+        tied: True if head and embedding are one parameter.
     """
 
     linears: tuple[str, ...]
@@ -100,13 +98,13 @@ class Relations:
 
     @property
     def head_weight(self) -> str | None:
-        """The module under whose name the head's weight is kept: the embedding, where they are one."""
+        """Name under which the head's weight is stored: the embedding if they are tied."""
         return self.embedding if self.tied else self.head
 
 
 @dataclass(frozen=True)
 class _BlockRelations:
-    """What holds inside one block, in names relative to it."""
+    """Relations inside one block; names are relative to the block."""
 
     linears: tuple[str, ...]
     groups: tuple[InputGroup, ...]
@@ -115,7 +113,7 @@ class _BlockRelations:
 
 @dataclass(frozen=True)
 class _Passage:
-    """Where a scale can pass: row `rows[i]` of what `maker` returns is what `takers` receive as channel i."""
+    """A possible path of a scale: output channel `rows[i]` of `maker` is input channel `i` of `takers`."""
 
     maker: str
     takers: tuple[str, ...]
@@ -125,11 +123,11 @@ class _Passage:
 def discover(model: PreTrainedModel) -> Relations:
     """Find the relations of a decoder-only model by running it on a few random tokens.
 
-    The model is left as it was found, bit for bit. Takes seconds: links are searched for in one block of each
-    kind, and verified in all others; groups and their norms are looked up and verified in every block.
+    The model is not changed. Takes seconds: links are searched for in one block of each kind and verified in all
+    others; groups and their norms are discovered and verified in every block.
 
     Raises:
-        ModelError: The model has no list of decoder blocks, or they hold no linears.
+        ModelError: The model has no list of decoder blocks, or the blocks contain no linears.
     """
     blocks = decoder_blocks(model)
     batch = batch_size(max(out_features(linear) for block in blocks.values() for linear in _linears(block).values()))
@@ -161,18 +159,18 @@ def discover(model: PreTrainedModel) -> Relations:
 
 
 def decoder_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The decoder blocks by name, first to last: the largest list of modules that is not inside another.
+    """The decoder blocks by name, first to last: the largest list of modules that is not inside another list.
 
     Raises:
-        ModelError: There is none, or its modules hold no matrices.
+        ModelError: There is no such list, or its modules contain no matrices.
     """
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     stack = max(outer, key=lambda name: sum(p.numel() for p in lists[name].parameters()), default=None)
     if stack is None or not any(weight.ndim > 1 for weight in lists[stack].parameters()):
         raise ModelError(
-            f"found no decoder blocks in {type(model).__name__}; expected a decoder-only transformers model, "
-            "which keeps them in one list of modules"
+            f"found no decoder blocks in {type(model).__name__}; expected a decoder-only transformers model "
+            "with its blocks in one list of modules"
         )
     return {f"{stack}.{index}": block for index, block in enumerate(lists[stack])}
 
@@ -182,17 +180,17 @@ def _linears(block: nn.Module) -> dict[str, nn.Module]:
 
 
 def _kind(block: nn.Module) -> object:
-    """Blocks of one kind have modules of the same types and shapes under the same names."""
+    """Key of the kind of a block: equal for blocks with the same module names, types and shapes."""
     shapes = tuple((name, tuple(parameter.shape)) for name, parameter in block.named_parameters())
     return shapes, tuple((name, type(module)) for name, module in block.named_modules())
 
 
 def _block_relations(replay: BlockReplay, known: tuple[ChannelLink, ...] | None) -> _BlockRelations:
-    """Find out everything about one block.
+    """Discover all relations of one block.
 
     Args:
         replay: The block.
-        known: Links of another block of the same kind: they are verified, and searched for only if one fails.
+        known: Links of another block of the same kind: they are verified, and links are searched only if one fails.
     """
     linears, groups = _groups(replay)
     links = _links(replay, linears) if known is None else known
@@ -216,7 +214,7 @@ def _links(replay: BlockReplay, linears: tuple[str, ...]) -> tuple[ChannelLink, 
 
 
 def _groups(replay: BlockReplay) -> tuple[tuple[str, ...], list[InputGroup]]:
-    """The linears in execution order, and who of them receives which tensor."""
+    """The linears in execution order, and their groups by received tensor."""
     linears, norms = _linears(replay.block), _norms(replay.block)
     run = replay.run((*linears, *norms))
     executed = tuple(name for name in run.inputs if name in linears)
@@ -231,8 +229,8 @@ def _norms(block: nn.Module) -> dict[str, nn.Module]:
     """Modules with a gain per channel that could absorb a scale."""
 
     def has_gain(module: nn.Module) -> bool:
-        own = dict(module.named_parameters(recurse=False))
-        only_gain = "weight" in own and own.keys() <= {"weight", "bias"} and own["weight"].ndim == 1
+        weights = dict(module.named_parameters(recurse=False))
+        only_gain = "weight" in weights and weights.keys() <= {"weight", "bias"} and weights["weight"].ndim == 1
         return only_gain and not any(module.children()) and gain_offset(module) is not None
 
     return {name: module for name, module in block.named_modules() if has_gain(module)}
@@ -255,10 +253,10 @@ def _through_link(link: ChannelLink) -> _Passage:
 
 
 def _sound(replay: BlockReplay, passages: list[_Passage]) -> list[_Passage]:
-    """Those through which a scale passes without changing what the block returns.
+    """The passages through which a scale passes without changing the block's output.
 
-    Each sequence of the batch but the first tries one of them: it multiplies what the maker returns by
-    factors, and divides what the takers receive by them.
+    Each sequence of the batch except the first tests one passage: it multiplies the output of the maker by factors, and
+    divides the input of the takers by them.
     """
     sound: list[_Passage] = []
     for start in range(0, len(passages), replay.batch - 1):
@@ -281,12 +279,12 @@ def _sound(replay: BlockReplay, passages: list[_Passage]) -> list[_Passage]:
 
 
 def _channels(maker: nn.Module) -> int:
-    """How many channels a norm or a linear returns."""
+    """Number of output channels of a norm or a linear."""
     return out_features(maker) if isinstance(maker, LINEAR_TYPES) else maker.get_parameter("weight").numel()
 
 
 def _renamed(found: _BlockRelations, block: str) -> _BlockRelations:
-    """The same relations in full module names."""
+    """The same relations with full module names."""
 
     def full(name: str) -> str:
         return f"{block}.{name}"

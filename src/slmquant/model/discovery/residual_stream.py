@@ -1,17 +1,17 @@
-"""Who reads and who writes the residual stream: discovered by replaying blocks, proved by turning them.
+"""Readers and writers of the residual stream: discovered by replaying blocks, proved by rotating them.
 
-A block `x + f(x)` can be turned if all that `f` reads of `x` passes a norm that commutes with rotations into linears,
-and all that it adds comes from linears. Both are seen from outside:
+A block `x + f(x)` can be rotated if everything that `f` reads of `x` passes through a norm that commutes with rotations
+and then into linears, and if everything that `f` adds is the output of linears. Both are tested from outside:
 
-- a linear whose output is replaced by noise, while all others that could write are silent, writes the stream if the
-  block's output differs from its input by that noise times a constant. A norm behind the linear (Gemma 2, OLMo 2)
-  shows as a difference that is no such multiple;
-- with all writers silent the stream stays what came in, so a module that received it and whose output linears
-  receive is a norm of the stream. Copies of it without gain and bias tell whether it commutes with any rotation
-  (RMSNorm), with those that keep the mean (LayerNorm), or with none.
+- the output of one linear is replaced by noise, and the output of all other possible writers by zeros. The linear
+  writes the stream if the block's output differs from its input by that noise times a constant. A norm behind the
+  linear (Gemma 2, OLMo 2) shows as a difference that is not such a multiple;
+- if all writers output zeros, the stream equals the block's input. A module that receives it, and whose output linears
+  receive, is a norm of the stream. Copies of the norm without gain and bias show whether it commutes with any
+  rotation (RMSNorm), with rotations that keep the mean (LayerNorm), or with none.
 
-Whether that was everything is not argued but tried: the block, turned by a random rotation, must give in float64 what
-it gave before. A router that reads a norm, fused experts that write: they fail there.
+A final test proves the result: the block, rotated by a random rotation, must give the same output in float64 as before.
+A router that reads a norm, or fused experts that write, fail this test.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ _SEED = 20251122
 
 @torch.no_grad()
 def discover_stream(model: PreTrainedModel, relations: Relations) -> ResidualStream:
-    """Find out who reads and writes the residual stream; the model is left as it was found.
+    """Discover the readers and writers of the residual stream; the model is not changed.
 
     Args:
         model: The model.
         relations: Its relations.
 
     Raises:
-        RefusedError: The stream cannot be turned; the message names the block and says why.
+        RefusedError: The stream cannot be rotated; the message names the block and says why.
     """
     linears = {name: model.get_submodule(name) for name in relations.linears}
     batch = 1 + max(sum(name.startswith(f"{block}.") for name in linears) for block in relations.blocks)
@@ -84,15 +84,15 @@ def discover_stream(model: PreTrainedModel, relations: Relations) -> ResidualStr
 
 
 class _BlockProbe:
-    """One block in float64, asked who reads and writes its stream. Inside, names are relative to the block.
+    """Tests a float64 copy of one block for readers and writers of its stream; names are relative to the block.
 
     Args:
         name: The block's name.
         block: The block; it is copied.
-        call: What it was called with, recorded with `batch` equal sequences.
+        call: The block's arguments, recorded with `batch` equal sequences.
         batch: Number of sequences: more than the block has linears.
         relations: The model's relations.
-        head_sizes: Sizes of heads found in other blocks (1: none), tried first; what is found is added.
+        head_sizes: Sizes of heads found in other blocks (1: none), tried first; new sizes are added.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class _BlockProbe:
         ]
 
     def stream(self) -> tuple[BlockStream, bool]:
-        """Readers and writers, in full names, and whether some norm subtracts the mean."""
+        """Readers and writers by full name, and whether some norm subtracts the mean."""
         writers = self._writers()
         norms = self._norms(writers)
         subtracts_mean = any(tuple(self._subtracts_mean(norm.name) for norm in norms))
@@ -153,8 +153,8 @@ class _BlockProbe:
         added = self.replay.run(replace_outputs=outputs).output - self.entering
         if not _close(added[-1] + self.entering[-1], self.entering[-1]):
             raise RefusedError(
-                f"no rotation passes through {self.name}: not only linears write its residual stream (fused experts, "
-                "for instance); use a method without rotation, such as smoothquant or gptq"
+                f"cannot rotate {self.name}: modules other than linears write its residual stream "
+                "(e.g. fused experts); use a method without rotation, such as smoothquant or gptq"
             )
         writers = []
         for sequence, name in enumerate(candidates):
@@ -164,8 +164,8 @@ class _BlockProbe:
             constant = (difference * noise).sum() / noise.square().sum()
             if not _close(difference, constant * noise):
                 raise RefusedError(
-                    f"no rotation passes through {self._full(name)}: something, a norm perhaps, stands between its "
-                    "output and the residual stream; use a method without rotation, such as smoothquant or gptq"
+                    f"cannot rotate {self._full(name)}: another module (probably a norm) stands between its output "
+                    "and the residual stream; use a method without rotation, such as smoothquant or gptq"
                 )
             writers.append(name)
         return tuple(writers)
@@ -183,7 +183,7 @@ class _BlockProbe:
         )
 
     def _norms(self, writers: tuple[str, ...]) -> tuple[StreamNorm, ...]:
-        """Modules that receive the stream, and the linears that receive what they return."""
+        """Modules that receive the stream, with the linears that receive their outputs."""
         modules = [
             name
             for name, module in self.replay.block.named_modules()
@@ -203,12 +203,12 @@ class _BlockProbe:
         return tuple(norms)
 
     def _is_stream(self, received: Tensor) -> bool:
-        """Whether a tensor holds what entered the block; batch and sequence may be folded into one (OPT)."""
+        """Whether a tensor equals the block's input; batch and sequence may be folded into one dimension (OPT)."""
         same_size = received.shape[-1] == self.width and received.numel() == self.entering.numel()
         return same_size and _close(received.reshape(self.entering.shape), self.entering)
 
     def _subtracts_mean(self, norm: str) -> bool:
-        """False where the norm commutes with every rotation, True where with those that keep the mean."""
+        """Whether the norm subtracts the mean (LayerNorm) and so allows only mean-preserving rotations."""
         bare = copy.deepcopy(self.replay.block.get_submodule(norm))
         own = dict(bare.named_parameters(recurse=False))
         if "weight" in own and (offset := gain_offset(bare)) is not None:
@@ -223,12 +223,12 @@ class _BlockProbe:
                 if _close(bare(rotation.apply(x)), rotation.apply(bare(x))):
                     return keeps_mean
         raise RefusedError(
-            f"no rotation passes through {self._full(norm)}: a {type(bare).__name__} commutes with none; use a method "
+            f"cannot rotate {self._full(norm)}: a {type(bare).__name__} commutes with no rotation; use a method "
             "without rotation, such as smoothquant or gptq"
         )
 
     def _heads(self, link: ChannelLink) -> Heads | None:
-        """The widest heads of a link inside which channels may be mixed; None where there are none."""
+        """The widest heads of a link whose channels may be mixed; None if there are none."""
         size = self.head_sizes.get(link, 0)
         if not size or (size > 1 and not self._mixes(link, size)):
             size = self.head_sizes[link] = self._head_size(link)
@@ -236,7 +236,7 @@ class _BlockProbe:
         return None if size == 1 or starts is None else Heads(link.source, link.target, size, starts)
 
     def _head_size(self, link: ChannelLink) -> int:
-        """What may be mixed in runs of some size may be in runs of any divisor, so the size grows prime by prime."""
+        """The largest size of runs that may be mixed. Every divisor of such a size works too, so it grows by primes."""
         size = 1
         for prime, power in Counter(_prime_factors(len(link.source_rows))).items():
             for _ in range(power):
@@ -246,7 +246,7 @@ class _BlockProbe:
         return size
 
     def _mixes(self, link: ChannelLink, size: int) -> bool:
-        """Whether channels of a link may be mixed in runs of `size`."""
+        """Whether the channels of a link may be mixed in runs of `size` without changing the block's output."""
         if (starts := _starts(link.source_rows, size)) is None:
             return False
         heads = Heads(link.source, link.target, size, starts)
@@ -257,7 +257,7 @@ class _BlockProbe:
         return _close(output - self.entering, self.before - self.entering)
 
     def _prove_(self, stream: BlockStream, subtracts_mean: bool) -> None:
-        """Turn the copy of the block; it must give what it gave before."""
+        """Rotate the copy of the block and check that its output does not change."""
         rotation = random_hadamard(self.width, self.generator, subtracts_mean)
         block = self.replay.block
         fold_norms_(block, stream)
@@ -265,8 +265,8 @@ class _BlockProbe:
         attach_(block, stream_boundaries(ResidualStream(self.width, subtracts_mean, (stream,)), rotation))
         if not _close(self.replay.run().output - self.entering, self.before - self.entering):
             raise RefusedError(
-                f"no rotation passes through {self.name}: something besides linears behind a norm reads its residual "
-                "stream (a router, for instance); use a method without rotation, such as smoothquant or gptq"
+                f"cannot rotate {self.name}: its residual stream is not only read by linears behind a norm "
+                "(e.g. a router reads it too); use a method without rotation, such as smoothquant or gptq"
             )
 
 
@@ -280,7 +280,7 @@ def _prime_factors(number: int) -> list[int]:
 
 
 def _starts(source_rows: tuple[int, ...], size: int) -> tuple[int, ...] | None:
-    """First row of each run of `size` channels; None where channels do not come in such runs."""
+    """First row of each run of `size` consecutive channels; None if the channels do not form such runs."""
     if len(source_rows) % size:
         return None
     rows = torch.tensor(source_rows).view(-1, size)
@@ -292,5 +292,5 @@ def _starts(source_rows: tuple[int, ...], size: int) -> tuple[int, ...] | None:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors are the same to eight digits of the largest number; of nothing, whether both are nothing."""
+    """Whether two tensors agree to eight digits of the largest number; if `expected` is all 0, whether `found` is."""
     return float((found - expected).abs().max()) <= _TOLERANCE * float(expected.abs().max())

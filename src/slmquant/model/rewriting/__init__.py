@@ -1,1 +1,1 @@
-"""Rewrites that leave what a model computes as it is: scales moved between layers, rotations of its stream."""
+"""Rewrites that preserve the function of a model: scales moved between layers, rotations of its stream."""

@@ -1,11 +1,11 @@
-"""What methods leave for run time: rotations of inputs and outputs by hooks, clipping, and how they are stored.
+"""Run-time operations of methods: rotations of inputs and outputs by hooks, clipping, and their storage.
 
-Most of a rotation is merged into weights. What cannot be merged is done while the model runs: the residual stream is
-turned where it enters the first block and turned back where it leaves the last (R1), the input of a linear behind a
-non-linearity is turned before it (R4), queries and keys after the rotary embedding (R3, by `model.computing.kv_cache`).
+Most of a rotation is merged into weights. The rest is done at run time: the residual stream is rotated where it enters
+the first block and rotated back where it leaves the last (R1), the input of a linear behind a non-linearity is rotated
+before it enters (R4), queries and keys are rotated after the rotary embedding (R3, by `model.computing.kv_cache`).
 
-A rotation belongs to a place in the model, not to the module that happens to stand there: `attach_` may be called
-again at any time, and whoever replaces a linear hands its hooks on (`model.computing.linear.replace_linears_`).
+A rotation belongs to a module's name, not to the module object: `attach_` may be called again at any time, and code
+that replaces a linear transfers its hooks (`model.computing.linear.replace_linears_`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from slmquant.core.rotation import DenseRotation, Rotation, SignedHadamard
 
 @dataclass(frozen=True)
 class OnlineRotation:
-    """A rotation of what a module receives or returns.
+    """A rotation of a module's input or output.
 
     Attributes:
-        module: Its name in the model.
-        site: Which of the two.
+        module: Name of the module in the model.
+        site: Whether the input or the output is rotated.
         rotation: The rotation of the last dimension.
-        undo: Whether it is turned back instead.
+        undo: Whether the rotation is undone instead of applied.
     """
 
     module: str
@@ -41,12 +41,12 @@ class OnlineRotation:
 
 @dataclass(frozen=True)
 class RotatedKeys:
-    """Queries and keys are turned by the Hadamard matrix of their head's width, after the rotary embedding (R3)."""
+    """Rotate queries and keys by the Hadamard matrix of their head's width, after the rotary embedding (R3)."""
 
 
 @dataclass(frozen=True)
 class ClippedActivations:
-    """Inputs of linears are rounded to a share of their range: scales of tokens are so much smaller.
+    """Clip the inputs of linears to a share of their range, which makes the scales of tokens smaller.
 
     Attributes:
         ratio: The share, in (0, 1].
@@ -56,25 +56,25 @@ class ClippedActivations:
 
 
 Online = OnlineRotation | RotatedKeys | ClippedActivations
-"""Everything that a method leaves to be done at run time."""
+"""A run-time operation of a method."""
 
 
 def key_rotation(online: Iterable[Online]) -> Callable[[int], Hadamard] | None:
-    """What `model.computing.kv_cache.quantize_cache_` takes for `rotate`: None where keys are not rotated."""
+    """The argument `rotate` of `model.computing.kv_cache.quantize_cache_`: None if keys are not rotated."""
     return hadamard if any(isinstance(entry, RotatedKeys) for entry in online) else None
 
 
 def activation_clip(online: Iterable[Online]) -> float:
-    """The share of their range to which inputs of linears are rounded: 1 where nothing was said."""
+    """Share of their range that inputs of linears are clipped to; 1 without clipping."""
     return next((entry.ratio for entry in online if isinstance(entry, ClippedActivations)), 1.0)
 
 
 def attach_(model: nn.Module, online: Iterable[Online]) -> None:
-    """Install the rotations as hooks; where one is installed already it is replaced.
+    """Install the rotations as hooks; an installed rotation of the same module is replaced.
 
-    The hook comes before those that are registered later, so statistics are those of the rotated input. Keys are not
-    rotated here but by `computing.kv_cache.quantize_cache_`: see `key_rotation`; nor is anything clipped here, but by
-    `model.computing.activations.ActivationQuantizer`: see `activation_clip`.
+    The hook runs before hooks that are registered later, so statistics are those of the rotated input. Keys are rotated
+    by `computing.kv_cache.quantize_cache_` instead (see `key_rotation`), and activations are clipped by
+    `model.computing.activations.ActivationQuantizer` (see `activation_clip`).
     """
     for entry in online:
         if not isinstance(entry, OnlineRotation):
@@ -88,7 +88,7 @@ def attach_(model: nn.Module, online: Iterable[Online]) -> None:
 
 
 def detach_(module: nn.Module, site: Literal["input", "output"]) -> None:
-    """Remove what `attach_` installed on one side of a module."""
+    """Remove the rotations that `attach_` installed on the input or output of a module."""
     hooks = module._forward_pre_hooks if site == "input" else module._forward_hooks
     with_kwargs = module._forward_pre_hooks_with_kwargs if site == "input" else module._forward_hooks_with_kwargs
     for key in [key for key, hook in hooks.items() if isinstance(hook, _TurnInput | _TurnOutput)]:
@@ -97,13 +97,13 @@ def detach_(module: nn.Module, site: Literal["input", "output"]) -> None:
 
 
 def turns_input(module: nn.Module) -> bool:
-    """Whether what a module receives is rotated at run time."""
+    """Whether the input of a module is rotated at run time."""
     return any(isinstance(hook, _TurnInput) for hook in module._forward_pre_hooks.values())
 
 
 @dataclass(frozen=True)
 class _TurnInput:
-    """A forward pre-hook: turns the first argument, or the one called `hidden_states`."""
+    """A forward pre-hook that rotates the first argument, or the keyword argument `hidden_states`."""
 
     rotation: Rotation
     undo: bool
@@ -119,7 +119,7 @@ class _TurnInput:
 
 @dataclass(frozen=True)
 class _TurnOutput:
-    """A forward hook: turns the output, or its first part."""
+    """A forward hook that rotates the output, or its first element."""
 
     rotation: Rotation
     undo: bool
@@ -130,7 +130,7 @@ class _TurnOutput:
 
 
 def stored_bits(online: Iterable[Online]) -> int:
-    """What the rotations take to store: nothing for a Hadamard matrix, its signs, 16 bits for an entry of a dense one.
+    """Stored bits of the rotations: 0 for a Hadamard matrix, 8 per random sign, 16 per entry of a dense matrix.
 
     A rotation that is used in several places counts once.
     """
@@ -138,31 +138,31 @@ def stored_bits(online: Iterable[Online]) -> int:
 
 
 class OnlineFact(BaseModel):
-    """What the tensors do not say of one rotation, or of the clipping of activations."""
+    """Description of one run-time operation in a file, apart from its tensor."""
 
     model_config = ConfigDict(extra="forbid")
     module: str
-    """Empty for rotated keys and clipped activations, which are those of all modules."""
+    """Empty for rotated keys and clipped activations, which concern all modules."""
     site: Literal["input", "output", "keys", "activations"]
     kind: Literal["hadamard", "signed", "signed-keeps-mean", "dense", "clipped"]
     order: int
-    """Rows of the matrix; 0 for rotated keys, where the head decides, and for clipped activations."""
+    """Rows of the matrix; 0 for rotated keys, whose order is the width of a head, and for clipped activations."""
     tensor: str | None = None
-    """Name of the signs or of the matrix; places that share a rotation share it."""
+    """Name of the tensor with the signs or the matrix; modules that share a rotation share it."""
     undo: bool = False
     ratio: float | None = Field(default=None, gt=0, le=1)
-    """Of clipped activations: the share of their range."""
+    """Share of the range, for clipped activations."""
 
 
 class Encoded(NamedTuple):
-    """Online rotations as they are stored."""
+    """Run-time operations in their stored form."""
 
     tensors: dict[str, Tensor]
     facts: tuple[OnlineFact, ...]
 
 
 def encode(online: Sequence[Online]) -> Encoded:
-    """Tensors and facts from which `decode` makes the same rotations again."""
+    """Convert run-time operations into tensors and facts; `decode` restores them."""
     tensors: dict[str, Tensor] = {}
     names: dict[int, str | None] = {}
     facts = []
@@ -193,7 +193,7 @@ def encode(online: Sequence[Online]) -> Encoded:
 
 
 def decode(tensors: Mapping[str, Tensor], facts: Iterable[OnlineFact]) -> list[Online]:
-    """What `encode` was given; dense matrices as they were stored.
+    """Restore the operations given to `encode`; dense matrices keep their stored precision.
 
     Raises:
         KeyError: A tensor is missing.

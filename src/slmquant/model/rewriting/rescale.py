@@ -1,8 +1,8 @@
-"""Moving a scale (or a shift) per channel from activations into weights, in place, without changing the function.
+"""Moves a scale (or a shift) per channel from activations into weights, in place, without changing the function.
 
-What enters the linears is divided by the factors, and their weights' input columns are multiplied by them.
-The division is absorbed by whatever makes the activation: the gain and bias of a norm, or the rows and bias
-of the linear before. SmoothQuant and AWQ choose the factors; here is only the bookkeeping.
+The input of the linears is divided by the factors, and the input columns of their weights are multiplied by them. The
+division is merged into the module that computes the activation: into the gain and bias of a norm, or the rows and bias
+of the previous linear. SmoothQuant and AWQ choose the factors; this module only applies them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from slmquant.model.rewriting.online_rotations import turns_input
 
 
 def scale_group_(model: PreTrainedModel, relations: Relations, group: InputGroup, factors: Tensor) -> None:
-    """Divide what a norm gives its linears by `factors`, and multiply the linears' input columns by them.
+    """Divide the output of a norm by `factors`, and multiply the input columns of its linears by them.
 
     Args:
-        model: The model that `relations` describes; changed in place, and only if everything fits.
+        model: The model that `relations` describes; changed in place, and only if all arguments are valid.
         relations: Its relations.
         group: One of its groups, with a norm.
         factors: Positive factors, shape `(in,)`.
 
     Raises:
-        ValueError: The group is not the model's or has no norm, or the factors do not fit.
+        ValueError: The group is not in `relations` or has no norm, or the factors do not fit.
     """
     if group not in relations.groups:
-        raise ValueError(f"the group of {group.linears[0]} is not among the relations given; discover them anew")
+        raise ValueError(f"the group of {group.linears[0]} is not among the relations given; discover them again")
     if group.norm is None:
         raise ValueError(
-            f"the input of {group.linears[0]} has no norm of its own that could absorb a scale; "
+            f"the input of {group.linears[0]} has no norm that feeds only this group and could absorb a scale; "
             "expected a group whose norm is not None"
         )
     linears = [model.get_submodule(name) for name in group.linears]
@@ -43,7 +43,7 @@ def scale_group_(model: PreTrainedModel, relations: Relations, group: InputGroup
     norm = model.get_submodule(group.norm)
     offset = gain_offset(norm)
     if offset is None:
-        raise ValueError(f"the weight of {group.norm} is not a gain per channel, so it can absorb no scale")
+        raise ValueError(f"the weight of {group.norm} is not a gain per channel, so it cannot absorb a scale")
 
     gain = norm.get_parameter("weight")
     _assign_(gain, (gain.double() + offset) / _like(factors, gain) - offset)
@@ -53,24 +53,23 @@ def scale_group_(model: PreTrainedModel, relations: Relations, group: InputGroup
 
 
 def shift_group_(model: PreTrainedModel, relations: Relations, group: InputGroup, shift: Tensor) -> None:
-    """Subtract `shift` from what a norm gives its linears, and add what their weights make of it to their biases.
+    """Subtract `shift` from the output of a norm, and add `W · shift` to the biases of its linears.
 
     Args:
-        model: The model that `relations` describes; changed in place, and only if everything fits.
+        model: The model that `relations` describes; changed in place, and only if all arguments are valid.
         relations: Its relations.
         group: One of its groups, with a norm; norm and linears have biases.
         shift: Shape `(in,)`.
 
     Raises:
-        ValueError: The group is not the model's, something has no bias that could take a shift, or the shift does
-            not fit.
+        ValueError: The group is not in `relations`, the norm or a linear has no bias, or the shift does not fit.
     """
     if group not in relations.groups or group.norm is None:
         raise ValueError(f"the group of {group.linears[0]} is not among the relations given, or has no norm")
     norm, linears = model.get_submodule(group.norm), [model.get_submodule(name) for name in group.linears]
     for name, module in zip((group.norm, *group.linears), (norm, *linears), strict=True):
         if getattr(module, "bias", None) is None:
-            raise ValueError(f"{name} has no bias, so it can take no shift; expected norm and linears with biases")
+            raise ValueError(f"{name} has no bias, so it cannot take a shift; expected norm and linears with biases")
     if shift.shape != (in_features(linears[0]),):
         raise ValueError(
             f"a shift of shape {tuple(shift.shape)} does not fit the input channels of {group.linears[0]}; "
@@ -85,30 +84,29 @@ def shift_group_(model: PreTrainedModel, relations: Relations, group: InputGroup
 
 
 def scale_link_(model: PreTrainedModel, link: ChannelLink, factors: Tensor) -> None:
-    """Divide the source's rows that the target follows by `factors`, and multiply the target's columns by
-    them.
+    """Divide the source's rows that the target follows by `factors`, and multiply the target's columns by them.
 
     Args:
-        model: The model; changed in place, and only if everything fits.
+        model: The model; changed in place, and only if all arguments are valid.
         link: One of its links.
-        factors: Positive factors for the target's input channels, shape `(in,)`. Channels that follow the
-            same row must have the same factor: see `shared_factors`.
+        factors: Positive factors for the target's input channels, shape `(in,)`. Channels that follow the same row must
+            have the same factor: see `shared_factors`.
 
     Raises:
         ValueError: The factors do not fit, or differ between channels that follow the same row.
-        RefusedError: What lies between them is rotated at run time, so channels follow no longer.
+        RefusedError: The target's input is rotated at run time, so its channels do not follow the source any more.
     """
     source, target = model.get_submodule(link.source), model.get_submodule(link.target)
     if turns_input(target):
         raise RefusedError(
-            f"the input of {link.target} is rotated at run time and no scale passes into it; name the rotation last, "
-            "as in awq+quarot"
+            f"the input of {link.target} is rotated at run time, so no scale can be moved into it; name the rotation "
+            "last, as in awq+quarot"
         )
     _check(factors, in_features(target), f"the input channels of {link.target}")
     if not torch.equal(shared_factors(link, factors), factors):
         raise ValueError(
             f"factors differ between input channels of {link.target} that follow one row of {link.source}; "
-            "expected one factor per row, as shared_factors(link, factors) gives them"
+            "expected one factor per row, as returned by shared_factors(link, factors)"
         )
     row_factors = torch.ones(out_features(source), dtype=torch.float64)
     row_factors[list(link.source_rows)] = factors.detach().double().cpu()
@@ -120,14 +118,14 @@ def scale_link_(model: PreTrainedModel, link: ChannelLink, factors: Tensor) -> N
 
 
 def shared_factors(link: ChannelLink, factors: Tensor) -> Tensor:
-    """Give input channels that follow the same row the largest of their factors.
+    """Replace the factors of input channels that follow the same row by the largest of them.
 
     Args:
-        link: A link; grouped-query attention lets several channels follow one row.
+        link: A link; with grouped-query attention several channels follow one row.
         factors: One factor per input channel of the target, shape `(in,)`.
 
     Returns:
-        Factors that `scale_link_` takes, shape `(in,)`.
+        Factors that `scale_link_` accepts, shape `(in,)`.
     """
     _check(factors, len(link.source_rows), f"the input channels of {link.target}")
     rows = torch.tensor(link.source_rows, device=factors.device)
@@ -159,6 +157,6 @@ def _like(factors: Tensor, weight: Tensor) -> Tensor:
 
 
 def _assign_(parameter: Tensor, value: Tensor) -> None:
-    """Round once, from float64 to whatever the parameter is kept in."""
+    """Set a parameter, rounding only once, from float64 to its dtype."""
     with torch.no_grad():
         parameter.copy_(value)

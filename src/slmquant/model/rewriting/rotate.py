@@ -1,16 +1,16 @@
-"""Turning the channels of a model by orthogonal matrices, in place, without changing its function.
+"""Rotates the channels of a model by orthogonal matrices, in place, without changing its function.
 
-The residual stream between the blocks is turned by one rotation, R1: what writes it is multiplied by R1, what reads
-it by its transpose, and the norms in between commute with it once their gains are folded into the linears that read
-them. RMSNorm commutes with every rotation; LayerNorm with those that keep the mean (`core.rotation`), so it is left
-where it is, mean subtraction and all.
+The residual stream between the blocks is rotated by one rotation, R1: linears that write it are multiplied by R1,
+linears that read it by its transpose, and the norms in between commute with it once their gains are folded into the
+linears that read them. RMSNorm commutes with every rotation, LayerNorm with rotations that keep the mean
+(`core.rotation`), so LayerNorm is not replaced and still subtracts the mean.
 
 R1 is applied where the stream enters the first block and undone where it leaves the last. QuaRot and SpinQuant merge
 it into embedding and head instead, and must then untie them: in a small model that would store 20 to 60 % of all
-weights twice, and change what is rounded of them. Here embeddings, positions, final norm, soft caps and head stay as
-they are, for two more products with R1 per token.
+weights twice, and change the values that are rounded. Here embeddings, positions, final norm, soft caps and head do not
+change, at the cost of two more products with R1 per token.
 
-Heads are turned between values and output projection (R2), the inputs of other linears online (R4).
+Heads are rotated between values and output projection (R2), the inputs of other linears at run time (R4).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from slmquant.model.rewriting.online_rotations import OnlineRotation
 
 @dataclass(frozen=True)
 class StreamNorm:
-    """A norm of the residual stream and the linears that read it, and nothing else does.
+    """A norm of the residual stream and the linears that read it; nothing else reads it.
 
     Attributes:
         name: The norm; it may have a gain and a bias, or neither.
@@ -45,14 +45,14 @@ class StreamNorm:
 
 @dataclass(frozen=True)
 class Heads:
-    """Heads between two linears, inside which channels may be mixed.
+    """Heads between two linears; channels within a head may be mixed.
 
     Attributes:
-        source: The linear that makes them.
-        target: The linear that reads them.
+        source: The linear that computes the heads.
+        target: The linear that reads the heads.
         size: Channels of a head.
-        starts: For each head of the target's input, the source's first row that it is made of; heads that share
-            keys and values share it.
+        starts: For each head of the target's input, the first row of the source that it comes from; equal for heads
+            that share keys and values.
     """
 
     source: str
@@ -63,13 +63,13 @@ class Heads:
 
 @dataclass(frozen=True)
 class BlockStream:
-    """Who reads and who writes the residual stream in one block.
+    """Readers and writers of the residual stream in one block.
 
     Attributes:
         block: Name of the block.
-        norms: Who reads it.
-        writers: The linears whose outputs are added to it, possibly times a constant.
-        heads: Where heads may be turned.
+        norms: The norms that read the stream, with their linears.
+        writers: The linears whose outputs are added to the stream, possibly times a constant.
+        heads: Heads that may be rotated.
     """
 
     block: str
@@ -80,12 +80,12 @@ class BlockStream:
 
 @dataclass(frozen=True)
 class ResidualStream:
-    """The residual stream of a model that can be turned.
+    """The residual stream of a model, if it can be rotated.
 
     Attributes:
-        width: Its channels.
-        subtracts_mean: Whether some norm subtracts the mean, so that only rotations that keep it will do.
-        blocks: Its readers and writers, block by block.
+        width: Number of channels.
+        subtracts_mean: Whether some norm subtracts the mean, so that only mean-preserving rotations are allowed.
+        blocks: Readers and writers of each block.
     """
 
     width: int
@@ -97,7 +97,7 @@ class ResidualStream:
 def fold_norms_(model: nn.Module, block: BlockStream) -> None:
     """Move gains and biases of a block's stream norms into the linears that read them.
 
-    Gains become one and biases zero. A linear without a bias is given one where a norm's has to go somewhere.
+    Gains become one and biases zero. A linear without a bias gets one if the norm has a bias.
     """
     for stream_norm in block.norms:
         norm = model.get_submodule(stream_norm.name)
@@ -109,14 +109,14 @@ def fold_norms_(model: nn.Module, block: BlockStream) -> None:
         if gain is not None:
             offset = gain_offset(norm)
             if offset is None:
-                raise ValueError(f"the weight of {stream_norm.name} is no gain per channel; discover the stream anew")
+                raise ValueError(f"the weight of {stream_norm.name} is not a gain per channel; run discovery again")
             for name in stream_norm.readers:
                 _assign_(weight_at(model, name), weight_at(model, name).double() * (gain.double() + offset))
             _assign_(gain, torch.full_like(gain, 1.0 - offset))
 
 
 def rotate_stream_(model: nn.Module, block: BlockStream, rotation: Rotation) -> None:
-    """Turn the stream of one block whose norms were folded: its readers and its writers, not what comes in."""
+    """Rotate the readers and writers of one block's stream, after `fold_norms_`; the block's input is not rotated."""
     for name in (reader for norm in block.norms for reader in norm.readers):
         _turn_columns_(model, name, rotation.apply)
     for name in block.writers:
@@ -127,7 +127,7 @@ def rotate_stream_(model: nn.Module, block: BlockStream, rotation: Rotation) -> 
 
 
 def stream_boundaries(stream: ResidualStream, rotation: Rotation) -> list[OnlineRotation]:
-    """The rotation where the stream enters the first block, and its undoing where it leaves the last."""
+    """The rotation at the input of the first block, and its inverse at the output of the last."""
     return [
         OnlineRotation(stream.blocks[0].block, "input", rotation),
         OnlineRotation(stream.blocks[-1].block, "output", rotation, undo=True),
@@ -135,7 +135,7 @@ def stream_boundaries(stream: ResidualStream, rotation: Rotation) -> list[Online
 
 
 def rotate_heads_(model: nn.Module, heads: Heads, rotation: Rotation) -> None:
-    """Turn every head by the same rotation, of the order of a head: R2."""
+    """Rotate every head by the same rotation, of the order of a head: R2."""
     weight, bias = weight_at(model, heads.source), linear_at(model, heads.source).bias
     starts = torch.tensor(sorted(set(heads.starts)), device=weight.device)
     rows = (starts[:, None] + torch.arange(heads.size, device=weight.device)).flatten()
@@ -150,10 +150,10 @@ def rotate_heads_(model: nn.Module, heads: Heads, rotation: Rotation) -> None:
 
 
 def rotate_input_(model: nn.Module, name: str, rotation: Rotation) -> OnlineRotation:
-    """Merge into a linear the inverse of a rotation that its input will have at run time: R4.
+    """Merge into a linear the inverse of a rotation of its input at run time: R4.
 
     Returns:
-        That rotation; the model is not what it was before it is attached.
+        The rotation; until it is attached, the function of the model is changed.
     """
     _turn_columns_(model, name, rotation.apply)
     return OnlineRotation(name, "input", rotation)
@@ -162,17 +162,17 @@ def rotate_input_(model: nn.Module, name: str, rotation: Rotation) -> OnlineRota
 def rotate_model_(
     model: nn.Module, relations: Relations, stream: ResidualStream, residual: Rotation, heads: Mapping[str, Rotation]
 ) -> list[OnlineRotation]:
-    """Turn everything: stream, heads, and by a Hadamard matrix the inputs of linears that read neither.
+    """Rotate the stream, the heads, and by a Hadamard matrix the inputs of linears that read neither.
 
     Args:
-        model: The model; its function is what it was once the result is attached to it.
+        model: The model; its function is preserved once the result is attached to it.
         relations: Its relations.
         stream: Its residual stream.
-        residual: R1. Where the stream's norms subtract the mean, one that keeps it.
-        heads: R2 by the linear that reads the heads; heads that are not named are treated as other inputs.
+        residual: R1; it must keep the mean if the stream's norms subtract the mean.
+        heads: R2 by the name of the linear that reads the heads; heads not named are treated like other inputs.
 
     Returns:
-        What remains to be done at run time: R1 around the blocks, R4 before the other linears.
+        The rotations to attach at run time: R1 around the blocks, R4 before the other linears.
     """
     turned = set(heads)
     for block in stream.blocks:
@@ -204,6 +204,6 @@ def _add_bias_(linear: nn.Linear | Conv1D, addend: Tensor) -> None:
 
 
 def _assign_(parameter: Tensor, value: Tensor) -> None:
-    """Round once, from float64 to whatever the parameter is kept in."""
+    """Set a parameter, rounding only once, from float64 to its dtype."""
     with torch.no_grad():
         parameter.copy_(value)

@@ -1,1 +1,1 @@
-"""Ways to run a model: block after block, its head alone, inputs that begin alike as one tree."""
+"""Ways to run a model: block by block, only its head, or inputs with common prefixes as one tree."""

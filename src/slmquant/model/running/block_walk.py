@@ -1,13 +1,12 @@
-"""Walking a model block by block: each decoder block in hand, with what the blocks before it really give.
+"""Walks through a model block by block, with the actual inputs of each decoder block.
 
-Methods that learn, and sequential ones, quantize one block at a time and want its inputs as the quantized blocks
-before produce them. Keeping those inputs for all calibration tokens costs one `(samples, seq, hidden)` tensor, and
-moving to the next block costs one forward pass of the block, so a whole walk is one forward pass of the model.
+Learning and sequential methods quantize one block at a time and need its inputs as computed by the quantized blocks
+before it. Keeping those inputs for all calibration tokens costs one `(samples, seq, hidden)` tensor, and moving to the
+next block costs one forward pass of the block, so a whole walk costs one forward pass of the model.
 
-What a block is given beside the hidden states (masks, rotary embeddings, ALiBi, of which layer type it may be) is
-recorded from the model's own forward pass and replayed. Such arguments are the same for every window; some of them
-are repeated once for each sequence of a batch. Which ones is seen by recording a batch of one and a batch of two, so
-that any batch size can be replayed.
+The other arguments of a block (masks, rotary embeddings, ALiBi, per layer type) are recorded from the model's own
+forward pass and replayed. They are the same for every window; some of them are repeated once for each sequence of a
+batch. These are identified by recording a batch of one and a batch of two, so that any batch size can be replayed.
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ _BATCH_TOKENS = 2048
 
 
 Exact = Literal["nothing", "inputs", "outputs"]
-"""What a walk keeps of the full-precision model: nothing; what it gives each block, which whoever has the block in hand
-replaces by the outputs (`CurrentBlock.move_on_`), for one more tensor of `(samples, seq, hidden)`; or inputs and
-outputs, for two more and one more forward pass."""
+"""Part of the full-precision model's states that a walk keeps: nothing; the inputs of each block, which the caller must
+replace by its outputs (`CurrentBlock.move_on_`), for one more tensor of `(samples, seq, hidden)`; or inputs and
+outputs, for two more tensors and one more forward pass."""
 
 
 @dataclass(frozen=True)
 class CurrentBlock:
-    """One decoder block, and what it receives.
+    """The decoder block that a walk has reached, and its inputs.
 
     Attributes:
         name: Its module name in the model.
-        module: The block itself, its linears plain ones in float32 until the driver replaces them.
+        module: The block itself; its linears are plain ones in float32 until the driver replaces them.
         groups: Linears of this block that share an input, in execution order; full module names.
-        inputs: Hidden states as the quantized blocks before give them. They are overwritten when the walk goes on.
-        exact_inputs: Hidden states as full-precision blocks give them, from the embeddings that the model has when the
-            walk begins; None where the walk was not asked for them.
-        exact_outputs: What the full-precision block makes of `exact_inputs`; None where the walk was not asked for it.
-        arguments: What the model gives this block beside the hidden states.
+        inputs: Hidden states from the quantized blocks before. They are overwritten in the next step of the walk.
+        exact_inputs: Hidden states from full-precision blocks, computed from the model's embeddings at the start of the
+            walk; None unless requested.
+        exact_outputs: Output of the full-precision block for `exact_inputs`; None unless requested.
+        arguments: Arguments of the block other than the hidden states.
     """
 
     name: str
@@ -61,44 +60,45 @@ class CurrentBlock:
     arguments: BlockArguments
 
     def run(self, hidden: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq hidden"]:
-        """What the block, as it is now, makes of hidden states of any number of windows; differentiable.
+        """Run the block in its current state on hidden states of any number of windows; differentiable.
 
-        Linears compute as they are: plain ones multiply in float32, `computing.linear.multiplying_in` changes that
-        for a while.
+        Plain linears multiply in float32; `computing.linear.multiplying_in` changes that temporarily.
 
         Raises:
-            ValueError: The windows are not as long as those that the walk began with.
+            ValueError: The windows are not as long as those of the walk.
         """
         if hidden.shape[1] != self.inputs.shape[1]:
-            raise ValueError(f"windows of {hidden.shape[1]} tokens, but {self.name} walks {self.inputs.shape[1]}")
+            raise ValueError(
+                f"{self.name} got windows of {hidden.shape[1]} tokens; expected {self.inputs.shape[1]}, as in the walk"
+            )
         return self.arguments.call(self.module, hidden)
 
     def linear(self, name: str) -> Linear:
-        """The linear of this block that has that full module name.
+        """The linear of this block with that full module name.
 
         Raises:
-            TypeError: What bears the name is no linear, or not a plain one any more.
+            TypeError: The module of that name is not a plain linear (any more).
         """
         return linear_at(self.module, self._inside(name))
 
     def weight(self, name: str) -> Float[Tensor, "out in"]:
-        """The weight of the linear of that full module name, whatever the module's own layout; a view."""
+        """The weight of the linear with that full module name, for either layout; a view."""
         return weight_at(self.module, self._inside(name))
 
     def move_on_(self, part: slice, outputs: Float[Tensor, "batch seq hidden"]) -> None:
-        """Put what the full-precision block makes of some exact inputs in their place.
+        """Replace some exact inputs by the outputs of the full-precision block.
 
-        Whoever still holds those inputs, or a view of them, sees them change: it comes last.
+        This also changes every view of those inputs, so call it after their last use.
 
         Raises:
-            ValueError: The walk was not asked for exact inputs, or keeps their outputs itself.
+            ValueError: The walk keeps no exact inputs, or keeps exact outputs itself.
         """
         if self.exact_inputs is None or self.exact_outputs is not None:
-            raise ValueError(f"the walk did not leave the exact inputs of {self.name} to be replaced by their outputs")
+            raise ValueError(f"cannot replace the exact inputs of {self.name}; use a walk with wants_exact='inputs'")
         self.exact_inputs[part] = outputs
 
     def batches(self) -> list[slice]:
-        """The samples in parts that are run together, of about 2048 tokens each."""
+        """Slices of the samples that are run together, about 2048 tokens each."""
         return _batches(self.inputs)
 
     def _inside(self, name: str) -> str:
@@ -112,21 +112,21 @@ def walk(
     dtype: torch.dtype,
     wants_exact: Exact = "nothing",
 ) -> Iterator[CurrentBlock]:
-    """Every decoder block in turn.
+    """Yield every decoder block in turn.
 
-    Whoever iterates may change the block between two steps: put codes in place of its linears, tune its norms. What
-    the next block receives is computed from the block as it then is.
+    The caller may change the block before the next step: replace its linears by codes, tune its norms. The input of the
+    next block is computed from the changed block.
 
     Args:
-        model: The model, in float32; transforms were applied already. Hooks on its blocks run as in its own forward
-            pass. It is put into evaluation mode.
+        model: The model, in float32, after all transforms. Hooks on its blocks run as in its own forward pass. It is
+            put into evaluation mode.
         relations: Its relations.
         windows: Calibration tokens.
-        dtype: What linears that are still plain ones multiply in.
-        wants_exact: What is kept of the full-precision model beside.
+        dtype: Dtype that plain linears multiply in.
+        wants_exact: Full-precision states to keep.
 
     Raises:
-        ModelError: What the model gives its blocks depends on the tokens by more than the hidden states.
+        ModelError: An argument of a block other than the hidden states depends on the tokens.
     """
     model.train(False)
     blocks = {name: model.get_submodule(name) for name in relations.blocks}
@@ -147,12 +147,12 @@ def walk(
 
 @dataclass(frozen=True)
 class BlockArguments:
-    """What a model gives one block beside the hidden states, for batches of any size.
+    """Arguments of one block other than the hidden states, for batches of any size.
 
     Attributes:
-        single: The call that was recorded with a batch of one.
-        repeated: For each tensor in it, in the order of `_tensors`, the dimension that grows with the batch; None
-            for those that all sequences share.
+        single: The call recorded with a batch of one.
+        repeated: For each tensor in it, in the order of `_tensors`, the dimension that grows with the batch; None for
+            tensors that all sequences share.
     """
 
     single: BlockCall
@@ -171,7 +171,7 @@ class BlockArguments:
 def _record(
     model: PreTrainedModel, blocks: dict[str, nn.Module], windows: Int[Tensor, "samples seq"]
 ) -> dict[str, BlockArguments]:
-    """What each block is called with beside its hidden states."""
+    """Record the arguments of each block other than the hidden states."""
     pair = windows[[0, -1]].to(model.device)
     singles = record_block_calls(model, blocks, pair[:1])
     doubles = record_block_calls(model, blocks, pair)
@@ -179,7 +179,7 @@ def _record(
 
 
 def _compared(name: str, single: BlockCall, double: BlockCall) -> BlockArguments:
-    """Find out which arguments grow with the batch, and make sure that none depends on the tokens."""
+    """Find the arguments that grow with the batch, and check that none depends on the tokens."""
     single, double = _without_hidden(single), _without_hidden(double)
     repeated = []
     ones, twos = _tensors(single), _tensors(double)
@@ -188,21 +188,21 @@ def _compared(name: str, single: BlockCall, double: BlockCall) -> BlockArguments
         dim = grown[0] if grown else None
         if not torch.equal(_tiled(one, dim, 2), two):
             raise ModelError(
-                f"{name} receives a tensor of shape {tuple(two.shape)} that depends on the tokens; walking block by "
-                "block can replay only what is the same for all windows"
+                f"{name} receives an argument of shape {tuple(two.shape)} that depends on the tokens; quantizing block "
+                "by block needs arguments that are the same for all windows; use a method that does not, such as gptq"
             )
         repeated.append(dim)
     return BlockArguments(single, tuple(repeated))
 
 
 def _without_hidden(call: BlockCall) -> BlockCall:
-    """The call with None in the place of the hidden states: the first argument, or the one of that name."""
+    """The call with None in place of the hidden states: the first argument, or the keyword `hidden_states`."""
     if call.args:
         return BlockCall((None, *call.args[1:]), call.kwargs)
     return BlockCall((), {**call.kwargs, "hidden_states": None})
 
 
-class _Entered(Exception):  # noqa: N818  # no error: it ends a forward pass that has shown enough
+class _Entered(Exception):  # noqa: N818  # not an error: it ends a forward pass early
     """The first block was reached."""
 
 
@@ -210,7 +210,7 @@ class _Entered(Exception):  # noqa: N818  # no error: it ends a forward pass tha
 def _entering(
     model: PreTrainedModel, first: nn.Module, windows: Int[Tensor, "samples seq"]
 ) -> Float[Tensor, "samples seq hidden"]:
-    """What enters the first block, before any hook of its own; nothing behind it is computed."""
+    """Input of the first block, before its own hooks; the blocks are not run."""
     entered: list[Tensor] = []
 
     def keep(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -225,12 +225,12 @@ def _entering(
                 model.base_model(input_ids=windows[part].to(model.device), use_cache=False)
             states = entered.pop()
             if hidden is None:
-                hidden = states.new_empty(*windows.shape, states.shape[-1])  # all at once: parts and whole are twice
+                hidden = states.new_empty(*windows.shape, states.shape[-1])  # one allocation: half the memory
             hidden[part] = states
     finally:
         hook.remove()
     if hidden is None:
-        raise ValueError("there are no windows to walk with; expected at least one")
+        raise ValueError("there are no calibration windows; expected at least one")
     return hidden
 
 
@@ -242,7 +242,7 @@ def _advance_(
     out: Float[Tensor, "samples seq hidden"],
     dtype: torch.dtype,
 ) -> None:
-    """Write what `block` makes of `hidden` into `out`, which may be the same tensor."""
+    """Run `block` on `hidden` and write the result into `out`, which may be the same tensor."""
     with multiplying_in(block, dtype):
         for part in _batches(hidden):
             out[part] = arguments.call(block, hidden[part])
@@ -254,7 +254,7 @@ def _batches(windows: Tensor) -> list[slice]:
 
 
 def _tiled(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
-    """`tensor` of a batch of one as a larger batch has it."""
+    """Repeat a tensor recorded with a batch of one for a larger batch."""
     if dim is None:
         return tensor
     if tensor.shape[dim] == 1:
@@ -263,7 +263,7 @@ def _tiled(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
 
 
 def _mapped(value: Any, change: Any) -> Any:
-    """`value` with every tensor inside its tuples, lists and dictionaries changed, in order."""
+    """Apply `change` to every tensor inside nested tuples, lists and dictionaries, in order."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):

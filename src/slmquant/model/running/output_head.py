@@ -1,7 +1,7 @@
-"""Hidden states and logits apart: run the body once, and the head only where a logit is asked for.
+"""Runs body and head of a model separately: the body once, the head only for the tokens whose logits are needed.
 
-A vocabulary of 49,152 makes one float32 logit row 197 kB, where the hidden state it came from is 1-2 kB. So
-the body's output is what evaluation keeps, also for the reference model that divergence compares with.
+With a vocabulary of 49,152 one float32 row of logits has 197 kB, while its hidden state has 1-2 kB. So evaluation keeps
+hidden states, also those of the reference model for divergences.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 _FLOAT32_ERROR = 1e-5
-"""Relative; a product of a few hundred terms is off by 1e-7 in float32, by 1e-3 in bfloat16."""
+"""Relative error; a product of a few hundred terms has an error of 1e-7 in float32, of 1e-3 in bfloat16."""
 
 
 class _Output(BaseModelOutputWithPast):
-    """What a body returns; whatever else a model looks for in it (router logits, states, ...) is None."""
+    """Output of a body; every other attribute that a model may read (router logits, states, ...) is None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
@@ -29,7 +29,7 @@ class _Output(BaseModelOutputWithPast):
 
 
 class _Replay(nn.Module):
-    """Stands where the body was and returns given hidden states."""
+    """Replaces the body and returns given hidden states."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
@@ -46,15 +46,15 @@ class _Replay(nn.Module):
 class OutputHead:
     """The last step of a causal language model: final hidden states to logits.
 
-    What an architecture does around its head (soft caps, logit scales, biases) is kept, because the model's own
-    `forward` runs, with its body replaced by the given states. The head itself computes in float32 whatever the
-    body computes in: a logit of 20 rounded to bfloat16 is off by up to 0.06, which would put a floor under every
-    divergence, and one product more or less in float32 costs little.
+    Operations of an architecture around its head (soft caps, logit scales, biases) are included, because the model's
+    own `forward` runs, with its body replaced by the given states. The head always computes in float32, whatever the
+    body's dtype: a logit of 20 rounded to bfloat16 is off by up to 0.06, which would be a lower limit of every
+    divergence, and one product in float32 costs little.
 
     Args:
         model: A transformers causal language model; it is used, not copied.
-        weight: A head weight, shape `(vocab, hidden)`, to use instead of the model's own. With the
-            full-precision weight given, a quantized model still yields the reference's logits.
+        weight: A head weight, shape `(vocab, hidden)`, to use instead of the model's own. Given the full-precision
+            weight, a quantized model can still compute the reference's logits.
     """
 
     def __init__(self, model: PreTrainedModel, weight: Tensor | None = None) -> None:
@@ -71,9 +71,9 @@ class OutputHead:
     def logits(self, hidden: Tensor, *, again: bool = False) -> Tensor:
         """Logits, shape `(tokens, vocab)` in float32, of final hidden states of shape `(tokens, hidden)`.
 
-        The caller chunks: this makes a whole `tokens × vocab` block, which may be changed. With `again` it lies where
-        the one before it lay, whose logits are then gone: a block is tens of megabytes, and taken from the system anew
-        its pages cost as much as the product itself.
+        The result is a whole `tokens × vocab` block, so pass few tokens at a time; the caller may modify it. With
+        `again` the memory of the previous result is reused, which overwrites its logits: a block has tens of megabytes,
+        and allocating it costs as much time as the product itself.
         """
         with self._replayed(hidden[None].float()) as head:
             head.block, kept = (head.block if again else None), head.block
@@ -99,7 +99,7 @@ class OutputHead:
 
 
 class _BlockLinear(nn.Linear):
-    """A linear that writes its output into `block`, where there is one and it is large enough, and leaves it there."""
+    """A linear that writes its output into the buffer `block`, which it allocates if missing or too small."""
 
     block: Tensor | None = None
 
@@ -116,7 +116,7 @@ class _BlockLinear(nn.Linear):
 
 @contextmanager
 def _onednn_products() -> Iterator[None]:
-    """Within this context float32 products on the CPU are taken by oneDNN, which may round to bfloat16 on the way."""
+    """Within this context oneDNN computes float32 products on the CPU, and may round operands to bfloat16."""
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made when torch is imported
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
@@ -128,11 +128,10 @@ def _onednn_products() -> Iterator[None]:
 
 @cache
 def _onednn_is_exact() -> bool:
-    """Whether oneDNN, allowed to round float32 operands to bfloat16, does not.
+    """Whether oneDNN computes in float32 although it may round operands to bfloat16.
 
-    It does so where a processor has AMX. On others it stays in float32, and where the library that torch asks
-    otherwise does not know the processor well (AMD's), its products take two thirds of the time. There is no plain
-    setting that asks oneDNN for float32.
+    It rounds on processors with AMX. On others it stays in float32, and on processors that torch's default library is
+    not optimised for (AMD's) its products take two thirds of the time. No setting of torch requests oneDNN in float32.
     """
     if not torch.backends.mkldnn.is_available():
         return False
@@ -145,7 +144,7 @@ def _onednn_is_exact() -> bool:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> _BlockLinear:
-    """A float32 linear around a weight that exists."""
+    """A float32 linear around an existing weight."""
     out_features, in_features = weight.shape
     linear = _BlockLinear(in_features, out_features, bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)

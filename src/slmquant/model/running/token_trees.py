@@ -1,10 +1,10 @@
-"""Inputs that begin alike, run through a model as one tree: what they share is computed once.
+"""Runs inputs with common prefixes through a model as one tree, so that shared tokens are computed once.
 
-The options of a question share its text, and all questions of a subject the examples before them. A tree holds each
-shared token once; attention goes from a token to its ancestors alone, and positions are depths, so that every token
-sees exactly what it would see if its input were run by itself. transformers models take such a mask as it is. Models
-that look at neighbours in memory instead (recurrent states, convolutions, ALiBi, cache groups of tokens) cannot be
-run so: `longest_shared` finds out by trying.
+The options of a question share its text, and all questions of a subject share the examples before them. A tree contains
+each shared token once; a token attends only to its ancestors, and its position is its depth, so that every token sees
+exactly what it would see if its input were run separately. transformers models accept such a mask. Models that depend
+on the order in memory instead (recurrent states, convolutions, ALiBi, cache groups of tokens) cannot be run this way:
+`longest_shared` tests it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Tokens = tuple[int, ...]
 
 _ROUNDED = 16
 _SMALL = 64
-"""A tree of fewer nodes is not rounded."""
+"""The size of a tree with fewer nodes is not rounded."""
 _TRIED_TOKENS = 64
 _DISTURBANCE = 1e-6
-"""Relative; what a float32 sum in another order is off by."""
+"""Relative error of a float32 sum in another order."""
 _TOLERANCE = 1e-4
-"""Relative, and exceeded only as far as that disturbance grows; a wrong mask is off by 0.1 and more."""
+"""Relative tolerance, raised if the model amplifies the disturbance; a wrong mask causes errors of 0.1 and more."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Branch:
     """Consecutive nodes of a tree, each the child of the one before.
 
     Attributes:
-        start: The first of them.
-        stop: One past the last.
-        ancestors: What they hang on, from the root down; empty for a root.
+        start: The first node.
+        stop: One past the last node.
+        ancestors: Their ancestors, from the root down; empty for a root.
     """
 
     start: int
@@ -57,13 +57,13 @@ class Branch:
 
 @dataclass(frozen=True)
 class Tree:
-    """Some inputs as a tree (or several).
+    """Several inputs as one or more trees.
 
     Attributes:
-        tokens: Of each node.
-        depths: Position of each node in the inputs that run through it, a cached prefix counted.
-        branches: The nodes, in order.
-        paths: For each input, in the order given, the nodes that it runs through after the cached prefix.
+        tokens: Token of each node.
+        depths: Position of each node in its inputs, including a cached prefix.
+        branches: All nodes, in order, as branches.
+        paths: For each input, in the order given, its nodes after the cached prefix.
     """
 
     tokens: Tokens
@@ -73,7 +73,7 @@ class Tree:
 
 
 def common_length(first: Tokens, second: Tokens) -> int:
-    """How many tokens two inputs share at their beginning."""
+    """Length of the common prefix of two inputs."""
     shorter = min(len(first), len(second))
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), shorter)
 
@@ -82,8 +82,8 @@ def lay_out(inputs: Sequence[Tokens], skip: int = 0) -> Tree:
     """Arrange inputs as a tree.
 
     Args:
-        inputs: At least one; sorted, so that what begins alike is adjacent.
-        skip: How many tokens, the same in all, lie in the cache and not in the tree.
+        inputs: At least one input; sorted, so that inputs with common prefixes are adjacent.
+        skip: Length of the common prefix that is in the cache and not in the tree.
     """
     tokens: list[int] = []
     depths: list[int] = []
@@ -106,9 +106,9 @@ def lay_out(inputs: Sequence[Tokens], skip: int = 0) -> Tree:
 
 
 def rounded(nodes: int) -> int:
-    """With how many nodes a tree of so many is run, padding included.
+    """Number of nodes, padding included, with which a tree of `nodes` nodes is run.
 
-    For every new shape of a product oneDNN makes code, and keeps it: hundreds of batches, each of another length, cost
+    oneDNN generates and keeps code for every new shape of a product: hundreds of batches of different lengths cost
     hundreds of megabytes.
     """
     return nodes if nodes < _SMALL else _ROUNDED * ceil(nodes / _ROUNDED)
@@ -118,7 +118,7 @@ class PackedBody:
     """The body of a causal language model, run on trees.
 
     Args:
-        model: For which `longest_shared` is not 0; it is used, not copied.
+        model: A model for which `longest_shared` is not 0; it is used, not copied.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -127,7 +127,7 @@ class PackedBody:
 
     @contextmanager
     def after(self, prefix: Tokens) -> Iterator[None]:
-        """Within this context all trees hang on `prefix`, whose keys and values are computed once."""
+        """Within this context all trees continue `prefix`, whose keys and values are computed once."""
         self._cache = DynamicCache()
         try:
             self._run(torch.tensor([prefix]), torch.arange(len(prefix))[None], None)
@@ -137,14 +137,14 @@ class PackedBody:
 
     @torch.inference_mode()
     def hidden(self, trees: Sequence[Tree]) -> Float[Tensor, "trees nodes hidden"]:
-        """Final hidden states of all nodes; a tree with fewer nodes than the largest is padded with nonsense."""
+        """Final hidden states of all nodes; smaller trees are padded, and states of padding are meaningless."""
         cached = self._cached_tokens()
         longest = rounded(max(len(tree.tokens) for tree in trees))
         ids = torch.zeros(len(trees), longest, dtype=torch.long)
         positions = torch.zeros(len(trees), longest, dtype=torch.long)
         visible = torch.zeros(len(trees), longest, cached + longest, dtype=torch.bool)
         visible[:, :, :cached] = True
-        visible[:, :, cached:] = torch.eye(longest, dtype=torch.bool)  # padding sees itself: a row of nothing is NaN
+        visible[:, :, cached:] = torch.eye(longest, dtype=torch.bool)  # padding sees itself: an empty row gives NaN
         for row, tree in enumerate(trees):
             ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
             positions[row, : len(tree.tokens)] = torch.tensor(tree.depths)
@@ -161,15 +161,15 @@ class PackedBody:
 
     @torch.inference_mode()
     def _run(self, ids: Tensor, positions: Tensor, visible: Tensor | None, starts: Sequence[int] = ()) -> Tensor:
-        """Run the body, in parts where the `starts` of a tree's branches are given.
+        """Run the body; if `starts` of a tree's branches are given, attention is computed in parts.
 
-        What it adds to the cache stays there only where `visible` is None.
+        New keys and values stay in the cache only if `visible` is None.
         """
         device = self._model.device
         mask = None
         attention: AbstractContextManager[None] = nullcontext()
         if visible is not None:
-            # Additive, as attention that is written out in eager code wants it; sdpa takes it as well.
+            # Additive, as eager attention requires; sdpa accepts it too.
             nothing = torch.finfo(torch.float32).min
             mask = torch.zeros(visible.shape).masked_fill_(~visible, nothing)[:, None].to(device)
             if starts:
@@ -189,25 +189,25 @@ class PackedBody:
 
 
 def longest_shared(model: PreTrainedModel) -> int | None:
-    """Tokens of the longest inputs that can be run as trees; None for no limit, 0 where `model` cannot at all.
+    """Largest length of inputs that can be run as trees; None for no limit, 0 if `model` does not support trees.
 
-    The limit is that of a sliding window: a tree's mask lets a token see all of its ancestors, which is right as long
-    as the window would, too.
+    The limit is the sliding window: a tree's mask lets a token see all of its ancestors, which is only correct for
+    inputs within the window.
     """
     if depends_on_position(model):
         return 0
-    window = getattr(model.config.get_text_config(), "sliding_window", None) or None  # some say 0
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or None  # some configurations say 0
     if window is not None and window < _TRIED_TOKENS:
         return 0
     return window if _shares_prefixes(model) else 0
 
 
 def _shares_prefixes(model: PreTrainedModel) -> bool:
-    """Whether `model` gives the nodes of a tree the states that their inputs have when they are run one by one.
+    """Whether `model` computes the same states for inputs in a tree as for inputs run one by one.
 
-    Tried on three inputs of arbitrary tokens, as a tree and as a tree after a cached prefix. Rounding may differ, as
-    sums over keys run in another order; products in bfloat16 or rounded activations make thousands of times as much of
-    that. What becomes of a change of the embeddings in the sixth digit is measured, and a few times as much is allowed.
+    Tested on three inputs of random tokens, as a tree and as a tree after a cached prefix. Rounding may differ, because
+    sums over keys run in another order; products in bfloat16 or rounded activations amplify that a thousandfold. So the
+    effect of a change of the embeddings in the sixth digit is measured, and a few times that is allowed.
     """
     vocab = int(model.config.get_text_config().vocab_size)
     drawn = torch.Generator().manual_seed(0)
@@ -221,7 +221,7 @@ def _shares_prefixes(model: PreTrainedModel) -> bool:
         together = _states(body, lay_out(inputs))
         with body.after(inputs[0][:9]):
             after = _states(body, lay_out(inputs, skip=9))
-    except Exception as error:  # an architecture that cannot take such a mask, or such a cache, says so in many ways
+    except Exception as error:  # architectures that reject such a mask or cache raise various exceptions
         if is_memory(error):
             raise
         return False
@@ -235,7 +235,7 @@ def _shares_prefixes(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def _disturbed(model: PreTrainedModel, generator: torch.Generator) -> Iterator[None]:
-    """Within this context embeddings are off by a part in a million."""
+    """Within this context embeddings have a relative error of one in a million."""
 
     def disturb(_module: nn.Module, _args: object, out: Tensor) -> Tensor:
         noise = torch.randn(out.shape, generator=generator).to(out.device, out.dtype)
@@ -254,5 +254,5 @@ def _states(body: PackedBody, tree: Tree) -> list[Tensor]:
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
-    """Relative; NaN, which is within no tolerance, where a state is not finite."""
+    """Relative distance; NaN (never within tolerance) if a state is not finite."""
     return float((found - expected).norm() / expected.norm())

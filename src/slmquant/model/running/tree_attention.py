@@ -1,12 +1,12 @@
-"""Attention of a tree behind a cached beginning, part by part.
+"""Attention of a tree after a cached prefix, computed part by part.
 
-A row of questions behind the same examples is one tree. Under one mask every question is multiplied with the keys of
-all others, in vain: with 512 nodes behind 600 cached tokens that is two fifths of the work. Here consecutive branches
-form parts, and a part is multiplied with the cached keys, those of its ancestors and its own. What is computed is the
-same: a masked key has no weight.
+Several questions after the same examples form one tree. With one mask every question is multiplied with the keys of all
+others, to no effect: with 512 nodes after 600 cached tokens that is two fifths of the work. Here consecutive branches
+form parts, and a part is multiplied only with the cached keys, the keys of its ancestors and its own. The result is the
+same, since a masked key has no weight.
 
-Models whose attention is not transformers' `sdpa` are left as they are, and so is a layer that asks of it more than
-queries, keys, values and a mask.
+Models whose attention is not transformers' `sdpa` do not use this, nor do layers that pass more to it than queries,
+keys, values and a mask.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Part", "in_parts", "parts_of"]
 
 _NAME = "slmquant-trees"
 _PART_NODES = 64
-"""A part has at least so many nodes, if there are so many: fewer leave the products of attention too small."""
+"""Least number of nodes of a part, if there are so many; smaller products would be inefficient."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Part:
     """Consecutive nodes of a tree.
 
     Attributes:
-        start: The first of them.
-        stop: One past the last.
-        sees: Nodes that any of them looks at, ancestors first, then their own.
-        mask: What is added to their scores: for the cached keys, then for `sees`.
+        start: The first node.
+        stop: One past the last node.
+        sees: Nodes that any of them attends to: ancestors first, then the part's own nodes.
+        mask: Added to their scores: for the cached keys, then for `sees`.
     """
 
     start: int
@@ -52,7 +52,7 @@ class Part:
 
 
 def parts_of(starts: Sequence[int], mask: Float[Tensor, "1 1 nodes keys"]) -> list[Part]:
-    """Divide a tree whose branches begin at `starts` under a mask over cached keys and nodes."""
+    """Divide a tree into parts, given the `starts` of its branches and a mask over cached keys and nodes."""
     nodes = mask.shape[2]
     cached = mask.shape[3] - nodes
     cuts = [0]
@@ -69,7 +69,7 @@ def parts_of(starts: Sequence[int], mask: Float[Tensor, "1 1 nodes keys"]) -> li
 
 @contextmanager
 def in_parts(model: PreTrainedModel, parts: Sequence[Part]) -> Iterator[None]:
-    """Within this context `model` attends in `parts`, which together are the one tree that it is given."""
+    """Within this context `model` computes attention in `parts`, which together form its one input tree."""
     before = model.config._attn_implementation
     if before != "sdpa":
         yield
@@ -96,7 +96,7 @@ def _attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """What `sdpa_attention_forward` gives, `(1, nodes, heads, value_dim)`."""
+    """Same result as `sdpa_attention_forward`, `(1, nodes, heads, value_dim)`."""
     parts, nodes = _current.get(), query.shape[2]
     cached = key.shape[2] - nodes
     wants_more = dropout or any(options.get(name) is not None for name in ("softcap", "position_bias", "cache"))
@@ -105,7 +105,7 @@ def _attend(
     own_key, own_value = key[:, :, cached:].clone(), value[:, :, cached:].clone()
     out = query.new_empty(1, nodes, query.shape[1], value.shape[-1])
     for part in parts:
-        stop = cached + len(part.sees)  # the keys of a part are gathered behind the cached ones, which lie still
+        stop = cached + len(part.sees)  # the keys of a part are copied behind the cached keys, which do not move
         key[:, :, cached:stop] = own_key[:, :, part.sees]
         value[:, :, cached:stop] = own_value[:, :, part.sees]
         attended = F.scaled_dot_product_attention(
@@ -117,12 +117,12 @@ def _attend(
             enable_gqa=key.shape[1] != query.shape[1],
         )
         out[:, part.start : part.stop] = attended.transpose(1, 2)
-    key[:, :, cached:], value[:, :, cached:] = own_key, own_value  # later layers may read them as well
+    key[:, :, cached:], value[:, :, cached:] = own_key, own_value  # later layers may read them too
     return out, None
 
 
 def _switch_(model: PreTrainedModel, name: str) -> None:
-    with quiet_transformers():  # it says of some architectures that they cannot be switched; those attend as before
+    with quiet_transformers():  # some architectures cannot be switched and log it; their attention does not change
         model.set_attn_implementation(name)
 
 
