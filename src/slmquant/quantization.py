@@ -129,8 +129,8 @@ class _Quantization:
         for transform in self.recipe.transforms:
             self._statistics = transform.apply_(work, self._statistics)
             if transform.recaptures and (needs := self.recipe.needs_after(transform, work.scheme)):
-                anew = FreshCalibration(work.model, work.calibration.windows, work.dtype, work.progress)
-                self._statistics = anew.statistics(work.relations, needs)
+                fresh = FreshCalibration(work.model, work.calibration.windows, work.dtype, work.progress)
+                self._statistics = fresh.statistics(work.relations, needs)
 
     def round_(self, assembly: Assembly) -> None:
         """Round the weights and install the codes in the model, group by group or block by block."""

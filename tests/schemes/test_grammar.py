@@ -144,7 +144,7 @@ def test_sixteen_bits_everywhere_is_full_precision() -> None:
         ("FP8-asym", "only integers have"),
         ("NF4-dq", "write e.g. 'NF4g64-dq'"),
         ("W4A16g64-dq", "write e.g. 'NF4g64-dq'"),
-        ("MXFP4-static", "finds the scales of its blocks while running"),
+        ("MXFP4-static", "computes the scales of its blocks at run time"),
         ("FP8A16-static", "write e.g. 'W8A8-static'"),
         ("W4AINTg64", "how many bits"),
         ("Q4_KE7", "GGUF has no 7-bit type"),
