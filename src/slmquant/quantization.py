@@ -75,22 +75,22 @@ def quantize_by_(
     budget: Budget = "fast",
     progress: Progress | None = None,
 ) -> QuantizedModel:
-    """`quantize_` by a recipe that need have no name of its own, such as a method with other settings.
+    """Like `quantize_`, but with a recipe that needs no registered name, e.g. a method with other settings.
 
     Args:
-        recipe: What is done.
+        recipe: The recipe.
         model: As in `quantize_`.
-        method: What the result calls the recipe.
-        scheme: As in `quantize_`, and likewise the rest.
-        calibration: What the recipe may look at.
-        dtype: What the linears of the result multiply in.
-        seed: Of everything that is drawn.
-        budget: What learning may cost.
-        progress: Who is told how far it is.
+        method: Name of the recipe in the result.
+        scheme: As in `quantize_`, like all other arguments.
+        calibration: Calibration data for the recipe.
+        dtype: Dtype that the linears of the result multiply in.
+        seed: Seed of all random numbers.
+        budget: Upper limit on the cost of learning.
+        progress: Receives progress updates.
 
     Raises:
-        RefusedError: The recipe cannot do this scheme on this model; the message says why.
-        NumericalError: A solver met numbers that are not finite.
+        RefusedError: The recipe does not support this scheme on this model; the message says why.
+        NumericalError: A solver met NaN or infinity.
     """
     _refuse(method, recipe.refusal(scheme))
     if scheme.is_full_precision:
