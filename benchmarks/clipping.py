@@ -26,8 +26,8 @@ from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import Grid
 from slmquant.core.clip import clipped, group_losses
 from slmquant.core.hessian import Weighting
-from slmquant.methods._base import grid_of
 from slmquant.methods.awq import ClippedNearest
+from slmquant.methods.common.recipe import grid_of
 from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import discover
 from slmquant.schemes import parse

@@ -16,8 +16,8 @@ from rich.table import Table
 from variants import Reading, add_options, bench_of, conditions, console
 
 from slmquant import methods
-from slmquant.methods._base import Budget
-from slmquant.methods._learning import Schedule
+from slmquant.methods.common.learning import Schedule
+from slmquant.methods.common.recipe import Budget
 from slmquant.methods.omniquant import FAST, OmniQuant, OmniSettings
 from slmquant.schemes import Scheme
 

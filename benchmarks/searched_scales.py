@@ -20,8 +20,8 @@ from variants import Reading, add_options, bench_of, conditions, console
 
 from slmquant import methods
 from slmquant.core.gptq import Scales
-from slmquant.methods._base import BlockSolver, Rounding
 from slmquant.methods.autoround import AutoRound
+from slmquant.methods.common.recipe import BlockSolver, Rounding
 from slmquant.methods.gptaq import Gptaq
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq

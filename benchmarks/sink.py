@@ -16,7 +16,7 @@ import torch
 from slmquant.calib.capture import capture
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows, text_tokens
-from slmquant.methods._base import Rounding, grid_of
+from slmquant.methods.common.recipe import Rounding, grid_of
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sink import SINK_SHARE
 from slmquant.methods.rtn import Nearest

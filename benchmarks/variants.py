@@ -26,7 +26,7 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows, spread_windows, text_tokens
 from slmquant.core.divergence import log_normalize_, token_divergence_
 from slmquant.errors import RefusedError
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.model.sources.load import load
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_by_

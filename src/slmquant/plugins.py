@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from slmquant.formats.common.entries import describe as describe
     from slmquant.formats.common.entries import entries as entries
     from slmquant.formats.common.entries import run_time_refusal as run_time_refusal
-    from slmquant.methods._base import BlockSolver as BlockSolver
-    from slmquant.methods._base import Correction as Correction
-    from slmquant.methods._base import Recipe as Recipe
-    from slmquant.methods._base import Rounding as Rounding
-    from slmquant.methods._base import Transform as Transform
-    from slmquant.methods._base import Work as Work
+    from slmquant.methods.common.recipe import BlockSolver as BlockSolver
+    from slmquant.methods.common.recipe import Correction as Correction
+    from slmquant.methods.common.recipe import Recipe as Recipe
+    from slmquant.methods.common.recipe import Rounding as Rounding
+    from slmquant.methods.common.recipe import Transform as Transform
+    from slmquant.methods.common.recipe import Work as Work
     from slmquant.model.computing.quantized_model import QuantizedModel as QuantizedModel
     from slmquant.store.record import DataCard as DataCard
     from slmquant.store.record import ItemOutcome as ItemOutcome
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Artifact": "slmquant.artifact",
-    "BlockSolver": "slmquant.methods._base",
-    "Correction": "slmquant.methods._base",
+    "BlockSolver": "slmquant.methods.common.recipe",
+    "Correction": "slmquant.methods.common.recipe",
     "DataCard": "slmquant.store.record",
     "DataError": "slmquant.errors",
     "Engine": "slmquant.engines.common.contract",
@@ -71,15 +71,15 @@ _HOMES = {
     "Placement": "slmquant.formats.common.contract",
     "QuantizedModel": "slmquant.model.computing.quantized_model",
     "QuantizedTensor": "slmquant.core.quantized_tensor",
-    "Recipe": "slmquant.methods._base",
+    "Recipe": "slmquant.methods.common.recipe",
     "RefusedError": "slmquant.errors",
-    "Rounding": "slmquant.methods._base",
+    "Rounding": "slmquant.methods.common.recipe",
     "Session": "slmquant.engines.common.contract",
     "Task": "slmquant.tasks.common.contract",
     "TaskResult": "slmquant.tasks.common.contract",
     "TaskSpec": "slmquant.store.record",
-    "Transform": "slmquant.methods._base",
-    "Work": "slmquant.methods._base",
+    "Transform": "slmquant.methods.common.recipe",
+    "Work": "slmquant.methods.common.recipe",
     "Written": "slmquant.formats.common.contract",
     "atomic_dir": "slmquant.files",
     "atomic_file": "slmquant.files",

@@ -14,8 +14,8 @@ from slmquant.calib.calibration import Calibration, FreshCalibration
 from slmquant.calib.statistics import InputStatistics, Statistics, massive_inputs, massive_note
 from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import RefusedError
-from slmquant.methods._base import BlockSolver, Budget, Recipe, Rounding, Work, grid_of, static_scale
-from slmquant.methods._stacked import round_stacked
+from slmquant.methods.common.recipe import BlockSolver, Budget, Recipe, Rounding, Work, grid_of, static_scale
+from slmquant.methods.common.stacked import round_stacked
 from slmquant.model.computing import kv_cache
 from slmquant.model.computing.assembly import Assembly
 from slmquant.model.computing.linear import weight_at

@@ -15,8 +15,8 @@ from slmquant.calib.statistics import InputStatistics, Statistics
 from slmquant.core.affine import Grid
 from slmquant.core.awq import output_loss
 from slmquant.core.side import LowRank, OutlierColumns
-from slmquant.methods._base import Work
 from slmquant.methods.awq import ActivationAwareScaling, ClippedNearest
+from slmquant.methods.common.recipe import Work
 from slmquant.methods.hqq import HalfQuadratic
 from slmquant.methods.lqer import LowRankCorrection
 from slmquant.methods.smoothquant import Smoothing

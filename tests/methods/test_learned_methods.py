@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from slmquant import methods
 from slmquant.calib.calibration import NoCalibration
 from slmquant.core.affine import QuantizedTensor
-from slmquant.methods._base import Work, grid_of
-from slmquant.methods._equivalent import equivalent_scales
-from slmquant.methods._learning import Schedule, _divided
 from slmquant.methods.autoround import AutoRound, SignedGradient
 from slmquant.methods.autoround_mse import SEARCH
+from slmquant.methods.common.equivalent import equivalent_scales
+from slmquant.methods.common.learning import Schedule, _divided
+from slmquant.methods.common.recipe import Work, grid_of
 from slmquant.methods.omniquant import OmniQuant, OmniSettings, augmented, published, settings_of
 from slmquant.model.computing.activations import ActivationQuantizer
 from slmquant.model.computing.linear import replace_linears_

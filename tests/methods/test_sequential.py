@@ -13,7 +13,7 @@ from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.gptaq import gptaq
-from slmquant.methods._base import BlockSolver, Work, grid_of
+from slmquant.methods.common.recipe import BlockSolver, Work, grid_of
 from slmquant.methods.gptaq import Gptaq
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq

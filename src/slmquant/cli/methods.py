@@ -10,7 +10,7 @@ import typer
 from slmquant.cli._output import JsonOption, console, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from slmquant.methods._base import Recipe
+    from slmquant.methods.common.recipe import Recipe
 
 
 def command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from slmquant import plugins
-from slmquant.methods._base import Recipe, combine
+from slmquant.methods.common.recipe import Recipe, combine
 
 REFERENCE = "none"
 """The method that quantizes nothing: every comparison's yardstick."""

@@ -37,8 +37,8 @@ from torch import Tensor
 from slmquant.calib.capture import capture_block
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.signround import LearnedRounding
-from slmquant.methods._base import Budget, Recipe, Rounding, Work, grid_of
-from slmquant.methods._learning import Schedule, learn, learning, refusal_to_learn
+from slmquant.methods.common.learning import Schedule, learn, learning, refusal_to_learn
+from slmquant.methods.common.recipe import Budget, Recipe, Rounding, Work, grid_of
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.rtn import Nearest
 from slmquant.model.discovery.relations import Relations

@@ -12,8 +12,8 @@ each linear, and 21 passes over its weight.
 
 from __future__ import annotations
 
-from slmquant.methods._base import Recipe
 from slmquant.methods.autoround import AutoRound
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sink import SINK_SHARE
 

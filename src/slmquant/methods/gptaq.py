@@ -36,8 +36,8 @@ from slmquant.core.gptaq import gptaq
 from slmquant.core.gptq import Scales
 from slmquant.core.hessian import Weighting
 from slmquant.errors import NumericalError
-from slmquant.methods._base import Recipe, Work
-from slmquant.methods._stacked import round_stacked
+from slmquant.methods.common.recipe import Recipe, Work
+from slmquant.methods.common.stacked import round_stacked
 from slmquant.methods.gptq import Gptq
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.discovery.relations import Relations

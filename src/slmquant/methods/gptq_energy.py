@@ -10,7 +10,7 @@ Cost: as `gptq`.
 
 from __future__ import annotations
 
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.gptq import Gptq
 
 METHOD = Recipe(

@@ -24,7 +24,7 @@ stories15m. The activations of 1024 tokens in memory. Not block by block.
 
 from __future__ import annotations
 
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.gptq import Gptq
 
 METHOD = Recipe(

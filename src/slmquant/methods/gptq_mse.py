@@ -22,7 +22,7 @@ Cost: as `gptq_sink`, and 21 passes over each weight.
 
 from __future__ import annotations
 
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sink import SINK_SHARE
 

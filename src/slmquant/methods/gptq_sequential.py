@@ -27,8 +27,8 @@ import torch
 
 from slmquant.calib.capture import capture_block
 from slmquant.core.affine import QuantizedTensor
-from slmquant.methods._base import Recipe, Rounding, Work
-from slmquant.methods._stacked import round_stacked
+from slmquant.methods.common.recipe import Recipe, Rounding, Work
+from slmquant.methods.common.stacked import round_stacked
 from slmquant.methods.gptq import Gptq
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.running.block_walk import CurrentBlock, Exact

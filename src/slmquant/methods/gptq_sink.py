@@ -28,7 +28,7 @@ Cost: as `gptq`, and one vector for each window and distinct input.
 
 from __future__ import annotations
 
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.gptq import Gptq
 
 SINK_SHARE = 0.02

@@ -24,7 +24,7 @@ from torch import Tensor
 from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.kquant import search
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.schemes.numbers import GgufType
 from slmquant.schemes.scheme import WeightSpec
 

@@ -8,7 +8,7 @@ Deviations: as `kquant`; and ggml multiplies `E[x²]` by `sqrt(σ² + w²)`, whe
 Cost: one forward pass over the calibration tokens, a vector for each distinct input; then as `kquant`.
 """
 
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.kquant import KQuant
 
 METHOD = Recipe(

@@ -28,7 +28,7 @@ from torch import Tensor
 from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.side import OutlierColumns
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.rtn import Nearest
 
 

@@ -1,5 +1,5 @@
 """No quantization: the full-precision reference that everything is compared with."""
 
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 
 METHOD = Recipe(title="full precision", summary="Leaves every number in 16 bits; the yardstick.", reference="")

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slmquant.core.affine import QuantizedTensor
-from slmquant.methods._base import Recipe, Rounding, Work
+from slmquant.methods.common.recipe import Recipe, Rounding, Work
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.model.computing.linear import Linear, multiplying_in
 from slmquant.model.discovery.relations import Relations

@@ -50,9 +50,9 @@ from torch import Tensor
 
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.learned_clip import ClipLogits
-from slmquant.methods._base import Budget, Recipe, Work, grid_of
-from slmquant.methods._equivalent import EquivalentScale, equivalent_scales
-from slmquant.methods._learning import LearningBlock, Schedule, learn, learning, refusal_to_learn
+from slmquant.methods.common.equivalent import EquivalentScale, equivalent_scales
+from slmquant.methods.common.learning import LearningBlock, Schedule, learn, learning, refusal_to_learn
+from slmquant.methods.common.recipe import Budget, Recipe, Work, grid_of
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.discovery.relations import Relations

@@ -41,8 +41,8 @@ from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.core.hadamard import Hadamard, hadamard
 from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
-from slmquant.methods._activation_clip import Ratio, clip_activations_
-from slmquant.methods._base import Recipe, Work
+from slmquant.methods.common.activation_clip import Ratio, clip_activations_
+from slmquant.methods.common.recipe import Recipe, Work
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.model.discovery.relations import Relations

@@ -12,7 +12,7 @@ Cost: as `quarot`, with 21 roundings of each weight in place of 80, and six forw
 
 from __future__ import annotations
 
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.methods.quarot import HadamardRotation

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.core.affine import Grid, QuantizedTensor
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.schemes.scheme import WeightSpec
 
 

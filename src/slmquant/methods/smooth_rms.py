@@ -14,7 +14,7 @@ Deviations: there is no paper to deviate from; `α` is 0.5.
 Cost: as SmoothQuant.
 """
 
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.rtn import Nearest
 from slmquant.methods.smoothquant import Smoothing
 

@@ -26,8 +26,8 @@ from torch.nn import functional as F  # noqa: N812  # as every torch program cal
 
 from slmquant.calib.statistics import Rescaled, Statistic, Statistics
 from slmquant.core.smooth import smoothing_factors
-from slmquant.methods._activation_clip import log_probabilities
-from slmquant.methods._base import Recipe, Work, grid_of
+from slmquant.methods.common.activation_clip import log_probabilities
+from slmquant.methods.common.recipe import Recipe, Work, grid_of
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import InputGroup, Relations

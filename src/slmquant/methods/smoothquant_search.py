@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from slmquant.calib.statistics import InputStatistics, Rescaled, Statistic, Statistics
 from slmquant.core.smooth import smoothing_factors
-from slmquant.methods._base import Recipe, Work, grid_of
+from slmquant.methods.common.recipe import Recipe, Work, grid_of
 from slmquant.methods.rtn import Nearest
 from slmquant.methods.smoothquant import Smoothing
 from slmquant.model.computing.activations import ActivationQuantizer, static_scale

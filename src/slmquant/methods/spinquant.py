@@ -47,9 +47,9 @@ from torch import Tensor
 
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.errors import RefusedError
-from slmquant.methods._activation_clip import clip_activations_, ratio_for
-from slmquant.methods._base import Budget, Recipe, Work
-from slmquant.methods._rotation_trial import Candidate, Gradient, Trial
+from slmquant.methods.common.activation_clip import clip_activations_, ratio_for
+from slmquant.methods.common.recipe import Budget, Recipe, Work
+from slmquant.methods.common.rotation_trial import Candidate, Gradient, Trial
 from slmquant.methods.quarot import PUBLISHED_ROUNDING, Rotations, install_, random_rotations, unturned_stream
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.rewriting.rotate import ResidualStream, fold_norms_

@@ -11,7 +11,7 @@ Cost: that of `spinquant`.
 
 from __future__ import annotations
 
-from slmquant.methods._base import Recipe
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.quarot import PUBLISHED_ROUNDING
 from slmquant.methods.spinquant import LearnedRotation
 

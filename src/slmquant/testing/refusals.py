@@ -14,7 +14,7 @@ import torch
 from slmquant import methods
 from slmquant.errors import RefusedError
 from slmquant.files import atomic_file
-from slmquant.methods._mixed import specs_of
+from slmquant.methods.common.mixed import specs_of
 from slmquant.model.computing import kv_cache
 from slmquant.model.computing.grids import unsupported
 from slmquant.model.discovery.relations import discover

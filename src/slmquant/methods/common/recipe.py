@@ -20,7 +20,7 @@ from slmquant.calib.calibration import Calibration
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.errors import RefusedError
-from slmquant.methods._mixed import specs_of
+from slmquant.methods.common.mixed import specs_of
 from slmquant.model.computing import activations
 from slmquant.model.computing.grids import grid_of as grid_of
 from slmquant.model.computing.grids import unsupported

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from transformers import PreTrainedModel
 
 from slmquant.errors import RefusedError
-from slmquant.methods._gguf_roles import roles_of
+from slmquant.methods.common.gguf_roles import roles_of
 from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import Relations
 from slmquant.schemes.mixtures import MIXTURES, MixtureName

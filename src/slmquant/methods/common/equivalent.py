@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.core.smooth import smoothing_factors
-from slmquant.methods._base import Work
-from slmquant.methods._learning import input_ranges
+from slmquant.methods.common.learning import input_ranges
+from slmquant.methods.common.recipe import Work
 from slmquant.model.discovery.relations import ChannelLink, InputGroup, Relations
 from slmquant.model.rewriting.online_rotations import OnlineRotation
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors, shift_group_

@@ -1,0 +1,1 @@
+"""What methods share: recipes and their parts, learning, rotations on trial, roles of linears."""
