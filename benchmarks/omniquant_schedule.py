@@ -17,7 +17,7 @@ from variants import Reading, add_options, bench_of, conditions, console
 
 from slmquant import methods
 from slmquant.methods.common.learning import Schedule
-from slmquant.methods.common.recipe import Budget
+from slmquant.methods.common.work import Budget
 from slmquant.methods.omniquant import FAST, OmniQuant, OmniSettings
 from slmquant.schemes import Scheme
 
@@ -42,7 +42,7 @@ def main() -> None:
         for schedule in given.schedules:
             steps, size = int(schedule.split("@")[0]), float(schedule.split("@")[1])
             settings = replace(FAST, schedule=Schedule(steps, 2), clip_lr=size, scale_lr=size / 2)
-            recipe = replace(omniquant, rounding=OmniQuant(settings=partial(always, settings)))
+            recipe = replace(omniquant, blocks=OmniQuant(settings=partial(always, settings)))
             found = bench.read("omniquant", recipe, scheme)
             if isinstance(found, str):
                 table.add_row(scheme, str(steps), str(size), found)

@@ -29,8 +29,8 @@ from slmquant.calib.calibration import FreshCalibration
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
 from slmquant.core.rotation import cayley
-from slmquant.methods.common.recipe import Work
 from slmquant.methods.common.rotation_trial import RESIDUAL, Gradient, Trial
+from slmquant.methods.common.work import Work
 from slmquant.methods.quarot import random_rotations, unturned_stream
 from slmquant.model.discovery.relations import discover
 from slmquant.model.rewriting.rotate import fold_norms_

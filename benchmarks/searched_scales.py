@@ -21,7 +21,8 @@ from variants import Reading, add_options, bench_of, conditions, console
 from slmquant import methods
 from slmquant.core.gptq import Scales
 from slmquant.methods.autoround import AutoRound
-from slmquant.methods.common.recipe import BlockSolver, Rounding
+from slmquant.methods.common.parts import BlockSolver
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.gptaq import Gptaq
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
@@ -54,22 +55,30 @@ def autoround_of(label: Label) -> AutoRound | None:
     return AutoRound(search=gptq_of(label))
 
 
-ROUNDINGS: Mapping[str, Callable[[Label], Rounding | BlockSolver | None]] = MappingProxyType(
+BLOCKS: Mapping[str, Callable[[Label], BlockSolver | None]] = MappingProxyType(
     {
-        "gptq": gptq_of,
         "gptq_sequential": lambda label: SequentialGptq(gptq_of(label)),
         "gptaq": gptaq_of,
         "quarot": lambda label: SequentialGptq(gptq_of(label)),
         "autoround": autoround_of,
     }
 )
+"""Method → its solver of blocks with such scales; None if there is nothing to compare."""
+
+
+def recipe_of(name: str, label: Label) -> Recipe | None:
+    """A method with such scales; None if there is nothing to compare."""
+    if name == "gptq":
+        return replace(methods.load(name), rounding=gptq_of(label))
+    blocks = BLOCKS[name](label)
+    return None if blocks is None else replace(methods.load(name), blocks=blocks)
 
 
 def main() -> None:
     """Print a row for each scheme, method and kind of scales."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, ["W4A16g64", "W3A16g64"])
-    parser.add_argument("--methods", nargs="+", default=list(ROUNDINGS), choices=list(ROUNDINGS))
+    parser.add_argument("--methods", nargs="+", default=["gptq", *BLOCKS], choices=["gptq", *BLOCKS])
     given = parser.parse_args()
     bench = bench_of(given)
     table = Table("scheme", "method", "scales", "KL, nats", "difference from the first [95 %]", "CPU s")
@@ -77,9 +86,9 @@ def main() -> None:
         for name in given.methods:
             first: Reading | None = None
             for label in LABELS:
-                if (rounding := ROUNDINGS[name](label)) is None:
+                if (recipe := recipe_of(name, label)) is None:
                     continue
-                found = bench.read(name, replace(methods.load(name), rounding=rounding), scheme)
+                found = bench.read(name, recipe, scheme)
                 called = f"{label[0]}, weighed" if label[1] else label[0]
                 if isinstance(found, str):
                     table.add_row(scheme, name, called, found)

@@ -16,10 +16,11 @@ import torch
 from slmquant.calib.capture import capture
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows, text_tokens
-from slmquant.methods.common.recipe import Rounding, grid_of
+from slmquant.methods.common.parts import Rounding
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sink import SINK_SHARE
 from slmquant.methods.rtn import Nearest
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import discover
 from slmquant.model.running.output_head import OutputHead

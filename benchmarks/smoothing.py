@@ -17,7 +17,7 @@ from variants import Reading, add_options, bench_of, conditions, console
 
 from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.methods.common.recipe import Work
+from slmquant.methods.common.work import Work
 from slmquant.methods.smoothquant import Smoothing
 from slmquant.methods.smoothquant_plus import SearchedSmoothing
 from slmquant.model.discovery.relations import discover

@@ -10,7 +10,9 @@ from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration, NoCalibration
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.errors import DataError
-from slmquant.methods.common.recipe import Recipe, Rounding, Work
+from slmquant.methods.common.parts import Rounding
+from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
 from slmquant.model.discovery.relations import Relations, discover
 from slmquant.progress import Silent

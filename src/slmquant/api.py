@@ -28,7 +28,7 @@ from slmquant.calib.corpora import calibration_corpus
 from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
 from slmquant.files import cache_dir
 from slmquant.formats import native
-from slmquant.methods.common.recipe import Budget
+from slmquant.methods.common.work import Budget
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import identify, load
 from slmquant.model.sources.resolve import place_of

@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from slmquant.formats.common.entries import describe as describe
     from slmquant.formats.common.entries import entries as entries
     from slmquant.formats.common.entries import run_time_refusal as run_time_refusal
-    from slmquant.methods.common.recipe import BlockSolver as BlockSolver
-    from slmquant.methods.common.recipe import Correction as Correction
+    from slmquant.methods.common.parts import BlockSolver as BlockSolver
+    from slmquant.methods.common.parts import Correction as Correction
+    from slmquant.methods.common.parts import Rounding as Rounding
+    from slmquant.methods.common.parts import Transform as Transform
     from slmquant.methods.common.recipe import Recipe as Recipe
-    from slmquant.methods.common.recipe import Rounding as Rounding
-    from slmquant.methods.common.recipe import Transform as Transform
-    from slmquant.methods.common.recipe import Work as Work
+    from slmquant.methods.common.work import Work as Work
     from slmquant.model.computing.quantized_model import QuantizedModel as QuantizedModel
     from slmquant.store.record import DataCard as DataCard
     from slmquant.store.record import ItemOutcome as ItemOutcome
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Artifact": "slmquant.artifact",
-    "BlockSolver": "slmquant.methods.common.recipe",
-    "Correction": "slmquant.methods.common.recipe",
+    "BlockSolver": "slmquant.methods.common.parts",
+    "Correction": "slmquant.methods.common.parts",
     "DataCard": "slmquant.store.record",
     "DataError": "slmquant.errors",
     "Engine": "slmquant.engines.common.contract",
@@ -73,13 +73,13 @@ _HOMES = {
     "QuantizedTensor": "slmquant.core.quantized_tensor",
     "Recipe": "slmquant.methods.common.recipe",
     "RefusedError": "slmquant.errors",
-    "Rounding": "slmquant.methods.common.recipe",
+    "Rounding": "slmquant.methods.common.parts",
     "Session": "slmquant.engines.common.contract",
     "Task": "slmquant.tasks.common.contract",
     "TaskResult": "slmquant.tasks.common.contract",
     "TaskSpec": "slmquant.store.record",
-    "Transform": "slmquant.methods.common.recipe",
-    "Work": "slmquant.methods.common.recipe",
+    "Transform": "slmquant.methods.common.parts",
+    "Work": "slmquant.methods.common.work",
     "Written": "slmquant.formats.common.contract",
     "atomic_dir": "slmquant.files",
     "atomic_file": "slmquant.files",

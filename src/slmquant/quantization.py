@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant import methods
 from slmquant.calib.calibration import Calibration, FreshCalibration
-from slmquant.calib.statistics import InputStatistics, Statistics, massive_inputs, massive_note
-from slmquant.core.affine import QuantizedTensor
+from slmquant.calib.statistics import Statistics
 from slmquant.errors import RefusedError
-from slmquant.methods.common.recipe import BlockSolver, Budget, Recipe, Rounding, Work, grid_of, static_scale
-from slmquant.methods.common.stacked import round_stacked
+from slmquant.methods.common.parts import Rounding
+from slmquant.methods.common.recipe import Recipe, static_scale
+from slmquant.methods.common.solver import Solver
+from slmquant.methods.common.work import Budget, Work
 from slmquant.model.computing import kv_cache
 from slmquant.model.computing.assembly import Assembly
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import weight_at
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import InputGroup, Relations, discover
-from slmquant.model.running.block_walk import walk
 from slmquant.model.size import count_parameters
-from slmquant.progress import Progress, Silent, track
+from slmquant.progress import Progress, Silent
 from slmquant.schemes import PerGroup, Scheme
 
 
@@ -119,7 +116,6 @@ class _Quantization:
 
     def __init__(self, recipe: Recipe, work: Work) -> None:
         self.recipe, self.work = recipe, work
-        self._massive: dict[str, float] = {}
         needs = recipe.needs_for(work.scheme)
         self._statistics: Statistics = work.calibration.statistics(work.relations, needs) if needs else {}
 
@@ -133,52 +129,21 @@ class _Quantization:
                 self._statistics = fresh.statistics(work.relations, needs)
 
     def round_(self, assembly: Assembly) -> None:
-        """Round the weights and install the codes in the model, group by group or block by block."""
-        rounding, work = self.recipe.rounding, self.work
-        if rounding is None:
+        """Turn weights into codes and put them in place, one group of linears after the other."""
+        solver, work = self.recipe.solver, self.work
+        if solver is None:
             return
-        title = f"quantize with {self.recipe.title}"
-        per_weight = rounding.embeddings if isinstance(rounding, BlockSolver) else rounding
-        if work.scheme.embeddings is not None:  # before the blocks, so that they see the inputs of the final model
-            self._round_embeddings_(per_weight, assembly)
-        if isinstance(rounding, BlockSolver) and work.scheme.weights is not None:
-            blocks = walk(work.model, work.relations, work.calibration.windows, work.dtype, rounding.wants_exact)
-            for block in track(blocks, title, work.progress, len(work.relations.blocks)):
-                solved = rounding.solve_(block, work)
-                for group in block.groups:
-                    codes = [solved[name] for name in group.linears]
-                    assembly.install_group_(group.linears, codes, self._input_scale(group, assembly))
-            return
-        for group in track(work.relations.groups, title, work.progress):
-            dense = {name: weight_at(work.model, name).float() for name in group.linears}
-            weights: Sequence[QuantizedTensor | Tensor] = list(dense.values())
-            if work.scheme.weights is not None:
-                weights = self._round(group, dense, per_weight)
-            assembly.install_group_(group.linears, weights, self._input_scale(group, assembly))
-        if (massive := massive_note(self._massive)) is not None:
-            work.notes.append(massive)
-        if self.recipe.correction is not None and all(weight.side is None for weight in assembly.weights.values()):
-            work.notes.append(f"{self.recipe.title}: no weight was given a branch in 16 bits")
+        if work.scheme.embeddings is not None:  # before the blocks: their inputs are then what they will be
+            self._round_embeddings_(solver.embeddings, assembly)
+        for group, weights in solver.solve(self.recipe.title, work, self._statistics):
+            assembly.install_group_(group.linears, weights, self._input_scale(group, solver, assembly.clip))
 
-    def _round(self, group: InputGroup, dense: Mapping[str, Tensor], rounding: Rounding) -> list[QuantizedTensor]:
-        inputs, correction = self._statistics.get(group.linears[0]), self.recipe.correction
-        left = inputs if correction is None or inputs is None else correction.remaining(inputs)
-        if inputs is not None and "hessian" in rounding.needs:
-            self._massive |= massive_inputs({group.linears[0]: inputs})
-        rounded = round_stacked(dense, self.work.specs, partial(rounding.round, statistics=left))
-        if correction is None:
-            return list(rounded.values())
-        return [correction.correct(dense[name], codes, inputs) for name, codes in rounded.items()]
-
-    def _input_scale(self, group: InputGroup, assembly: Assembly) -> float | None:
-        """The calibrated input scale of a group; None unless the scheme has static activation scales."""
+    def _input_scale(self, group: InputGroup, solver: Solver, clip: float) -> float | None:
+        """The calibrated scale of what the codes of a group receive; None unless the scheme has static ones."""
         spec = self.work.scheme.activations
-        return static_scale(spec, self._remaining(group), assembly.clip) if spec is not None and spec.static else None
-
-    def _remaining(self, group: InputGroup) -> InputStatistics:
-        """Statistics of the input that the codes of a group see: without the channels that a correction removes."""
-        inputs, correction = self._statistics[group.linears[0]], self.recipe.correction
-        return inputs if correction is None or self.recipe.rounds_blocks else correction.remaining(inputs)
+        if spec is None or not spec.static:
+            return None
+        return static_scale(spec, solver.remaining(self._statistics[group.linears[0]]), clip)
 
     def _round_embeddings_(self, rounding: Rounding, assembly: Assembly) -> None:
         """Round the embedding and the head in place; a tied head shares the codes of its embedding.

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.errors import RefusedError
-from slmquant.methods.common.recipe import Work
+from slmquant.methods.common.work import Work
 from slmquant.model.discovery.float64 import computing_in_float64
 from slmquant.model.discovery.relations import discover
 from slmquant.progress import Silent

@@ -19,7 +19,7 @@ from slmquant.formats import native
 from slmquant.formats.common.entries import run_time_refusal
 from slmquant.methods import quarot
 from slmquant.methods.common.activation_clip import RATIOS, clip_activations_, searched_ratio
-from slmquant.methods.common.recipe import Work
+from slmquant.methods.common.work import Work
 from slmquant.model.computing.activations import ActivationQuantizer
 from slmquant.model.computing.assembly import Assembly
 from slmquant.model.discovery.relations import discover

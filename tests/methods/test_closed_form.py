@@ -16,7 +16,7 @@ from slmquant.core.affine import Grid
 from slmquant.core.awq import output_loss
 from slmquant.core.side import LowRank, OutlierColumns
 from slmquant.methods.awq import ActivationAwareScaling, ClippedNearest
-from slmquant.methods.common.recipe import Work
+from slmquant.methods.common.work import Work
 from slmquant.methods.hqq import HalfQuadratic
 from slmquant.methods.lqer import LowRankCorrection
 from slmquant.methods.smoothquant import Smoothing

@@ -17,9 +17,10 @@ from slmquant.methods.autoround import AutoRound, SignedGradient
 from slmquant.methods.autoround_mse import SEARCH
 from slmquant.methods.common.equivalent import equivalent_scales
 from slmquant.methods.common.learning import Schedule, _divided
-from slmquant.methods.common.recipe import Work, grid_of
+from slmquant.methods.common.work import Work
 from slmquant.methods.omniquant import OmniQuant, OmniSettings, augmented, published, settings_of
 from slmquant.model.computing.activations import ActivationQuantizer
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import replace_linears_
 from slmquant.model.discovery.float64 import computing_in_float64
 from slmquant.model.discovery.relations import discover

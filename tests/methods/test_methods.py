@@ -8,7 +8,7 @@ from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.capture import capture
 from slmquant.calib.statistics import Rescaled
 from slmquant.errors import RefusedError, UnknownNameError
-from slmquant.methods.common.recipe import Work
+from slmquant.methods.common.work import Work
 from slmquant.model.discovery.relations import discover
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse

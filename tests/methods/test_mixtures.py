@@ -3,7 +3,7 @@
 import pytest
 
 from slmquant.errors import RefusedError
-from slmquant.methods.common.recipe import grid_of
+from slmquant.model.computing.grids import grid_of
 from slmquant.schemes.numbers import GgufName
 from slmquant.schemes.scheme import gguf_spec
 from slmquant.testing.method_contract import calibration_tokens

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.methods.common.recipe import Work
+from slmquant.methods.common.work import Work
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.methods.norm_tweaking import NormTweaking, spread_difference
 from slmquant.model.discovery.relations import discover

@@ -15,8 +15,8 @@ from slmquant.calib.calibration import FreshCalibration
 from slmquant.core.rotation import cayley, matrix_of
 from slmquant.errors import RefusedError
 from slmquant.methods import quarot, spinquant
-from slmquant.methods.common.recipe import Work
 from slmquant.methods.common.rotation_trial import RESIDUAL, Trial
+from slmquant.methods.common.work import Work
 from slmquant.model.discovery.float64 import computing_in_float64
 from slmquant.model.discovery.relations import discover
 from slmquant.model.discovery.residual_stream import discover_stream

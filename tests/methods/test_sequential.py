@@ -13,10 +13,12 @@ from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.gptaq import gptaq
-from slmquant.methods.common.recipe import BlockSolver, Work, grid_of
+from slmquant.methods.common.parts import BlockSolver
+from slmquant.methods.common.work import Work
 from slmquant.methods.gptaq import Gptaq
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import replace_linears_, weight_at
 from slmquant.model.discovery.relations import discover
 from slmquant.model.running.block_walk import walk

@@ -9,7 +9,7 @@ from slmquant.calib.calibration import FreshCalibration
 from slmquant.calib.statistics import InputStatistics
 from slmquant.core.affine import Grid
 from slmquant.core.smooth import smoothing_factors
-from slmquant.methods.common.recipe import Work
+from slmquant.methods.common.work import Work
 from slmquant.methods.smoothquant_search import STRENGTHS, StrengthSearch, _Search, sampled_inputs
 from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import discover

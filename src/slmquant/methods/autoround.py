@@ -38,9 +38,12 @@ from slmquant.calib.capture import capture_block
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.signround import LearnedRounding
 from slmquant.methods.common.learning import Schedule, learn, learning, refusal_to_learn
-from slmquant.methods.common.recipe import Budget, Recipe, Rounding, Work, grid_of
+from slmquant.methods.common.parts import Rounding
+from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.work import Budget, Work
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.rtn import Nearest
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.running.block_walk import CurrentBlock, Exact
 from slmquant.schemes.scheme import Scheme
@@ -137,5 +140,5 @@ METHOD = Recipe(
     title="AutoRound",
     summary="Learns the rounding of each weight and the range of each group, block by block, by signed gradients.",
     reference="Cheng et al., Findings of EMNLP 2024, arXiv 2309.05516",
-    rounding=AutoRound(),
+    blocks=AutoRound(),
 )

@@ -23,5 +23,5 @@ METHOD = Recipe(
     title="AutoRound-MSE",
     summary="AutoRound that starts from the scales which GPTQ-MSE finds, signs included.",
     reference="ours; cf. Cheng et al., Findings of EMNLP 2024, arXiv 2309.05516",
-    rounding=AutoRound(search=SEARCH, embeddings=SEARCH),
+    blocks=AutoRound(search=SEARCH, embeddings=SEARCH),
 )

@@ -35,7 +35,9 @@ from slmquant.calib.statistics import InputStatistics, Rescaled, Statistic, Stat
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.awq import Found, best_factors, output_loss
 from slmquant.core.clip import clipped
-from slmquant.methods.common.recipe import Recipe, Work, grid_of
+from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.work import Work
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import ChannelLink, Relations
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors

@@ -36,8 +36,9 @@ from slmquant.core.gptaq import gptaq
 from slmquant.core.gptq import Scales
 from slmquant.core.hessian import Weighting
 from slmquant.errors import NumericalError
-from slmquant.methods.common.recipe import Recipe, Work
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.stacked import round_stacked
+from slmquant.methods.common.work import Work
 from slmquant.methods.gptq import Gptq
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.discovery.relations import Relations
@@ -213,5 +214,5 @@ METHOD = Recipe(
     title="GPTAQ",
     summary="GPTQ block after block that aims at the full-precision model's outputs, not at its own inputs'.",
     reference="Li et al., ICML 2025, arXiv 2504.02692",
-    rounding=Gptaq(),
+    blocks=Gptaq(),
 )

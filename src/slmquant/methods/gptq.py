@@ -29,7 +29,8 @@ from slmquant.calib.statistics import HESSIANS, InputStatistics, Statistic
 from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
 from slmquant.core.gptq import Scales, gptq, searched_scales
 from slmquant.core.hessian import Weighting, with_first_tokens
-from slmquant.methods.common.recipe import Recipe, grid_of
+from slmquant.methods.common.recipe import Recipe
+from slmquant.model.computing.grids import grid_of
 from slmquant.schemes.scheme import WeightSpec
 
 

@@ -27,8 +27,10 @@ import torch
 
 from slmquant.calib.capture import capture_block
 from slmquant.core.affine import QuantizedTensor
-from slmquant.methods.common.recipe import Recipe, Rounding, Work
+from slmquant.methods.common.parts import Rounding
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.stacked import round_stacked
+from slmquant.methods.common.work import Work
 from slmquant.methods.gptq import Gptq
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.running.block_walk import CurrentBlock, Exact
@@ -82,5 +84,5 @@ METHOD = Recipe(
     title="GPTQ-sequential",
     summary="GPTQ block after block, under the Hessians of what the rounded blocks before give.",
     reference="Frantar et al., ICLR 2023, arXiv 2210.17323",
-    rounding=SequentialGptq(),
+    blocks=SequentialGptq(),
 )

@@ -19,5 +19,5 @@ METHOD = Recipe(
     title="GPTQ-sequential-MSE",
     summary="GPTQ-MSE block after block, under the Hessians of what the rounded blocks before give.",
     reference="ours; cf. Frantar et al., ICLR 2023, arXiv 2210.17323",
-    rounding=SequentialGptq(Gptq(weighting="energy", sink_share=SINK_SHARE, scales="loss")),
+    blocks=SequentialGptq(Gptq(weighting="energy", sink_share=SINK_SHARE, scales="loss")),
 )

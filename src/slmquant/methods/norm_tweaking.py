@@ -34,7 +34,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slmquant.core.affine import QuantizedTensor
-from slmquant.methods.common.recipe import Recipe, Rounding, Work
+from slmquant.methods.common.parts import Rounding
+from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.work import Work
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.model.computing.linear import Linear, multiplying_in
 from slmquant.model.discovery.relations import Relations
@@ -139,5 +141,5 @@ METHOD = Recipe(
     title="Norm tweaking",
     summary="Sequential GPTQ, then a few steps of Adam on each block's norms to restore the spread of its outputs.",
     reference="Li et al., AAAI 2024, arXiv 2309.02784",
-    rounding=NormTweaking(),
+    blocks=NormTweaking(),
 )

@@ -52,8 +52,10 @@ from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.learned_clip import ClipLogits
 from slmquant.methods.common.equivalent import EquivalentScale, equivalent_scales
 from slmquant.methods.common.learning import LearningBlock, Schedule, learn, learning, refusal_to_learn
-from slmquant.methods.common.recipe import Budget, Recipe, Work, grid_of
+from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.work import Budget, Work
 from slmquant.methods.rtn import Nearest
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.running.block_walk import CurrentBlock, Exact
@@ -258,5 +260,5 @@ METHOD = Recipe(
     title="OmniQuant",
     summary="Learns clipping, and scales and shifts from activations to weights, block by block, by AdamW.",
     reference="Shao et al., ICLR 2024, arXiv 2308.13137",
-    rounding=OmniQuant(),
+    blocks=OmniQuant(),
 )

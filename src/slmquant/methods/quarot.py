@@ -42,7 +42,8 @@ from slmquant.core.hadamard import Hadamard, hadamard
 from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
 from slmquant.methods.common.activation_clip import Ratio, clip_activations_
-from slmquant.methods.common.recipe import Recipe, Work
+from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.work import Work
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.model.discovery.relations import Relations
@@ -168,5 +169,5 @@ METHOD = Recipe(
     summary="Spreads outliers over all channels by random Hadamard rotations of the whole model, then GPTQ.",
     reference="Ashkboos et al., NeurIPS 2024, arXiv 2404.00456",
     transforms=(HadamardRotation(),),
-    rounding=PUBLISHED_ROUNDING,
+    blocks=PUBLISHED_ROUNDING,
 )

@@ -22,5 +22,5 @@ METHOD = Recipe(
     summary="QuaRot under scales searched for the loss that GPTQ leaves, with a searched clipping of activations.",
     reference="ours; cf. Ashkboos et al., NeurIPS 2024, arXiv 2404.00456",
     transforms=(HadamardRotation(activation_clip="searched"),),
-    rounding=SequentialGptq(Gptq(scales="loss")),
+    blocks=SequentialGptq(Gptq(scales="loss")),
 )

@@ -23,7 +23,8 @@ from transformers import PreTrainedModel
 
 from slmquant.calib.statistics import InputStatistics, Rescaled, Statistic, Statistics
 from slmquant.core.smooth import smoothing_factors
-from slmquant.methods.common.recipe import Recipe, Work
+from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import Relations

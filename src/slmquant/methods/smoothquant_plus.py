@@ -27,8 +27,10 @@ from torch.nn import functional as F  # noqa: N812  # as every torch program cal
 from slmquant.calib.statistics import Rescaled, Statistic, Statistics
 from slmquant.core.smooth import smoothing_factors
 from slmquant.methods.common.activation_clip import log_probabilities
-from slmquant.methods.common.recipe import Recipe, Work, grid_of
+from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import InputGroup, Relations
 from slmquant.model.rewriting.rescale import scale_group_

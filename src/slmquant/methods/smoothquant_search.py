@@ -31,10 +31,12 @@ from torch import Tensor, nn
 
 from slmquant.calib.statistics import InputStatistics, Rescaled, Statistic, Statistics
 from slmquant.core.smooth import smoothing_factors
-from slmquant.methods.common.recipe import Recipe, Work, grid_of
+from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
 from slmquant.methods.smoothquant import Smoothing
 from slmquant.model.computing.activations import ActivationQuantizer, static_scale
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import multiplying_in, weight_at
 from slmquant.model.discovery.float64 import computing_in_float64
 from slmquant.model.discovery.relations import Relations

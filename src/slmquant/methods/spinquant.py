@@ -48,8 +48,9 @@ from torch import Tensor
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.errors import RefusedError
 from slmquant.methods.common.activation_clip import clip_activations_, ratio_for
-from slmquant.methods.common.recipe import Budget, Recipe, Work
+from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.rotation_trial import Candidate, Gradient, Trial
+from slmquant.methods.common.work import Budget, Work
 from slmquant.methods.quarot import PUBLISHED_ROUNDING, Rotations, install_, random_rotations, unturned_stream
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.rewriting.rotate import ResidualStream, fold_norms_
@@ -229,5 +230,5 @@ METHOD = Recipe(
     summary="Learns the rotations of the residual stream and the heads from the loss of the rounded model, then GPTQ.",
     reference="Liu et al., ICLR 2025, arXiv 2405.16406",
     transforms=(LearnedRotation(),),
-    rounding=PUBLISHED_ROUNDING,
+    blocks=PUBLISHED_ROUNDING,
 )

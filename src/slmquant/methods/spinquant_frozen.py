@@ -20,5 +20,5 @@ METHOD = Recipe(
     summary="SpinQuant whose gradient takes the scales of tokens for constants, as the authors' code does.",
     reference="Liu et al., ICLR 2025, arXiv 2405.16406",
     transforms=(LearnedRotation(gradient="frozen"),),
-    rounding=PUBLISHED_ROUNDING,
+    blocks=PUBLISHED_ROUNDING,
 )

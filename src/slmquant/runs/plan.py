@@ -23,7 +23,7 @@ from slmquant.bounds import (
 )
 from slmquant.calib.corpora import check_corpus
 from slmquant.errors import SlmquantError
-from slmquant.methods.common.recipe import Budget
+from slmquant.methods.common.work import Budget
 from slmquant.runs.inputs import Contents
 from slmquant.schemes import Scheme, parse
 from slmquant.store.record import CalibrationSpec, CellSpec, TaskSpec

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
 
-from slmquant.methods.common.recipe import Work
+from slmquant.methods.common.work import Work
 from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.rewriting.online_rotations import ClippedActivations

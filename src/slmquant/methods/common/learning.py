@@ -19,8 +19,9 @@ from torch.nn import functional as F  # noqa: N812  # as every torch program cal
 
 from slmquant.core.straight_through import fake_quantize_tokens
 from slmquant.core.tokens import TokenCodes
-from slmquant.methods.common.recipe import Work, grid_of
+from slmquant.methods.common.work import Work
 from slmquant.model.computing.activations import activation_elements, static_scale
+from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import multiplying_in, transfer_hooks_
 from slmquant.model.rewriting.online_rotations import activation_clip
 from slmquant.model.running.block_walk import CurrentBlock

@@ -25,7 +25,7 @@ from torch.nn import functional as F  # noqa: N812  # as every torch program cal
 from slmquant.core.hadamard import hadamard
 from slmquant.core.rotation import CayleyState, DenseRotation, Rotation, cayley_sgd_step, matrix_of
 from slmquant.core.straight_through import dithered_tokens, fake_quantize_blocks, fake_quantize_tokens
-from slmquant.methods.common.recipe import Work
+from slmquant.methods.common.work import Work
 from slmquant.methods.quarot import Rotations
 from slmquant.model.computing.activations import activation_elements
 from slmquant.model.computing.linear import multiplying_in
