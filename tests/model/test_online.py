@@ -139,5 +139,5 @@ def test_no_scale_passes_through_a_rotation() -> None:
     (link,) = (k for k in discover(model).links if k.target == "model.layers.0.mlp.down_proj")
     attach_(model, [rotate_input_(model, link.target, hadamard(56))])
 
-    with pytest.raises(RefusedError, match="rotated at run time and no scale passes"):
+    with pytest.raises(RefusedError, match="rotated at run time, so no scale can be moved into it"):
         scale_link_(model, link, torch.ones(56))

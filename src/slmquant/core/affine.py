@@ -175,7 +175,7 @@ class Grid:
         return self._store(scale, torch.zeros_like(scale))
 
     def stored(self, affine: AffineParams) -> AffineParams:
-        """The nearest storable parameters, with their stored parts; parameters that match their parts are returned."""
+        """The nearest storable parameters with their parts; `affine` itself if it already matches its parts."""
         if affine.parts is not None:
             held = self.read(affine.parts)
             if all(torch.equal(said, given.float()) for said, given in zip(held, affine, strict=True)):

@@ -31,7 +31,7 @@ __all__ = ["Part", "in_parts", "parts_of"]
 
 _NAME = "slmquant-trees"
 _PART_NODES = 64
-"""Least number of nodes of a part, if there are so many; smaller products would be inefficient."""
+"""Minimum number of nodes in a part (fewer only in a smaller tree); smaller products would be inefficient."""
 
 
 @dataclass(frozen=True)
