@@ -129,17 +129,17 @@ class _Quantization:
                 self._statistics = fresh.statistics(work.relations, needs)
 
     def round_(self, assembly: Assembly) -> None:
-        """Turn weights into codes and put them in place, one group of linears after the other."""
+        """Round the weights and install the codes in the model, one group of linears after the other."""
         solver, work = self.recipe.solver, self.work
         if solver is None:
             return
-        if work.scheme.embeddings is not None:  # before the blocks: their inputs are then what they will be
+        if work.scheme.embeddings is not None:  # before the blocks, so that they see the inputs of the final model
             self._round_embeddings_(solver.embeddings, assembly)
         for group, weights in solver.solve(self.recipe.title, work, self._statistics):
             assembly.install_group_(group.linears, weights, self._input_scale(group, solver, assembly.clip))
 
     def _input_scale(self, group: InputGroup, solver: Solver, clip: float) -> float | None:
-        """The calibrated scale of what the codes of a group receive; None unless the scheme has static ones."""
+        """The calibrated input scale of a group; None unless the scheme has static activation scales."""
         spec = self.work.scheme.activations
         if spec is None or not spec.static:
             return None
