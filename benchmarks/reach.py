@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ from slmquant.core.divergence import log_normalize_, next_token_nll, token_diver
 from slmquant.engine_bench.requests import Point
 from slmquant.engine_bench.session import EngineJob, Settings, run_engines
 from slmquant.engines.common.contract import OpenOptions, Session
+from slmquant.files import atomic_file
 from slmquant.formats.common.contract import Format
+from slmquant.machine.environment import environment
 from slmquant.store.record import CalibrationSpec, Metric
 
 WINDOW, ROUNDS, STEPS = 512, 12, 64
@@ -108,6 +111,7 @@ def main(description: str, contest: Contest) -> None:
     parser.add_argument("--timing", action="store_true")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--folder", type=Path, help="keep the files there, and take those of ours that are there")
+    parser.add_argument("--output", type=Path, help="write what is printed there as JSON, for the tables of documents")
     given = parser.parse_args()
     if given.calibration in given.corpora:
         parser.error(f"{given.calibration} is calibrated on; judge on another text")
@@ -126,11 +130,32 @@ def main(description: str, contest: Contest) -> None:
         readings = {
             corpus: read(contest.engine, artifacts, pieces, given.threads) for corpus, pieces in windows.items()
         }
-        print_table(contest, artifacts, readings, speeds, usual)
+        heads, rows = table_of(contest, artifacts, readings, speeds, usual)
     others = [artifact.name for artifact in artifacts if artifact.name not in given.ours]
+    lines = list(differences(readings, given.ours, others)) if given.windows > 1 else []
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*row)
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
-    for line in differences(readings, given.ours, others) if given.windows > 1 else ():
-        console.print(line)
+    console.print(table, *lines, sep="\n")
+    if given.output is not None:
+        conditions = conditions_of(given, plain.quantized.notes)
+        printed = {"conditions": conditions, "heads": heads, "rows": rows, "differences": lines}
+        with atomic_file(given.output) as temporary:
+            temporary.write_text(json.dumps(printed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def conditions_of(given: argparse.Namespace, notes: Sequence[str]) -> str:
+    """Under which conditions the figures of a table were measured, in a sentence."""
+    here = environment()
+    parts = [
+        f"{given.model}: {given.windows} windows of {given.length} tokens of each corpus, evenly spread",
+        f"methods calibrated on {given.calibration} 128×512",
+        f"{here.cpu}, {given.threads} of {here.cores} cores",
+    ]
+    if given.timing:
+        parts.append(f"decoding {STEPS} tokens after {given.length} in {given.rounds} balanced rounds")
+    return "; ".join([*parts, *notes]) + ". ± one standard error; in brackets: quartiles."
 
 
 def spread(tokenizer: PreTrainedTokenizerBase, corpus: str, count: int, length: int) -> dict[int, list[int]]:
@@ -160,24 +185,24 @@ def read(
     return readings
 
 
-def print_table(
+def table_of(
     contest: Contest,
     artifacts: Sequence[Artifact],
     readings: Mapping[str, Mapping[str, Reading]],
     speeds: Mapping[str, tuple[str, str]],
     usual: str,
-) -> None:
-    """A row for each file."""
+) -> tuple[list[str], list[list[str]]]:
+    """Heads of the columns, and a row for each file."""
     heads = [head for corpus in readings for head in (f"perplexity, {corpus}", "KL, nats")]
-    table = Table("made by", "MB", *heads, "in torch", "decode, tokens/s", f"times {usual}")
+    rows = []
     for artifact in artifacts:
         cells = [f"{contest.weight_bytes(artifact.path) / 1e6:.2f}"]
         for reading in (found[artifact.name] for found in readings.values()):
             apart = "" if artifact is artifacts[0] else reading.divergence
             cells += [f"{np.exp(np.mean(reading.losses)):.3f}", apart]
         own = "" if artifact.torch_ppl is None else f"{artifact.torch_ppl:.3f}"
-        table.add_row(artifact.name, *cells, own, *speeds.get(artifact.name, ("not measured", "")))
-    Console(width=None if Console().is_terminal else 160, highlight=False).print(table)
+        rows.append([artifact.name, *cells, own, *speeds.get(artifact.name, ("not measured", ""))])
+    return ["made by", "MB", *heads, "in torch", "decode, tokens/s", f"times {usual}"], rows
 
 
 def differences(

@@ -1,5 +1,6 @@
 """Tables of documents are those that the published cells make."""
 
+import json
 import re
 from pathlib import Path
 
@@ -147,6 +148,14 @@ def test_costs_are_those_of_both_phases_cheapest_first(tmp_path: Path) -> None:
     assert "others took up to 25% of all processor time" in text
 
 
+def test_what_a_benchmark_printed_is_shown(tmp_path: Path) -> None:
+    printed = {"heads": ["made by", "MB"], "rows": [["ours", "91.7"]], "conditions": "Two cores.", "differences": ["a"]}
+    (tmp_path / "reach.json").write_text(json.dumps(printed))
+
+    assert table(tmp_path, "printed reach.json") == [["made by", "MB"], ["---", "---"], ["ours", "91.7"]]
+    assert "\n- a\n" in fill_in("<!-- printed reach.json differences -->\n<!-- end -->\n", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("opening", "complaint"),
     [
@@ -157,6 +166,7 @@ def test_costs_are_those_of_both_phases_cheapest_first(tmp_path: Path) -> None:
         ("pairs cells.jsonl rtn/W4A16g64", "expected two cells"),
         ("pairs cells.jsonl rtn gptq/W4A16g64", "0 published cells are called 'rtn'"),
         ("cells absent.jsonl", "cannot be read"),
+        ("printed absent.json", "cannot be read"),
     ],
 )
 def test_what_cannot_be_shown_is_said(folder: Path, opening: str, complaint: str) -> None:

@@ -15,7 +15,7 @@ from slmquant.report._tables import Field, tables
 from slmquant.store.export import calibration_label
 from slmquant.store.record import ItemOutcome, Record
 
-__all__ = ["TABLES", "Answers"]
+__all__ = ["TABLES", "Answers", "markdown"]
 
 _ABSENT = ""
 _FEW_SECONDS = 10.0
@@ -40,7 +40,7 @@ def _cells(records: Sequence[Record], answers: Answers, wanted: str) -> str:
     heads += [f"KL on {_short(text)}" for text in texts[1:]]
     rows += [_ended(record, len(heads)) for record in chosen if record.status != "ok"]
     first = measured[0] if measured else chosen[0]
-    return _markdown(heads, rows) + "\n" + _conditions(chosen, full_precision_of(first, records), texts) + "\n"
+    return markdown(heads, rows) + "\n" + _conditions(chosen, full_precision_of(first, records), texts) + "\n"
 
 
 _CHOICES: Mapping[str, Callable[[Record], object]] = {
@@ -142,7 +142,7 @@ def _pairs(records: Sequence[Record], answers: Answers, wanted: str) -> str:
         )
         for pair in pairs
     ]
-    return _markdown(("from", "to", "scheme", *varying, "KL, nats", "loss, nats"), rows)
+    return markdown(("from", "to", "scheme", *varying, "KL, nats", "loss, nats"), rows)
 
 
 def _seed_of(pair: _Pair) -> int | None:
@@ -192,7 +192,7 @@ def _report(records: Sequence[Record], answers: Answers, wanted: str) -> str:
     for section in sections(records, answers=answers):
         table = tables(section)[0]
         heads = [*table.heads, *(column.title for column in table.columns)]
-        parts.append(_markdown(heads, [[*row.heads, *map(_field, row.fields)] for row in table.rows]))
+        parts.append(markdown(heads, [[*row.heads, *map(_field, row.fields)] for row in table.rows]))
     return "\n".join(parts)
 
 
@@ -258,7 +258,7 @@ def _costs(records: Sequence[Record], answers: Answers, wanted: str) -> str:  # 
             )
         )
     heads = ("method", "scheme", "statistics, CPU s", "quantizing, CPU s", "both, CPU s", "added MB")
-    return _markdown(heads, rows) + "\n" + _cost_conditions(chosen) + "\n"
+    return markdown(heads, rows) + "\n" + _cost_conditions(chosen) + "\n"
 
 
 def _phase_cpu(record: Record, name: str) -> str:
@@ -296,7 +296,8 @@ def _each(labels: Iterable[str | None]) -> str:
     return "; and ".join(dict.fromkeys(label for label in labels if label))
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     lines += [f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in rows]
     return "\n".join(lines) + "\n"

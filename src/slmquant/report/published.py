@@ -7,6 +7,7 @@ A table stands between two comments, of which the first says what it shows:
     <!-- cells results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- pairs results/published/weights.jsonl gptq/W4A16g64 gptq_sink/W4A16g64, awq/W4A16g64 autoround/W4A16g64 -->
     <!-- report results/published/demo.jsonl -->
+    <!-- printed results/published/gguf_reach.json -->
     <!-- costs results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- end -->
 
@@ -15,25 +16,31 @@ those that were refused or failed, with the reason. `model=`, `scheme=`, `method
 `pairs` compares two cells at a time by divergence and by loss, on every model, calibration seed and text of the file
 that has both. `report` is the first table that `slmquant report` prints of the file, with all of its columns. `costs`
 prints what quantizing took each cell that was measured, of those that `cells` would print, cheapest first.
-Differences are paired over the windows of the text, and intervals are those of `slmquant compare`.
+`printed` is a table that a benchmark wrote as JSON (`--output`); with `differences` behind it, the lines that the
+benchmark prints below. Differences are paired over the windows of the text, and intervals are those of `slmquant
+compare`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from slmquant.boundary import guarded
+from slmquant.errors import StoreError
 from slmquant.files import atomic_file
-from slmquant.report._document_tables import TABLES, Answers
+from slmquant.report._document_tables import TABLES, Answers, markdown
 from slmquant.store.jsonlines import read_cells
 from slmquant.store.record import Record
 
 __all__ = ["fill_in", "main"]
 
-_BLOCK = re.compile(rf"(<!-- ({'|'.join(TABLES)}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_PRINTED = "printed"
+_BLOCK = re.compile(rf"(<!-- ({'|'.join((*TABLES, _PRINTED))}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def fill_in(text: str, folder: Path) -> str:
@@ -45,9 +52,20 @@ def fill_in(text: str, folder: Path) -> str:
 
     def table(found: re.Match[str]) -> str:
         opening, kind, path, wanted, _, closing = found.groups()
+        if kind == _PRINTED:
+            return f"{opening}{_printed(folder / path, wanted.strip())}{closing}"
         return f"{opening}{TABLES[kind](*_read(folder / path), wanted.strip())}{closing}"
 
     return _BLOCK.sub(table, text)
+
+
+def _printed(path: Path, wanted: str) -> str:
+    """A benchmark's table with its conditions, or the lines below it."""
+    with guarded(lambda why: f"{path} cannot be read: {why}; let the benchmark write it again", StoreError):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if wanted == "differences":
+            return "\n".join(f"- {line}" for line in told["differences"]) + "\n"
+        return markdown(told["heads"], told["rows"]) + "\n" + str(told["conditions"]) + "\n"
 
 
 def main(paths: Sequence[str]) -> int:
