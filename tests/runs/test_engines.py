@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from slmquant.engine_bench.figures import Work
+from slmquant.engine_bench.figures import TokenCost
 from slmquant.engine_bench.parity import Windows, write_reference
 from slmquant.engine_bench.process import EngineProcess
 from slmquant.engine_bench.requests import Open, Point
@@ -77,7 +77,7 @@ def test_an_engine_that_hangs_is_ended(reference: Reference) -> None:
 
 
 def test_raw_samples_are_kept_for_every_round_and_the_first_does_not_count(reference: Reference) -> None:
-    (result,) = run_engines([job("right", reference, work=Work(100, 50))], SETTINGS)
+    (result,) = run_engines([job("right", reference, cost=TokenCost(100, 50))], SETTINGS)
 
     at_eight = [item for item in result.items if "@8" in item.task]
     assert [item.item for item in at_eight] == ["0", "1"]
@@ -108,7 +108,9 @@ def test_what_is_absent_is_told(reference: Reference) -> None:
         [job("right", context_limit=8), job("right", reference, no_speed="no speed: it is made up")], SETTINGS
     )
 
-    assert any("takes 8 tokens: in place of a context of 8 tokens the longest is 6" in note for note in short.notes)
+    assert any(
+        "takes at most 8 tokens: contexts of 8 tokens were shortened, the longest is 6" in note for note in short.notes
+    )
     assert any(name.startswith("decode_tokens_per_s@6") for name in names(short))
     assert any("4 steps were timed after 6 tokens" in note and "p99" in note for note in short.notes)
     assert any("there is no reference" in note for note in short.notes)

@@ -10,7 +10,7 @@ import pytest
 
 from slmquant.engine_bench.figures import (
     Conditions,
-    Work,
+    TokenCost,
     loading_metrics,
     noise_metrics,
     paired_ratios,
@@ -19,7 +19,7 @@ from slmquant.engine_bench.figures import (
     steps_for,
     too_few_steps,
 )
-from slmquant.engine_bench.requests import Desk, Memory, Opened, Pass, Point
+from slmquant.engine_bench.requests import Memory, Opened, Pass, Point, WorkerState
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.machine.limits import MachineLimits, block_bytes, last_caches, measure_limits
 from slmquant.machine.meters import Noise
@@ -42,7 +42,7 @@ def named(metrics: list[Metric]) -> dict[str, Metric]:
 def test_speeds_are_medians_over_passes() -> None:
     passes = [one_pass(0.5, 0.1, 0.1), one_pass(0.25, 0.2, 0.2), one_pass(1.0, 0.1, 0.3)]
 
-    found = named(speed_metrics(Point(100, 2), passes, ALL, Work(), None))
+    found = named(speed_metrics(Point(100, 2), passes, ALL, TokenCost(), None))
 
     assert found["prefill_tokens_per_s@100"].value == 200  # of 200, 400, 100
     assert found["prefill_tokens_per_s_iqr@100"].value == 150  # 300 - 150
@@ -55,7 +55,7 @@ def test_speeds_are_medians_over_passes() -> None:
 
 
 def test_names_say_threads_where_those_are_not_all_cores() -> None:
-    found = named(speed_metrics(Point(0, 150), [one_pass(None, *[0.1] * 150)] * 2, ONE, Work(), None))
+    found = named(speed_metrics(Point(0, 150), [one_pass(None, *[0.1] * 150)] * 2, ONE, TokenCost(), None))
 
     assert {"decode_tokens_per_s@0/1t", "decode_tokens_per_s_iqr@0/1t", "inter_token_p99_s@0/1t"} <= set(found)
     assert not any(name.startswith(("prefill", "ttft")) for name in found)
@@ -65,7 +65,7 @@ def test_a_quantile_is_told_only_where_the_largest_step_lies_above_it_most_likel
     quick = [one_pass(0.1, *[0.1] * 16)] * 3  # 48 steps lie below the 99th percentile with a probability of 0.62
     whole = [one_pass(0.1, *[0.1] * 64)] * 10
     told = [
-        [name for name in named(speed_metrics(Point(100, 16), passes, ALL, Work(), None)) if "inter_token" in name]
+        [name for name in named(speed_metrics(Point(100, 16), passes, ALL, TokenCost(), None)) if "inter_token" in name]
         for passes in (quick, whole)
     ]
 
@@ -78,9 +78,9 @@ def test_a_quantile_is_told_only_where_the_largest_step_lies_above_it_most_likel
 
 def test_a_roof_is_what_the_machine_was_measured_to_do() -> None:
     limits = MachineLimits(4, read_bytes_per_s=1e9, float32_flop_per_s=1e9, bfloat16_flop_per_s=4e9)
-    work = Work(read_bytes=50_000_000, multiplied=1_000_000, head=2_000_000)
+    cost = TokenCost(read_bytes=50_000_000, multiplied=1_000_000, head=2_000_000)
 
-    found = named(speed_metrics(Point(100, 2), [one_pass(0.1, 0.1, 0.1)], ALL, work, limits))
+    found = named(speed_metrics(Point(100, 2), [one_pass(0.1, 0.1, 0.1)], ALL, cost, limits))
 
     assert found["decode_bytes_per_s@100"].value == pytest.approx(5e8)  # 10 tokens/s
     assert found["decode_bandwidth_share@100"].value == pytest.approx(0.5)
@@ -91,7 +91,7 @@ def test_a_roof_is_what_the_machine_was_measured_to_do() -> None:
 def test_what_nobody_knows_is_absent() -> None:
     limits = MachineLimits(4, 1e9, 1e9, 1e9)
 
-    found = named(speed_metrics(Point(100, 1), [one_pass(0.1, 0.1)], ALL, Work(), limits))
+    found = named(speed_metrics(Point(100, 1), [one_pass(0.1, 0.1)], ALL, TokenCost(), limits))
 
     assert not any("share" in name or "bytes" in name or "_j_" in name for name in found)
     assert noise_metrics([Pass(None, (0.1,), None, None, None)], ALL) == []
@@ -100,8 +100,8 @@ def test_what_nobody_knows_is_absent() -> None:
 def test_energy_is_per_token_and_needs_every_pass() -> None:
     passes = [one_pass(0.1, 0.1, 0.1, joules=4.0)] * 2
 
-    found = named(speed_metrics(Point(100, 2), passes, ALL, Work(), None))
-    partly = named(speed_metrics(Point(100, 2), [*passes, one_pass(0.1, 0.1, 0.1)], ALL, Work(), None))
+    found = named(speed_metrics(Point(100, 2), passes, ALL, TokenCost(), None))
+    partly = named(speed_metrics(Point(100, 2), [*passes, one_pass(0.1, 0.1, 0.1)], ALL, TokenCost(), None))
 
     assert found["decode_j_per_token@100"].value == 2
     assert "energy of the processor packages (RAPL)" in (found["decode_j_per_token@100"].protocol or "")
@@ -157,13 +157,13 @@ def test_a_pass_feeds_what_its_point_says() -> None:
             fed.append(len(tokens))
             return super().feed(tokens, every=every)
 
-    desk = Desk(session=Counting(OpenOptions(1, 8)))
+    state = WorkerState(session=Counting(OpenOptions(1, 8)))
 
-    assert Point(0, 3).answer(desk).prefill_s is None and fed == [1, 1, 1]
+    assert Point(0, 3).answer(state).prefill_s is None and fed == [1, 1, 1]
     fed.clear()
-    assert len(Point(5, 3).answer(desk).steps_s) == 3 and fed == [5, 1, 1, 1]
+    assert len(Point(5, 3).answer(state).steps_s) == 3 and fed == [5, 1, 1, 1]
     fed.clear()
-    assert Point(8, 0).answer(desk).steps_s == () and fed == [8]
+    assert Point(8, 0).answer(state).steps_s == () and fed == [8]
 
 
 def cache(cpus: Path, cpu: int, index: int, **facts: str) -> None:

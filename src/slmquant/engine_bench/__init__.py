@@ -1,1 +1,1 @@
-"""Artifacts measured on engines: parity, speed, memory and energy, each engine in a process of its own."""
+"""Measuring artifacts on engines: parity, speed, memory and energy, one process per engine."""

@@ -1,10 +1,10 @@
-"""Track 2, inference: stored size, and what real engines make of an artifact: parity, speed, memory, energy.
+"""Metrics of track 2, inference: stored size; and parity, speed, memory and energy of an artifact on a real engine.
 
-Every figure is measured from outside, through the two methods of a `Session`, by one clock. A fake-quantized model has
-no speed: nothing here is guessed from it.
+Every figure is measured from outside the engine, through `Session.reset` and `Session.feed`, by one clock. A
+fake-quantized model has no speed, so no speed is estimated from it.
 
-Names carry their conditions: `@512` is a context of 512 tokens, `/1t` one thread; without the latter, all cores.
-`docs/metrics.md` lists them.
+A metric's name carries its conditions: `@512` means a context of 512 tokens, `/1t` one thread; without `/1t`, all
+cores are used. `docs/metrics.md` lists the metrics.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from slmquant.model.size import ModelSize
 
 SIZES = METRICS["size"]
-"""Version of the sizes; 2: as in `model.size`."""
+"""Version of the size metrics; 2: as in `model.size`."""
 VERSION = METRICS["engine"]
 """1: sizes as in `model.size`; speeds as in `docs/metrics.md`. 2: `prefill_flop_share` counts the head once a prompt,
-and bytes that decoding reads are those of weights and graph, without tokenizer and configuration. 3: speeds over ten
+and the bytes that decoding reads count weights and graph, without tokenizer and configuration. 3: speeds over ten
 rounds of 64 tokens in balanced orders, quantiles only where enough steps were timed, `inference_added_rss_bytes`;
-bandwidth is that of reading four times the last-level caches, no longer 256 MiB."""
+bandwidth is measured by reading four times the size of the last-level caches, no longer 256 MiB."""
 
 _SURE = 0.95
-"""How likely the largest of the timed steps must lie above a quantile for that quantile to be told."""
+"""A quantile is reported if the largest timed step lies above it with at least this probability."""
 _QUANTILES = (50, 90, 99)
 _RESAMPLES = 2000
 
 
 def size_metrics(size: ModelSize, kv_bits: float | None = None) -> list[Metric]:
-    """Stored bytes and bits per weight of the whole model, of its quantized linears, and of a rounded cache."""
+    """Stored bytes and bits per weight: of the whole model, its quantized linears, and a rounded KV cache."""
     metrics = [
         Metric(name="stored_bytes", value=size.stored_bytes, unit="bytes", higher_is_better=False, version=SIZES),
         Metric(
@@ -70,13 +70,13 @@ def size_metrics(size: ModelSize, kv_bits: float | None = None) -> list[Metric]:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which an artifact was run, as names and protocols say it.
+    """The conditions of a run, for metric names and protocols.
 
     Attributes:
         engine: The engine's name and version.
-        threads: How many computed.
-        all_threads: Whether those are all cores, so that names need not say it.
-        energy_of: Whose energy is read.
+        threads: Number of threads.
+        all_threads: Whether `threads` are all cores; metric names then omit the number.
+        energy_of: The device whose energy is measured.
     """
 
     engine: str
@@ -96,13 +96,14 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What an artifact makes an engine do for every token.
+class TokenCost:
+    """The work per token that an artifact requires of an engine.
 
     Attributes:
-        read_bytes: Weights that decoding reads for one token; None where nobody knows.
-        multiplied: Weights that every token is multiplied with; None where nobody knows.
-        head: Those that only a token is multiplied with that others are to follow: of a prompt the last.
+        read_bytes: Bytes of weights that decoding reads per token; None if unknown.
+        multiplied: Number of weights that every token is multiplied with; None if unknown.
+        head: Number of weights in the head. Only tokens whose next token is predicted are multiplied with them: in a
+            prompt, the last token.
     """
 
     read_bytes: int | None = None
@@ -134,7 +135,7 @@ def parity_metrics(parity: Parity, engine: str, text: str) -> list[Metric]:
 
 
 def artifact_metrics(artifact: Path) -> list[Metric]:
-    """What the artifact takes on disk; nothing where it is no file and no folder."""
+    """Size of the artifact on disk; no metric if it is neither a file nor a folder."""
     size = bytes_on_disk(artifact)
     if size is None:
         return []
@@ -143,7 +144,7 @@ def artifact_metrics(artifact: Path) -> list[Metric]:
 
 
 def loading_metrics(opened: Sequence[Opened], last: Memory, conditions: Conditions) -> list[Metric]:
-    """Load time and resident memory; `last` is weighed after the last pass."""
+    """Load time and resident memory; `last` is measured after the last pass."""
     first = opened[0]
     cold = "opening in a fresh process, libraries that are imported on the way included, the file cached or not"
     peak = "while tokens were fed and decoded" if first.peak_of_its_own else "loading included"
@@ -168,9 +169,9 @@ def loading_metrics(opened: Sequence[Opened], last: Memory, conditions: Conditio
 
 
 def speed_metrics(
-    point: Point, passes: Sequence[Pass], conditions: Conditions, work: Work, limits: MachineLimits | None
+    point: Point, passes: Sequence[Pass], conditions: Conditions, cost: TokenCost, limits: MachineLimits | None
 ) -> list[Metric]:
-    """Medians over passes of one point, their interquartile ranges, and how near to the machine's limits they are."""
+    """Medians and interquartile ranges over the passes of one point, and their share of the machine's limits."""
     context = point.context
     metrics: list[Metric] = []
     prefills = [each.prefill_s for each in passes if each.prefill_s is not None]
@@ -180,8 +181,8 @@ def speed_metrics(
         name = conditions.name("prefill_tokens_per_s", context)
         metrics += _spread(name, rate, "tokens/s", True, protocol)
         metrics += _spread(conditions.name("ttft_s", context), prefills, "s", False, f"{protocol}, first token chosen")
-        if limits is not None and work.multiplied is not None:
-            share = 2 * (work.multiplied + work.head / context) * float(np.median(rate)) / limits.flop_per_s
+        if limits is not None and cost.multiplied is not None:
+            share = 2 * (cost.multiplied + cost.head / context) * float(np.median(rate)) / limits.flop_per_s
             of = (
                 f"{protocol}; 2 operations a weight and token, those of the head for the last token alone, of "
                 f"{limits.flop_per_s / 1e9:.0f} GFLOP/s measured"
@@ -193,56 +194,56 @@ def speed_metrics(
         metrics += _energy(conditions.name("prefill_j_per_token", context), [p.prefill_j for p in passes], context,
                            conditions, protocol)  # fmt: skip
     if point.steps:
-        metrics += _decoding(point, passes, conditions, work, limits)
+        metrics += _decoding(point, passes, conditions, cost, limits)
     return metrics
 
 
 def noise_metrics(passes: Sequence[Pass], conditions: Conditions) -> list[Metric]:
-    """What else the machine did while passes were timed: means over passes."""
-    heard = [each.noise for each in passes if each.noise is not None]
-    if not heard:
+    """Load from other work while passes were timed, averaged over passes."""
+    readings = [each.noise for each in passes if each.noise is not None]
+    if not readings:
         return []
-    common = {"version": VERSION, "n": len(heard), "protocol": f"{conditions.protocol}; share of all processor time"}
-    stolen = float(np.mean([each.stolen for each in heard]))
-    others = float(np.mean([each.others for each in heard]))
+    common = {"version": VERSION, "n": len(readings), "protocol": f"{conditions.protocol}; share of all processor time"}
+    stolen = float(np.mean([reading.stolen for reading in readings]))
+    others = float(np.mean([reading.others for reading in readings]))
     return [
         _metric(conditions.name("noise_stolen"), stolen, "ratio", None, common),
         _metric(conditions.name("noise_others"), others, "ratio", None, common),
     ]
 
 
-def paired_ratios(point: Point, mine: Sequence[Pass], baseline: Sequence[Pass]) -> dict[str, list[float]]:
-    """Baseline time over own time in every round: `decode_speedup`, `prefill_speedup`; a part without times is absent.
+def paired_ratios(point: Point, passes: Sequence[Pass], baseline: Sequence[Pass]) -> dict[str, list[float]]:
+    """Baseline time divided by own time, per round: `decode_speedup` and `prefill_speedup`; untimed parts are absent.
 
     Args:
-        point: What was run.
-        mine: One pass for each round.
-        baseline: The baseline's, in the same order.
+        point: The point that was run.
+        passes: One pass per round.
+        baseline: The baseline's passes, in the same order.
     """
-    pairs = list(zip(mine, baseline, strict=True))
-    found: dict[str, list[float]] = {}
+    pairs = list(zip(passes, baseline, strict=True))
+    ratios: dict[str, list[float]] = {}
     if point.steps:
-        found["decode_speedup"] = [sum(theirs.steps_s) / sum(ours.steps_s) for ours, theirs in pairs]
+        ratios["decode_speedup"] = [sum(base.steps_s) / sum(this.steps_s) for this, base in pairs]
     prefills = [
-        theirs.prefill_s / ours.prefill_s
-        for ours, theirs in pairs
-        if ours.prefill_s is not None and theirs.prefill_s is not None
+        base.prefill_s / this.prefill_s
+        for this, base in pairs
+        if this.prefill_s is not None and base.prefill_s is not None
     ]
     if len(prefills) == len(pairs):
-        found["prefill_speedup"] = prefills
-    return found
+        ratios["prefill_speedup"] = prefills
+    return ratios
 
 
 def speedup_metrics(
     point: Point, paired: Mapping[str, Sequence[float]], conditions: Conditions, label: str
 ) -> list[Metric]:
-    """Medians of `paired_ratios`, with the standard error that resampling rounds gives.
+    """Medians of `paired_ratios`, with standard errors from resampling the rounds.
 
     Args:
-        point: What was run.
+        point: The point that was run.
         paired: The ratios by name.
-        conditions: Of both.
-        label: What the baseline is called.
+        conditions: Conditions of both runs.
+        label: Name of the baseline in protocols.
     """
     protocol = f"{conditions.protocol}; against {label}, paired within rounds"
     metrics: list[Metric] = []
@@ -253,22 +254,22 @@ def speedup_metrics(
 
 
 def too_few_steps(point: Point, passes: Sequence[Pass]) -> str | None:
-    """Which quantiles of the time between tokens are not told, and how many steps they need; None where all are."""
+    """Note on inter-token quantiles that need more timed steps to be reported; None if all are reported."""
     timed = sum(len(each.steps_s) for each in passes)
     absent = [percent for percent in _QUANTILES if point.steps and timed < steps_for(percent)]
     if not absent:
         return None
     lacking = ", ".join(f"p{percent} needs {steps_for(percent)}" for percent in absent)
-    return f"{timed} steps were timed after {point.context} tokens: of the time between tokens {lacking}"
+    return f"{timed} steps were timed after {point.context} tokens, too few for inter-token times: {lacking}"
 
 
 def steps_for(percent: float) -> int:
-    """How many steps a quantile needs: the largest of so many lies above it with a probability of 95 %."""
+    """Steps that a quantile needs: the largest of that many lies above it with a probability of 95 %."""
     return math.ceil(math.log(1 - _SURE) / math.log(percent / 100))
 
 
 def _decoding(
-    point: Point, passes: Sequence[Pass], conditions: Conditions, work: Work, limits: MachineLimits | None
+    point: Point, passes: Sequence[Pass], conditions: Conditions, cost: TokenCost, limits: MachineLimits | None
 ) -> list[Metric]:
     protocol = f"{conditions.protocol}; {point.steps} greedy tokens after {point.context}, one by one"
     rate = [len(each.steps_s) / sum(each.steps_s) for each in passes]
@@ -278,9 +279,9 @@ def _decoding(
         name = conditions.name(f"inter_token_p{percent}_s", point.context)
         common = {"version": VERSION, "n": len(steps), "protocol": protocol}
         metrics.append(_metric(name, float(np.percentile(steps, percent)), "s", False, common))
-    if work.read_bytes is not None:
-        bandwidth = work.read_bytes * float(np.median(rate))
-        common = {"version": VERSION, "n": len(rate), "protocol": f"{protocol}; {work.read_bytes} bytes a token"}
+    if cost.read_bytes is not None:
+        bandwidth = cost.read_bytes * float(np.median(rate))
+        common = {"version": VERSION, "n": len(rate), "protocol": f"{protocol}; {cost.read_bytes} bytes a token"}
         metrics.append(
             _metric(conditions.name("decode_bytes_per_s", point.context), bandwidth, "bytes/s", True, common)
         )
@@ -296,7 +297,7 @@ def _decoding(
 def _energy(
     name: str, joules: Sequence[float | None], tokens: int, conditions: Conditions, protocol: str
 ) -> list[Metric]:
-    """Nothing where any pass has no reading."""
+    """Energy per token; no metric if any pass has no reading."""
     known = [each / tokens for each in joules if each is not None]
     if not known or len(known) < len(joules):
         return []
@@ -304,7 +305,7 @@ def _energy(
 
 
 def _spread(name: str, values: Sequence[float], unit: str, higher: bool, protocol: str) -> list[Metric]:
-    """The median, and beside it the interquartile range where there are several values."""
+    """The median, and the interquartile range if there are several values."""
     common = {"version": VERSION, "n": len(values), "protocol": protocol}
     metrics = [_metric(name, float(np.median(values)), unit, higher, common)]
     if len(values) > 1:
@@ -315,7 +316,7 @@ def _spread(name: str, values: Sequence[float], unit: str, higher: bool, protoco
 
 
 def _median_stderr(values: Sequence[float]) -> float | None:
-    """Standard error of the median over resampled rounds; None of a single one."""
+    """Bootstrap standard error of the median over rounds; None for a single round."""
     if len(values) < 2:
         return None
     drawn = np.random.default_rng(0).choice(np.asarray(values), size=(_RESAMPLES, len(values)))

@@ -1,8 +1,8 @@
-"""Whether an engine computes what was evaluated: its next-token distributions against the torch reference's.
+"""Parity: does an engine compute the evaluated model? Compares its next-token distributions with torch's.
 
-The reference writes its log-probabilities of fixed windows once; every engine is fed the same tokens, in pieces, so
-that its key-value cache takes part, and is compared row by row. Both run in processes of their own, and no more than
-`_ROWS` rows of logits are in float64 at a time.
+The torch reference writes its log-probabilities of fixed windows once. Every engine is fed the same tokens, in pieces
+so that its key-value cache is used, and is compared row by row. Reference and engine run in separate processes, and at
+most `_ROWS` rows of logits are in float64 at a time.
 """
 
 from __future__ import annotations
@@ -20,56 +20,56 @@ from slmquant.errors import ModelError, NumericalError
 from slmquant.files import atomic_dir, require_space
 
 FILE_VERSION = 1
-"""Of what `write_reference` writes."""
+"""Version of the files that `write_reference` writes."""
 
 SHARE = 0.1
-"""An engine may add this share of what quantization itself costs: its cell's divergence from full precision."""
+"""Allowed KL of an engine, as a share of the KL that quantization itself causes (quantized against full precision)."""
 
 KL_FLOOR = 0.001
-"""Mean KL(reference‖engine) in nats that is allowed to a cell of full precision. Computing in bfloat16, which moves no
-table's digit, costs 0.0003 (products alone) to 0.0008 (all of it, vLLM) on SmolLM2-135M; the engines tried here cost
+"""Allowed mean KL(reference‖engine) in nats for a full-precision model. Computing in bfloat16, which changes no digit
+of a table, costs 0.0003 (products alone) to 0.0008 (all of it, vLLM) on SmolLM2-135M; the engines tried here cost
 0.00001 and less on stories15m.
 """
 
 KERNEL_FLOOR = 0.004
-"""The same of a cell with quantized weights, whatever it costs itself, and where nobody knows what full precision says.
-Kernels for such weights round what they multiply them with to eight bits, in blocks: llama.cpp's for every type, ONNX
-Runtime's at the accuracy level of its builder. That alone is 0.0027 nats on stories15m at W8A16g32, with both, as much
-as quantizing costs there; OpenVINO, which does not, is within 0.00001. The row says how much it is.
+"""The least allowed mean KL for quantized weights, and the allowed one if the full-precision model is unknown.
+Kernels for quantized weights round activations to eight bits, in blocks: llama.cpp's for every type, ONNX Runtime's at
+the accuracy level that its builder sets. With either, that alone is 0.0027 nats on stories15m at W8A16g32, as much as
+quantizing costs there; OpenVINO does not round activations and is within 0.00001. The row states the measured KL.
 """
 
 LOSS_FLOOR = 0.01
-"""The same of the mean loss's change, in nats: one per cent of the perplexity. Losses of an engine that is off by
-`KL_FLOOR` and right on average differ by √(2 · 0.001) from the reference's, so that their mean over 2000 predictions
-is 0 ± 0.001, which passes with room; an error that goes one way does not. Beyond the floor as much is allowed as of the
-divergence, which is what the loss grows by on text that the reference itself would write.
+"""The least allowed change of the mean loss, in nats: one per cent of the perplexity. If an engine is off by `KL_FLOOR`
+without bias, its losses differ from the reference's by √(2 · 0.001), so their mean over 2000 predictions is 0 ± 0.001
+and passes with room; a biased error does not. Above this floor, the loss may change by as much as the KL may, since
+the KL is the growth of the loss on text that the reference itself would write.
 """
 
 _STANDARD_ERRORS = 2.0
-"""Half the width of an interval that decides."""
+"""Half the width of a deciding interval, in standard errors."""
 
 _BLOCK = 64
-"""Predictions in a row that are one independent draw: neighbours are alike."""
+"""Consecutive predictions that count as one independent draw, because neighbours are correlated."""
 
 _PIECE = 64
-"""Tokens that are fed at a time."""
+"""Tokens fed at a time."""
 
 _SINGLES = 16
-"""Tokens at the end of a window that are fed one by one, as in decoding: engines have other kernels for that."""
+"""Tokens at the end of a window that are fed one by one, as in decoding: engines use other kernels for that."""
 
 _ROWS = 16
-"""Rows of logits in float64 at a time."""
+"""Rows of logits held in float64 at a time."""
 
 _LOG_PROBS, _NLL, _TOKENS = "log_probs.npy", "nll.npy", "tokens.npy"
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Fixed text as token ids: every window is fed anew, and every token but its first is predicted.
+    """Fixed text as token ids: each window starts a new sequence, and all its tokens but the first are predicted.
 
     Attributes:
-        tokens: Equally long windows.
-        text: What they were cut from, as a protocol says it.
+        tokens: Windows of equal length.
+        text: Name of the text they were cut from, for protocols.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -77,31 +77,31 @@ class Windows:
 
     @property
     def predictions(self) -> int:
-        """How many tokens are predicted."""
+        """Number of predicted tokens."""
         return sum(len(window) - 1 for window in self.tokens)
 
     @property
     def protocol(self) -> str:
-        """How much of which text."""
+        """Text and amount, for protocols."""
         windows = f"{len(self.tokens)} windows of {len(self.tokens[0])} tokens"
         return f"{self.text}, {windows}, fed {_PIECE} at a time and the last {_SINGLES} one by one"
 
 
 @dataclass(frozen=True)
 class Parity:
-    """An engine against the reference of the same artifact.
+    """An engine compared with the torch reference of the same artifact.
 
     Attributes:
-        predictions: How many tokens were predicted.
-        perplexity: The engine's.
-        reference_perplexity: The reference's.
+        predictions: Number of predicted tokens.
+        perplexity: The engine's perplexity.
+        reference_perplexity: The reference's perplexity.
         log_change_stderr: Standard error of the logarithm of their ratio, from the paired losses.
         kl_mean: Mean KL(reference‖engine), nats.
-        kl_max: The largest of a single prediction.
-        kl_stderr: Standard error of the mean. Both errors take blocks of predictions as independent.
-        top1_agreement: Share of predictions where both find the same token the most probable.
-        own_kl: Mean KL(full precision‖reference): what quantization itself costs on this text; None where full
-            precision is not known, 0 where it is the reference.
+        kl_max: The largest KL of a single prediction, nats.
+        kl_stderr: Standard error of `kl_mean`. Both errors treat blocks of predictions as independent.
+        top1_agreement: Share of predictions for which both have the same most probable token.
+        own_kl: Mean KL(full precision‖reference), the cost of quantization itself on this text; None if the
+            full-precision model is unknown, 0 if it is the reference.
     """
 
     predictions: int
@@ -116,7 +116,7 @@ class Parity:
 
     @property
     def kl_bound(self) -> float:
-        """How far off the engine may be: a share of what quantization costs, and no less than a floor."""
+        """Allowed mean KL in nats: a share of the cost of quantization, but at least a floor."""
         return max(self._floor, SHARE * (self.own_kl or 0.0))
 
     @property
@@ -125,7 +125,7 @@ class Parity:
 
     @property
     def loss_bound(self) -> float:
-        """How much the mean loss may change, in nats."""
+        """Allowed change of the mean loss, in nats."""
         return max(LOSS_FLOOR, self.kl_bound)
 
     @property
@@ -135,30 +135,29 @@ class Parity:
 
     @property
     def refusal(self) -> str | None:
-        """Why the engine is not shown to compute the reference; None where it is.
+        """Why the engine is not shown to compute the same model as the reference; None if it is.
 
-        What decides are the ends of intervals of two standard errors. An upper end within the bounds passes, a lower
-        end beyond one is another model, and what lies between needs more text: the less there is of it, the less
-        passes.
+        Each value has an interval of ± two standard errors. If both upper ends are within their bounds, the engine
+        passes. If a lower end is above its bound, the engine computes another model. Otherwise more text is needed, so
+        less text never makes passing easier.
         """
-        shown = [
+        checks = [
             (self.kl_mean, self.kl_stderr, self.kl_bound),
             (self._loss_change, self.log_change_stderr, self.loss_bound),
         ]
-        # `not <=`, so that what is not a number does not pass
-        if all(value + _STANDARD_ERRORS * error <= bound for value, error, bound in shown):
+        # `not <=`, so that NaN does not pass
+        if all(value + _STANDARD_ERRORS * error <= bound for value, error, bound in checks):
             return None
-        is_other = any(not value - _STANDARD_ERRORS * error <= bound for value, error, bound in shown)
-        found = (
-            f"mean KL to the reference {self.kl_mean:.5f} ± {self.kl_stderr:.5f} nats where {self._allowed}, "
+        is_other = any(not value - _STANDARD_ERRORS * error <= bound for value, error, bound in checks)
+        figures = (
+            f"mean KL to the reference {self.kl_mean:.5f} ± {self.kl_stderr:.5f} nats ({self._allowed}), "
             f"perplexity {self.perplexity:.4f} against {self.reference_perplexity:.4f}, {self.perplexity_change:+.2%} "
-            f"± {self.log_change_stderr:.2%} where {self.loss_bound:.1%} is"
+            f"± {self.log_change_stderr:.2%} ({self.loss_bound:.1%} allowed)"
         )
         if is_other:
-            return f"the engine computes another model: {found}"
+            return f"the engine computes another model: {figures}"
         return (
-            f"not enough text to tell whether the engine computes the same model: {found}; "
-            f"{self.predictions} predictions leave it open"
+            f"{self.predictions} predictions are too few to tell whether the engine computes the same model: {figures}"
         )
 
     @property
@@ -168,56 +167,59 @@ class Parity:
     @property
     def _allowed(self) -> str:
         if self.kl_bound > self._floor:
-            return f"{self.kl_bound:.5f} is allowed, a tenth of the {self.own_kl:.4f} that quantization costs"
+            return f"{self.kl_bound:.5f} allowed, a tenth of the {self.own_kl:.4f} that quantization costs"
         if self.own_kl is None:
-            return f"{self._floor:g} is allowed, as nobody says what full precision computes"
-        return f"{self._floor:g} is allowed"
+            return f"{self._floor:g} allowed, the full-precision model being unknown"
+        return f"{self._floor:g} allowed"
 
 
 def write_reference(session: Session, windows: Windows, folder: Path) -> None:
-    """Keep the reference's log-probabilities of every prediction in `folder`, whole or not at all.
+    """Write the reference's log-probabilities of every prediction to `folder`, atomically.
 
-    float16 halves the file. Read back and normalized again they are off by 4e-3 nats at most where a token has
-    less than e^-8, by less where it is likely; that moves a mean KL by about 1e-6. The losses are kept exactly.
+    float16 halves the file. Read back and normalized again, they are off by at most 4e-3 nats for a token with a
+    probability below e^-8, by less for a likely one; that moves a mean KL by about 1e-6. Losses are stored exactly.
 
     Raises:
         NumericalError: A logit is not finite.
-        SpaceError: They do not fit on the disk.
+        SpaceError: The disk has too little free space.
     """
     shape = (windows.predictions, session.vocab)
-    require_space(folder.parent, math.prod(shape) * np.dtype(np.float16).itemsize)  # a mapped file that finds none ends
-    with atomic_dir(folder) as temporary:  # the process without a word
-        kept = np.lib.format.open_memmap(temporary / _LOG_PROBS, mode="w+", dtype=np.float16, shape=shape)
+    # without space, writing to a mapped file would end the process without a message
+    require_space(folder.parent, math.prod(shape) * np.dtype(np.float16).itemsize)
+    with atomic_dir(folder) as temporary:
+        stored = np.lib.format.open_memmap(temporary / _LOG_PROBS, mode="w+", dtype=np.float16, shape=shape)
         nll = np.empty(windows.predictions)
         for start, targets, logits in _rows(session, windows):
             log_probs = _log_softmax(logits)
-            kept[start : start + len(targets)] = np.maximum(log_probs, np.finfo(np.float16).min)
+            stored[start : start + len(targets)] = np.maximum(log_probs, np.finfo(np.float16).min)
             nll[start : start + len(targets)] = -log_probs[np.arange(len(targets)), targets]
-        kept.flush()
-        del kept  # a file that is mapped cannot be moved on Windows
+        stored.flush()
+        del stored  # a mapped file cannot be moved on Windows
         np.save(temporary / _NLL, nll)
         np.save(temporary / _TOKENS, np.asarray(windows.tokens))
 
 
 def compare(session: Session, windows: Windows, folder: Path, full: Path | None = None) -> Parity:
-    """Feed the windows to an engine and compare with what `write_reference` kept.
+    """Feed the windows to an engine and compare it with the files of `write_reference`.
 
-    Where one of the two pads its vocabulary, the tokens that both have are compared, normalized over them.
+    If one of the two pads its vocabulary, only the tokens that both have are compared, normalized over them.
 
     Args:
-        session: The engine's.
-        windows: What the reference was fed.
-        folder: What was kept of the reference.
-        full: The same of the full-precision model, the reference itself where it is that; None where it is not known.
+        session: A session of the engine.
+        windows: The windows that the reference was fed.
+        folder: The reference's log-probabilities.
+        full: The full-precision model's; equal to `folder` if it is the reference, None if unknown.
 
     Raises:
-        ModelError: The reference is of other tokens, or the engine lacks one of them.
+        ModelError: The reference was written for other tokens, or the engine's vocabulary lacks one of them.
         NumericalError: A logit is not finite.
     """
     if not np.array_equal(np.load(folder / _TOKENS), np.asarray(windows.tokens)):
-        raise ModelError(f"the reference log-probabilities in {folder} are of other text; delete that folder")
-    kept, reference_nll = np.load(folder / _LOG_PROBS, mmap_mode="r"), np.load(folder / _NLL)
-    vocab = min(kept.shape[1], session.vocab)
+        raise ModelError(
+            f"the reference log-probabilities in {folder} are of other text; delete that folder and run again"
+        )
+    stored, reference_nll = np.load(folder / _LOG_PROBS, mmap_mode="r"), np.load(folder / _NLL)
+    vocab = min(stored.shape[1], session.vocab)
     highest = max(max(window) for window in windows.tokens)
     if highest >= vocab:
         raise ModelError(f"the engine's vocabulary of {session.vocab} lacks token {highest} of the reference's text")
@@ -225,11 +227,11 @@ def compare(session: Session, windows: Windows, folder: Path, full: Path | None 
     agree = 0
     for start, targets, logits in _rows(session, windows):
         rows = slice(start, start + len(targets))
-        mine = _log_softmax(logits[:, :vocab])
-        theirs = _log_softmax(kept[rows, :vocab])
-        nll[rows] = -mine[np.arange(len(targets)), targets]
-        kl[rows] = (np.exp(theirs) * (theirs - mine)).sum(axis=1)
-        agree += int((mine.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+        engine = _log_softmax(logits[:, :vocab])
+        reference = _log_softmax(stored[rows, :vocab])
+        nll[rows] = -engine[np.arange(len(targets)), targets]
+        kl[rows] = (np.exp(reference) * (reference - engine)).sum(axis=1)
+        agree += int((engine.argmax(axis=1) == reference.argmax(axis=1)).sum())
     return Parity(
         predictions=len(nll),
         perplexity=math.exp(nll.mean()),
@@ -244,20 +246,20 @@ def compare(session: Session, windows: Windows, folder: Path, full: Path | None 
 
 
 def _own_kl(folder: Path, full: Path) -> float | None:
-    """Mean KL(full precision‖reference) of what was kept; None where the two are of other text."""
+    """Mean KL(full precision‖reference) of two stored references; None if their texts differ."""
     if not np.array_equal(np.load(folder / _TOKENS), np.load(full / _TOKENS)):
         return None
-    quantized, original = (np.load(each / _LOG_PROBS, mmap_mode="r") for each in (folder, full))
+    quantized, original = (np.load(path / _LOG_PROBS, mmap_mode="r") for path in (folder, full))
     vocab = min(quantized.shape[1], original.shape[1])
     total = 0.0
     for start in range(0, len(quantized), _ROWS):
-        p, q = (_log_softmax(kept[start : start + _ROWS, :vocab]) for kept in (original, quantized))
+        p, q = (_log_softmax(stored[start : start + _ROWS, :vocab]) for stored in (original, quantized))
         total += float((np.exp(p) * (p - q)).sum())
     return total / len(quantized)
 
 
 def _stderr(values: NDArray[np.float64]) -> float:
-    """Standard error of the mean from the sums over blocks of neighbours; of few values, from the values."""
+    """Standard error of the mean from sums over blocks of neighbours; from single values if they are few."""
     blocks = np.array_split(values, max(1, len(values) // _BLOCK))
     if len(blocks) < 2:
         return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
@@ -266,25 +268,28 @@ def _stderr(values: NDArray[np.float64]) -> float:
 
 
 def _rows(session: Session, windows: Windows) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
-    """Number of the first prediction, true next tokens and logits, a few rows at a time; what is last is not fed."""
+    """Yield index of the first prediction, true next tokens and logits, a few rows at a time.
+
+    The last token of a window is not fed.
+    """
     first = 0
     for window in windows.tokens:
         session.reset()
         for start, stop in _pieces(len(window) - 1):
-            fed = window[start:stop]
-            logits = session.feed(fed, every=True)
-            if logits.shape != (len(fed), session.vocab):
-                raise ModelError(f"the engine gave logits of shape {logits.shape} for {len(fed)} tokens")
+            piece = window[start:stop]
+            logits = session.feed(piece, every=True)
+            if logits.shape != (len(piece), session.vocab):
+                raise ModelError(f"the engine gave logits of shape {logits.shape} for {len(piece)} tokens")
             if not np.isfinite(logits).all():
                 raise NumericalError(f"the engine's logits are not finite after {stop} tokens")
             targets = np.asarray(window[start + 1 : stop + 1])
-            for row in range(0, len(fed), _ROWS):
+            for row in range(0, len(piece), _ROWS):
                 yield first + row, targets[row : row + _ROWS], logits[row : row + _ROWS]
-            first += len(fed)
+            first += len(piece)
 
 
 def _pieces(length: int) -> Iterator[tuple[int, int]]:
-    """Where the parts of `length` tokens that are fed together begin and end; a short window ends one by one, too."""
+    """Start and stop of each piece of `length` tokens that is fed together; also a short window ends one by one."""
     alone = max(length - _SINGLES, length // 2)
     for start in range(0, alone, _PIECE):
         yield start, min(start + _PIECE, alone)

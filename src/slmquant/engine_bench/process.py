@@ -1,4 +1,4 @@
-"""An engine in a process of its own, from the side of who asks."""
+"""Client side of an engine's process: start it, send requests, receive answers."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _FAREWELL_S = 5.0
 
 @dataclass(frozen=True)
 class _Ended:
-    """The process will answer no more."""
+    """Signals that the process has ended and gives no more answers."""
 
 
 def _scratch_file() -> IO[bytes]:
-    """Where an engine's words are kept; nowhere, if there is no folder or no space for them."""
+    """A temporary file for an engine's standard error; the null device if none can be made."""
     try:
         return tempfile.TemporaryFile()
-    except OSError:  # an engine that needs no scratch runs without
+    except OSError:  # the engine itself may not need the disk
         return Path(os.devnull).open("w+b")
 
 
 class EngineProcess:
-    """One process for one engine; a context manager, which ends it.
+    """One process for one engine; a context manager that ends the process on exit.
 
-    Between two requests it is stopped where the system can do that (Linux): an engine whose threads go on spinning
-    after its answer takes nothing from the one that is measured next to it.
+    On Linux the process is suspended between requests: an engine whose threads keep spinning after its answer then
+    takes no processor time from the engine measured next to it.
 
     Args:
-        threads: How many threads libraries that go by their environment (OpenMP, MKL, ...) may start.
-        stops: Whether it is stopped between requests.
+        threads: Number of threads for libraries that read it from the environment (OpenMP, MKL, ...).
+        stops: Whether the process is suspended between requests.
     """
 
     def __init__(self, threads: int, stops: bool = True) -> None:
@@ -69,16 +69,18 @@ class EngineProcess:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, request: Request[T], timeout_s: float) -> T | Failure:
-        """The answer, or a `Failure` where the request raised, the process died, or it took longer than `timeout_s`.
+        """Send a request and wait for its answer.
 
-        After a process has died or was too slow, it is gone, and so is every answer after that.
+        Returns:
+            The answer; a `Failure` if the request raised, the process died, or it took longer than `timeout_s`. A
+            process that died or was too slow is not restarted: every later request fails, too.
         """
         self._signal("SIGCONT")
         try:
             stdin = cast(BinaryIO, self._child.stdin)
             stdin.write(pickle.dumps(request))
             stdin.flush()
-        except (OSError, ValueError):  # it is gone, or was closed
+        except (OSError, ValueError):  # the process has ended, or was closed
             return self._death()
         try:
             answer = self._answers.get(timeout=timeout_s)
@@ -94,10 +96,10 @@ class EngineProcess:
         return cast("T | Failure", answer)
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         if self._child.poll() is None:
             self._child.kill()
-        with suppress(subprocess.TimeoutExpired):  # it is killed; gigabytes under swap take a while to go
+        with suppress(subprocess.TimeoutExpired):  # releasing gigabytes of swapped memory takes a while
             self._child.wait(_FAREWELL_S)
 
     def __enter__(self) -> EngineProcess:
@@ -111,7 +113,7 @@ class EngineProcess:
             if pipe is not None:
                 try:
                     pipe.close()
-                except OSError:  # what was never read by the child
+                except OSError:  # unread data in the pipe
                     continue
 
     def _listen(self) -> None:
@@ -131,17 +133,17 @@ class EngineProcess:
         self.close()
         code = self._child.returncode
         if code is None:
-            return Failure("failed", f"the engine's process does not end, though it was killed{self._last_words()}")
+            return Failure("failed", f"the engine's process was killed but has not ended yet{self._last_words()}")
         if code == -getattr(signal, "SIGKILL", 9):
             return Failure(
                 "out_of_memory",
-                f"the engine was killed by the system, most likely for want of memory{self._last_words()}",
+                f"the engine was killed by the system, probably out of memory{self._last_words()}",
             )
         what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return Failure("failed", f"the engine's process ended with {what}{self._last_words()}")
 
     def _last_words(self) -> str:
-        """The last lines that the engine wrote to standard error, as the end of a sentence."""
+        """The engine's last lines on standard error, as the end of a sentence."""
         if self._stderr.closed:
             return ""
         self._stderr.seek(0)

@@ -1,4 +1,4 @@
-"""What an artifact is held against: fixed text, the torch reference's log-probabilities of it, facts of the model."""
+"""References for parity: fixed text, the torch reference's log-probabilities of it, and facts of the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slmquant import __version__, engines
 from slmquant.boundary import guarded, or_none, reading
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
-from slmquant.engine_bench.figures import Work
+from slmquant.engine_bench.figures import TokenCost
 from slmquant.engine_bench.parity import FILE_VERSION, Windows
 from slmquant.engine_bench.process import EngineProcess
 from slmquant.engine_bench.requests import Open, WriteReference
@@ -40,27 +40,27 @@ from slmquant.schemes import parse
 REFERENCE_ENGINE = "torch_eager"
 
 NO_SPEED = (
-    "no speed: a slmquant folder is computed with rounded weights in full-precision products, which says nothing of "
-    "a quantized model's speed; export it to a format of another engine (slmquant export)"
+    "no speed: torch multiplies a slmquant folder's rounded weights in full precision, so its speed says nothing about "
+    "a quantized model; export it for another engine (slmquant export)"
 )
 
 _TEXTS = (".json", ".txt", ".jinja")
-"""Files beside an artifact's weights that no token is multiplied with."""
+"""Suffixes of files without weights: configuration, tokenizer, templates."""
 _KEPT_BYTES = 4_000_000_000
-"""What kept log-probabilities may take of the cache; those used longest ago go first."""
+"""Maximum size of the cached log-probabilities; the least recently used are deleted first."""
 _UNPACKING = {
-    "transformers": "no speed: the engine unpacks every weight when it loads, and computes as if nothing was quantized"
+    "transformers": "no speed: the engine unpacks every weight on loading and computes like an unquantized model"
 }
-"""Engines that prove what a file says, and whose speed and memory would say nothing of it."""
+"""Engines measured for parity only: their speed and memory say nothing about the quantized model."""
 
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Which text parity is measured on, and how much of it.
+    """Amount of text that parity is measured on.
 
     Attributes:
-        windows: How many windows, spread over the text.
-        window_tokens: Tokens in each; a model that takes fewer gets shorter ones.
+        windows: Number of windows, spread evenly over the text.
+        window_tokens: Tokens per window; fewer if the model's context is shorter.
     """
 
     windows: int = 8
@@ -79,17 +79,18 @@ def bench_engine(
 
     Args:
         engine: Name of the engine.
-        artifacts: Each a path, or a model source for an engine that opens one; and its reference, a slmquant folder or
-            a model source. With None a GGUF file, and a checkpoint of packed weights, is held against itself in torch;
-            what other artifacts compute is then not proved, which their results say.
-        settings: What is timed.
-        baseline: Which of them is the full-precision one.
-        data_dir: A local folder of data, tried first.
-        progress: Who is told how far it is.
+        artifacts: Pairs of artifact and reference. The artifact is a path, or a model source if the engine opens
+            those; the reference is a slmquant folder or a model source. With a reference of None, a GGUF file or a
+            checkpoint of packed weights is compared with itself in torch; for other artifacts parity is not measured,
+            and a note says so.
+        settings: What to time.
+        baseline: Index of the full-precision artifact; None if there is none.
+        data_dir: A local data folder, searched first.
+        progress: Receives progress updates.
 
     Raises:
-        UnknownNameError, SourceError, ModelError, DataError: A reference cannot be had, or there is no text. What goes
-            wrong with an artifact is its own result.
+        UnknownNameError, SourceError, ModelError, DataError: A reference cannot be loaded, or there is no text. A
+            failure of an artifact is not raised but returned as its result.
     """
     progress = progress or Silent()
     progress.start("reference", len(artifacts))
@@ -99,7 +100,7 @@ def bench_engine(
         if not path.exists() and isinstance(engines.load(engine), TorchEngine):
             path = reference_folder(artifact)
         if source is None:
-            jobs.append(_held_against_itself(EngineJob(label, engine, path), data_dir, settings.timeout_s))
+            jobs.append(_compared_with_itself(EngineJob(label, engine, path), data_dir, settings.timeout_s))
         else:
             windows = fixed_windows(source, TextOptions(), data_dir)
             reference = keep_reference(source, windows, cache_dir(), settings.timeout_s)
@@ -109,13 +110,13 @@ def bench_engine(
 
 
 def labels(artifacts: Sequence[str]) -> list[str]:
-    """What rows call artifacts: their names without folders of this machine, numbered where two are the same."""
+    """Labels of artifacts in rows: names without local folders, numbered if two are equal."""
     names = [Path(artifact).name if Path(artifact).is_absolute() else artifact for artifact in artifacts]
     return [name if names.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(names)]
 
 
 def _with_full(jobs: Sequence[EngineJob], baseline: int | None) -> list[EngineJob]:
-    """Jobs whose references know that of the full-precision artifact, where there is one."""
+    """Jobs whose references name the full-precision reference, if there is one."""
     full = None if baseline is None else jobs[baseline].reference
     if not isinstance(full, Reference):
         return list(jobs)
@@ -127,8 +128,8 @@ def _with_full(jobs: Sequence[EngineJob], baseline: int | None) -> list[EngineJo
     ]
 
 
-def _held_against_itself(job: EngineJob, data_dir: Path | None, timeout_s: float) -> EngineJob:
-    """What torch can read, with every weight unpacked, is its own reference; other artifacts have none."""
+def _compared_with_itself(job: EngineJob, data_dir: Path | None, timeout_s: float) -> EngineJob:
+    """Use the artifact itself, read by torch, as its reference; no reference if torch cannot read it."""
     is_gguf = job.artifact.suffix == ".gguf" and job.artifact.is_file()
     if not is_gguf and checkpoint_of(job.artifact) is None:
         return describe(job, None)
@@ -143,7 +144,7 @@ def _held_against_itself(job: EngineJob, data_dir: Path | None, timeout_s: float
 
 
 def reference_folder(source: str) -> Path:
-    """Where the model lies that `source` names: a slmquant folder as it is, else a full-precision model.
+    """Folder of the model that `source` names: a slmquant folder itself, else a full-precision model.
 
     Raises:
         UnknownNameError, SourceError, ModelError: As for `model.sources.resolve.resolve`.
@@ -153,10 +154,10 @@ def reference_folder(source: str) -> Path:
 
 
 def fixed_windows(source: str, options: TextOptions, data_dir: Path | None) -> Windows:
-    """Pieces spread evenly over a text, in the reference's tokens; the same for every engine and scheme.
+    """Windows spread evenly over the calibration text, in the reference's tokens; equal for all engines and schemes.
 
     Raises:
-        DataError: There is no text, or too little of it.
+        DataError: The text is missing or too short.
         UnknownNameError, SourceError, ModelError: As for `reference_folder`.
     """
     folder = reference_folder(source)
@@ -166,22 +167,22 @@ def fixed_windows(source: str, options: TextOptions, data_dir: Path | None) -> W
     bos = window_bos(tokenizer)
     head = [] if bos is None else [bos]
     fresh = length - len(head)
-    characters = fresh * 16  # no tokenizer makes pieces that long on average; the rest need not be read
+    characters = fresh * 16  # tokens are shorter than 16 characters on average, so this suffices
     cut = []
     for place in range(options.windows):
         start = place * len(corpus.text) // options.windows
         ids: list[int] = text_tokens(tokenizer, corpus.text[start : start + characters]).tolist()
         if len(ids) < fresh or len(corpus.text) < options.windows * 2:
             raise DataError(
-                f"corpus {corpus.card.name!r} has {len(ids)} tokens from its character {start} on, parity needs "
-                f"{fresh} in each of {options.windows} places; name a longer text"
+                f"corpus {corpus.card.name!r} is too short: {len(ids)} tokens from character {start} on, expected "
+                f"{fresh} for each of {options.windows} windows; give a longer text"
             )
         cut.append(tuple(head + ids[:fresh]))
     return Windows(tokens=tuple(cut), text=f"{corpus.card.name} ({corpus.card.sha256[:8]})")
 
 
 def keep_reference(source: str, windows: Windows, cache: Path, timeout_s: float) -> Reference | Failure:
-    """The reference's log-probabilities, computed in a process of its own unless they are in the cache.
+    """Compute the reference's log-probabilities in a separate process, unless they are cached.
 
     Raises:
         UnknownNameError, SourceError, ModelError: As for `reference_folder`.
@@ -200,50 +201,51 @@ def keep_reference(source: str, windows: Windows, cache: Path, timeout_s: float)
         with EngineProcess(threads) as process:
             opened = process.ask(Open(REFERENCE_ENGINE, folder, options), timeout_s)
             if isinstance(opened, Failure):
-                return Failure(opened.status, f"the reference {source}: {opened.reason}")
+                return Failure(opened.status, f"reference {source}: {opened.reason}")
             written = process.ask(WriteReference(windows, kept), timeout_s)
         if isinstance(written, Failure):
-            return Failure(written.status, f"the reference {source}: {written.reason}")
+            return Failure(written.status, f"reference {source}: {written.reason}")
     return Reference(kept, windows)
 
 
 def describe(job: EngineJob, reference: str | None) -> EngineJob:
-    """`job` with what its reference, or the artifact's own config, says of the model; absent where neither does."""
+    """`job` with token cost and context limit, read from the reference's or the artifact's config if there is one."""
     folder = reference_folder(reference) if reference is not None else job.artifact
     try:
         config = _config(folder) if (folder / "config.json").is_file() else None
-        work = Work() if config is None else _work(config, job)
+        cost = TokenCost() if config is None else _token_cost(config, job)
         limit = _stated_context(job.artifact) if config is None else context_limit(config)
-    except ModelError:  # opening it will say what is wrong
-        work, limit = Work(), None
+    except ModelError:  # opening the artifact will report it
+        cost, limit = TokenCost(), None
     return replace(
         job,
-        work=work,
+        cost=cost,
         context_limit=limit,
         no_speed=_UNPACKING.get(job.engine) or _no_speed(job.artifact),
     )
 
 
 def _stated_context(artifact: Path) -> int | None:
-    """How many positions an artifact without a config of transformers says that it has; None where it does not.
+    """Context length stated by an artifact without a transformers config; None if it states none.
 
     Raises:
-        ModelError: It is damaged.
+        ModelError: The artifact is damaged.
     """
     if artifact.suffix == ".gguf":
         from slmquant.formats.gguf.reader import context_length
 
         return context_length(artifact)
     if (stated := artifact / "genai_config.json").is_file():
-        with reading(stated, "the settings of a model for ONNX Runtime GenAI", "export it again"):
+        with reading(stated, "the settings of an ONNX Runtime GenAI model", "export it again"):
             return int(json.loads(stated.read_text(encoding="utf-8"))["model"]["context_length"])
     return None
 
 
-def _work(config: PreTrainedConfig, job: EngineJob) -> Work:
-    """A looked-up embedding is neither multiplied nor read; tied to the head, it is both.
+def _token_cost(config: PreTrainedConfig, job: EngineJob) -> TokenCost:
+    """Token cost from the architecture's shapes.
 
-    Torch reads its own dtype, whatever the file holds; other engines are taken to read what they were given.
+    An embedding is only looked up, so it is neither multiplied nor read, unless it is tied to the head. Torch reads
+    weights in its own dtype, whatever the file holds; other engines are assumed to read the bytes of the file.
     """
     with guarded(lambda why: f"{job.artifact} is no language model: {why}"), torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)  # shapes without numbers
@@ -256,11 +258,11 @@ def _work(config: PreTrainedConfig, job: EngineJob) -> Work:
         read = (body + ends) * getattr(torch, engine.dtype).itemsize
     else:
         read = _weight_bytes(job.artifact) if tied else None
-    return Work(read_bytes=read, multiplied=body, head=ends)
+    return TokenCost(read_bytes=read, multiplied=body, head=ends)
 
 
 def _weight_bytes(artifact: Path) -> int | None:
-    """What an artifact takes without the texts beside its weights: tokenizer, templates, configuration."""
+    """Size of an artifact without tokenizer, templates and configuration; None if it does not exist."""
     if not artifact.is_dir():
         return bytes_on_disk(artifact)
     return sum(f.stat().st_size for f in artifact.rglob("*") if f.is_file() and f.suffix not in _TEXTS)
@@ -270,7 +272,7 @@ def _no_speed(artifact: Path) -> str | None:
     if not is_native(artifact):
         return None
     scheme = or_none(lambda: parse(json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))["scheme"]))
-    return None if scheme is not None and scheme.is_full_precision else NO_SPEED  # opening it will say what is wrong
+    return None if scheme is not None and scheme.is_full_precision else NO_SPEED  # opening it will report damage
 
 
 def _config(folder: Path) -> PreTrainedConfig:
@@ -279,7 +281,7 @@ def _config(folder: Path) -> PreTrainedConfig:
 
 
 def _digest(folder: Path) -> str:
-    """Of every file that the reference is computed from."""
+    """SHA-256 over all files that the reference is computed from."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
         digest.update(f"{path.name} {sha256(path)}\n".encode())

@@ -1,7 +1,7 @@
-"""What an engine's process can be asked: open an artifact, compare, one timed pass, weigh itself, try the machine.
+"""Requests to an engine's process: open an artifact, compare, run a timed pass, measure memory or machine limits.
 
-Each request is plain data that knows how to answer itself; its answer is plain data, too. Nothing here imports torch:
-the memory of a process is its engine's.
+Requests and answers are plain data; a request's `answer` method computes the answer in the engine's process. Nothing
+here imports torch, so that the memory of a process is the engine's alone.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from slmquant.machine.meters import (
 T_co = TypeVar("T_co", covariant=True)
 
 _PROMPT_TOKENS = 1000
-"""Prompts are drawn among this many of the first tokens of a vocabulary, so that padding is never fed."""
+"""Prompts are drawn from this many first tokens of a vocabulary, so that padding tokens are never fed."""
 
 
 @dataclass
-class Desk:
-    """What a process has at hand between two requests."""
+class WorkerState:
+    """State of an engine's process between two requests."""
 
     session: Session | None = None
     artifact: Path | None = None
@@ -47,15 +47,15 @@ class Desk:
     def opened(self) -> Session:
         """The session that `Open` opened."""
         if self.session is None:
-            raise RuntimeError("nothing was opened in this process yet")
+            raise RuntimeError("no artifact is open in this process; send Open first")
         return self.session
 
 
 class Request(Protocol[T_co]):
-    """One question."""
+    """A request to an engine's process."""
 
-    def answer(self, desk: Desk) -> T_co:
-        """Do it, in the engine's process."""
+    def answer(self, state: WorkerState) -> T_co:
+        """Compute the answer; runs in the engine's process."""
         ...
 
 
@@ -64,9 +64,9 @@ class Memory:
     """Resident memory of an engine's process.
 
     Attributes:
-        rss_bytes: Now.
-        peak_bytes: At its highest since the last `Open` or since the process began.
-        mapped_bytes: Of `rss_bytes`, pages that map the artifact; None where the system does not say.
+        rss_bytes: Current resident memory.
+        peak_bytes: Peak since the last `Open`, or since the process started.
+        mapped_bytes: The part of `rss_bytes` that maps the artifact's files; None if unsupported.
     """
 
     rss_bytes: int
@@ -76,18 +76,18 @@ class Memory:
 
 @dataclass(frozen=True)
 class Opened:
-    """An artifact in an engine.
+    """Result of opening an artifact.
 
     Attributes:
-        version: The engine's own words for its version.
-        load_s: How long `Engine.open` took.
-        vocab: Width of its logits.
-        empty_rss_bytes: Resident memory before: the interpreter, numpy, and what of the engine was imported to ask
-            for its version.
-        memory: After; the peak is that of loading.
-        peak_of_its_own: Whether later peaks are those of inference alone.
-        energy_of: Whose energy is read.
-        energy_reason: Why there is no energy to read; None where there is.
+        version: Version, as the engine states it.
+        load_s: Duration of `Engine.open`.
+        vocab: Width of a row of logits.
+        empty_rss_bytes: Resident memory before opening: the interpreter, numpy, and the parts of the engine that were
+            imported to query its version.
+        memory: Memory after opening; its peak is that of loading.
+        peak_of_its_own: Whether later peaks exclude loading.
+        energy_of: The device whose energy is measured.
+        energy_reason: Why energy cannot be measured; None if it can.
     """
 
     version: str
@@ -102,84 +102,84 @@ class Opened:
 
 @dataclass(frozen=True)
 class Open:
-    """Load `artifact` with the engine of that name.
+    """Load `artifact` with the named engine.
 
-    Answering raises UnavailableError where the engine is not usable here, ModelError where it cannot read the artifact.
+    `answer` raises UnavailableError if the engine is not usable here, ModelError if it cannot read the artifact.
     """
 
     engine: str
     artifact: Path
     options: OpenOptions
 
-    def answer(self, desk: Desk) -> Opened:
-        """Open it."""
+    def answer(self, state: WorkerState) -> Opened:
+        """Open the artifact."""
         engine = engines.load(self.engine)
         status = engine.status()
         if not status.usable:
-            raise UnavailableError(status.reason or f"{engine.title} cannot be used here")
+            raise UnavailableError(status.reason or f"{engine.title} is not usable here")
         empty = rss_bytes()
         started = time.perf_counter()
-        desk.session = engine.open(self.artifact, self.options)
+        state.session = engine.open(self.artifact, self.options)
         load_s = time.perf_counter() - started
-        desk.artifact = self.artifact
-        desk.energy = CardEnergy(desk.session.card) if isinstance(desk.session, OnCard) else PackageEnergy()
+        state.artifact = self.artifact
+        state.energy = CardEnergy(state.session.card) if isinstance(state.session, OnCard) else PackageEnergy()
         return Opened(
             version=status.version or engine.title,
             load_s=load_s,
-            vocab=desk.session.vocab,
+            vocab=state.session.vocab,
             empty_rss_bytes=empty,
-            memory=_memory(desk),
+            memory=_memory(state),
             peak_of_its_own=forget_peak(),
-            energy_of=desk.energy.source,
-            energy_reason=desk.energy.reason,
+            energy_of=state.energy.source,
+            energy_reason=state.energy.reason,
         )
 
 
 @dataclass(frozen=True)
-class Weigh:
-    """Resident memory."""
+class MeasureMemory:
+    """Measure the process's resident memory."""
 
-    def answer(self, desk: Desk) -> Memory:
-        """Read it."""
-        return _memory(desk)
+    def answer(self, state: WorkerState) -> Memory:
+        """Read the memory."""
+        return _memory(state)
 
 
 @dataclass(frozen=True)
 class WriteReference:
-    """Keep the opened model's log-probabilities of `windows` in `folder`."""
+    """Write the opened model's log-probabilities of `windows` to `folder`."""
 
     windows: Windows
     folder: Path
 
-    def answer(self, desk: Desk) -> Path:
-        """Write them."""
-        write_reference(desk.opened, self.windows, self.folder)
+    def answer(self, state: WorkerState) -> Path:
+        """Write the files and return the folder."""
+        write_reference(state.opened, self.windows, self.folder)
         return self.folder
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare the opened model with the log-probabilities in `folder`, and these with those of full precision."""
+    """Compare the opened model with the reference in `folder`, and that one with full precision in `full`."""
 
     windows: Windows
     folder: Path
     full: Path | None = None
 
-    def answer(self, desk: Desk) -> Parity:
-        """Compare them."""
-        return compare(desk.opened, self.windows, self.folder, self.full)
+    def answer(self, state: WorkerState) -> Parity:
+        """Compare, see `parity.compare`."""
+        return compare(state.opened, self.windows, self.folder, self.full)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one `Point` took.
+    """Times and energy of one run of a `Point`.
 
     Attributes:
-        prefill_s: Until the first new token was known; None for a context of 0.
-        steps_s: Of every token that was decoded, choosing it included.
-        prefill_j: Energy of the first part, and
-        decode_j: of the second; None where the machine has no counter, or there was no such part.
-        noise: What else the machine did; None where its clocks did not move.
+        prefill_s: Time until the first new token was chosen; None for a context of 0.
+        steps_s: Time of each decoded token, sampling included.
+        prefill_j: Energy of the prefill; None if there was none, or the machine has no energy counter.
+        decode_j: Energy of decoding; None likewise.
+        noise: Load from other work meanwhile; None if the pass was too short to measure it.
     """
 
     prefill_s: float | None
@@ -193,7 +193,7 @@ class Pass:
 class Point:
     """Feed `context` tokens at once to an empty sequence, then decode `steps` tokens greedily, one by one.
 
-    With a context of 0 decoding begins with a given token.
+    With a context of 0, decoding starts from a fixed token.
     """
 
     context: int
@@ -201,21 +201,21 @@ class Point:
 
     @property
     def tokens(self) -> int:
-        """How long the sequence gets."""
+        """Final length of the sequence."""
         return self.context + self.steps
 
-    def answer(self, desk: Desk) -> Pass:
-        """Time it."""
-        session = desk.opened
+    def answer(self, state: WorkerState) -> Pass:
+        """Run and time the pass."""
+        session = state.opened
         prompt = _prompt(session.vocab, max(1, self.context))
         session.reset()
-        clocks, start_j = cpu_times(), desk.energy.read()
+        clocks, start_j = cpu_times(), state.energy.read()
         prefill_s, token = None, prompt[0]
         if self.context:
             began = time.perf_counter()
             token = _next(session, prompt)
             prefill_s = time.perf_counter() - began
-        between_j = desk.energy.read()
+        between_j = state.energy.read()
         steps = []
         for _ in range(self.steps):
             began = time.perf_counter()
@@ -224,38 +224,38 @@ class Point:
         return Pass(
             prefill_s=prefill_s,
             steps_s=tuple(steps),
-            prefill_j=desk.energy.joules(start_j, between_j) if self.context else None,
-            decode_j=desk.energy.joules(between_j, desk.energy.read()) if self.steps else None,
+            prefill_j=state.energy.joules(start_j, between_j) if self.context else None,
+            decode_j=state.energy.joules(between_j, state.energy.read()) if self.steps else None,
             noise=noise_between(clocks, cpu_times()),
         )
 
 
 @dataclass(frozen=True)
-class TryMachine:
-    """How fast the machine reads memory and multiplies with so many threads; needs no artifact."""
+class MeasureLimits:
+    """Measure memory bandwidth and multiplication rate with `threads` threads; needs no artifact."""
 
     threads: int
     seconds: float
 
-    def answer(self, desk: Desk) -> MachineLimits:
-        """Measure."""
-        del desk
+    def answer(self, state: WorkerState) -> MachineLimits:
+        """Measure, see `machine.limits.measure_limits`."""
+        del state
         return measure_limits(self.threads, self.seconds)
 
 
-def _memory(desk: Desk) -> Memory:
-    mapped = None if desk.artifact is None else mapped_bytes(desk.artifact)
+def _memory(state: WorkerState) -> Memory:
+    mapped = None if state.artifact is None else mapped_bytes(state.artifact)
     return Memory(rss_bytes=rss_bytes(), peak_bytes=peak_rss_bytes(), mapped_bytes=mapped)
 
 
 def _prompt(vocab: int, length: int) -> list[int]:
-    """The same tokens for every engine; a dense model takes the same time for any."""
+    """Random tokens, the same for every engine; the time of a dense model does not depend on them."""
     drawn: list[int] = np.random.default_rng(0).integers(min(vocab, _PROMPT_TOKENS), size=length).tolist()
     return drawn
 
 
 def _next(session: Session, tokens: list[int]) -> int:
-    """Feed, and choose the most probable token, by the engine's own means where it has them."""
+    """Feed tokens and return the most probable next one; the engine's own sampler is used if it has one."""
     if isinstance(session, Chooses):
         return session.choose(tokens)
     last = session.feed(tokens)[-1]

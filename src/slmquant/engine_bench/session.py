@@ -1,11 +1,11 @@
-"""Artifacts on engines: each in a process of its own, measured turn by turn, so that ratios survive a noisy machine.
+"""Measure artifacts on engines: one process each, timed in alternating rounds, so that ratios survive a noisy machine.
 
-Three stages. Parity: each artifact is opened alone and held against its reference; one that computes something else
-ends here. Speed: for each number of threads all that are left are opened side by side and asked the same short passes
-in rounds, in balanced orders (`_engine_turns`); who is not asked is stopped. Limits: what the machine itself can do,
-tried once for each number of threads, before the first pass.
+There are three stages. Parity: each artifact is opened alone and compared with its reference; one that computes another
+model fails here. Limits: for each number of threads, the machine's bandwidth and multiplication rate are measured once,
+before the first pass. Speed: for each number of threads, the remaining artifacts are opened side by side and run the
+same short passes in rounds, in balanced orders (`turns`); processes that wait are suspended.
 
-Whatever goes wrong with one artifact is its own result; the others go on.
+A failure of one artifact becomes its own result; the others continue.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from slmquant.engine_bench.figures import (
     Conditions,
-    Work,
+    TokenCost,
     artifact_metrics,
     loading_metrics,
     noise_metrics,
@@ -29,7 +29,7 @@ from slmquant.engine_bench.figures import (
 )
 from slmquant.engine_bench.parity import Windows
 from slmquant.engine_bench.process import EngineProcess
-from slmquant.engine_bench.requests import Compare, Memory, Open, Opened, Pass, Point, TryMachine, Weigh
+from slmquant.engine_bench.requests import Compare, MeasureLimits, MeasureMemory, Memory, Open, Opened, Pass, Point
 from slmquant.engine_bench.turns import fitted, turns
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.machine.environment import usable_cores
@@ -44,13 +44,13 @@ _ROUNDS = 10
 
 @dataclass(frozen=True)
 class Reference:
-    """Kept log-probabilities of the torch reference; see `engine_bench.reference`.
+    """Stored log-probabilities of the torch reference; see `engine_bench.reference`.
 
     Attributes:
-        folder: Where they lie.
-        windows: Of which text.
-        full: Those of the full-precision model, which say how far off an engine may be; `folder` where the reference
-            is that model, None where it is not known.
+        folder: Folder of the log-probabilities.
+        windows: Their text.
+        full: Folder of the full-precision model's log-probabilities, which set how far off an engine may be; equal to
+            `folder` if the reference is that model, None if unknown.
     """
 
     folder: Path
@@ -63,22 +63,22 @@ class EngineJob:
     """One artifact on one engine.
 
     Attributes:
-        label: What rows call it.
+        label: Its name in rows.
         engine: Name of the engine.
         artifact: File or folder.
-        reference: What it must agree with; None where there is nothing, which the result says; a failure where there
-            should be, which is the result's, too.
-        work: What each token makes the engine do.
-        context_limit: Tokens that the model takes at most; longer points are shortened. None where it does not say.
-        no_speed: Why its speed would say nothing; None where it is to be timed.
-        no_reference: Why there is nothing that it must agree with, where there is not.
+        reference: The reference that it must agree with. None skips parity, with a note. A `Failure` (the reference
+            could not be computed) becomes the job's result.
+        cost: Work per token.
+        context_limit: Maximum context of the model, in tokens; longer points are shortened. None if unknown.
+        no_speed: Why timing it would be meaningless; None if it is to be timed.
+        no_reference: Why there is no reference, for the note.
     """
 
     label: str
     engine: str
     artifact: Path
     reference: Reference | Failure | None = None
-    work: Work = field(default_factory=Work)
+    cost: TokenCost = field(default_factory=TokenCost)
     context_limit: int | None = None
     no_speed: str | None = None
     no_reference: str = "there is no reference"
@@ -86,14 +86,14 @@ class EngineJob:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is timed, and how often.
+    """What to time, and how often.
 
     Attributes:
-        points: Contexts and how many tokens are decoded after them.
-        rounds: Passes of each point that count; one before them does not.
-        threads: Numbers of threads.
-        timeout_s: For one request: opening, a comparison, a pass.
-        limit_s: How long each limit of the machine is tried.
+        points: Contexts, and the number of tokens decoded after each.
+        rounds: Timed passes of each point, after one warm-up pass.
+        threads: Numbers of threads to measure with.
+        timeout_s: Time limit of one request: opening, a comparison, a pass.
+        limit_s: Measuring time for each limit of the machine.
     """
 
     points: tuple[Point, ...] = (Point(0, _DECODED), Point(128, 0), Point(512, _DECODED), Point(2048, _DECODED))
@@ -104,29 +104,29 @@ class Settings:
 
 
 def cell_settings() -> Settings:
-    """What every cell of a bench on engines gets: all cores only, no long context."""
+    """Settings for each cell of `slmquant bench`: all cores only, no long context."""
     return Settings(points=Settings().points[:3], threads=(usable_cores(),), limit_s=0.3)
 
 
 def quick_settings() -> Settings:
-    """A minute's look: all cores only, fewer rounds of fewer tokens, no long context."""
+    """Settings for about a minute: all cores only, fewer rounds and tokens, no long context."""
     points = (Point(0, 16), Point(128, 0), Point(512, 16))
     return Settings(points=points, rounds=3, threads=(usable_cores(),), limit_s=0.3)
 
 
 @dataclass(frozen=True)
 class EngineResult:
-    """What came of a job.
+    """Result of a job.
 
     Attributes:
-        job: Which.
-        status: As of a cell.
-        reason: Why it is not `ok`, in a line.
-        version: Of the engine; None where it was never opened.
-        metrics: What was measured, until something went wrong.
-        items: Raw samples: task `engine@context/threads`, one item for each round. Beside the seconds of its parts
-            stand `decode_speedup` and `prefill_speedup`, paired with the baseline's same round, where there is one.
-        notes: What is absent, and why.
+        job: The job.
+        status: As for a cell of a bench.
+        reason: Why the status is not `ok`, in one line; None if it is.
+        version: The engine's version; None if the artifact was never opened.
+        metrics: All measured metrics, up to a failure.
+        items: Raw samples: task `engine@context/threads`, one item per round. Besides times they hold `decode_speedup`
+            and `prefill_speedup` over the baseline in the same round, if there is a baseline.
+        notes: Missing measurements, with reasons.
     """
 
     job: EngineJob
@@ -139,8 +139,8 @@ class EngineResult:
 
 
 @dataclass
-class _Course:
-    """A job under way."""
+class _JobProgress:
+    """Progress of one job: what was measured so far."""
 
     job: EngineJob
     failure: Failure | None = None
@@ -150,7 +150,7 @@ class _Course:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Keep a remark, once."""
+        """Add a note, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -173,9 +173,9 @@ class _Course:
 
 @dataclass
 class _Timed:
-    """An opened job and its passes so far, by point; every list is as long as there were rounds."""
+    """An opened job and its passes by point, one pass per finished round."""
 
-    course: _Course
+    state: _JobProgress
     process: EngineProcess
     opened: Opened
     passes: dict[Point, list[Pass]] = field(default_factory=dict)
@@ -190,145 +190,145 @@ def run_engines(
     """Measure jobs side by side.
 
     Args:
-        jobs: What to measure.
-        settings: How much.
-        baseline: Which of the jobs the others are held against, round by round; None where none is.
-        progress: Who is told how far it is.
+        jobs: Jobs to measure.
+        settings: What to time.
+        baseline: Index of the job that the others are compared with, round by round; None for no comparison.
+        progress: Receives progress updates.
 
     Returns:
-        One result for each job, in their order. Nothing is raised for what goes wrong with a job.
+        One result per job, in the same order. A failing job is not raised but has a result that says so.
     """
     progress = progress or Silent()
-    courses = [_Course(job) for job in jobs]
-    progress.start("parity", len(courses))
-    for course in courses:
-        _prove(course, settings)
+    states = [_JobProgress(job) for job in jobs]
+    progress.start("parity", len(states))
+    for state in states:
+        _check_parity(state, settings)
         progress.advance()
     for threads in settings.threads:
-        if any(course.is_timed for course in courses):
-            _time(courses, threads, settings, None if baseline is None else courses[baseline], progress)
-    return tuple(course.result for course in courses)
+        if any(state.is_timed for state in states):
+            _time(states, threads, settings, None if baseline is None else states[baseline], progress)
+    return tuple(state.result for state in states)
 
 
-def _prove(course: _Course, settings: Settings) -> None:
-    """Open the artifact, and compare it with its reference where there is one."""
-    job, threads = course.job, usable_cores()
-    course.metrics += artifact_metrics(job.artifact)
+def _check_parity(state: _JobProgress, settings: Settings) -> None:
+    """Open the artifact and compare it with its reference, if it has one."""
+    job, threads = state.job, usable_cores()
+    state.metrics += artifact_metrics(job.artifact)
     if job.no_speed is not None:
-        course.note(job.no_speed)
+        state.note(job.no_speed)
     if isinstance(job.reference, Failure):
-        course.failure = job.reference
+        state.failure = job.reference
         return
     context = 1 if job.reference is None else len(job.reference.windows.tokens[0])
     with EngineProcess(threads) as process:
         opened = process.ask(Open(job.engine, job.artifact, OpenOptions(threads, context)), settings.timeout_s)
         if isinstance(opened, Failure):
-            course.failure = opened
+            state.failure = opened
             return
-        course.version = opened.version
+        state.version = opened.version
         if job.reference is None:
-            course.note(f"parity was not measured: {job.no_reference}")
+            state.note(f"parity was not measured: {job.no_reference}")
             return
         compared = process.ask(
             Compare(job.reference.windows, job.reference.folder, job.reference.full), settings.timeout_s
         )
     if isinstance(compared, Failure):
-        course.failure = compared
+        state.failure = compared
         return
     engine = f"{job.engine} ({opened.version})"
-    course.metrics += parity_metrics(compared, engine, job.reference.windows.protocol)
+    state.metrics += parity_metrics(compared, engine, job.reference.windows.protocol)
     if (reason := compared.refusal) is not None:
-        course.failure = Failure("failed", reason)
+        state.failure = Failure("failed", reason)
 
 
 def _time(
-    courses: Sequence[_Course], threads: int, settings: Settings, baseline: _Course | None, progress: Progress
+    states: Sequence[_JobProgress], threads: int, settings: Settings, baseline: _JobProgress | None, progress: Progress
 ) -> None:
-    """All passes with so many threads."""
+    """Run all passes with `threads` threads."""
     limits = _limits(threads, settings)
-    for course in courses:
+    for state in states:
         if limits is None:
-            course.note(f"no limits of the machine with {threads} threads were measured")
+            state.note(f"the machine's limits with {threads} threads could not be measured")
     with ExitStack() as stack:
-        timed = list(_opened(courses, threads, settings, stack))
+        timed = list(_opened(states, threads, settings, stack))
         progress.start(f"speed, {threads} threads", settings.rounds + 1)
         for turn, order in enumerate([list(range(len(timed))), *turns(len(timed), settings.rounds)]):
             _round([timed[place] for place in order], settings, counts=turn > 0)
             progress.advance()
-        memory = {id(each): each.process.ask(Weigh(), settings.timeout_s) for each in timed if each.course.is_timed}
-    theirs = next((each for each in timed if each.course is baseline and baseline.is_timed), None)
-    for each in timed:
-        weighed = memory.get(id(each))
-        if isinstance(weighed, Failure):
-            each.course.failure = weighed
-        elif weighed is not None:
-            _conclude(each, weighed, threads, limits, theirs)
+        answers = {id(job): job.process.ask(MeasureMemory(), settings.timeout_s) for job in timed if job.state.is_timed}
+    timed_baseline = next((job for job in timed if job.state is baseline and baseline.is_timed), None)
+    for job in timed:
+        memory = answers.get(id(job))
+        if isinstance(memory, Failure):
+            job.state.failure = memory
+        elif memory is not None:
+            _conclude(job, memory, threads, limits, timed_baseline)
 
 
 def _limits(threads: int, settings: Settings) -> MachineLimits | None:
     with EngineProcess(threads) as process:
-        found = process.ask(TryMachine(threads, settings.limit_s), settings.timeout_s)
-    return None if isinstance(found, Failure) else found
+        limits = process.ask(MeasureLimits(threads, settings.limit_s), settings.timeout_s)
+    return None if isinstance(limits, Failure) else limits
 
 
-def _opened(courses: Sequence[_Course], threads: int, settings: Settings, stack: ExitStack) -> Iterator[_Timed]:
-    """Every job that is to be timed, opened; one that cannot be is told so."""
-    for course in courses:
-        if not course.is_timed:
+def _opened(states: Sequence[_JobProgress], threads: int, settings: Settings, stack: ExitStack) -> Iterator[_Timed]:
+    """Open each job to be timed; record a failure for those that cannot be opened."""
+    for state in states:
+        if not state.is_timed:
             continue
-        job = course.job
+        job = state.job
         points = fitted(settings.points, job.context_limit)
         if changed := [str(point.context) for point in settings.points if point not in points]:
-            course.note(
-                f"the model takes {job.context_limit} tokens: in place of a context of {', '.join(changed)} tokens "
-                f"the longest is {max(point.context for point in points)}"
+            state.note(
+                f"the model takes at most {job.context_limit} tokens: contexts of {', '.join(changed)} tokens were "
+                f"shortened, the longest is {max(point.context for point in points)}"
             )
         process = stack.enter_context(EngineProcess(threads))
         options = OpenOptions(threads, max(point.tokens for point in points))
         opened = process.ask(Open(job.engine, job.artifact, options), settings.timeout_s)
         if isinstance(opened, Failure):
-            course.failure = opened
+            state.failure = opened
             continue
         if opened.energy_reason is not None:
-            course.note(opened.energy_reason)
-        yield _Timed(course, process, opened, {point: [] for point in points})
+            state.note(opened.energy_reason)
+        yield _Timed(state, process, opened, {point: [] for point in points})
 
 
 def _round(order: Sequence[_Timed], settings: Settings, counts: bool) -> None:
-    """Every point once for every job, point by point, so that what is compared lies close together in time."""
-    for point in dict.fromkeys(point for each in order for point in each.passes):
-        for each in order:
-            if not each.course.is_timed or point not in each.passes:
+    """Run every point once for every job, point by point, so that compared passes are close in time."""
+    for point in dict.fromkeys(point for job in order for point in job.passes):
+        for job in order:
+            if not job.state.is_timed or point not in job.passes:
                 continue
-            found = each.process.ask(point, settings.timeout_s)
-            if isinstance(found, Failure):
-                each.course.failure = found
+            measured = job.process.ask(point, settings.timeout_s)
+            if isinstance(measured, Failure):
+                job.state.failure = measured
             elif counts:
-                each.passes[point].append(found)
+                job.passes[point].append(measured)
 
 
 def _conclude(
-    timed: _Timed, weighed: Memory, threads: int, limits: MachineLimits | None, baseline: _Timed | None
+    timed: _Timed, memory: Memory, threads: int, limits: MachineLimits | None, baseline: _Timed | None
 ) -> None:
-    """Metrics and raw samples of one job."""
-    course, job = timed.course, timed.course.job
+    """Compute the metrics and raw samples of one job."""
+    state, job = timed.state, timed.state.job
     engine = f"{job.engine} ({timed.opened.version})"
     conditions = Conditions(engine, threads, threads == usable_cores(), timed.opened.energy_of)
-    course.metrics += loading_metrics([timed.opened], weighed, conditions)
+    state.metrics += loading_metrics([timed.opened], memory, conditions)
     for point, passes in timed.passes.items():
-        course.metrics += speed_metrics(point, passes, conditions, job.work, limits)
+        state.metrics += speed_metrics(point, passes, conditions, job.cost, limits)
         if (reason := too_few_steps(point, passes)) is not None:
-            course.note(reason)
+            state.note(reason)
         paired: dict[str, list[float]] = {}
         if baseline is not None and baseline is not timed and point in baseline.passes:
             paired = paired_ratios(point, passes, baseline.passes[point])
-            course.metrics += speedup_metrics(point, paired, conditions, baseline.course.job.label)
-        course.items += _samples(conditions.name("engine", point.context), passes, paired)
-    course.metrics += noise_metrics([each for passes in timed.passes.values() for each in passes], conditions)
+            state.metrics += speedup_metrics(point, paired, conditions, baseline.state.job.label)
+        state.items += _samples(conditions.name("engine", point.context), passes, paired)
+    state.metrics += noise_metrics([each for passes in timed.passes.values() for each in passes], conditions)
 
 
 def _samples(task: str, passes: Sequence[Pass], paired: Mapping[str, Sequence[float]]) -> list[ItemOutcome]:
-    """One item for each round: everything that was measured, and nothing for what was not."""
+    """One item per round with everything that was measured."""
     return [
         ItemOutcome(
             task=task,
@@ -341,7 +341,7 @@ def _samples(task: str, passes: Sequence[Pass], paired: Mapping[str, Sequence[fl
 
 def _values(each: Pass) -> dict[str, float]:
     noise = each.noise
-    found = {
+    values = {
         "prefill_s": each.prefill_s,
         "decode_s": sum(each.steps_s) or None,
         "prefill_j": each.prefill_j,
@@ -350,4 +350,4 @@ def _values(each: Pass) -> dict[str, float]:
         "others": None if noise is None else noise.others,
         **{f"step_{index}_s": seconds for index, seconds in enumerate(each.steps_s)},
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,8 +1,8 @@
-"""The process that one engine runs in: it answers requests until nobody asks any more.
+"""The process that one engine runs in: `python -m slmquant.engine_bench.worker`.
 
-`python -m slmquant.engine_bench.worker`. Requests and answers are pickles on standard input and on what was standard
-output when it began; whatever an engine prints goes to standard error. Started afresh rather than forked from a server
-that has torch in memory, so that resident memory is the engine's.
+It answers requests until standard input ends. Requests are pickles on standard input, answers pickles on the original
+standard output; everything an engine prints goes to standard error. The process is started fresh, not forked from a
+server that has imported torch, so that its resident memory is the engine's.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import sys
 import threading
 from typing import BinaryIO
 
-from slmquant.engine_bench.requests import Desk, Request
+from slmquant.engine_bench.requests import Request, WorkerState
 from slmquant.machine.process import Failure, explain
 
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Answer until standard input ends."""
+    """Answer requests until standard input ends."""
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests: queue.SimpleQueue[Request[object]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
-    desk = Desk()
+    state = WorkerState()
     while True:
         request = requests.get()
         answer: object
         try:
-            answer = request.answer(desk)
+            answer = request.answer(state)
         except Exception as error:  # noqa: BLE001  # whatever ends a request becomes a row
             answer = explain(error)
         try:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _listen(pipe: BinaryIO, requests: queue.SimpleQueue[Request[object]]) -> None:
-    """Requests come in while another is answered only when nobody waits any more: the end of input ends all."""
+    """Queue incoming requests; exit at once when input ends, even in the middle of an answer."""
     while True:
         try:
             requests.put(pickle.load(pipe))  # noqa: S301  # from our own parent
@@ -57,9 +57,9 @@ def _listen(pipe: BinaryIO, requests: queue.SimpleQueue[Request[object]]) -> Non
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process with its parent, also while it is stopped."""
+    """Let the kernel kill this process when its parent dies, even while it is suspended."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # without it, the end of input does
+        with contextlib.suppress(OSError, AttributeError):  # without it, the end of input ends the process
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
