@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_named(
 
     assert misfits
     assert not any(placement.exact for placement in misfits)
-    assert {placement.stored for placement in misfits} == {"bf16"}
+    assert {placement.stored_as for placement in misfits} == {"bf16"}
     with pytest.raises(RefusedError, match=reason):
         fmt(name).write(export(quantized), tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -54,7 +54,7 @@ def test_the_file_takes_what_the_placements_say(tmp_path: Path) -> None:
     assert sum(int(tensor.n_bytes) for tensor in reader.tensors) == sum(p.stored_bytes for p in written.placements)
     assert sum(p.parameters for p in written.placements) == made.size.parameters
     assert written.stored_bytes == (tmp_path / "model.gguf").stat().st_size
-    assert {p.stored for p in written.placements} == {"Q4_0", "Q8_0", "F32"}
+    assert {p.stored_as for p in written.placements} == {"Q4_0", "Q8_0", "F32"}
     assert all(p.exact for p in written.placements)
     assert "output.weight" not in {tensor.name for tensor in reader.tensors}  # tied
 
@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_named_with_its_share_and_stored_as_the_user_says(t
         written = FORMAT.write(export(made), tmp_path / "model.gguf", otherwise)
         read = FORMAT.read(tmp_path / "model.gguf")
         misfits = [placement for placement in written.placements if placement.reason]
-        assert {placement.stored for placement in misfits} == {otherwise.upper()}
+        assert {placement.stored_as for placement in misfits} == {otherwise.upper()}
         assert all(placement.exact is exact for placement in misfits)
         for placement in misfits:
             dense = made.weights[placement.name].dequantize()
@@ -103,7 +103,7 @@ def test_what_float16_cannot_hold_becomes_bfloat16(tmp_path: Path) -> None:
 
     written = FORMAT.write(export(made), tmp_path / "model.gguf")
 
-    stored = {placement.name: placement.stored for placement in written.placements}
+    stored = {placement.name: placement.stored_as for placement in written.placements}
     assert stored["model.embed_tokens"] == "BF16"
     assert stored["model.layers.0.mlp.up_proj"] == "F16"
     assert float(FORMAT.read(tmp_path / "model.gguf")["model.embed_tokens"][0, 0]) == pytest.approx(1e6, rel=0.01)

@@ -76,7 +76,7 @@ def test_what_the_operators_do_not_multiply_becomes_what_the_user_says(
     result = written(model, tmp_path / "model", otherwise)
 
     misfits = [placement for placement in result.placements if placement.reason is not None]
-    assert {placement.stored for placement in misfits} == {stored}
+    assert {placement.stored_as for placement in misfits} == {stored}
     assert not any(placement.exact for placement in misfits)  # neither says four-bit floats times any scale
     read = FORMAT.read(tmp_path / "model")
     for name, weight in model.weights.items():

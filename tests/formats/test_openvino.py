@@ -96,7 +96,7 @@ def test_groups_that_share_no_size_with_the_inputs_are_named_and_may_be_stored_o
     assert all(torch.equal(read[name], weight.dequantize()) for name, weight in model.weights.items())
     assert {p.exact for p in exact.placements if p.reason} == {True}
     rounded = fmt.place(model, "i8")
-    assert any(p.reason and not p.exact and p.stored == "i8" for p in rounded)
+    assert any(p.reason and not p.exact and p.stored_as == "i8" for p in rounded)
     with pytest.raises(UnknownNameError, match="f16"):
         fmt.place(model, "i9")
 

@@ -153,8 +153,14 @@ def _facts(written: Written, artifact: Artifact) -> dict[str, object]:
         "stored_bytes": written.stored_bytes,
         "remarks": list(written.remarks),
         "types": [asdict(kind) for kind in _summary(written.placements)],
-        "substituted": [asdict(each) for each in written.placements if each.reason is not None],
+        "substituted": [_substitution(each) for each in written.placements if each.reason is not None],
     }
+
+
+def _substitution(placement: Placement) -> dict[str, object]:
+    """A placement as JSON, with the keys `asked` and `stored`."""
+    keys = {"requested": "asked", "stored_as": "stored"}
+    return {keys.get(name, name): value for name, value in asdict(placement).items()}
 
 
 def _print(written: Written, title: str) -> None:
@@ -178,7 +184,7 @@ def _print(written: Written, title: str) -> None:
         tell(sentence)
     for each in written.placements:
         if each.reason is not None:
-            say(f"{each.name} is {each.stored}, not {each.asked}: {each.reason}")
+            say(f"{each.name} is {each.stored_as}, not {each.requested}: {each.reason}")
 
 
 @dataclass(frozen=True)
@@ -206,8 +212,8 @@ def _summary(placements: Sequence[Placement]) -> list[_Kind]:
     """Kinds in the order of their share."""
     total = sum(each.parameters for each in placements)
     kinds = []
-    for stored, asked, exact in dict.fromkeys((p.stored, p.asked, p.exact) for p in placements):
-        alike = [p for p in placements if (p.stored, p.asked, p.exact) == (stored, asked, exact)]
+    for stored, asked, exact in dict.fromkeys((p.stored_as, p.requested, p.exact) for p in placements):
+        alike = [p for p in placements if (p.stored_as, p.requested, p.exact) == (stored, asked, exact)]
         share = sum(p.parameters for p in alike) / total
         kinds.append(_Kind(stored, asked, len(alike), share, sum(p.stored_bytes for p in alike), exact))
     return sorted(kinds, key=lambda kind: -kind.share)

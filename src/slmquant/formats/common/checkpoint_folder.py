@@ -200,8 +200,8 @@ class Checkpoint:
             stored = self.layout.stored(weight, quantized.scheme)
         placement = Placement(
             name=entry.name,
-            asked=entry.asked,
-            stored=stored,
+            requested=entry.requested,
+            stored_as=stored,
             parameters=entry.value.numel(),
             stored_bytes=sum(tensor.nbytes for tensor in tensors.values()),
             exact=reason is None,

@@ -36,8 +36,8 @@ class Placement:
     """
 
     name: str
-    asked: str
-    stored: str
+    requested: str
+    stored_as: str
     parameters: int
     stored_bytes: int
     exact: bool
@@ -178,8 +178,8 @@ def settle(fmt: str, placements: Sequence[Placement], otherwise: str | None) -> 
     first, more = misfits[0], len(misfits) - 1
     named = f"{first.name!r}" + (f" and {more} more" if more else "")
     raise RefusedError(
-        f"{fmt}: {named}, {share:.1%} of the weights, cannot be stored as {first.asked}: {first.reason}; "
-        f"choose another scheme, or say what to store them as (--otherwise {first.stored})"
+        f"{fmt}: {named}, {share:.1%} of the weights, cannot be stored as {first.requested}: {first.reason}; "
+        f"choose another scheme, or say what to store them as (--otherwise {first.stored_as})"
     )
 
 

@@ -35,7 +35,7 @@ class Entry:
     quantized: QuantizedTensor | None
 
     @property
-    def asked(self) -> str:
+    def requested(self) -> str:
         """What the scheme asked for."""
         return SIXTEEN_BITS if self.quantized is None else describe(self.quantized)
 

@@ -97,7 +97,7 @@ class Gguf:
             remarks = _add_keys_(writer, artifact, placements)
             modules = []
             for parameter, placement in zip(parameters_of(quantized), placements, strict=True):
-                _add_tensor_(writer, parameter, placement.stored)
+                _add_tensor_(writer, parameter, placement.stored_as)
                 modules.append(f"{parameter.target}={parameter.name}")
             writer.add_array(MODULES_KEY, modules)
             rope = rope_of(quantized.model.config)
@@ -216,7 +216,7 @@ def _file_type(quantized: QuantizedModel, placements: Sequence[Placement]) -> gg
         return gguf.LlamaFileType[f"MOSTLY_{mixture}"]
     elements: dict[str, int] = {}
     for placement in placements:
-        elements[placement.stored] = elements.get(placement.stored, 0) + placement.parameters
+        elements[placement.stored_as] = elements.get(placement.stored_as, 0) + placement.parameters
     most = max(elements, key=lambda name: elements[name])
     return _FILE_TYPES[most] if most in _FILE_TYPES else gguf.LlamaFileType[f"MOSTLY_{most}"]
 

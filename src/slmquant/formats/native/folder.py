@@ -239,8 +239,8 @@ class _Native:
         return tuple(
             Placement(
                 name=entry.name,
-                asked=entry.asked,
-                stored="bf16" if entry.quantized is None else entry.asked,
+                requested=entry.requested,
+                stored_as="bf16" if entry.quantized is None else entry.requested,
                 parameters=entry.value.numel(),
                 stored_bytes=2 * entry.value.numel() if entry.quantized is None else entry.quantized.stored_bits // 8,
                 exact=True,

@@ -162,8 +162,8 @@ def _place_one(entry: Entry, looked_up: bool, otherwise: str | None) -> _Placed:
         exact = torch.equal(stored.dequantize(), weight)
     placement = Placement(
         name=entry.name,
-        asked=entry.asked,
-        stored="f32" if stored is None else stored.type,
+        requested=entry.requested,
+        stored_as="f32" if stored is None else stored.type,
         parameters=entry.value.numel(),
         stored_bytes=4 * entry.value.numel() if stored is None else stored.stored_bytes,
         exact=exact,

@@ -135,8 +135,8 @@ def _place_one(entry: Entry, otherwise: str | None) -> _Placed:
         exact = stored is None or (isinstance(stored, Part) and torch.equal(stored.values.float(), wanted.float()))
     placement = Placement(
         name=entry.name,
-        asked=entry.asked,
-        stored="f32" if stored is None else stored.title,
+        requested=entry.requested,
+        stored_as="f32" if stored is None else stored.title,
         parameters=wanted.numel(),
         stored_bytes=4 * wanted.numel() if stored is None else stored.stored_bytes,
         exact=exact,
