@@ -92,19 +92,19 @@ def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
     [
         ("compressed_tensors", "W4A16g16", {}, "groups of 16 do not divide its 40 inputs; use groups of 8"),
         ("gptq", "W4A16g16", EVEN | {"intermediate_size": 72}, "do not divide its 72 inputs; use groups of 8"),
-        ("awq", "W4A16g8", {}, "its 20 outputs are no multiple of 8"),
-        ("gptq", "W4A16g8", {}, "its 20 outputs are no multiple of 8"),
-        ("gptq", "W3A16g8", {}, "its 40 outputs are no multiple of 32"),
-        ("gptq", "W5A16g8", EVEN, "its codes have 5 bits, and 2, 3, 4, 8 are held"),
-        ("awq", "W8A16g8", EVEN, "its codes have 8 bits, and 4 are held"),
-        ("awq", "NF4g16", EVEN, "its numbers are NF4, and only integers are held"),
+        ("awq", "W4A16g8", {}, "its 20 outputs are not a multiple of 8"),
+        ("gptq", "W4A16g8", {}, "its 20 outputs are not a multiple of 8"),
+        ("gptq", "W3A16g8", {}, "its 40 outputs are not a multiple of 32"),
+        ("gptq", "W5A16g8", EVEN, "its codes have 5 bits, expected 2, 3, 4, 8"),
+        ("awq", "W8A16g8", EVEN, "its codes have 8 bits, expected 4"),
+        ("awq", "NF4g16", EVEN, "its numbers are NF4, and only integers can be stored"),
         ("gptq", "Q4_1", EVEN, "its scales are stored as 'float16 with shift'"),
-        ("compressed_tensors", "NF4g16", EVEN, "NF4 with float16 scales is not held; INT, FP8, NVFP4 and MXFP4 are"),
-        ("compressed_tensors", "FP8g16", EVEN, "FP8 is held with one scale per channel"),
-        ("compressed_tensors", "FP4g16", EVEN, "E2M1 with float16 scales is not held"),
-        ("compressed_tensors", "FP8E5M2A16", EVEN, "E5M2 with float32 scales is not held"),
+        ("compressed_tensors", "NF4g16", EVEN, "NF4 with float16 scales is not supported; INT, FP8, NVFP4 and MXFP4 are"),
+        ("compressed_tensors", "FP8g16", EVEN, "FP8 is supported with one scale per channel only"),
+        ("compressed_tensors", "FP4g16", EVEN, "E2M1 with float16 scales is not supported"),
+        ("compressed_tensors", "FP8E5M2A16", EVEN, "E5M2 with float32 scales is not supported"),
         ("compressed_tensors", "NVFP4A16", {}, "groups of 16 do not divide its 40 inputs; use groups of 8"),
-        ("compressed_tensors", "W4A16g16E8", EVEN, "embeddings and head stay in 16 bits there"),
+        ("compressed_tensors", "W4A16g16E8", EVEN, "embeddings and head stay in 16 bits in this format"),
     ],
 )
 def test_what_does_not_fit_is_named(
@@ -126,10 +126,10 @@ def test_what_does_not_fit_is_named(
 @pytest.mark.parametrize(
     ("scheme", "architecture", "method", "reason"),
     [
-        ("W4A16g4", "gpt2", "rtn", "linears of gpt2 .* lie transposed"),
+        ("W4A16g4", "gpt2", "rtn", "linears of gpt2 .* are transposed"),
         ("W4A16KV8g8", "llama", "rtn", "drop the KV part"),
-        ("W4A16g8", "llama", "quarot+rtn", "rotates while the model runs"),
-        ("W4A16g8", "llama", "lqer", "keeps a branch in 16 bits"),
+        ("W4A16g8", "llama", "quarot+rtn", "rotates activations while the model runs"),
+        ("W4A16g8", "llama", "lqer", "adds a 16-bit side branch"),
         ("W16A8", "llama", "rtn", "rounds activations"),
     ],
 )
@@ -147,10 +147,10 @@ def test_what_is_done_at_run_time_is_refused(
     [
         ("gptq", "W4A8g8", "W4A8g8 rounds activations"),
         ("awq", "W4A8g8", "W4A8g8 rounds activations"),
-        ("compressed_tensors", "W4A4g8", "A4 beside W4 weights is not held"),
-        ("compressed_tensors", "FP8AFP8E5M2", "AFP8E5M2 beside FP8 weights is not held"),
-        ("compressed_tensors", "NVFP4", "a calibrated scale of the tensor there, not ours; use NVFP4A16"),
-        ("compressed_tensors", "MXFP4", "another rule for the exponent there, not ours; use MXFP4A16"),
+        ("compressed_tensors", "W4A4g8", "A4 with W4 weights is not supported"),
+        ("compressed_tensors", "FP8AFP8E5M2", "AFP8E5M2 with FP8 weights is not supported"),
+        ("compressed_tensors", "NVFP4", "a calibrated per-tensor scale in this format; use NVFP4A16"),
+        ("compressed_tensors", "MXFP4", "another rule for the exponent in this format; use MXFP4A16"),
     ],
 )
 def test_activations_of_another_kind_are_refused(name: str, scheme: str, reason: str) -> None:
@@ -165,7 +165,7 @@ def test_a_mixture_is_refused_as_a_folder_says_one_type_for_all_linears(name: st
     refusal = fmt(name).refusal(rounded("Q4_K_M", **EVEN))
 
     assert refusal is not None
-    assert "Q4_K_M deals out several types" in refusal
+    assert "Q4_K_M mixes several types" in refusal
     assert "use GGUF, or Q4_K alone" in refusal
 
 
@@ -178,7 +178,7 @@ def test_a_bias_that_a_method_made_is_refused(name: str) -> None:
     refusal = fmt(name).refusal(quantized)
 
     assert refusal is not None
-    assert "gave llama a parameter that it does not have ('model.layers.0.mlp.up_proj.bias')" in refusal
+    assert "added a parameter that llama does not have ('model.layers.0.mlp.up_proj.bias')" in refusal
 
 
 @pytest.mark.parametrize("name", ["compressed_tensors", "gptq", "awq"])

@@ -114,8 +114,8 @@ def test_what_float16_cannot_hold_becomes_bfloat16(tmp_path: Path) -> None:
     [
         ("rtn", "W8A8", "rounds activations"),
         ("rtn", "W4A16KV4g32", "cache"),
-        ("quarot", "W4A16g32", "rotates while the model runs"),
-        ("lqer", "W4A16g32", "branch in 16 bits"),
+        ("quarot", "W4A16g32", "rotates activations while the model runs"),
+        ("lqer", "W4A16g32", "16-bit side branch"),
     ],
 )
 def test_what_no_graph_computes_is_refused(tmp_path: Path, method: str, scheme: str, said: str) -> None:

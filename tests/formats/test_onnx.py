@@ -98,7 +98,7 @@ def test_an_unknown_type_is_answered_with_the_known_ones() -> None:
         ("W4A16KV4g32", "llama", "rtn", "key-value cache"),
         ("W4A16g32", "bloom", "rtn", "does not write 'bloom'"),
         ("W4A8g32", "llama", "quarot+rtn", "while the model runs"),
-        ("W4A16g32", "llama", "lqer", "branch in 16 bits"),
+        ("W4A16g32", "llama", "lqer", "16-bit side branch"),
     ],
 )
 def test_what_the_graph_cannot_do_is_refused(scheme: str, architecture: str, method: str, reason: str) -> None:

@@ -106,7 +106,7 @@ def test_groups_that_share_no_size_with_the_inputs_are_named_and_may_be_stored_o
     [
         ("rtn", "W8A8", "does not round activations to 8"),
         ("rtn", "W4A16KV8g8", "key-value cache"),
-        ("quarot+rtn", "W4A16g8", "rotates while the model runs"),
+        ("quarot+rtn", "W4A16g8", "rotates activations while the model runs"),
         ("lqer", "W4A16g8", "branch"),
     ],
 )

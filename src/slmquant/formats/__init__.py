@@ -1,4 +1,4 @@
-"""How quantized models lie on disk: one file, one format."""
+"""File formats for quantized models: one module or package per format."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, cast
 
 from slmquant import plugins
 
-if TYPE_CHECKING:  # an engine that reads a helper from here does not need torch for it
+if TYPE_CHECKING:  # engines import helpers from here without torch
     from slmquant.formats.common.contract import Format
 
 
 def names() -> list[str]:
-    """Every format, by the name of its file."""
+    """Names of all formats."""
     return plugins.names(sys.modules[__name__])
 
 
 def load(name: str) -> Format:
-    """The format of that name.
+    """The format called `name`.
 
     Raises:
-        UnknownNameError: No such format; the message carries the nearest names.
+        UnknownNameError: There is no such format; the message suggests the nearest names.
     """
     return cast("Format", plugins.load(sys.modules[__name__], name.lower(), "format").FORMAT)

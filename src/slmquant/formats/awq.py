@@ -1,16 +1,17 @@
 """The checkpoint layout of AutoAWQ ("gemm"), which transformers and vLLM load.
 
-It says nothing of how codes were found: any method's 4-bit integers fit. A linear of `(out, in)` becomes
+The layout does not depend on how the codes were computed: 4-bit integers of any method fit. A linear of `(out, in)`
+becomes
 
-* `qweight`, int32 `(in, out/8)`: codes from 0, eight outputs to a word, interleaved: from its lowest bits upwards a
-  word holds outputs 0, 2, 4, 6, 1, 3, 5, 7 of its eight, as the kernel of the authors unpacks two at a time;
-* `qzeros`, int32 `(groups, out/8)`: zero points in the same way;
+* `qweight`, int32 `(in, out/8)`: unsigned codes, eight outputs per word, interleaved: from the lowest bits upwards, a
+  word holds outputs 0, 2, 4, 6, 1, 3, 5, 7 of its eight, because the authors' kernel unpacks two at a time;
+* `qzeros`, int32 `(groups, out/8)`: zero points, packed likewise;
 * `scales`, float16 `(groups, out)`.
 
 Symmetric weights are written with zero points of 8. Layout as in the code of Lin et al., "AWQ" (MLSys 2024,
 arXiv 2306.00978).
 
-*Deviations*: scales per channel, float32 with us, are rounded to float16.
+*Deviations*: scales per channel, float32 in slmquant, are rounded to float16.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ class _Awq(WordLayout):
     method = "awq"
 
     def misfit(self, weight: QuantizedTensor) -> str | None:
-        """Integers of 4 bits in whole groups, and whole words of outputs."""
+        """Accepts 4-bit integers in whole groups, with whole words of outputs."""
         outputs = weight.codes.shape[0]
         if outputs % len(packed_layouts.AWQ_ORDER):
-            return f"its {outputs} outputs are no multiple of {len(packed_layouts.AWQ_ORDER)}"
+            return f"its {outputs} outputs are not a multiple of {len(packed_layouts.AWQ_ORDER)}"
         return misfit(weight, (_BITS,))
 
     def encode(self, weight: QuantizedTensor, scheme: Scheme, input_scale: float | None) -> dict[str, Tensor]:
-        """The three tensors."""
+        """The three tensors of a packed linear."""
         del scheme, input_scale
         codes, zeros, scales = counted(weight)
         return {"qweight": _words(codes.T), "qzeros": _words(zeros.T), "scales": scales.T}
 
     def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> dict[str, JsonValue]:
-        """As AutoAWQ writes them."""
+        """The settings that AutoAWQ writes."""
         del scheme
         return {
             "quant_method": self.method,
@@ -61,12 +62,12 @@ class _Awq(WordLayout):
         }
 
     def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
-        """`scale · (code − zero point)`."""
+        """Compute `scale · (code − zero point)`."""
         return packed_layouts.awq(settings, parts)
 
 
 def _words(codes: Tensor) -> Tensor:
-    """Rows of codes from 0 as rows of interleaved int32."""
+    """Pack rows of unsigned codes into rows of interleaved int32."""
     return pack(
         codes.unflatten(1, (-1, len(packed_layouts.AWQ_ORDER)))[..., packed_layouts.AWQ_ORDER].flatten(1), _BITS
     ).view(torch.int32)

@@ -1,30 +1,30 @@
-"""compressed-tensors: the checkpoint layout of vLLM's own tools, which transformers and vLLM load.
+"""compressed-tensors: the checkpoint layout of vLLM's own tools, loaded by transformers and vLLM.
 
-A weight of `(out, in)` becomes, by its numbers:
+A weight of `(out, in)` becomes, depending on its numbers:
 
-* integers, `pack-quantized`: `weight_packed`, int32 `(out, ceil(in·bits/32))`, codes shifted to begin at 0, the first
-  in the lowest bits; `weight_shape`; where asymmetric `weight_zero_point`, packed along the outputs;
-* 8-bit integers whose inputs are 8-bit integers too, `int-quantized`: `weight`, int8;
+* integers, `pack-quantized`: `weight_packed`, int32 `(out, ceil(in·bits/32))`, unsigned codes, the first in the
+  lowest bits; `weight_shape`; if asymmetric, `weight_zero_point`, packed along the outputs;
+* 8-bit integers with 8-bit integer activations, `int-quantized`: `weight`, int8;
 * FP8 E4M3, `float-quantized`: `weight`, float8;
 * NVFP4 and MXFP4, `nvfp4-pack-quantized` and `mxfp4-pack-quantized`: `weight_packed`, uint8 `(out, in/2)`, the first
-  code in the lower half; scales are codes themselves, NVFP4's divided by `weight_global_scale`, float32 `(1,)`;
+  code in the lower half; their scales are stored as codes, NVFP4's divided by `weight_global_scale`, float32 `(1,)`;
 
-and `weight_scale`, `(out, groups)`, float16 where groups have one and float32 where channels have. A scale of a whole
-tensor is repeated for each channel. Calibrated scales of inputs lie in `input_scale`, float32 `(1,)`.
+and `weight_scale`, `(out, groups)`, in float16 for scales per group and in float32 for scales per channel. A per-tensor
+scale is repeated for each channel. Calibrated scales of inputs are stored in `input_scale`, float32 `(1,)`.
 
-*Deviations*: NVFP4's scale of the tensor is stored inverted, as the layout wants it: half a float32 rounding each way.
-Embeddings and head stay in 16 bits: the package can pack them, vLLM does not load them packed.
+*Deviations*: NVFP4's per-tensor scale is stored inverted, as the layout requires: half a float32 rounding each way.
+Embeddings and head stay in 16 bits: the package can pack them, but vLLM does not load them packed.
 
-What engines make of it, as far as that is not what was evaluated:
+Where engines compute something other than the evaluated model:
 
-* transformers rounds 8-bit integer activations with `max|x| / 127.5` for a token's scale; ours, and that of vLLM's
-  kernels, is `max|x| / 127`. That is all that differs on the same input. Over a whole model rounded activations
-  amplify any difference, even one in the last digit of a float32: compare with what a disturbance does to our own.
+* transformers rounds 8-bit integer activations with the scale `max|x| / 127.5` per token; slmquant and vLLM's kernels
+  use `max|x| / 127`. On the same input nothing else differs. Over a whole model, rounded activations amplify any
+  difference, even in the last digit of a float32: compare with the effect of such a disturbance in slmquant itself.
 * transformers (5.23, with compressed-tensors 0.20) unpacks NVFP4 to bfloat16, and integers with zero points to
-  float16; it does not load packed zero points beside rounded activations.
-* vLLM keeps scales of groups in the model's own dtype: run with `--dtype float16`, they stay what they are; in
-  bfloat16 they lose three bits. For NVFP4 it takes one scale of the tensor for q, k and v together.
-* vLLM has kernels for fewer combinations than can be said here (4 and 8 bits, groups of 32, 64, 128, channels).
+  float16; it does not load packed zero points together with rounded activations.
+* vLLM holds group scales in the model's dtype: with `--dtype float16` they are unchanged; in bfloat16 they lose three
+  bits. For NVFP4 it uses one per-tensor scale for q, k and v together.
+* vLLM has kernels for fewer combinations than the format allows (4 and 8 bits; groups of 32, 64 and 128; channels).
 """
 
 from __future__ import annotations
@@ -57,39 +57,39 @@ class _CompressedTensors:
     method = "compressed-tensors"
 
     def refusal(self, scheme: Scheme) -> str | None:
-        """Activations are 8-bit integers or FP8 beside integers, FP8 beside FP8; the rules for others are not ours."""
+        """Accepts A8 or AFP8 with integer weights, and AFP8 with FP8; the layout rounds others in another way."""
         spec = scheme.activations
         if spec is None:
             return None
         if scheme.weights is None:
-            return f"{scheme} rounds activations alone, which no engine that loads this does; give weights fewer bits"
+            return f"{scheme} rounds activations alone, which no engine of this format does; quantize the weights, too"
         if spec.format in ("MXFP4", "NVFP4"):
-            rule = "a calibrated scale of the tensor" if spec.format == "NVFP4" else "another rule for the exponent"
-            return f"{spec.format} activations have {rule} there, not ours; use {scheme.weights.format.name}A16"
+            rule = "a calibrated per-tensor scale" if spec.format == "NVFP4" else "another rule for the exponent"
+            return f"{spec.format} activations have {rule} in this format; use {scheme.weights.format.name}A16"
         integers = scheme.weights.format.name.startswith("W")
         if spec.format == "FP8" or (spec.format == "INT" and spec.bits == 8 and integers):
             return None
-        return f"A{spec.name} beside {scheme.weights.format.name} weights is not held; use A16, A8 or AFP8"
+        return f"A{spec.name} with {scheme.weights.format.name} weights is not supported; use A16, A8 or AFP8"
 
     def misfit(self, weight: QuantizedTensor) -> str | None:
-        """Integers with plain scales, E4M3 per channel, NVFP4 and MXFP4; groups divide the inputs."""
+        """Accepts integers with plain scales, E4M3 per channel, NVFP4 and MXFP4; groups must divide the inputs."""
         elements, storage = weight.grid.elements, weight.grid.storage
         if (reason := no_side(weight)) is not None:
             return reason
         if isinstance(elements, Integers):
             return not_plain(weight) or ragged(weight)
         if elements == TABLES["E4M3"] and isinstance(storage, Plain):
-            return None if weight.grid.group_size == sys.maxsize else "FP8 is held with one scale per channel"
+            return None if weight.grid.group_size == sys.maxsize else "FP8 is supported with one scale per channel only"
         if elements == TABLES["E2M1"] and storage in FP4_SCALES.values():
             return ragged(weight)
-        return f"{elements.name} with {storage.name} scales is not held; INT, FP8, NVFP4 and MXFP4 are"
+        return f"{elements.name} with {storage.name} scales is not supported; INT, FP8, NVFP4 and MXFP4 are"
 
     def stored(self, weight: QuantizedTensor, scheme: Scheme) -> str:
-        """The layout's name and the numbers."""
+        """The layout's name for the numbers, and their description."""
         return f"{_kind(weight.grid, scheme.activations)} {describe(weight)}"
 
     def encode(self, weight: QuantizedTensor, scheme: Scheme, input_scale: float | None) -> dict[str, Tensor]:
-        """The tensors of its kind."""
+        """The tensors of a packed linear, depending on its numbers."""
         kind = _kind(weight.grid, scheme.activations)
         tensors = {} if input_scale is None else {"input_scale": torch.tensor([input_scale])}
         if kind in FP4_SCALES:
@@ -115,7 +115,7 @@ class _CompressedTensors:
         return tensors
 
     def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> dict[str, JsonValue]:
-        """As compressed-tensors writes them."""
+        """The settings that compressed-tensors writes."""
         package, quantization = _package(), _package("quantization")
         kind = _kind(packed.grid, scheme.activations)
         inputs = None if scheme.activations is None else quantization.QuantizationArgs(**_inputs(scheme.activations))
@@ -128,20 +128,20 @@ class _CompressedTensors:
         config = quantization.QuantizationConfig(
             config_groups={"group_0": linears}, format=kind, quantization_status="compressed", ignore=list(left_out)
         )
-        said: dict[str, JsonValue] = config.model_dump(mode="json", exclude_none=True)
-        return {**said, "quant_method": self.method, "version": package.__version__}
+        settings: dict[str, JsonValue] = config.model_dump(mode="json", exclude_none=True)
+        return {**settings, "quant_method": self.method, "version": package.__version__}
 
     def packs(self, parts: Mapping[str, Tensor]) -> bool:
-        """A packed weight has scales and codes; one alone is damage, and packed all the same."""
+        """Whether the tensors are a packed weight: scales and codes; one without the other counts, but is damaged."""
         return "weight_scale" in parts or "weight_packed" in parts
 
     def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
-        """`scale · (element(code) − zero point)`."""
+        """Compute `scale · (element(code) − zero point)`."""
         return packed_layouts.compressed_tensors(settings, parts)
 
 
 def _kind(grid: Grid, activations: ActivationSpec | None) -> CompressedKind:
-    """The layout of weights that fit."""
+    """The layout's name for the numbers of a weight that fits."""
     for fp4, storage in FP4_SCALES.items():
         if storage == grid.storage and not grid.uniform:
             return fp4
@@ -152,21 +152,21 @@ def _kind(grid: Grid, activations: ActivationSpec | None) -> CompressedKind:
 
 
 def _weights(grid: Grid, kind: CompressedKind) -> dict[str, object]:
-    """`QuantizationArgs` of weights."""
-    said: dict[str, object] = {"num_bits": grid.bits, "type": "int" if grid.uniform else "float"}
-    said["symmetric"] = grid.symmetric
+    """Arguments of `QuantizationArgs` for weights."""
+    arguments: dict[str, object] = {"num_bits": grid.bits, "type": "int" if grid.uniform else "float"}
+    arguments["symmetric"] = grid.symmetric
     if grid.group_size == sys.maxsize:
-        return said | {"strategy": "channel"}
-    said |= {"strategy": "group", "group_size": grid.group_size}
+        return arguments | {"strategy": "channel"}
+    arguments |= {"strategy": "group", "group_size": grid.group_size}
     if kind == "nvfp4-pack-quantized":
-        said |= {"strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn, "zp_dtype": torch.float8_e4m3fn}
+        arguments |= {"strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn, "zp_dtype": torch.float8_e4m3fn}
     elif kind == "mxfp4-pack-quantized":
-        said |= {"scale_dtype": torch.uint8, "zp_dtype": torch.uint8}
-    return said
+        arguments |= {"scale_dtype": torch.uint8, "zp_dtype": torch.uint8}
+    return arguments
 
 
 def _inputs(spec: ActivationSpec) -> dict[str, object]:
-    """`QuantizationArgs` of activations."""
+    """Arguments of `QuantizationArgs` for activations."""
     return {
         "num_bits": 8,
         "type": "int" if spec.format == "INT" else "float",
@@ -177,7 +177,7 @@ def _inputs(spec: ActivationSpec) -> dict[str, object]:
 
 
 def _signed(codes: Tensor, bits: int) -> Tensor:
-    """Codes as int8 around 0, as the layout counts them, whatever ours begin at."""
+    """Codes as signed int8, as the layout stores them."""
     if codes.dtype == torch.int8:
         return codes
     around_zero: Tensor = codes.to(torch.int16) - 2 ** (bits - 1)
@@ -185,7 +185,7 @@ def _signed(codes: Tensor, bits: int) -> Tensor:
 
 
 def _package(module: str = "") -> ModuleType:
-    """The compressed-tensors package, or a module of it.
+    """Import the compressed-tensors package, or one of its modules.
 
     Raises:
         UnavailableError: It is not installed.

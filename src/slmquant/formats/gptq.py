@@ -1,18 +1,18 @@
 """The checkpoint layout of AutoGPTQ and GPTQModel, which transformers, vLLM and others load.
 
-It says nothing of how codes were found: any method's integers fit. A linear of `(out, in)` becomes
+The layout does not depend on how the codes were computed: integers of any method fit. A linear of `(out, in)` becomes
 
-* `qweight`, int32 `(in·bits/32, out)`: codes from 0, along the inputs, the first in the lowest bits;
-* `qzeros`, int32 `(groups, out·bits/32)`: zero points in the same way, along the outputs;
+* `qweight`, int32 `(in·bits/32, out)`: unsigned codes, packed along the inputs, the first in the lowest bits;
+* `qzeros`, int32 `(groups, out·bits/32)`: zero points, packed likewise along the outputs;
 * `scales`, float16 `(groups, out)`, and `g_idx`, int32 `(in,)`: the group of each input.
 
-In its first version (`checkpoint_format: gptq`) a stored zero point is one less than meant, and kernels disagree on
-whether `0 − 1` wraps around; `gptq_v2` stores what is meant. Symmetric weights, whose zero point is `2^(bits − 1)`, are
-written in the first, which every loader knows; asymmetric ones in the second.
+In version 1 (`checkpoint_format: gptq`) a stored zero point is one less than its value, and kernels disagree on whether
+`0 − 1` wraps around; `gptq_v2` stores the value itself. Symmetric weights, whose zero point is `2^(bits − 1)`, are
+written in version 1, which every loader supports; asymmetric ones in version 2.
 
-*Deviations*: no column order (`desc_act`): inputs lie in their own order, whatever order a method rounded them in.
-Scales per channel, float32 with us, are rounded to float16. Linears that are left out are named in `dynamic`, as
-GPTQModel and vLLM read it; transformers by itself loads only models that have none. Layout as in the code of
+*Deviations*: no column order (`desc_act`): inputs are stored in their own order, whatever order a method rounded them
+in. Scales per channel, float32 in slmquant, are rounded to float16. Linears that are not packed are named in `dynamic`,
+which GPTQModel and vLLM read; transformers by itself loads only models without such linears. Layout as in the code of
 Frantar et al., "GPTQ" (ICLR 2023, arXiv 2210.17323), and its successors.
 """
 
@@ -38,17 +38,17 @@ class _Gptq(WordLayout):
     method = "gptq"
 
     def misfit(self, weight: QuantizedTensor) -> str | None:
-        """Integers of 2, 3, 4 or 8 bits in whole groups, and whole words of codes along both sides."""
+        """Accepts integers of 2, 3, 4 or 8 bits in whole groups, with whole words of codes along both dimensions."""
         if (reason := misfit(weight, packed_layouts.GPTQ_BITS)) is not None:
             return reason
         for size, side in zip(weight.codes.shape, ("outputs", "inputs"), strict=True):
             if size * weight.bits % packed_layouts.WORD:
                 multiple = packed_layouts.WORD if weight.bits == 3 else packed_layouts.WORD // weight.bits
-                return f"its {size} {side} are no multiple of {multiple}"
+                return f"its {size} {side} are not a multiple of {multiple}"
         return None
 
     def encode(self, weight: QuantizedTensor, scheme: Scheme, input_scale: float | None) -> dict[str, Tensor]:
-        """The four tensors."""
+        """The four tensors of a packed linear."""
         del scheme, input_scale
         codes, zeros, scales = counted(weight)
         if weight.zero_point is None:
@@ -61,10 +61,10 @@ class _Gptq(WordLayout):
         }
 
     def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> dict[str, JsonValue]:
-        """As GPTQModel writes them."""
+        """The settings that GPTQModel writes."""
         del scheme
         symmetric = packed.zero_point is None
-        blocks = [name for name in left_out if "." in name]  # a head outside the blocks is left out by itself
+        blocks = [name for name in left_out if "." in name]  # loaders skip a head outside the blocks by themselves
         return {
             "quant_method": self.method,
             "bits": packed.bits,
@@ -78,12 +78,12 @@ class _Gptq(WordLayout):
         }
 
     def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
-        """`scale · (code − zero point)`, in whatever order `g_idx` has the groups."""
+        """Compute `scale · (code − zero point)`; groups may be in any order (`g_idx`)."""
         return packed_layouts.gptq(settings, parts)
 
 
 def _words(codes: Tensor, bits: int) -> Tensor:
-    """Rows of codes from 0 as rows of int32."""
+    """Pack rows of unsigned codes into rows of int32."""
     return pack(codes, bits).view(torch.int32)
 
 

@@ -1,1 +1,1 @@
-"""What all formats share: the contract, the walk over weights, folders of checkpoints."""
+"""Shared by formats: the contract, iteration over weights, checkpoint folders."""

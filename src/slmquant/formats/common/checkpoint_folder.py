@@ -1,10 +1,10 @@
-"""A folder that transformers and vLLM load: what the layouts of compressed-tensors, GPTQ and AWQ have in common.
+"""Checkpoint folders for transformers and vLLM: the common part of compressed-tensors, GPTQ and AWQ.
 
-`config.json` with a `quantization_config`, `model.safetensors`, the generation settings and the tokenizer. A weight
-that the layout packs lies as the layout says; every other parameter lies under its own name in bfloat16, a tied one
-once. That is what a scheme asks of it, and exact for models that were published so; a source with finer numbers (a
-GGUF file's) loses them here as in slmquant's own folder, which is what engines are held against. A layout is how one
-weight is packed and what is said of it; everything else is here.
+A folder has `config.json` with a `quantization_config`, `model.safetensors`, the generation settings and the tokenizer.
+A `Layout` defines how a weight is packed and described; everything else is here. Parameters that the layout does not
+pack are stored in bfloat16 under their own names, a tied one once. This is what a scheme requests for them, and exact
+for models published in bfloat16. Finer numbers (from a GGUF file, for example) are rounded, as they are in slmquant's
+own folder, which is the reference for engines.
 """
 
 from __future__ import annotations
@@ -34,52 +34,52 @@ from slmquant.schemes import Scheme
 from slmquant.schemes.mixtures import MIXTURES
 
 DENSE = "bf16"
-"""What everything is stored as that is not packed; the only type that `otherwise` can name."""
+"""Type of everything that is not packed; the only type that `otherwise` accepts."""
 CONFIG, WEIGHTS, _GENERATION = "config.json", "model.safetensors", "generation_config.json"
 
 
 class Layout(Protocol):
-    """How one kind of checkpoint packs a weight of `(out, in)`, and what `quantization_config` says of it."""
+    """How one kind of checkpoint packs a weight of `(out, in)` and describes it in `quantization_config`."""
 
     @property
     def method(self) -> str:
-        """`quant_method`, by which transformers knows it."""
+        """`quant_method`, its name in transformers."""
         ...
 
     def refusal(self, scheme: Scheme) -> str | None:
-        """Why models of such numbers cannot be said; None where they can, as far as the scheme tells."""
+        """Why the layout cannot express models of this scheme; None if it can, judging by the scheme alone."""
         ...
 
     def misfit(self, weight: QuantizedTensor) -> str | None:
-        """Why such a weight cannot be packed; None where it can."""
+        """Why the weight cannot be packed; None if it can."""
         ...
 
     def stored(self, weight: QuantizedTensor, scheme: Scheme) -> str:
-        """What the layout calls such a weight."""
+        """The layout's name for the stored weight."""
         ...
 
     def encode(self, weight: QuantizedTensor, scheme: Scheme, input_scale: float | None) -> Mapping[str, Tensor]:
-        """Its tensors, by the last part of their names.
+        """The packed tensors, by the last part of their names.
 
         Raises:
-            RefusedError: The package that packs is not installed.
+            RefusedError: The package that packs weights is not installed.
         """
         ...
 
     def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> Mapping[str, JsonValue]:
-        """`quantization_config` of a model whose linears are like `packed` but for those `left_out`."""
+        """`quantization_config` of a model whose linears are all packed like `packed`, except those `left_out`."""
         ...
 
     def packs(self, parts: Mapping[str, Tensor]) -> bool:
-        """Whether tensors of one module, by the last part of their names, are a packed weight."""
+        """Whether the tensors of one module, by the last part of their names, are a packed weight."""
         ...
 
     def decode(self, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]) -> Tensor:
-        """The float32 weight that the tensors of a module stand for.
+        """Decode the tensors of one module to a float32 weight.
 
         Raises:
             KeyError: A tensor is missing.
-            ValueError: A tensor or the settings are not what the layout knows.
+            ValueError: A tensor or a setting is invalid for the layout.
         """
         ...
 
@@ -89,11 +89,11 @@ class Checkpoint:
     """A layout as a format.
 
     Attributes:
-        name: The format's, which is its file's.
-        title: Its name in the field.
-        summary: What it is for.
-        extra: The optional dependency that writes it.
-        layout: How it packs weights.
+        name: Name of the format and of its module.
+        title: Its common name.
+        summary: Its purpose, in one line.
+        extra: Optional dependency needed to write it.
+        layout: Packs and describes the weights.
     """
 
     name: str
@@ -104,11 +104,11 @@ class Checkpoint:
     suffix = ""
 
     def refusal(self, quantized: QuantizedModel) -> str | None:
-        """Numbers that the layout cannot say, work done at run time, or linears that no loader looks for."""
+        """Refuses numbers that the layout cannot express, run-time features, and linears that loaders lack."""
         return (
             _mixture_refusal(quantized.scheme)
             or self.layout.refusal(quantized.scheme)
-            or run_time_refusal(quantized, "what loads such a folder")
+            or run_time_refusal(quantized, "the software that loads such a folder")
             or _structure_refusal(quantized)
         )
 
@@ -117,16 +117,16 @@ class Checkpoint:
 
         Raises:
             UnknownNameError: `otherwise` is not bf16.
-            RefusedError: The package that packs is not installed.
+            RefusedError: The package that packs weights is not installed.
         """
         return tuple(laid.placement for laid in self._lay_out(quantized, otherwise))
 
     def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
-        """Write the folder, whole or not at all.
+        """Write the folder atomically.
 
         Raises:
             RefusedError: `refusal` has a reason, a weight does not fit and `otherwise` is None, or the package that
-                packs is not installed.
+                packs weights is not installed.
             UnknownNameError: `otherwise` is not bf16.
             SourceError: The disk is full.
         """
@@ -142,21 +142,23 @@ class Checkpoint:
             names = {entry.placement.name for entry in laid if entry.packed is not None}
             left_out = [name for name, kind in _linears(quantized) if name not in names and kind is not Conv1D]
             config.quantization_config = dict(self.layout.settings(quantized.scheme, packed, left_out))
-        said = {"source": artifact.public_source, "source_sha256": artifact.source_sha256, "method": quantized.method}
+        origin = {"source": artifact.public_source, "source_sha256": artifact.source_sha256, "method": quantized.method}
         with atomic_dir(path) as temporary:
             config.save_pretrained(temporary)
             if (generation := quantized.model.generation_config) is not None:
                 generation.to_json_file(temporary / _GENERATION)
             artifact.tokenizer.save_pretrained(temporary)
             tensors = {name: tensor for entry in laid for name, tensor in entry.tensors.items()}
-            save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt", **said, "scheme": str(quantized.scheme)})
+            save_file(
+                tensors, temporary / WEIGHTS, metadata={"format": "pt", **origin, "scheme": str(quantized.scheme)}
+            )
         return Written(path, self.name, folder_bytes(path), placements)
 
     def read(self, path: Path) -> dict[str, Tensor]:
-        """Module name → float32 weight, from the file alone.
+        """Module name → float32 weight, read from the files alone.
 
         Raises:
-            ModelError: The folder is truncated, damaged, of another layout, or says what is not known.
+            ModelError: The folder is truncated, damaged, of another layout, or has unknown settings.
         """
         with guarded(lambda why: f"{path} is not a readable {self.title} folder ({why}); export again"):
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
@@ -212,18 +214,18 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Laid:
-    """One weight and the tensors that it becomes; `packed` where they are the layout's."""
+    """One weight, its placement and tensors; `packed` is None if the layout does not pack it."""
 
     placement: Placement
     tensors: Mapping[str, Tensor]
     packed: QuantizedTensor | None
 
 
-_EMBEDDINGS = "embeddings and head stay in 16 bits there; drop the E part of the scheme"
+_EMBEDDINGS = "embeddings and head stay in 16 bits in this format; drop the E part of the scheme"
 
 
 def ragged(weight: QuantizedTensor) -> str | None:
-    """Why groups that do not divide the inputs cannot be said, with sizes that do; None where they divide."""
+    """Error text if the group size does not divide the inputs, with sizes that do; None if it does."""
     size, inputs = weight.group_size, weight.codes.shape[1]
     if inputs % size == 0:
         return None
@@ -233,32 +235,34 @@ def ragged(weight: QuantizedTensor) -> str | None:
 
 
 def no_side(weight: QuantizedTensor) -> str | None:
-    """Why a branch in 16 bits cannot be said; None where there is none."""
-    return None if weight.side is None else "it has a branch in 16 bits beside its codes"
+    """Error text if the weight has a side branch; None if it has none."""
+    return None if weight.side is None else "it has a 16-bit side branch"
 
 
 def _mixture_refusal(scheme: Scheme) -> str | None:
     if scheme.mixture is None:
         return None
     base = MIXTURES[scheme.mixture].base
-    return f"{scheme} deals out several types, and such a folder says one for all linears; use GGUF, or {base} alone"
+    return f"{scheme} mixes several types, and such a folder has one type for all linears; use GGUF, or {base} alone"
 
 
 def _structure_refusal(quantized: QuantizedModel) -> str | None:
-    """Linears of another kind, and biases that a method made, which a model of that configuration does not have."""
+    """Refuses transposed linears, and parameters that a method added to the architecture (biases)."""
     model_type = quantized.model.config.model_type
     for name, kind in _linears(quantized):
         if kind is Conv1D and name in quantized.weights:
-            return f"linears of {model_type} ({name!r}) lie transposed, and loaders pack only torch's own"
-    own = {name for name, _ in _skeleton(quantized).named_parameters()}
+            return (
+                f"linears of {model_type} ({name!r}) are transposed (Conv1D), and loaders support torch.nn.Linear only"
+            )
+    expected = {name for name, _ in _skeleton(quantized).named_parameters()}
     for name, _ in quantized.model.named_parameters():
-        if name not in own:
-            return f"{quantized.method} gave {model_type} a parameter that it does not have ({name!r})"
+        if name not in expected:
+            return f"{quantized.method} added a parameter that {model_type} does not have ({name!r})"
     return None
 
 
 def _linears(quantized: QuantizedModel) -> list[tuple[str, type[nn.Module]]]:
-    """Every linear of the architecture as it was before its linears were replaced."""
+    """Every linear of the architecture with its original class, before quantization replaced it."""
     kinds = (nn.Linear, Conv1D)
     modules = _skeleton(quantized).named_modules()
     return [

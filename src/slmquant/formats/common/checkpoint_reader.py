@@ -1,7 +1,7 @@
-"""A checkpoint of packed weights as the dense model that it stands for, by our own reading of it.
+"""Read a checkpoint of packed weights as a dense model.
 
-What engines that load such a folder are held against where nothing else is named: weights as the file says them, all
-else as the architecture says.
+It is the reference for engines that load such a folder, unless another is named: weights from the file, everything else
+from the architecture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LAYOUTS = ("compressed_tensors", "gptq", "awq")
 
 
 def checkpoint_of(folder: Path) -> Checkpoint | None:
-    """The layout that `folder` says its weights are packed in; None where it names none, or one that is not ours."""
+    """The layout named in the folder's config; None if it names none, or one that slmquant does not read."""
     method = or_none(
         lambda: json.loads((folder / CONFIG).read_text(encoding="utf-8"))["quantization_config"]["quant_method"]
     )
@@ -32,31 +32,33 @@ def checkpoint_of(folder: Path) -> Checkpoint | None:
 
 
 def read_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model of a folder that `checkpoint_of` knows, in evaluation mode, with nothing packed.
+    """Read a folder that `checkpoint_of` recognizes as a dense model in evaluation mode.
 
     Raises:
-        ModelError: The folder is damaged, or rounds activations, which no dense model does.
+        ModelError: The folder is damaged, or rounds activations, which a dense model cannot do.
     """
     layout = checkpoint_of(folder)
     if layout is None:
-        raise ModelError(f"{folder} is no checkpoint of packed weights that slmquant reads")
+        raise ModelError(f"{folder} is no checkpoint of packed weights that slmquant can read")
     config = AutoConfig.from_pretrained(folder)
     groups = config.quantization_config.get("config_groups", {})
     if any(group.get("input_activations") for group in groups.values()):
-        raise ModelError(f"{folder} rounds activations, which its weights alone do not say")
+        raise ModelError(
+            f"{folder} rounds activations, which a dense model cannot do; name the model it was made from as reference"
+        )
     del config.quantization_config
     weights = {f"{module}.weight": weight for module, weight in layout.read(folder).items()}
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     with torch.no_grad(), safe_open(folder / WEIGHTS, "pt") as tensors:
         others = frozenset(tensors.keys())
-        for name, parameter in model.named_parameters():  # a tied one comes once
-            found = weights.get(name)
-            if found is None and name in others:
-                found = tensors.get_tensor(name)
-            if found is None or found.shape != parameter.shape:
-                what = "lacks" if found is None else f"holds {tuple(found.shape)}, not {tuple(parameter.shape)}, for"
+        for name, parameter in model.named_parameters():  # tied parameters come once
+            value = weights.get(name)
+            if value is None and name in others:
+                value = tensors.get_tensor(name)
+            if value is None or value.shape != parameter.shape:
+                what = "lacks" if value is None else f"holds {tuple(value.shape)}, not {tuple(parameter.shape)}, for"
                 raise ModelError(f"{folder} {what} {name!r}; export again")
-            parameter.copy_(found)
+            parameter.copy_(value)
             parameter.data = parameter.data.to(dtype)
     model.eval()
     return model

@@ -1,7 +1,7 @@
-"""What a format is: a way in which a quantized model lies on disk for some engine, and an account of how it fits.
+"""The contract of a format: how to store a quantized model for an engine, and how each weight fits.
 
-Nothing is substituted in silence. Where a weight cannot be held as the scheme asked, `place` says which, why, and what
-share of the model it is; `write` refuses until the user names what to store it as instead (`otherwise`).
+No weight is substituted silently. If a weight cannot be stored as the scheme requests, `place` names the weight and the
+reason, and `write` refuses with its share of the model until the user chooses a substitute type (`otherwise`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from slmquant.model.computing.quantized_model import QuantizedModel
 
 @dataclass(frozen=True)
 class Placement:
-    """How one weight comes to lie in the file.
+    """How one weight is stored in the file.
 
     Attributes:
         name: Its module name.
-        asked: What the scheme asked for ("INT4, groups of 64").
-        stored: The format's own name for what it becomes ("Q4_0").
-        parameters: Its elements; a tied weight is placed once.
-        stored_bytes: What it takes in the file.
-        exact: Whether the file says the codes that were evaluated, with nothing rounded a second time but scales to
-            the format's own 16 bits.
-        reason: Why it is not stored as asked; None where it is.
+        requested: The numbers that the scheme requests ("INT4, groups of 64").
+        stored_as: The format's own name for the stored type ("Q4_0").
+        parameters: Number of elements; a tied weight is counted once.
+        stored_bytes: Its size in the file.
+        exact: Whether the file holds the evaluated codes; only scales may be rounded again, to the format's 16 bits.
+        reason: Why it is not stored as requested; None if it is.
     """
 
     name: str
@@ -46,14 +45,14 @@ class Placement:
 
 @dataclass(frozen=True)
 class Written:
-    """A file or folder that was written, whole.
+    """A completely written file or folder.
 
     Attributes:
-        path: Where.
+        path: Its path.
         format: Name of the format.
-        stored_bytes: What it takes on disk, tokenizer and all.
-        placements: Every weight of the model, in the model's order.
-        remarks: What else a user should know: sentences.
+        stored_bytes: Size on disk, tokenizer included.
+        placements: One for each weight, in the model's order.
+        remarks: Further sentences for the user.
     """
 
     path: Path
@@ -64,16 +63,16 @@ class Written:
 
 
 class Format(Protocol):
-    """One way to lie on disk. A module of this package holds one as `FORMAT`; its name is the file's name."""
+    """A file format. Each module or package in `formats` defines one as `FORMAT`, named after the module."""
 
     @property
     def title(self) -> str:
-        """Its name in the field ("GGUF")."""
+        """Its common name ("GGUF")."""
         ...
 
     @property
     def summary(self) -> str:
-        """What it is for, in a line."""
+        """Its purpose, in one line."""
         ...
 
     @property
@@ -83,19 +82,19 @@ class Format(Protocol):
 
     @property
     def extra(self) -> str | None:
-        """The optional dependency that writes it (`pip install slmquant[extra]`); None where nothing is missing."""
+        """Optional dependency needed to write it (`pip install slmquant[extra]`); None if there is none."""
         ...
 
     def refusal(self, quantized: QuantizedModel) -> str | None:
-        """Why no such model can be written, whatever becomes of single weights; None where it can.
+        """Why the model as a whole cannot be written, apart from single weights; None if it can.
 
-        An architecture that the format's engines lack, activations or a cache that they do not round, rotations done
-        while the model runs, side branches.
+        Examples: an architecture that the format's engines lack, activations or a KV cache that they do not round,
+        online rotations, side branches.
         """
         ...
 
     def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
-        """How each weight would be stored; `otherwise` is the type for those that cannot be stored as asked.
+        """How each weight would be stored; `otherwise` is the type for weights that do not fit.
 
         Raises:
             UnknownNameError: The format has no type `otherwise`.
@@ -106,28 +105,28 @@ class Format(Protocol):
         """Write `artifact` to `path`, whole or not at all.
 
         Args:
-            artifact: What the file is made from.
-            path: Where.
-            otherwise: The type for weights that cannot be stored as asked.
+            artifact: The model, its tokenizer and origin.
+            path: Target file or folder.
+            otherwise: The type for weights that cannot be stored as requested.
 
         Raises:
-            RefusedError: `refusal` has a reason, or a weight cannot be stored as asked and `otherwise` is None.
+            RefusedError: `refusal` has a reason, or a weight cannot be stored as requested and `otherwise` is None.
             UnknownNameError: The format has no type `otherwise`.
             SourceError: The disk is full.
         """
         ...
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
-        """Module name → float32 weight as an engine that loads the file would compute with it.
+        """Module name → float32 weight, as an engine that loads the file computes with it.
 
         Raises:
-            ModelError: The file is truncated, damaged, or of a version that is not known.
+            ModelError: The file is truncated, damaged, or of an unknown version.
         """
         ...
 
 
 def accept_any_tokenization(fmt: Format) -> Format:
-    """`fmt`, set to write files whose engine cuts text into other tokens; as it is if it does not check that."""
+    """`fmt` with its tokenization check reduced to a remark; unchanged if it has no such check."""
     known: object = fmt
     if is_dataclass(known) and not isinstance(known, type) and hasattr(known, "any_tokenization"):
         return cast(Format, replace(known, any_tokenization=True))
@@ -135,19 +134,19 @@ def accept_any_tokenization(fmt: Format) -> Format:
 
 
 def check_installed(name: str, extra: str | None) -> None:
-    """Say what a format lacks before anything is computed for it.
+    """Check that the packages of a format's optional dependency are installed, before anything is computed.
 
     Args:
-        name: Of the format.
-        extra: The optional dependency that it names; None where it needs nothing more.
+        name: Name of the format.
+        extra: Name of its optional dependency; None if it has none.
 
     Raises:
-        UnavailableError: A package of that extra is not installed.
+        UnavailableError: A package of the optional dependency is not installed.
     """
-    asked = [Requirement(line) for line in requires("slmquant") or ()] if extra is not None else []
+    requirements = [Requirement(line) for line in requires("slmquant") or ()] if extra is not None else []
     missing = [
         package.name
-        for package in asked
+        for package in requirements
         if package.marker is not None
         and package.marker.evaluate({"extra": str(extra)})
         and not package.marker.evaluate({"extra": ""})
@@ -166,10 +165,10 @@ def _is_installed(package: str) -> bool:
 
 
 def settle(fmt: str, placements: Sequence[Placement], otherwise: str | None) -> None:
-    """Refuse what would be stored otherwise than asked, unless the user said as what.
+    """Refuse weights that cannot be stored as requested, unless the user chose a substitute type.
 
     Raises:
-        RefusedError: Names the weights, their share of the model, and the reason.
+        RefusedError: A weight does not fit; the message names it, the share of misfits, and the reason.
     """
     misfits = [placement for placement in placements if placement.reason is not None]
     if not misfits or otherwise is not None:
@@ -179,7 +178,7 @@ def settle(fmt: str, placements: Sequence[Placement], otherwise: str | None) -> 
     named = f"{first.name!r}" + (f" and {more} more" if more else "")
     raise RefusedError(
         f"{fmt}: {named}, {share:.1%} of the weights, cannot be stored as {first.requested}: {first.reason}; "
-        f"choose another scheme, or say what to store them as (--otherwise {first.stored_as})"
+        f"choose another scheme, or a type to store them as (--otherwise {first.stored_as})"
     )
 
 

@@ -1,4 +1,4 @@
-"""What all formats ask of a quantized model: its weights one by one, and what it does that is no weight."""
+"""Shared by formats: iterate over a model's weights, and refuse run-time features that an engine lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.rewriting.online_rotations import activation_clip
 
 SIXTEEN_BITS = "16 bits"
-"""What a scheme asks of everything that it leaves alone."""
+"""What a scheme requests for weights that it does not quantize."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Entry:
     """One weight of a model.
 
     Attributes:
-        name: Its module name; the whole name of a parameter that is not called `weight`.
-        parameter: Its name among the model's parameters.
-        value: The parameter; that of a linear `(out, in)`, whatever its module's own layout.
-        quantized: Its codes; None where the scheme leaves it alone.
+        name: Its module name; for a parameter not called `weight`, the parameter's full name.
+        parameter: Its full parameter name.
+        value: The parameter; for a linear `(out, in)`, also if its module stores it transposed.
+        quantized: Its codes; None if the scheme does not quantize it.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Entry:
 
     @property
     def requested(self) -> str:
-        """What the scheme asked for."""
+        """The numbers that the scheme requests."""
         return SIXTEEN_BITS if self.quantized is None else describe(self.quantized)
 
 
 def run_time_refusal(quantized: QuantizedModel, engine: str) -> str | None:
-    """What a model does while it runs, activations aside, that `engine` does not do; None where there is nothing.
+    """Why `engine` cannot run the model: a run-time feature it lacks, other than rounded activations; None if it can.
 
-    A cache in fewer bits, online rotations, clipped activations, branches beside the codes.
+    The features are a rounded KV cache, online rotations, clipped activations and side branches.
     """
     if quantized.scheme.kv is not None:
         return (
@@ -53,24 +53,24 @@ def run_time_refusal(quantized: QuantizedModel, engine: str) -> str | None:
     if (clip := activation_clip(quantized.online)) != 1:
         return (
             f"{quantized.method} rounds activations to {clip:g} of each token's range, which {engine} does not do"
-            f"{'; and it rotates while the model runs' if len(quantized.online) > 1 else ''}"
+            f"{'; it also rotates activations while the model runs' if len(quantized.online) > 1 else ''}"
         )
     if quantized.online:
-        return f"{quantized.method} rotates while the model runs, which {engine} does not do"
+        return f"{quantized.method} rotates activations while the model runs, which {engine} does not do"
     if any(weight.side is not None for weight in quantized.weights.values()):
-        return f"{quantized.method} keeps a branch in 16 bits beside the codes, which {engine} does not add"
+        return f"{quantized.method} adds a 16-bit side branch to the quantized weights, which {engine} does not compute"
     return None
 
 
 def entries(quantized: QuantizedModel) -> Iterator[Entry]:
-    """Every weight in the model's order; a tied one once, under the embedding's name."""
+    """All weights in the model's order; a tied weight once, under the embedding's name."""
     for parameter, value in quantized.model.named_parameters():
         name = parameter.removesuffix(".weight")
         yield Entry(name, parameter, as_stored(quantized.model, parameter, value), quantized.weights.get(name))
 
 
 def as_stored(model: PreTrainedModel, parameter: str, value: Tensor) -> Tensor:
-    """The weight of a linear as `(out, in)`, whatever its module's own layout; any other parameter as it is."""
+    """The weight of a linear as `(out, in)`, also if its module stores it transposed; other parameters unchanged."""
     module, _, kind = parameter.rpartition(".")
     if kind == "weight" and isinstance(model.get_submodule(module), Linear | QuantizedLinear):
         return weight_at(model, module)
@@ -78,7 +78,7 @@ def as_stored(model: PreTrainedModel, parameter: str, value: Tensor) -> Tensor:
 
 
 def describe(weight: QuantizedTensor) -> str:
-    """The numbers of a weight: `INT4, groups of 64, zero points`; `E4M3, per channel`; `E2M1, groups of 16`."""
+    """Describe a weight's numbers: `INT4, groups of 64, zero points`; `E4M3, per channel`; `E2M1, groups of 16`."""
     elements = weight.grid.elements
     words = [f"INT{elements.bits}" if isinstance(elements, Integers) else elements.name]
     if weight.grid.per_tensor:

@@ -1,4 +1,4 @@
-"""Integer weights as checkpoints count them: codes and zero points from 0, scales in float16."""
+"""Integer weights as GPTQ and AWQ checkpoints store them: unsigned codes and zero points, float16 scales."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slmquant.formats.common.entries import describe
 from slmquant.schemes import Scheme
 
 _PRECISION = 2**-11
-"""What rounding to a normal float16 changes a number by, relative to it, at most."""
+"""Largest relative error of rounding to a normal float16."""
 
 
 class Counted(NamedTuple):
@@ -29,38 +29,38 @@ class Counted(NamedTuple):
 
 
 class WordLayout:
-    """What the layouts of GPTQ and AWQ share: integer weights in 32-bit words, and 16-bit activations."""
+    """Shared by the GPTQ and AWQ layouts: integer weights in 32-bit words, and 16-bit activations."""
 
     def refusal(self, scheme: Scheme) -> str | None:
-        """Weights alone are packed."""
+        """Rounded activations are refused: only weights are packed."""
         if scheme.activations is not None:
-            return f"{scheme} rounds activations, which this layout cannot say; use compressed_tensors, or A16"
+            return f"{scheme} rounds activations, which this layout cannot express; use compressed_tensors, or A16"
         return None
 
     def stored(self, weight: QuantizedTensor, scheme: Scheme) -> str:
-        """The numbers themselves."""
+        """Description of the weight's numbers."""
         del scheme
         return describe(weight)
 
     def packs(self, parts: Mapping[str, Tensor]) -> bool:
-        """A packed weight has codes and scales; one alone is damage, and packed all the same."""
+        """Whether the tensors are a packed weight: codes and scales; one without the other counts, but is damaged."""
         return "qweight" in parts or "scales" in parts
 
 
 def misfit(weight: QuantizedTensor, bits: Collection[int]) -> str | None:
-    """Why a weight is not integers of so many bits in whole groups with plain scales; None where it is."""
+    """Why a weight is not integers of one of `bits` in whole groups with plain scales; None if it is."""
     elements = weight.grid.elements
     if not isinstance(elements, Integers):
-        return f"its numbers are {elements.name}, and only integers are held"
+        return f"its numbers are {elements.name}, and only integers can be stored"
     if weight.bits not in bits:
-        return f"its codes have {weight.bits} bits, and {', '.join(map(str, sorted(bits)))} are held"
+        return f"its codes have {weight.bits} bits, expected {', '.join(map(str, sorted(bits)))}"
     return no_side(weight) or not_plain(weight) or ragged(weight) or _out_of_range(weight)
 
 
 def not_plain(weight: QuantizedTensor) -> str | None:
-    """Why scales or zero points are not a number and a whole number for each group; None where they are."""
+    """Why a weight lacks plain scales and integer zero points, one each per group; None if it has them."""
     if weight.grid.real_zero_point:
-        return "its zero points are not whole"
+        return "its zero points are not integers"
     storage = weight.grid.storage
     if not isinstance(storage, Plain) or storage.holds_shift:
         return f"its scales are stored as {storage.name!r}"
@@ -75,7 +75,7 @@ def _out_of_range(weight: QuantizedTensor) -> str | None:
 
 
 def counted(weight: QuantizedTensor) -> Counted:
-    """Codes of an integer weight counted from 0; a scale of a whole tensor is repeated for each row."""
+    """Unsigned codes of an integer weight; a per-tensor scale is repeated for each row."""
     offset = 0 if weight.zero_point is not None else 2 ** (weight.bits - 1)
     scales = weight.scale.expand(weight.codes.shape[0], -1)
     zeros = torch.full(scales.shape, offset) if weight.zero_point is None else weight.zero_point.expand(scales.shape)

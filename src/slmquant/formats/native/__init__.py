@@ -1,4 +1,4 @@
-"""slmquant's own format: everything that a quantized model holds, exactly, in safetensors."""
+"""slmquant's own format: a quantized model stored exactly, in safetensors."""
 
 from slmquant.formats.native.folder import FORMAT as FORMAT
 from slmquant.formats.native.folder import MANIFEST as MANIFEST

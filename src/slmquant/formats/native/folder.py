@@ -1,10 +1,10 @@
-"""slmquant's own format: everything a `QuantizedModel` holds, exactly, in safetensors.
+"""slmquant's own format: a `QuantizedModel` stored exactly, in safetensors.
 
-A folder with transformers' config and tokenizer, `model.safetensors` and `slmquant.json`. How a quantized weight is
-stored is told in `formats.native.weights`; every other parameter lies under its own name in 16 bits (bfloat16), a tied
-one once.
+A folder with transformers' config and tokenizer, `model.safetensors` and `slmquant.json`. `formats.native.weights`
+describes how a quantized weight is stored; every other parameter is stored under its own name in bfloat16, a tied one
+once.
 
-It is the format to keep and to compare; no engine but slmquant's own torch reference reads it.
+Use this format to keep and compare models; only slmquant's torch reference reads it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _GENERATION = "generation_config.json"
 
 
 def save(artifact: Artifact, folder: Path) -> Path:
-    """Write a quantized model to `folder`, whole or not at all.
+    """Write a quantized model to `folder`, atomically.
 
     The folder says its source by name alone; where that lies is kept in this machine's cache.
 
@@ -90,12 +90,12 @@ def save(artifact: Artifact, folder: Path) -> Path:
 
 
 def encode(quantized: QuantizedModel) -> dict[str, Tensor]:
-    """Tensors by name, as they are stored."""
+    """The stored tensors by name."""
     tensors: dict[str, Tensor] = {}
     for name, weight in quantized.weights.items():
         tensors |= {f"{name}.{part}": value for part, value in encode_weight(weight).items()}
     stored = {f"{name}.weight" for name in quantized.weights}
-    for name, parameter in quantized.model.named_parameters():  # a tied parameter comes once
+    for name, parameter in quantized.model.named_parameters():  # tied parameters come once
         if name not in stored:
             tensors[name] = as_stored(quantized.model, name, parameter).detach().bfloat16().contiguous()
     return tensors | encode_online(quantized.online).tensors
@@ -107,10 +107,10 @@ def is_native(folder: Path) -> bool:
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Artifact:
-    """Read what `save` wrote.
+    """Read a folder that `save` wrote.
 
     Raises:
-        ModelError: The folder is of a newer version, truncated or damaged; the message says which.
+        ModelError: The folder is of a newer version, truncated or damaged.
     """
     message = f"{folder} is not a readable slmquant model"
     with guarded(lambda why: f"{message} ({why}); quantize again"):
@@ -120,7 +120,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
         quantized = _assemble(folder, manifest, tensors, dtype, device)
     if left := sorted(tensors.keys() - tensors.taken):
         raise ModelError(
-            f"{folder} holds {len(left)} tensors that its config.json and {MANIFEST} have no place for, the first "
+            f"{folder} holds {len(left)} tensors that its config.json and {MANIFEST} do not explain, the first "
             f"{left[0]}; quantize again"
         )
     with guarded(lambda why: f"{folder} has no tokenizer that transformers can read ({why}); quantize again"):
@@ -128,14 +128,14 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     refuse_beyond_(quantized.model, tokenizer)
     remarks = remarks_of(quantized.model, tokenizer)
     if manifest.files is None:
-        remarks = (*remarks, f"{folder.name} is of format version {manifest.version}, which has no checksums")
+        remarks = (*remarks, f"{folder.name} has format version {manifest.version}, which has no checksums")
     quantized = replace(quantized, notes=(*quantized.notes, *remarks))
     source = remembered_source(manifest.source, manifest.source_sha256)
     return Artifact(quantized, tokenizer, source, manifest.source_sha256)
 
 
 class _Taken(dict[str, Tensor]):
-    """Tensors by name that remember which were asked for."""
+    """Tensors by name; records which were read."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(tensors)
@@ -175,7 +175,7 @@ def _assemble(
         dense = [weights[name] if name in weights else weight_at(model, name) for name in linears]
         assembly.install_group_(linears, dense, manifest.activation_scales.get(linears[0]))
     if lost := weights.keys() - assembly.weights.keys():
-        raise ValueError(f"{min(lost)} has codes and belongs to no group of linears")
+        raise ValueError(f"{min(lost)} has codes but belongs to no group of linears")
     attach_(model, online)
     groups = tuple(InputGroup(linears, None) for linears in manifest.groups)
     quantized = assembly.finish_(manifest.method, groups, frozenset(manifest.embeddings))
@@ -186,10 +186,10 @@ def _assemble(
 def _check_codes(
     model: PreTrainedModel, manifest: Manifest, weights: Mapping[str, QuantizedTensor], scheme: Scheme
 ) -> None:
-    """Hold codes against the architecture, and the numbers of linears against what the scheme says they are.
+    """Check the shapes of codes against the architecture, and the numbers of linears against the scheme.
 
     Raises:
-        ValueError: They are something else.
+        ValueError: They do not match.
     """
     for name, weight in weights.items():
         module = model.get_submodule(name)
@@ -198,19 +198,19 @@ def _check_codes(
             raise ValueError(f"{name} has codes for {tuple(weight.codes.shape)} weights, not {tuple(expected.shape)}")
     if scheme.weights is None or scheme.mixture is not None:
         return
-    wanted = grid_of(scheme.weights)
+    expected_grid = grid_of(scheme.weights)
     for name in weights.keys() - set(manifest.embeddings):
         grid = weights[name].grid
         if (grid.elements.bits, grid.group_size, grid.per_tensor) != (
-            wanted.elements.bits,
-            wanted.group_size,
-            wanted.per_tensor,
+            expected_grid.elements.bits,
+            expected_grid.group_size,
+            expected_grid.per_tensor,
         ):
-            raise ValueError(f"{name} holds {describe(weights[name])}, which is not what {scheme} says")
+            raise ValueError(f"{name} holds {describe(weights[name])}, which does not match {scheme}")
 
 
 def _add_biases_(model: PreTrainedModel, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Give linears the biases that a method made for them, which a model of that configuration does not have."""
+    """Add the biases that a method gave to linears and that the architecture does not have."""
     for name in (name for linears in manifest.groups for name in linears):
         linear = linear_at(model, name)
         if f"{name}.bias" in tensors and getattr(linear, "bias", None) is None:
@@ -220,7 +220,7 @@ def _add_biases_(model: PreTrainedModel, manifest: Manifest, tensors: Mapping[st
 
 @dataclass(frozen=True)
 class _Native:
-    """The format as a plug-in. It holds whatever slmquant makes: nothing is refused, nothing stored otherwise."""
+    """The format as a plug-in. It stores every model that slmquant makes: nothing is refused or substituted."""
 
     title = "slmquant"
     summary = "slmquant's own folder: everything exactly, for its torch reference"
@@ -228,12 +228,12 @@ class _Native:
     extra = None
 
     def refusal(self, quantized: QuantizedModel) -> str | None:
-        """Nothing is."""
+        """None: nothing is refused."""
         del quantized
         return None
 
     def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> tuple[Placement, ...]:
-        """Every weight as it was asked for."""
+        """Every weight stored as requested."""
         if otherwise is not None:
             raise UnknownNameError("type", otherwise, ())
         return tuple(
@@ -249,13 +249,13 @@ class _Native:
         )
 
     def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
-        """`save`, with an account."""
+        """Write with `save`, and list the placements."""
         placements = self.place(artifact.quantized, otherwise)
         save(artifact, path)
         return Written(path, "native", folder_bytes(path), placements)
 
     def read(self, path: Path) -> dict[str, Tensor]:
-        """What `load` puts into the model: dequantized, with branches; rotations done at run time are not in it."""
+        """The dequantized weights with their side branches; online rotations are not included."""
         return {
             entry.name: entry.value.float() if entry.quantized is None else entry.quantized.dequantize()
             for entry in entries(load(path).quantized)

@@ -1,4 +1,4 @@
-"""`slmquant.json`: what slmquant's own format says beside its tensors."""
+"""`slmquant.json`: the manifest of slmquant's own format."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from slmquant.formats.native.weights import WeightFacts, WeightFacts1
 from slmquant.model.rewriting.online_rotations import OnlineFact
 
 VERSION = 3
-"""3: checksums. 2: every number format and side branches. 1 knew integers alone. All are read."""
+"""3: checksums. 2: every number format and side branches. 1: integers only. All are read."""
 MANIFEST = "slmquant.json"
 
 
 class Manifest(BaseModel):
-    """`slmquant.json`: what was done, and how to read the tensors."""
+    """`slmquant.json`: how the model was made, and how to read its tensors."""
 
     model_config = ConfigDict(extra="forbid")
     format: Literal["slmquant"] = "slmquant"
@@ -29,33 +29,33 @@ class Manifest(BaseModel):
     method: str
     scheme: str
     source: str
-    """The model source: as given where that is a name, else the name of its folder or file; in older ones its path."""
+    """The model source: a name as given, else the name of its folder or file; older versions store its path."""
     source_sha256: str
     """Fingerprint of the full-precision weights."""
     slmquant: str
-    """Version that wrote it."""
+    """Version of slmquant that wrote the folder."""
     embeddings: tuple[str, ...]
-    """Which of `weights` are embeddings or head."""
+    """The `weights` that are embeddings or head."""
     groups: tuple[tuple[str, ...], ...]
-    """Linears that share the quantizer of their input."""
+    """Groups of linears that share the quantizer of their input."""
     weights: dict[str, WeightFacts | WeightFacts1]
     activation_scales: dict[str, float]
     online: tuple[OnlineFact, ...] = ()
-    """Rotations that are done while the model runs."""
+    """Rotations performed while the model runs."""
     files: dict[str, str] | None = None
     """Every other file of the folder → its SHA-256; None in versions before 3."""
     sha256: str | None = None
-    """Of all that is said here; see `digest`."""
+    """Checksum of this manifest; see `digest`."""
 
 
 def digest(content: Mapping[str, JsonValue]) -> str:
-    """SHA-256 of what a manifest says, its own `sha256` aside, however its JSON is laid out."""
-    said = {name: value for name, value in content.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a manifest's content without its own `sha256`, independent of JSON formatting."""
+    facts = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def write(manifest: Manifest, folder: Path) -> None:
-    """Write the manifest of a folder whose other files are written, with their checksums and its own."""
+    """Write the manifest with checksums; all other files of the folder must be written before."""
     files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
     content = manifest.model_copy(update={"files": files}).model_dump(mode="json")
     content["sha256"] = digest(content)
@@ -63,18 +63,16 @@ def write(manifest: Manifest, folder: Path) -> None:
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a folder, held against its own checksum and the files beside it.
+    """Read the manifest of a folder and verify its checksum and those of the other files.
 
     Raises:
-        ModelError: The folder is of a newer version, or a file is not as it was written.
-        OSError, ValueError: The manifest is absent or malformed.
+        ModelError: The folder is of a newer version, or a file was changed after it was written.
+        OSError, ValueError: The manifest is missing or malformed.
     """
     content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     version = content.get("version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > VERSION:  # of which the fields may be others
-        raise ModelError(
-            f"{folder} is of format version {version}, this slmquant reads up to {VERSION}; update slmquant"
-        )
+    if isinstance(version, int) and version > VERSION:  # its fields may differ
+        raise ModelError(f"{folder} has format version {version}, this slmquant reads up to {VERSION}; update slmquant")
     manifest = Manifest.model_validate(content)
     if manifest.version < 3:
         return manifest
@@ -83,9 +81,9 @@ def read(folder: Path) -> Manifest:
     for name, expected in (manifest.files or {}).items():
         if Path(name).name != name or not (folder / name).is_file():
             raise ModelError(f"{folder} lacks {name}, which {MANIFEST} names; quantize again")
-        if (found := sha256(folder / name)) != expected:
+        if (actual := sha256(folder / name)) != expected:
             raise ModelError(
-                f"{folder / name} is not as it was written (SHA-256 {found[:16]}, expected {expected[:16]}); "
+                f"{folder / name} was changed after it was written (SHA-256 {actual[:16]}, expected {expected[:16]}); "
                 "quantize again"
             )
     return manifest

@@ -1,7 +1,7 @@
-"""One quantized weight as tensors and a few facts, and back: what slmquant's own format is made of.
+"""Convert one quantized weight to the tensors and facts of slmquant's own format, and back.
 
-A weight `X` is `X.codes` (packed as its elements say), one tensor for each part of its scales and zero points
-(`X.scale`, `X.zero_point`, `X.d`, ...) and, where it has a side branch, `X.side_...`. Together they have exactly
+A weight `X` is stored as `X.codes` (packed according to its elements), one tensor for each part of its scales and zero
+points (`X.scale`, `X.zero_point`, `X.d`, ...) and, if it has a side branch, `X.side_...`. Together they have exactly
 `stored_bits` bits.
 """
 
@@ -42,14 +42,14 @@ _STORAGES: dict[str, ScaleStorage] = {
 
 
 class WeightFacts(BaseModel):
-    """What the tensors of one quantized weight do not say themselves."""
+    """Facts about one quantized weight that its tensors do not contain."""
 
     model_config = ConfigDict(extra="forbid")
     in_features: int
     elements: str
     symmetric: bool
     group_size: int | None
-    """None: one scale for each row, or for the tensor."""
+    """None for one scale per row, or per tensor."""
     per_tensor: bool
     real_zero_point: bool
     rule: Rule
@@ -60,7 +60,7 @@ class WeightFacts(BaseModel):
 
 
 class WeightFacts1(BaseModel):
-    """The same in version 1, which knew integers alone."""
+    """The facts in format version 1, for integers only."""
 
     model_config = ConfigDict(extra="forbid")
     bits: int
@@ -70,7 +70,7 @@ class WeightFacts1(BaseModel):
 
 
 def facts_of(weight: QuantizedTensor) -> WeightFacts:
-    """What has to be written down beside the tensors of a weight."""
+    """The facts of a weight, to be stored with its tensors."""
     grid = weight.grid
     return WeightFacts(
         in_features=weight.codes.shape[1],
@@ -102,11 +102,11 @@ def encode_weight(weight: QuantizedTensor) -> dict[str, Tensor]:
 
 
 def decode_weight(tensors: Mapping[str, Tensor], name: str, facts: WeightFacts | WeightFacts1) -> QuantizedTensor:
-    """Undo `encode_weight`, reading those of `tensors` whose names begin with `name`.
+    """Inverse of `encode_weight`; reads those of `tensors` whose names start with `name`.
 
     Raises:
         KeyError: A tensor is missing.
-        ValueError: A tensor has another size than the facts say, or a fact names what this version does not know.
+        ValueError: The size of a tensor contradicts the facts, or a fact has a value that is unknown in this version.
     """
     if isinstance(facts, WeightFacts1):
         names = [part for part in ("scale", "zero_point") if f"{name}.{part}" in tensors]
