@@ -99,7 +99,12 @@ def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
         ("awq", "W8A16g8", EVEN, "its codes have 8 bits, expected 4"),
         ("awq", "NF4g16", EVEN, "its numbers are NF4, and only integers can be stored"),
         ("gptq", "Q4_1", EVEN, "its scales are stored as 'float16 with shift'"),
-        ("compressed_tensors", "NF4g16", EVEN, "NF4 with float16 scales is not supported; INT, FP8, NVFP4 and MXFP4 are"),
+        (
+            "compressed_tensors",
+            "NF4g16",
+            EVEN,
+            "NF4 with float16 scales is not supported; INT, FP8, NVFP4 and MXFP4 are",
+        ),
         ("compressed_tensors", "FP8g16", EVEN, "FP8 is supported with one scale per channel only"),
         ("compressed_tensors", "FP4g16", EVEN, "E2M1 with float16 scales is not supported"),
         ("compressed_tensors", "FP8E5M2A16", EVEN, "E5M2 with float32 scales is not supported"),

@@ -95,9 +95,9 @@ def test_the_lowest_eight_bit_code_is_kept() -> None:
 @pytest.mark.parametrize(
     ("scheme", "size", "said"),
     [
-        ("Q4_K", 576, "rows of 576 are no multiple of 256"),
-        ("W4A16g32", 40, "rows of 40 are no multiple of 32"),
-        ("W4A16g48", 96, "groups of 48 are no multiple of 32"),
+        ("Q4_K", 576, "rows of 576 are not a multiple of 256"),
+        ("W4A16g32", 40, "rows of 40 are not a multiple of 32"),
+        ("W4A16g48", 96, "groups of 48 are not a multiple of 32"),
         ("W8A16g32-asym", 96, "no type has 8-bit codes with zero points"),
         ("NF4g64", 128, "numbers of NF4"),
         ("FP8A16", 96, "numbers of E4M3"),

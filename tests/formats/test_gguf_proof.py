@@ -58,12 +58,12 @@ def fields(path: Path) -> dict[str, object]:
 def test_every_end_of_a_text_is_written_or_named(tmp_path: Path) -> None:
     own = tokenizer().eos_token_id
 
-    assert not any("end a text" in remark for remark in exported(tmp_path / "a.gguf", tokenizer(), [own, 4, 5]))
+    assert not any("end-of-text tokens" in remark for remark in exported(tmp_path / "a.gguf", tokenizer(), [own, 4, 5]))
     said = fields(tmp_path / "a.gguf")
     assert [said[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")] == [own, 4, 5]
 
     remarks = exported(tmp_path / "b.gguf", tokenizer(), [own, 4, 5, 6])
-    assert any("not told that these end a text" in remark for remark in remarks)
+    assert any("no key for further end-of-text tokens" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("in_template", [False, True])
@@ -101,7 +101,7 @@ def test_known_kinds_are_refused_without_the_engine(
 ) -> None:
     monkeypatch.setattr(proof, "find_spec", lambda _name: None)
     made = tokenizer()
-    assert any("was not tried" in remark for remark in exported(tmp_path / "a.gguf", made))
+    assert any("was not checked" in remark for remark in exported(tmp_path / "a.gguf", made))
     made.add_tokens([AddedToken("<|tool|>", special=True, **kind)])
 
     with pytest.raises(RefusedError, match=r"<\|tool\|>.*--any-tokenization"):
@@ -114,7 +114,7 @@ def test_a_space_before_the_beginning_alone_is_known_without_the_engine(
 ) -> None:
     monkeypatch.setattr(proof, "find_spec", lambda _name: None)
 
-    with pytest.raises(RefusedError, match="a space before the text's beginning alone"):
+    with pytest.raises(RefusedError, match="adds a space at the start of the text only"):
         exported(tmp_path / "a.gguf", pieces("first"))
 
 
@@ -123,7 +123,9 @@ def test_text_that_is_not_composed_is_named(tmp_path: Path) -> None:
     assert not any("NFC" in remark for remark in exported(tmp_path / "a.gguf", made))
     made.backend_tokenizer.normalizer = NFC()
 
-    assert any("(Unicode NFC) is cut otherwise" in remark for remark in exported(tmp_path / "b.gguf", made))
+    assert any(
+        "not in Unicode NFC is tokenized differently" in remark for remark in exported(tmp_path / "b.gguf", made)
+    )
 
 
 @pytest.mark.engine
@@ -132,7 +134,9 @@ def test_text_that_is_not_composed_is_tried(tmp_path: Path, monkeypatch: pytest.
     pytest.importorskip("cyllama")
     made = tokenizer()
     made.backend_tokenizer.normalizer = NFC()
-    assert any("composes nothing" in remark and "tokens, " in remark for remark in exported(tmp_path / "a.gguf", made))
+    assert any(
+        "does not normalize" in remark and "tokens, " in remark for remark in exported(tmp_path / "a.gguf", made)
+    )
 
     monkeypatch.setattr(proof, "_TEXTS", ("composed \u00e4",))
     assert not any("NFC" in remark for remark in exported(tmp_path / "b.gguf", made))
@@ -145,7 +149,9 @@ def test_sentencepieces_that_llama_cpp_cuts_otherwise_are_refused(
 ) -> None:
     pytest.importorskip("cyllama")
 
-    with pytest.raises(RefusedError, match=r"llama.cpp cuts text otherwise than this tokenizer: '.*--any-tokenization"):
+    with pytest.raises(
+        RefusedError, match=r"llama.cpp tokenizes text differently from this tokenizer: '.*--any-tokenization"
+    ):
         exported(tmp_path / "a.gguf", pieces(prepend, normalized))
 
 

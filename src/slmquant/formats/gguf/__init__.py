@@ -1,3 +1,3 @@
-"""GGUF: one file for llama.cpp and what is built on it."""
+"""GGUF: one file for llama.cpp and software built on it."""
 
 from slmquant.formats.gguf.writer import FORMAT as FORMAT

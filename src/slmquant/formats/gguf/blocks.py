@@ -1,9 +1,9 @@
-"""ggml's blocks: codes and scales of a quantized weight as the bytes that llama.cpp computes with, not rounded again.
+"""ggml's blocks: pack codes and scales of a quantized weight into llama.cpp's bytes, without rounding codes again.
 
 A row is cut into blocks of 32 inputs, each with one float16 scale (`w = d · q`) or two numbers (`w = d · q + m`), or
-into super-blocks of 256 (see `core.superblocks`). A weight fits a type where its scale is the same for all inputs of
-every block, and where its codes are whole numbers that the type holds. Numbers that are multiples of one step, as
-those of FP4 and FP6 E2M3 are, are whole numbers with another scale.
+into super-blocks of 256 (see `core.superblocks`). A weight fits a type if its scale is the same for all inputs of each
+block, and if its codes are integers that the type can hold. Numbers that are multiples of one step, such as those of
+FP4 and FP6 E2M3, are integers with another scale.
 
 Layouts: `ggml-common.h` of llama.cpp.
 """
@@ -26,14 +26,14 @@ from slmquant.core.scales import PowerOfTwo
 from slmquant.core.superblocks import SUPER_BLOCK, SuperBlocks
 
 Bytes = NDArray[np.uint8]
-"""`(rows, bytes)`: a weight as it lies in a file; its rows can be put in another order."""
+"""`(rows, bytes)`: a weight as stored in the file; rows can be reordered."""
 
 BLOCK = 32
-"""Inputs of a block of the plain types."""
+"""Inputs per block of the plain types."""
 
 
 class _Plain(NamedTuple):
-    """A type with blocks of 32: the codes that it holds, and whether code 0 stands for something of its own."""
+    """A type with blocks of 32: its range of codes, and whether each block stores an offset `m`."""
 
     low: int
     high: int
@@ -59,37 +59,39 @@ _HALF_A_STEP = 0.5
 
 @dataclass(frozen=True)
 class Fit:
-    """The type that holds a weight's codes as they are, or why there is none."""
+    """The type that holds a weight's codes unchanged, or the reason why there is none."""
 
     type: str | None = None
     reason: str | None = None
 
 
 def fit(weight: QuantizedTensor) -> Fit:
-    """The smallest ggml type that holds `weight` without rounding anything but scales, and those to float16."""
+    """The smallest ggml type that holds `weight` without rounding anything but scales (to float16)."""
     grid, size = weight.grid, weight.codes.shape[1]
     if isinstance(grid.storage, SuperBlocks):
         if size % SUPER_BLOCK:
-            return Fit(reason=f"its rows of {size} are no multiple of {SUPER_BLOCK}, which a K-quant's blocks hold")
+            return Fit(reason=f"its rows of {size} are not a multiple of {SUPER_BLOCK}, the block size of K-quants")
         return Fit(_SUPER[grid.storage, grid.bits])
     if size % BLOCK:
-        return Fit(reason=f"its rows of {size} are no multiple of {BLOCK}, which a block holds")
+        return Fit(reason=f"its rows of {size} are not a multiple of {BLOCK}, the block size")
     if weight.group_size % BLOCK:
-        return Fit(reason=f"groups of {weight.group_size} are no multiple of {BLOCK}, which share a scale in a block")
+        return Fit(reason=f"groups of {weight.group_size} are not a multiple of {BLOCK}, the block size")
     if _is_mxfp4(weight):
         return Fit("MXFP4")
     step = _step(grid.elements)
     if step is None:
-        return Fit(reason=f"the numbers of {grid.elements.name} are no multiples of a step up to 127; no type has them")
+        return Fit(
+            reason=f"no type holds the numbers of {grid.elements.name}: they are not multiples of one step, up to 127"
+        )
     for name, plain in _PLAIN.items():
         if _holds(plain, weight, step):
             reason = _rounding(weight, step, plain.offset)
             return Fit(reason=reason) if reason else Fit(name)
-    return Fit(reason=f"no type has {grid.bits}-bit codes with zero points of their own")
+    return Fit(reason=f"no type has {grid.bits}-bit codes with zero points")
 
 
 def encode(weight: QuantizedTensor, name: str) -> Bytes:
-    """`weight` in blocks of the type that `fit` found."""
+    """Pack `weight` into blocks of the type that `fit` chose."""
     rows = weight.codes.shape[0]
     if name in _SUPER.values():
         blocks = _super_blocks(weight, name)
@@ -111,7 +113,7 @@ def _holds(plain: _Plain, weight: QuantizedTensor, step: float) -> bool:
         low, high = int(elements.low), int(elements.high)
     elif weight.zero_point.is_floating_point():
         return False
-    else:  # a code minus a whole zero point is a whole number too
+    else:  # a code minus an integer zero point is an integer, too
         low, high = int(elements.low - elements.high), int(elements.high - elements.low)
     return plain.low <= low and high <= plain.high
 
@@ -122,7 +124,7 @@ def _is_mxfp4(weight: QuantizedTensor) -> bool:
 
 
 def _step(elements: Elements) -> float | None:
-    """The number of which all elements are multiples, up to 127 of them; None where there is none."""
+    """The step that all elements are multiples of, up to 127 times; None if there is none."""
     if isinstance(elements, Integers):
         return 1.0
     values = elements.values(torch.arange(2**elements.bits).float())
@@ -133,7 +135,7 @@ def _step(elements: Elements) -> float | None:
 
 
 def _rounding(weight: QuantizedTensor, step: float, offset: bool) -> str | None:
-    """What float16 does to scales, where that moves a weight by more than half a step; else None."""
+    """Error text if rounding scales to float16 moves a weight by more than half a step; else None."""
     scale, elements = weight.scale * step, weight.grid.elements
     largest = max(-elements.low, elements.high) / step
     reach = largest if weight.zero_point is None else elements.high - elements.low
@@ -143,12 +145,12 @@ def _rounding(weight: QuantizedTensor, step: float, offset: bool) -> str | None:
         moved = torch.maximum(moved, (minimum.half().float() - minimum).abs())
     worst = int((moved / scale.abs()).nan_to_num(torch.inf, torch.inf).argmax())
     if not float(moved.flatten()[worst]) <= _HALF_A_STEP * float(scale.abs().flatten()[worst]):
-        return f"its scale {float(scale.flatten()[worst]):.3g} cannot be said in float16 to half a step of its codes"
+        return f"its scale {float(scale.flatten()[worst]):.3g} does not fit float16 to within half a step of its codes"
     return None
 
 
 def _minimum(weight: QuantizedTensor) -> Tensor:
-    """What code 0 stands for, `(rows, groups)` in float32."""
+    """The value of code 0, `(rows, groups)` in float32."""
     if "shift" in weight.parts:
         return -weight.parts["shift"].float()
     if weight.zero_point is None:
@@ -178,13 +180,13 @@ def _blocks_of(codes: Tensor) -> Tensor:
 
 
 def _per_block(weight: QuantizedTensor, values: Tensor) -> Tensor:
-    """`(rows, groups)` numbers as one for each block, `(rows, blocks)`."""
+    """Expand `(rows, groups)` numbers to one per block, `(rows, blocks)`."""
     rows, size = weight.codes.shape
     return groups.expand(values, weight.group_size, size)[:, ::BLOCK].expand(rows, -1)
 
 
 def _halves(values: Tensor) -> Bytes:
-    """One float16 for each of `values`, `(n, 2)` bytes, the low one first."""
+    """`values` as float16, `(n, 2)` bytes, low byte first."""
     return values.reshape(-1, 1).half().contiguous().numpy().astype("<f2").view(np.uint8)
 
 
@@ -193,18 +195,18 @@ def _octets(codes: Tensor) -> Bytes:
 
 
 def _nibbles(blocks: Tensor) -> Bytes:
-    """The low four bits of the first half of each block beside those of the second."""
+    """Low four bits of the first half of each block, combined with those of the second half."""
     half = blocks.shape[1] // 2
     return _octets((blocks[:, :half] & 15) | (blocks[:, half:] & 15) << 4)
 
 
 def _fifth_bits(blocks: Tensor) -> Bytes:
-    """Bit 4 of each code, eight to a byte, the first one lowest."""
+    """Bit 4 of each code, eight per byte, the first one lowest."""
     return np.packbits(_octets(blocks >> 4), axis=1, bitorder="little")
 
 
 def _super_blocks(weight: QuantizedTensor, name: str) -> Bytes:
-    """Super-blocks of 256 in the order in which ggml's structures have their fields."""
+    """Super-blocks of 256, with fields in the order of ggml's structures."""
     parts = weight.parts
     groups_each = SUPER_BLOCK // weight.group_size
     scales = parts["scale"].reshape(-1, groups_each)
@@ -228,7 +230,7 @@ def _super_blocks(weight: QuantizedTensor, name: str) -> Bytes:
 
 
 def _pairs(codes: Tensor, run: int, bits: int) -> Bytes:
-    """Codes of `bits` bits; a byte holds those that lie `run` apart, the first lowest."""
+    """Pack codes of `bits` bits; a byte holds codes that are `run` apart, the first lowest."""
     each = 8 // bits
     parts = (codes & (2**bits - 1)).reshape(len(codes), -1, each, run)
     packed = parts[:, :, 0].clone()
@@ -246,7 +248,7 @@ def _six_bits(scales: Tensor) -> Bytes:
 
 
 def _six_bits_pairs(scales: Tensor, minima: Tensor) -> Bytes:
-    """Eight scales and minima of Q4_K and Q5_K in 12 bytes; the last four of each lend their high bits upwards."""
+    """Eight scales and minima of Q4_K and Q5_K in 12 bytes; the first 8 bytes hold high bits of the last four."""
     first = scales[:, :4] | (scales[:, 4:] >> 4) << 6
     second = minima[:, :4] | (minima[:, 4:] >> 4) << 6
     third = (scales[:, 4:] & 15) | (minima[:, 4:] & 15) << 4

@@ -1,4 +1,4 @@
-"""What of a quantized model goes into a GGUF file under which name, and why it may not go there at all."""
+"""The parameters of a quantized model under their GGUF names, and why a model cannot be written."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from slmquant.model.gguf.architectures import ARCHITECTURES, Architecture
 
 @dataclass(frozen=True)
 class Parameter:
-    """A weight, a gain or a bias on its way into a file.
+    """A weight, gain or bias to be written.
 
     Attributes:
-        name: Its module's name; a bias has `.bias` behind it.
+        name: Its module's name; for a bias with the suffix `.bias`.
         target: Its name in the file.
-        weight: Codes, or real numbers as `(out, in)` or `(size,)`.
-        offset: What is added to real numbers.
-        order: For each row of the file, the row of `weight` that lies there; None for the same order.
+        weight: Codes, or floats of `(out, in)` or `(size,)`.
+        offset: Number added to floats.
+        order: For each row of the file, the index of that row in `weight`; None for the same order.
     """
 
     name: str
@@ -40,27 +40,27 @@ class Parameter:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the real numbers."""
+        """Shape of the dense weight."""
         weight = self.weight
         return tuple(weight.codes.shape if isinstance(weight, QuantizedTensor) else weight.shape)
 
     def dense(self) -> Tensor:
-        """The real numbers in float32, rows in the model's order."""
+        """The weight in float32, rows in the model's order."""
         if isinstance(self.weight, QuantizedTensor):
             return self.weight.dequantize()
         return (self.weight.detach().float() + self.offset).contiguous()
 
 
 def architecture_of(quantized: QuantizedModel) -> Architecture:
-    """The graph that computes the model; `refusal_of` says where there is none."""
+    """llama.cpp's architecture for the model; check with `refusal_of` first."""
     return ARCHITECTURES[quantized.model.config.model_type]
 
 
 def parameters_of(quantized: QuantizedModel) -> Iterator[Parameter]:
-    """Everything that a file holds of a model, in the model's order; what is tied comes once.
+    """All parameters to be written, in the model's order; tied ones once.
 
     Raises:
-        KeyError: The architecture is not known, or has no place for a parameter; `refusal_of` says so first.
+        KeyError: The architecture or a parameter is unknown to llama.cpp; check with `refusal_of` first.
     """
     model, architecture = quantized.model, architecture_of(quantized)
     names = gguf.get_tensor_name_map(architecture.graph, model.config.num_hidden_layers)
@@ -88,12 +88,12 @@ def _rows(weight: QuantizedTensor | Tensor) -> int:
 
 
 def refusal_of(quantized: QuantizedModel) -> str | None:
-    """Why llama.cpp would compute something else than this model; None where it computes the same."""
+    """Why llama.cpp would not compute the same as this model; None if it does."""
     scheme, config = quantized.scheme, quantized.model.config
     if scheme.activations is not None:
         return (
-            f"{scheme} rounds activations; llama.cpp rounds them in a way of its own, to 8 bits in blocks of 32, "
-            "so the file would compute something else; use a scheme with A16"
+            f"{scheme} rounds activations, but llama.cpp rounds them in its own way (8 bits in blocks of 32), so the "
+            "file would compute something else; use a scheme with A16"
         )
     return (
         run_time_refusal(quantized, "llama.cpp")
@@ -105,7 +105,7 @@ def refusal_of(quantized: QuantizedModel) -> str | None:
 
 
 def _structure_refusal(model: PreTrainedModel, architecture: Architecture) -> str | None:
-    """Whether a method, or a setting, has given the model what its graph does not have."""
+    """Refuses parameters and modules that a method or a setting added, which llama.cpp's graph lacks."""
     names = gguf.get_tensor_name_map(architecture.graph, model.config.num_hidden_layers)
     for full, _ in model.named_parameters():
         module, _, kind = full.rpartition(".")
@@ -117,7 +117,7 @@ def _structure_refusal(model: PreTrainedModel, architecture: Architecture) -> st
     with torch.device("meta"):
         plain = cast(nn.Module, AutoModelForCausalLM.from_config(model.config))
     for name, module_ in plain.named_modules():
-        kept = model.get_submodule(name)
-        if type(kept) is not type(module_) and not isinstance(module_, nn.Linear | Conv1D):
-            return f"{name!r} has become a {type(kept).__name__}, which no graph of llama.cpp has"
+        current = model.get_submodule(name)
+        if type(current) is not type(module_) and not isinstance(module_, nn.Linear | Conv1D):
+            return f"{name!r} was replaced by a {type(current).__name__}, which no graph of llama.cpp has"
     return None

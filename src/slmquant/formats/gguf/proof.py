@@ -1,8 +1,8 @@
-"""Whether llama.cpp cuts text as a tokenizer does: tried on fixed texts with a file that was written, where it is here.
+"""Check that llama.cpp tokenizes text like the model's tokenizer, with fixed texts and the written file.
 
-The texts have what tokenizers differ in (spaces, digits, contractions, accents, scripts) and each of the tokenizer's
-added tokens between words. Where llama.cpp's wheel is not installed, kinds of tokenizers known to be cut otherwise are
-named from their description.
+The texts cover what tokenizers differ in (spaces, digits, contractions, accents, scripts), and each of the tokenizer's
+added tokens between words. If llama.cpp's wheel is not installed, only kinds of tokenizers that are known to differ are
+recognized, from the tokenizer's description.
 """
 
 from __future__ import annotations
@@ -55,69 +55,71 @@ print(json.dumps([list(vocabulary.tokenize(text, True, True)) for text in json.l
 
 
 def prove(path: Path, tokenizer: PreTrainedTokenizerBase, rows: int, accept: bool) -> tuple[str, ...]:
-    """Try a written file; returns what a user should know.
+    """Check the tokenization of a written file, and return remarks for the user.
 
-    Of a tokenizer that composes text (Unicode's NFC), as Qwen's do, text that is not composed is tried, too, but named
-    alone where it is cut otherwise: it is rare, and all other text is cut the same.
+    For a tokenizer that normalizes text to Unicode's NFC, as Qwen's do, text that is not in NFC is checked, too, but a
+    difference there is only a remark: such text is rare, and all other text is tokenized the same.
 
     Args:
-        path: The file.
-        tokenizer: What it was written from.
-        rows: Of the embedding: a token beyond them is in no file.
-        accept: Whether a difference is a remark and no refusal.
+        path: The written file.
+        tokenizer: The model's tokenizer.
+        rows: Rows of the embedding; tokens beyond them are not in the file.
+        accept: Whether differences become remarks instead of an error.
 
     Raises:
-        RefusedError: llama.cpp cuts a text otherwise, or would, as far as the description tells.
+        RefusedError: llama.cpp tokenizes a text differently, or will according to the tokenizer's description.
     """
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     remarks, tried = [], None
     if find_spec(_WHEEL) is None:
-        remarks.append("llama.cpp is not installed: its tokenization was not tried; pip install 'slmquant[llamacpp]'")
-    elif (tried := _tried(path, tokenizer, description, rows)) is None:
-        remarks.append("llama.cpp ended while it cut texts into tokens, so its tokenization is not proved")
-    found = list(_known_kinds(description)) if tried is None else tried[0]
-    apart = _loose(description) if tried is None else tried[1]
-    if apart:
         remarks.append(
-            "text that is not composed (Unicode NFC) is cut otherwise by llama.cpp, which composes nothing: "
-            f"{apart[0]}; compose it before it is asked"
+            "llama.cpp is not installed, so its tokenization was not checked; pip install 'slmquant[llamacpp]'"
         )
-    if found and not accept:
+    elif (tried := _differences(path, tokenizer, description, rows)) is None:
+        remarks.append("llama.cpp crashed while tokenizing, so its tokenization was not checked")
+    known = list(_known_kinds(description)) if tried is None else tried[0]
+    unnormalized = _loose(description) if tried is None else tried[1]
+    if unnormalized:
+        remarks.append(
+            "text that is not in Unicode NFC is tokenized differently by llama.cpp, which does not normalize: "
+            f"{unnormalized[0]}; normalize text before passing it to llama.cpp"
+        )
+    if known and not accept:
         raise RefusedError(
-            f"gguf: llama.cpp cuts text otherwise than this tokenizer: {found[0]}"
-            + (f" and {len(found) - 1} more" if len(found) > 1 else "")
-            + "; the file would answer other texts. Ask for it all the same with --any-tokenization"
+            f"gguf: llama.cpp tokenizes text differently from this tokenizer: {known[0]}"
+            + (f" and {len(known) - 1} more" if len(known) > 1 else "")
+            + "; the file would compute other tokens than were evaluated. Write it anyway with --any-tokenization"
         )
-    return (*remarks, *(f"llama.cpp cuts text otherwise: {one}" for one in found))
+    return (*remarks, *(f"llama.cpp tokenizes text differently: {difference}" for difference in known))
 
 
-def _tried(
+def _differences(
     path: Path, tokenizer: PreTrainedTokenizerBase, description: dict[str, Any], rows: int
 ) -> tuple[list[str], list[str]] | None:
-    """Texts that are cut otherwise, and those of them that the tokenizer would compose; None where llama.cpp ended.
+    """Texts that llama.cpp tokenizes differently: those in NFC, and those that are not; None if it crashed.
 
-    It runs in a process of its own: a vocabulary without the tokens that it takes for granted makes it abort.
+    It runs in a separate process, because it aborts on a vocabulary that lacks tokens it relies on.
     """
     loose = _loose(description)
     texts = [*_texts(description, rows), *loose]
     command = [sys.executable, "-c", _ASK, str(path)]
-    asked = subprocess.run(
+    process = subprocess.run(
         command, input=json.dumps(texts), capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S
     )
-    if asked.returncode != 0:
+    if process.returncode != 0:
         return None
     different: tuple[list[str], list[str]] = ([], [])
-    for text, theirs in zip(texts, json.loads(asked.stdout.splitlines()[-1]), strict=True):
-        own = list(tokenizer(text).input_ids)
-        if own != theirs:
-            first = next((i for i, pair in enumerate(zip(own, theirs, strict=False)) if pair[0] != pair[1]), None)
+    for text, actual in zip(texts, json.loads(process.stdout.splitlines()[-1]), strict=True):
+        expected = list(tokenizer(text).input_ids)
+        if expected != actual:
+            first = next((i for i, pair in enumerate(zip(expected, actual, strict=False)) if pair[0] != pair[1]), None)
             where = "its end" if first is None else f"token {first}"
-            different[text in loose].append(f"{text!r} at {where} ({len(own)} tokens, {len(theirs)} there)")
+            different[text in loose].append(f"{text!r} at {where} ({len(expected)} tokens, {len(actual)} in llama.cpp)")
     return different
 
 
 def _texts(description: dict[str, Any], rows: int) -> Iterator[str]:
-    """Texts of which the vocabulary knows every byte, as far as the file has them."""
+    """The test texts whose bytes are all in the vocabulary, and the added tokens that are in the file."""
     vocab = description["model"]["vocab"]
     spelled = None if description["model"].get("byte_fallback") else {c for c in ByteLevel.alphabet() if c in vocab}
     loose = _loose(description)
@@ -136,23 +138,23 @@ def _texts(description: dict[str, Any], rows: int) -> Iterator[str]:
 
 
 def _loose(description: dict[str, Any]) -> list[str]:
-    """Texts that a tokenizer composes before it cuts them; none where it leaves text as it is."""
+    """Test texts that are not in NFC; none if the tokenizer does not normalize to it."""
     if all(step["type"] != "NFC" for step in _steps(description["normalizer"], "normalizers")):
         return []
     return [text for text in _TEXTS if unicodedata.normalize("NFC", text) != text]
 
 
 def _known_kinds(description: dict[str, Any]) -> Iterator[str]:
-    """Tokenizers that llama.cpp is known to cut otherwise."""
+    """Properties of the tokenizer that llama.cpp is known not to support."""
     added = description["added_tokens"]
     for token in added:
-        for flag, says in (("lstrip", "takes the space before it"), ("rstrip", "takes the space after it"),
-                           ("single_word", "is found as a whole word alone")):  # fmt: skip
+        for flag, says in (("lstrip", "includes the space before it"), ("rstrip", "includes the space after it"),
+                           ("single_word", "matches whole words only")):  # fmt: skip
             if token.get(flag):
                 yield f"its token {token['content']!r} {says}"
     metaspace = [s for s in _steps(description["pre_tokenizer"], "pretokenizers") if s["type"] == "Metaspace"]
     if added and any(step.get("prepend_scheme") == "first" for step in metaspace):
-        yield "it puts a space before the text's beginning alone, llama.cpp after special tokens, too"
+        yield "it adds a space at the start of the text only, llama.cpp also after special tokens"
 
 
 def _steps(step: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Reading a GGUF file back: every weight as real numbers, under its module's name, rows in the model's order."""
+"""Read the weights of a GGUF file: dequantized, under module names, rows in the model's order."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from slmquant.model.gguf.architectures import ARCHITECTURES, row_order
 
 MODEL_TYPE_KEY = "slmquant.model_type"
 MODULES_KEY = "slmquant.modules"
-"""`target=name` for each tensor: what it is called in the file, and of which module it is."""
+"""Key of the list of `target=name` for each tensor: its name in the file, and its module's name."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Module name → float32 numbers that llama.cpp would compute with; a bias under its parameter's name.
+    """Module name → float32 weight, as llama.cpp computes with it; a bias under its parameter's name.
 
     Raises:
         ModelError: The file is truncated, damaged, of an unknown version, or was not made by slmquant.
@@ -29,9 +29,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     model_type = _contents(reader, MODEL_TYPE_KEY)
     if not isinstance(modules, list) or model_type not in ARCHITECTURES:
         raise ModelError(
-            f"{path.name} was not exported by this slmquant, which knows no modules in it; export it again"
+            f"{path.name} was not exported by this version of slmquant: it names no modules; export it again"
         )
-    with guarded(lambda why: f"{path.name} names its modules wrongly ({why}); export it again"):
+    with guarded(lambda why: f"{path.name} has an invalid list of modules ({why}); export it again"):
         names = dict(entry.split("=", 1) for entry in modules)
     weights = {}
     for tensor in reader.tensors:
@@ -46,7 +46,7 @@ def _read_one(path: Path, tensor: gguf.ReaderTensor, reader: gguf.GGUFReader, mo
 
 
 def context_length(path: Path) -> int | None:
-    """Positions that a file promises, whoever wrote it; None where it does not say.
+    """Context length stated by any GGUF file; None if it states none.
 
     Raises:
         ModelError: The file is truncated, damaged, or of an unknown version.
@@ -57,12 +57,12 @@ def context_length(path: Path) -> int | None:
 
 
 def _opened(path: Path) -> gguf.GGUFReader:
-    unreadable = "is truncated, of an unknown version, or no GGUF file"
+    unreadable = "is truncated, of an unknown version, or not a GGUF file"
     with guarded(lambda why: f"{path.name} {unreadable} ({why}); export it again"):
         reader = gguf.GGUFReader(path)
         stop = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
     if path.stat().st_size < stop:
-        raise ModelError(f"{path.name} is truncated, {stop} bytes were expected; export it again")
+        raise ModelError(f"{path.name} is truncated ({path.stat().st_size} bytes, expected {stop}); export it again")
     return reader
 
 

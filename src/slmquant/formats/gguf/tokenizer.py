@@ -1,8 +1,8 @@
-"""A tokenizer as GGUF's keys: tokens, merges or scores, how text is split, special tokens, chat template.
+"""Write a tokenizer as GGUF keys: tokens, merges or scores, splitting rule, special tokens, chat template.
 
-llama.cpp knows two families that small models use: byte-level BPE with one of its own splitting rules ("gpt2"), and
-SentencePiece's BPE with byte fallback ("llama"). What is read here is the `tokenizer.json` of Hugging Face's library.
-A tokenizer that splits text otherwise is refused: the file would answer other texts than those that were evaluated.
+llama.cpp supports two families used by small models: byte-level BPE with one of a few named splitting rules ("gpt2"),
+and SentencePiece BPE with byte fallback ("llama"). The input is the `tokenizer.json` of Hugging Face's library. A
+tokenizer with another splitting rule is refused: the file would compute other tokens than were evaluated.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _SPLITS: Mapping[tuple[str, ...], str] = {
     (ONE_DIGIT,): "qwen2",
     (THREE_DIGITS,): "dbrx",
 }
-"""Steps of splitting → llama.cpp's name for them."""
+"""Splitting steps → llama.cpp's name of the rule."""
 _WHOLE_WORDS_FIRST = {"dbrx": "llama-bpe"}
-"""The same rule where a word that is a token needs no merges."""
+"""Name of the same rule if whole words that are tokens skip the merges (`ignore_merges`)."""
 _SPACE = "▁"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What `tokenizer.ggml.*` says.
+    """Contents of the `tokenizer.ggml.*` keys.
 
     Attributes:
         model: `gpt2` or `llama`.
         pre: llama.cpp's name of the splitting rule.
-        tokens: One for each row of the embedding; what the tokenizer lacks is filled up.
-        types: What each is.
+        tokens: One for each row of the embedding; rows without a token are padded.
+        types: The type of each token.
         merges: Pairs in order of rank; empty for `llama`.
-        scores: For `llama`: the higher, the sooner a token is merged.
-        space_prefix: Whether a space is put before the text.
+        scores: For `llama`: tokens with higher scores are merged first.
+        space_prefix: Whether a space is added before the text.
     """
 
     model: str
@@ -58,15 +58,15 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
     """The vocabulary of a tokenizer for a model whose embedding has `rows` rows.
 
     Raises:
-        RefusedError: llama.cpp has no tokenizer that does the same.
+        RefusedError: llama.cpp has no equivalent tokenizer.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise RefusedError(f"gguf: {type(tokenizer).__name__} has no tokenizer.json to be read from")
+        raise RefusedError(f"gguf: {type(tokenizer).__name__} has no tokenizer.json; a fast tokenizer is needed")
     description = json.loads(backend.to_str())
     model = description["model"]
     if model["type"] != "BPE":
-        raise RefusedError(f"gguf: the tokenizer is a {model['type']} model, llama.cpp's here are BPE; no file is made")
+        raise RefusedError(f"gguf: the tokenizer is a {model['type']} model; only BPE can be written")
     _refuse_normalizers(description, {"Prepend", "Replace"} if model.get("byte_fallback") else {"NFC"})
     pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     if model.get("byte_fallback"):
@@ -77,7 +77,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
 
 
 def _sentencepiece(description: dict[str, Any], pairs: list[tuple[str, ...]], rows: int) -> Vocabulary:
-    """Scores instead of ranks: a token's is that of the first merge that makes it, so that merges keep their order."""
+    """Scores instead of merge ranks: a token's score is the negative rank of the first merge that produces it."""
     ranks: dict[str, int] = {}
     for rank, pair in enumerate(pairs):
         ranks.setdefault("".join(pair), rank)
@@ -109,7 +109,7 @@ def _tokens(
 
 
 def _splitting(description: dict[str, Any]) -> str:
-    """llama.cpp's name for how text is split before it is merged."""
+    """llama.cpp's name of the rule that splits text before merging."""
     steps: list[str] = []
     for step in _sequence(description["pre_tokenizer"], "pretokenizers"):
         if step["type"] == "ByteLevel":
@@ -130,7 +130,7 @@ def _splitting(description: dict[str, Any]) -> str:
 
 
 def _refuse_normalizers(description: dict[str, Any], harmless: set[str]) -> None:
-    """NFC changes nothing of text that is composed, as nearly all is; llama.cpp does not do it."""
+    """Refuses normalizers other than `harmless`. NFC, which llama.cpp lacks, leaves nearly all text unchanged."""
     types = {step["type"] for step in _sequence(description["normalizer"], "normalizers")}
     if other := types - harmless:
         raise RefusedError(f"gguf: the tokenizer changes text by {', '.join(sorted(other))}, which llama.cpp does not")
@@ -152,30 +152,30 @@ def _sequence(step: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
 def add_tokenizer_(
     writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int, ends: Sequence[int] = ()
 ) -> tuple[str, ...]:
-    """Give a file being written everything that belongs to `tokenizer`; returns remarks on what it cannot say.
+    """Add the tokenizer's keys to a file, and return remarks on what could not be written.
 
     Args:
-        writer: Of the file.
-        tokenizer: What is written.
-        rows: Of the embedding.
-        ends: Tokens that end a text when the model writes it; llama.cpp knows three keys for them (eos, eot, eom).
+        writer: Writer of the file.
+        tokenizer: The tokenizer.
+        rows: Rows of the embedding.
+        ends: Tokens that end generated text; llama.cpp has three keys for them (eos, eot, eom).
 
     Raises:
-        RefusedError: llama.cpp has no tokenizer that does the same, or the chat template uses a token without a row.
+        RefusedError: llama.cpp has no equivalent tokenizer, or the chat template uses a token without a row.
     """
     remarks = []
     if used := used_by_template(tokenizer, rows):
         raise RefusedError(
-            f"gguf: the chat template writes {named(used)}, which the embedding of {rows} rows has none for; "
-            "take the tokenizer that belongs to the model"
+            f"gguf: the chat template writes {named(used)}, which has no row in the embedding ({rows} rows); "
+            "use the tokenizer that belongs to the model"
         )
     if lost := beyond(tokenizer, rows):
-        remarks.append(f"{len(lost)} tokens have no row and are not in the file: {named(lost)}")
+        remarks.append(f"{len(lost)} tokens have no row in the embedding and are not in the file: {named(lost)}")
     more = [id_ for id_ in dict.fromkeys(ends) if id_ != tokenizer.eos_token_id and 0 <= id_ < rows]
     for id_, add in zip(more, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
         add(id_)
     if more[2:]:
-        remarks.append(f"llama.cpp is not told that these end a text, too: {tokenizer.convert_ids_to_tokens(more[2:])}")
+        remarks.append(f"GGUF has no key for further end-of-text tokens: {tokenizer.convert_ids_to_tokens(more[2:])}")
     vocabulary = vocabulary_of(tokenizer, rows)
     writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre)

@@ -1,12 +1,12 @@
 """GGUF: one file with weights, tokenizer and chat template, for llama.cpp and everything built on it.
 
-Codes are packed as they are into ggml's blocks (`formats.gguf.blocks`); what the scheme leaves in 16 bits is stored
-as float16, or as bfloat16 where a value would overflow; gains and biases are float32. A tied embedding is stored once.
-Beside llama.cpp's own keys a file has `slmquant.*`: the method, the scheme, the source and its fingerprint.
+Codes are packed unchanged into ggml's blocks (`formats.gguf.blocks`). Weights that the scheme leaves in 16 bits are
+stored in float16, or in bfloat16 if a value would overflow; gains and biases in float32. A tied embedding is stored
+once. Besides llama.cpp's keys, a file has keys `slmquant.*`: the method, the scheme, the source and its fingerprint.
 
-llama.cpp rounds activations to 8 bits in blocks of 32 before it multiplies them with integer codes, and to float16
-before float16 weights, whatever a scheme says. A scheme that rounds activations otherwise is refused: the file would
-compute something else than what was evaluated.
+llama.cpp always rounds activations to 8 bits in blocks of 32 before multiplying them with integer codes, and to float16
+before float16 weights. A scheme that rounds activations is refused, because the file would compute something other than
+what was evaluated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FILE_TYPES = {
     "Q5_K": gguf.LlamaFileType.MOSTLY_Q5_K_S,
     "MXFP4": gguf.LlamaFileType.MOSTLY_MXFP4_MOE,
 }
-"""What `general.file_type` says where most weights are of a type; others are `MOSTLY_` and the type's name."""
+"""`general.file_type` by the type of most weights; for other types it is `MOSTLY_` and the type's name."""
 
 
 @dataclass(frozen=True)
@@ -54,37 +54,37 @@ class Gguf:
     """The format.
 
     Attributes:
-        dense: What becomes of weights that the scheme leaves in 16 bits; float32 makes a file to compare with.
-        any_tokenization: Whether a file is written although llama.cpp cuts text into other tokens, with a remark.
+        dense: Type of weights that the scheme leaves in 16 bits; F32 gives a file for comparisons.
+        any_tokenization: Whether to write a file that llama.cpp tokenizes differently, with a remark.
     """
 
     dense: Dense = "F16"
     any_tokenization: bool = False
     title = "GGUF"
-    summary = "One file with weights, tokenizer and chat template, for llama.cpp and what is built on it."
+    summary = "One file with weights, tokenizer and chat template, for llama.cpp and software built on it."
     suffix = ".gguf"
     extra: str | None = None
 
     def refusal(self, quantized: QuantizedModel) -> str | None:
-        """What llama.cpp has no graph for, or would compute otherwise."""
+        """Why llama.cpp would not compute the same model; None if it does."""
         return refusal_of(quantized)
 
     def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> tuple[Placement, ...]:
         """How each weight would be stored; `otherwise` is one of f16, bf16, f32 and q8_0 (nearest rounding).
 
         Raises:
-            UnknownNameError: `otherwise` is no such type.
+            UnknownNameError: `otherwise` is not one of these types.
         """
         substitute = _substitute(otherwise)
         return tuple(self._place(parameter, substitute) for parameter in parameters_of(quantized))
 
     def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
-        """Write `artifact` to `path`, whole or not at all.
+        """Write `artifact` to `path`, atomically.
 
         Raises:
-            RefusedError: `refusal` has a reason, llama.cpp lacks the tokenizer, or a weight cannot be stored as asked
-                and `otherwise` is None.
-            UnknownNameError: `otherwise` is no type for what cannot be stored as asked.
+            RefusedError: `refusal` has a reason, llama.cpp lacks the tokenizer, or a weight cannot be stored as
+                requested and `otherwise` is None.
+            UnknownNameError: `otherwise` is not a substitute type.
             SourceError: The disk is full.
         """
         quantized = artifact.quantized
@@ -112,7 +112,7 @@ class Gguf:
         return Written(path, "gguf", path.stat().st_size, placements, remarks)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
-        """Module name → float32 weight as llama.cpp would compute with it, rows in the model's order.
+        """Module name → float32 weight, as llama.cpp computes with it, rows in the model's order.
 
         Raises:
             ModelError: The file is truncated, damaged, of an unknown version, or was not made by slmquant.
@@ -122,21 +122,21 @@ class Gguf:
     def _place(self, parameter: Parameter, substitute: str | None) -> Placement:
         weight, rows = parameter.weight, parameter.shape
         if isinstance(weight, QuantizedTensor):
-            asked, found = _described(weight), fit(weight)
-            stored, reason, exact = found.type, found.reason, True
+            requested, fitted = _described(weight), fit(weight)
+            stored, reason, exact = fitted.type, fitted.reason, True
             if stored is None:
                 stored = substitute or "F16"
                 if stored == "Q8_0" and rows[-1] % BLOCK:
-                    stored, reason = "F16", f"{reason}; nor can Q8_0's"
+                    stored, reason = "F16", f"{reason}; Q8_0 needs rows of a multiple of {BLOCK}"
                 exact = stored == "F32"
         else:
-            asked, reason, exact = "16 bits", None, True
+            requested, reason, exact = "16 bits", None, True
             stored = "F32" if weight.ndim == 1 else self.dense
         if stored == "F16" and float(parameter.dense().abs().max()) > _LARGEST_HALF:
             stored = "BF16"
         elements, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[stored]]
         count = int(np.prod(rows))
-        return Placement(parameter.name, asked, stored, count, count // elements * size, exact, reason)
+        return Placement(parameter.name, requested, stored, count, count // elements * size, exact, reason)
 
 
 def _substitute(otherwise: str | None) -> str | None:
@@ -165,7 +165,7 @@ def _add_tensor_(writer: gguf.GGUFWriter, parameter: Parameter, stored: str) -> 
 
 
 def _rounded(dense: Tensor, kind: gguf.GGMLQuantizationType) -> NDArray[np.generic]:
-    """Real numbers in the nearest of a type; bfloat16 as its bytes."""
+    """Round floats to a type; bfloat16 as bytes."""
     if kind == gguf.GGMLQuantizationType.F32:
         return dense.numpy()
     if kind == gguf.GGMLQuantizationType.F16:
@@ -210,7 +210,7 @@ def _provenance(artifact: Artifact) -> Iterator[tuple[str, str]]:
 
 
 def _file_type(quantized: QuantizedModel, placements: Sequence[Placement]) -> gguf.LlamaFileType:
-    """The mixture, where llama.cpp knows it, or the type of most of the weights."""
+    """The mixture if llama.cpp has it, else the type of most weights."""
     mixture = quantized.scheme.mixture
     if mixture is not None and MIXTURES[mixture].of_llama_cpp:
         return gguf.LlamaFileType[f"MOSTLY_{mixture}"]
