@@ -111,7 +111,7 @@ def test_a_sequence_is_the_same_however_it_is_fed(tmp_path: Path, monkeypatch: p
 
     assert last.shape == (1, VOCABULARY) == (1, session.vocab)
     np.testing.assert_allclose(np.concatenate([last, *steps]), whole[39:], atol=1e-4)
-    with pytest.raises(ValueError, match="outgrow a context of 45"):
+    with pytest.raises(ValueError, match="exceed the context of 45"):
         session.feed([1])
     session.close()
 
@@ -124,7 +124,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be opened by ONNX Runtime"):
         ENGINE.open(folder, options)
     (folder / "genai_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="is no ONNX Runtime GenAI model"):
+    with pytest.raises(ModelError, match="is not an ONNX Runtime GenAI model"):
         ENGINE.open(folder, options)
 
 

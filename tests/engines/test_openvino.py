@@ -120,5 +120,5 @@ def test_nothing_is_reported_to_anyone() -> None:
 
 
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no openvino_model\.xml"):
+    with pytest.raises(ModelError, match=r"has no openvino_model\.xml"):
         load_engine("openvino").open(tmp_path, OpenOptions(threads=1, context=8))

@@ -96,7 +96,7 @@ def test_an_unknown_type_is_answered_with_the_known_ones() -> None:
         ("W8A8-static", "llama", "rtn", "not to 8-static"),
         ("W4A4g32", "llama", "rtn", "not to 4"),
         ("W4A16KV4g32", "llama", "rtn", "key-value cache"),
-        ("W4A16g32", "bloom", "rtn", "does not write 'bloom'"),
+        ("W4A16g32", "bloom", "rtn", "cannot write 'bloom'"),
         ("W4A8g32", "llama", "quarot+rtn", "while the model runs"),
         ("W4A16g32", "llama", "lqer", "16-bit side branch"),
     ],
@@ -124,9 +124,9 @@ def test_damage_is_named(tmp_path: Path) -> None:
         FORMAT.read(folder)
 
     (folder / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(ModelError, match="no ONNX model"):
+    with pytest.raises(ModelError, match="not an ONNX model"):
         FORMAT.read(folder)
-    with pytest.raises(ModelError, match="no ONNX model"):
+    with pytest.raises(ModelError, match="not an ONNX model"):
         FORMAT.read(tmp_path / "absent")
 
 

@@ -74,7 +74,7 @@ def test_rows_that_are_looked_up_are_whole_blocks(size: int, group_size: int, bl
         (Grid(4, group_size=24), 48, False, "not of 24"),
         (Grid(4, group_size=32), 40, True, "not of 40"),
         (Grid(4, numbers=by_name("NF4"), group_size=32), 64, False, "not NF4"),
-        (Grid(8, symmetric=False, group_size=32, real_zero_point=True), 64, False, "4 bits alone"),
+        (Grid(8, symmetric=False, group_size=32, real_zero_point=True), 64, False, "4 bits only"),
         (Grid(4, symmetric=False, group_size=32, real_zero_point=True), 64, True, "no real zero points"),
     ],
 )

@@ -1,8 +1,8 @@
-"""Weights as ONNX Runtime's `MatMulNBits` and `GatherBlockQuantized` hold them.
+"""Weights as operands of ONNX Runtime's `MatMulNBits` and `GatherBlockQuantized`.
 
-The layout is that of the operators' documentation in ONNX Runtime (`docs/ContribOperators.md`): every row is cut into
-blocks of 16, 32, 64, 128 or 256 inputs, the last one padded; codes have 4 or 8 bits, are not negative and lie packed
-from the low bits up; `w = scale · (code − zero_point)`, and a zero point that is not given is the middle code.
+The layout is documented in ONNX Runtime (`docs/ContribOperators.md`): every row is cut into blocks of 16, 32, 64, 128
+or 256 inputs, the last one padded; codes are unsigned, of 4 or 8 bits, packed from the low bits up;
+`w = scale · (code − zero_point)`; a missing zero point means the middle code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slmquant.core.pack import pack, unpack
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 _CHANNEL_BLOCK = 128
-"""Block of a channel that has one scale: longer ones round activations more coarsely, shorter ones store more."""
+"""Block size for per-channel scales: longer blocks round activations more coarsely, shorter ones store more."""
 _NEAREST = Grid(bits=8, group_size=32, scale_bits=16)
 
 
@@ -31,12 +31,12 @@ class Blocks:
     """Codes, scales and zero points, packed.
 
     Attributes:
-        in_features: Inputs of a row, without padding.
+        in_features: Inputs per row, without padding.
         bits: 4 or 8.
-        block_size: Inputs that share a scale here; a larger group repeats its scale.
+        block_size: Inputs per stored scale; a larger group repeats its scale.
         codes: Packed, padded to whole blocks.
-        scale: float16 where that says the scales exactly, else float32.
-        zero_point: Packed whole numbers (uint8), or real numbers as float32; None for the middle code.
+        scale: float16 if that is exact, else float32.
+        zero_point: Packed integers (uint8), or real numbers as float32; None for the middle code.
     """
 
     in_features: int
@@ -53,7 +53,7 @@ class Blocks:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all its tensors."""
+        """Size of all its tensors."""
         tensors = [self.codes, self.scale, *([] if self.zero_point is None else [self.zero_point])]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -63,7 +63,7 @@ class Blocks:
         return replace(self, codes=self.codes[start:stop], scale=self.scale[start:stop], zero_point=zero_point)
 
     def dequantize(self) -> Float[Tensor, "out in"]:
-        """What the operators compute with, in float32."""
+        """The weight that the operators compute with, in float32."""
         out, blocks, octets = self.codes.shape
         padded = octets * 8 // self.bits * blocks
         codes = unpack(self.codes.reshape(out, -1), self.bits, padded, signed=False)[:, : self.in_features]
@@ -80,7 +80,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Dense:
-    """A weight in floats, float16 or float32; it is multiplied in float32 either way."""
+    """A weight in float16 or float32; it is multiplied in float32 either way."""
 
     weight: Float[Tensor, "out in"]
 
@@ -91,7 +91,7 @@ class Dense:
 
     @property
     def stored_bytes(self) -> int:
-        """Its bytes."""
+        """Size of the weight."""
         return self.weight.numel() * self.weight.element_size()
 
     def rows(self, start: int, stop: int) -> Dense:
@@ -99,7 +99,7 @@ class Dense:
         return Dense(self.weight[start:stop])
 
     def dequantize(self) -> Float[Tensor, "out in"]:
-        """Itself in float32."""
+        """The weight in float32."""
         return self.weight.float()
 
 
@@ -107,30 +107,31 @@ Stored = Blocks | Dense
 
 
 def misfit(weight: QuantizedTensor, *, looked_up: bool) -> str | None:
-    """Why the operators cannot say these very numbers; None where they can.
+    """Why the operators cannot hold these numbers exactly; None if they can.
 
     Args:
         weight: The weight.
-        looked_up: Whether its rows are also looked up (an embedding), which knows neither padding nor real zero points.
+        looked_up: Whether its rows are also looked up (an embedding); that operator has no padding and no real zero
+            points.
     """
     if not isinstance(weight.grid.elements, Integers):
         return f"MatMulNBits multiplies integers, not {weight.grid.elements.name}"
     if _block_size(weight, whole=looked_up) is None:
         if looked_up and weight.codes.shape[1] % BLOCK_SIZES[0]:
-            return f"GatherBlockQuantized takes rows of a multiple of 16, not of {weight.codes.shape[1]}"
-        return f"MatMulNBits has groups of multiples of 16, not of {weight.group_size}"
+            return f"GatherBlockQuantized needs rows of a multiple of 16, not of {weight.codes.shape[1]}"
+        return f"MatMulNBits needs groups of a multiple of 16, not of {weight.group_size}"
     if weight.zero_point is not None and weight.zero_point.is_floating_point():
         if looked_up:
-            return "GatherBlockQuantized has no real zero points"
+            return "GatherBlockQuantized has no real zero points (integers only)"
         if weight.bits > 4:
-            return "MatMulNBits takes real zero points for 4 bits alone"
+            return "MatMulNBits has real zero points for 4 bits only"
     return None
 
 
 def blocks_of(weight: QuantizedTensor, *, looked_up: bool) -> Blocks:
-    """The very numbers of a weight without a misfit; codes of fewer bits lie in 4 or 8."""
+    """The exact numbers of a weight that fits; codes of fewer bits are stored in 4 or 8."""
     size = _block_size(weight, whole=looked_up)
-    assert size is not None, "a weight with a misfit has no blocks"  # noqa: S101
+    assert size is not None, "the weight does not fit; check with misfit first"  # noqa: S101
     out, in_features = weight.codes.shape
     bits = 4 if weight.bits <= 4 else 8
     middle = 2 ** (bits - 1)
@@ -156,18 +157,18 @@ def blocks_of(weight: QuantizedTensor, *, looked_up: bool) -> Blocks:
 
 
 def nearest_int8(weight: Float[Tensor, "out in"], *, looked_up: bool) -> Blocks:
-    """A weight rounded anew, to 8 bits in groups of 32."""
+    """Round a weight to 8 bits in groups of 32."""
     return blocks_of(_NEAREST.quantize(weight), looked_up=looked_up)
 
 
 def dense_of(weight: Float[Tensor, "out in"]) -> Dense:
-    """A weight in float16, or in float32 where float16 does not reach as far."""
+    """A weight in float16, or in float32 if float16 would overflow."""
     half = weight.half()
     return Dense(half if bool(half.isfinite().all()) else weight.float())
 
 
 def joined(parts: Sequence[Stored]) -> list[Stored]:
-    """Weights that read the same input, one below the other: neighbours that are stored alike become one."""
+    """Concatenate stacked weights that read the same input: neighbours stored in the same way become one."""
     merged = list(parts[:1])
     for part in parts[1:]:
         last = merged[-1]
@@ -192,11 +193,11 @@ def _kind(blocks: Blocks) -> tuple[object, ...]:
 
 
 def _block_size(weight: QuantizedTensor, *, whole: bool) -> int | None:
-    """The largest block that divides the groups, and the rows where they must be `whole`; None where there is none."""
+    """The largest block that divides the groups, and with `whole` also the rows; None if there is none."""
     in_features = weight.codes.shape[1]
     if weight.group_size < in_features:
         divided, largest = weight.group_size, BLOCK_SIZES[-1]
-    else:  # blocks of one scale may end anywhere: no longer than the row needs
+    else:  # one scale per row, so blocks may end anywhere; no longer than the row
         largest = min(_CHANNEL_BLOCK, max(BLOCK_SIZES[0], 1 << (in_features - 1).bit_length()))
         divided = largest
     if whole:
@@ -205,7 +206,7 @@ def _block_size(weight: QuantizedTensor, *, whole: bool) -> int | None:
 
 
 def _per_block(values: Shaped[Tensor, "rows groups"], weight: QuantizedTensor, size: int) -> Tensor:
-    """Of each block, what its group says."""
+    """Repeat values per group for each block of the group."""
     out, in_features = weight.codes.shape
     group = torch.arange(groups.count(in_features, size)) * size // weight.group_size
     return values.expand(out, -1)[:, group].contiguous()

@@ -1,8 +1,8 @@
-"""A decoder graph of ONNX Runtime GenAI's making in ONNX Runtime: one sequence, whose cache stays where it is.
+"""Run a decoder graph from ONNX Runtime GenAI's builder in ONNX Runtime: one sequence, with its cache updated in place.
 
-Every layer's past and present are the same buffer, as GenAI's own runtime binds them, so a decoding step copies no
-cache. A prefill that needs only its last logits runs all tokens but the last without the head (ONNX Runtime computes
-no node that nothing asked for needs), then the last one alone.
+Past and present of each layer are bound to the same buffer, as GenAI's own runtime does, so a decoding step copies no
+cache. A prefill that needs only its last logits runs all tokens but the last without the head (ONNX Runtime skips nodes
+that no requested output needs), then the last token alone.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from slmquant.errors import ModelError
 
 _CONFIG = "genai_config.json"
 _HEADLESS_TOKENS = 32
-"""Tokens from which the head costs a prefill more than a step of its own for the last token."""
+"""Prefill length from which skipping the head saves more than the extra step for the last token costs."""
 
 
 class Decoder:
-    """One model in memory, and its sequence.
+    """One model in memory, with one sequence.
 
     Args:
-        folder: With `genai_config.json` and the graph that it names.
-        threads: Threads that compute.
-        context: Tokens that the sequence may hold.
+        folder: Folder with `genai_config.json` and the graph named there.
+        threads: Number of threads.
+        context: Maximum length of the sequence, in tokens.
 
     Raises:
-        ModelError: The folder is no such model, or damaged.
+        ModelError: The folder is not such a model, or is damaged.
     """
 
     def __init__(self, folder: Path, threads: int, context: int) -> None:
@@ -41,8 +41,10 @@ class Decoder:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # errors are raised, not printed as well
-        with guarded(lambda why: f"{graph} cannot be opened by ONNX Runtime {ort.__version__} ({why})"):
+        options.log_severity_level = 4  # errors are raised anyway, so do not print them
+        with guarded(
+            lambda why: f"{graph} cannot be opened by ONNX Runtime {ort.__version__} ({why}); export it again"
+        ):
             self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         inputs = {entry.name: entry for entry in self._session.get_inputs()}
         self._context = context
@@ -55,7 +57,9 @@ class Decoder:
                 self._cache[name] = ort.OrtValue.ortvalue_from_numpy(zeros)
         known = {"input_ids", "attention_mask", "position_ids", *self._cache}
         if unknown := inputs.keys() - known:
-            raise ModelError(f"{graph} wants the input {min(unknown)!r}, which no plain decoder has")
+            raise ModelError(
+                f"{graph} needs the input {min(unknown)!r}; expected a plain decoder with input_ids and a cache"
+            )
         outputs = {entry.name: entry for entry in self._session.get_outputs()}
         self.vocab = int(outputs["logits"].shape[-1])
         self._headless = ort.RunOptions()
@@ -68,7 +72,7 @@ class Decoder:
     def feed(self, tokens: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
         """Append `tokens`; see `engines.common.contract.Session`."""
         if self._length + len(tokens) > self._context:
-            raise ValueError(f"{self._length} + {len(tokens)} tokens outgrow a context of {self._context}")
+            raise ValueError(f"{self._length} + {len(tokens)} tokens exceed the context of {self._context}")
         if every:
             return self._run(tokens)
         if len(tokens) >= _HEADLESS_TOKENS:
@@ -77,7 +81,7 @@ class Decoder:
         return self._run(tokens)[-1:]
 
     def close(self) -> None:
-        """Give memory back."""
+        """Free the memory."""
         self._cache.clear()
         del self._session
 
@@ -105,7 +109,7 @@ class Decoder:
 
 
 def _facts(folder: Path) -> tuple[int, Path]:
-    """Size of an attention head, and the graph."""
-    with guarded(lambda why: f"{folder} is no ONNX Runtime GenAI model ({_CONFIG}: {why}); export it again"):
+    """Size of an attention head, and path of the graph."""
+    with guarded(lambda why: f"{folder} is not an ONNX Runtime GenAI model ({_CONFIG}: {why}); export it again"):
         decoder = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model"]["decoder"]
         return int(decoder["head_size"]), folder / decoder["filename"]

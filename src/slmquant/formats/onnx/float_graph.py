@@ -1,9 +1,9 @@
-"""The float graph of a model, made by ONNX Runtime GenAI's own builder (`onnxruntime_genai.models.builder`, MIT).
+"""Build the float graph of a model with ONNX Runtime GenAI's own builder (`onnxruntime_genai.models.builder`, MIT).
 
-The builder writes attention as one fused operator with rotary positions and a cache that need not be copied, which no
-tracing export gives. It knows architectures by name and can be wrong about one without a word: it reads
-configurations as an older transformers wrote them, ignores Mistral's window and multiplies OLMo's norms. So what it
-expects of a configuration is put back, and every graph is run beside the model before anything is made of it.
+The builder writes attention as one fused operator with rotary positions and an in-place cache, which tracing cannot
+produce. It selects architectures by name and can be silently wrong: it reads configurations in the form of older
+transformers versions, ignores Mistral's window and multiplies OLMo's norms. So configurations are converted to the
+form it expects, and the logits of every graph are compared with the model's before the graph is used.
 """
 
 from __future__ import annotations
@@ -43,34 +43,36 @@ MODEL_TYPES = (
     "qwen2",
     "qwen3",
 )
-"""Architectures that the builder is known to write rightly."""
+"""Architectures that the builder is known to write correctly."""
 GRAPH = "model.onnx"
 _PROBED_TOKENS = 64
 _LARGEST_WINDOW = 1024
 _TOLERANCE = 0.01
-"""Of the logits' standard deviation; approximations of GELU stay within a third of it, what is wrong is far outside."""
+"""Allowed error in standard deviations of the logits: GELU approximations stay within a third, faults exceed it."""
 
 
 def architecture_refusal(quantized: QuantizedModel) -> str | None:
-    """Why there is no graph for such a model; None where the builder may be asked."""
+    """Why the builder cannot write this architecture; None if it may."""
     model_type = quantized.model.config.model_type
     if model_type not in MODEL_TYPES:
-        return f"ONNX Runtime GenAI's builder does not write {model_type!r} rightly; it does {', '.join(MODEL_TYPES)}"
+        return (
+            f"ONNX Runtime GenAI's builder cannot write {model_type!r} correctly; supported: {', '.join(MODEL_TYPES)}"
+        )
     with torch.device("meta"):
         known = {name for name, _ in _build(quantized.model.config).named_parameters()}
     if odd := known ^ {entry.parameter for entry in entries(quantized)}:
-        return f"the method gave or took the model's {min(odd)!r}, which the builder's {model_type} cannot express"
+        return f"the method added or removed {min(odd)!r}, which the builder's {model_type} cannot express"
     return None
 
 
 def plain_model(quantized: QuantizedModel) -> PreTrainedModel:
-    """The same model as transformers knows it, in float32, with what its codes stand for as its weights."""
+    """The model as a plain transformers model in float32, with dequantized weights."""
     plain = _build(quantized.model.config)
     state = {
         entry.parameter: entry.value.float() if entry.quantized is None else entry.quantized.dequantize()
         for entry in entries(quantized)
     }
-    plain.load_state_dict(state, strict=False)  # the tied head is not named twice
+    plain.load_state_dict(state, strict=False)  # a tied head is listed once
     plain.tie_weights()
     plain.generation_config = quantized.model.generation_config
     plain.train(False)
@@ -78,10 +80,10 @@ def plain_model(quantized: QuantizedModel) -> PreTrainedModel:
 
 
 def write_float_graph(plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write `model.onnx`, its data, the tokenizer and `genai_config.json` into `folder`, and try the graph.
+    """Write `model.onnx`, its data, the tokenizer and `genai_config.json` into `folder`, and check the graph.
 
     Raises:
-        RefusedError: The builder fails, or its graph computes something else.
+        RefusedError: The builder fails, or its graph computes other logits than the model.
     """
     from onnxruntime_genai.models import builder
 
@@ -89,7 +91,7 @@ def write_float_graph(plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         source, cache = Path(temporary, "model"), str(Path(temporary, "cache"))
         generation, plain.generation_config = plain.generation_config, GenerationConfig()
         plain.save_pretrained(source)
-        if generation is not None:  # as it is: `save_pretrained` refuses settings that have no effect
+        if generation is not None:  # written separately: `save_pretrained` refuses settings that have no effect
             generation.to_json_file(source / GENERATION_CONFIG_NAME)
             plain.generation_config = generation
         tokenizer.save_pretrained(source)
@@ -99,7 +101,7 @@ def write_float_graph(plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             options = builder.parse_extra_options(*place, ["shared_embeddings=false", "windowed_kv_cache=false"])
             _as_the_builder_expects_(options["hf_details"]["hf_config"])
             builder.create_model(*place, **options)
-    runs = "onnx: ONNX Runtime cannot run the graph that the builder makes of this model"
+    runs = "onnx: ONNX Runtime cannot run the graph that the builder made of this model"
     with guarded(lambda why: f"{runs} ({why})", RefusedError):
         _check(plain, folder)
 
@@ -110,9 +112,9 @@ def _build(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _as_the_builder_expects_(config: PretrainedConfig) -> None:
-    """Say in the words of older configurations what transformers 5 says in its own."""
+    """Convert a configuration of transformers 5 to the form of older versions, which the builder reads."""
     rotary = getattr(config, "rope_parameters", None) or {}
-    if "full_attention" in rotary:  # Gemma 3: a base for local layers, another for global ones
+    if "full_attention" in rotary:  # Gemma 3: separate bases for local and global layers
         config.rope_local_base_freq = rotary["sliding_attention"]["rope_theta"]
         config.rope_parameters = rotary["full_attention"]
         config.rope_theta = rotary["full_attention"]["rope_theta"]
@@ -122,7 +124,7 @@ def _as_the_builder_expects_(config: PretrainedConfig) -> None:
 
 @torch.no_grad()
 def _check(plain: PreTrainedModel, folder: Path) -> None:
-    """Compare logits on random tokens, more of them than a short window holds."""
+    """Compare logits on random tokens, more than fit into a short sliding window."""
     config = plain.config
     window = getattr(config, "sliding_window", None) or 0
     count = min(_PROBED_TOKENS + (window if window <= _LARGEST_WINDOW else 0), config.max_position_embeddings)
@@ -134,13 +136,13 @@ def _check(plain: PreTrainedModel, folder: Path) -> None:
     off = float((got - expected).abs().max() / expected.std())
     if not off <= _TOLERANCE:
         raise RefusedError(
-            f"onnx: the graph that ONNX Runtime GenAI's builder makes of this {config.model_type} computes other "
-            f"logits than the model, off by {off:.2g} of their standard deviation where {_TOLERANCE} is allowed"
+            f"onnx: the graph that ONNX Runtime GenAI's builder made of this {config.model_type} computes other logits "
+            f"than the model: off by {off:.2g} standard deviations, {_TOLERANCE} allowed"
         )
 
 
-class _silence:  # noqa: N801  # read as a function, after `with`
-    """The builder prints its progress, and transformers draws bars."""
+class _silence:  # noqa: N801  # used like a function, after `with`
+    """Suppress the builder's output and transformers' progress bars."""
 
     def __enter__(self) -> None:
         self._streams = (redirect_stdout(StringIO()), redirect_stderr(StringIO()))

@@ -1,9 +1,9 @@
-"""From a graph of floats to one of codes: every matrix is recognised by its very numbers, and replaced.
+"""Turn a float graph into a quantized one: find every weight matrix by its values, and replace it.
 
-A builder stacks projections that read the same input, or cuts those that a model stacks, and names them as it
-likes. So a matrix of the graph is not looked up by its name but by its rows: what was evaluated is what is stored, or
-the matrix is not found and nothing is written. Codes, float16 scales and weights are turned into what the operators
-want by nodes that depend on nothing else, which ONNX Runtime computes once, on loading.
+The builder stacks projections that read the same input, or splits those that a model stacks, and chooses its own names.
+So a matrix of the graph is matched by the values of its rows, not by name: either exactly the evaluated weight is
+stored, or a weight is not found and nothing is written. Nodes that convert stored scales and weights to the types that
+the operators need depend on constants only, so ONNX Runtime computes them once, on loading.
 """
 
 from __future__ import annotations
@@ -26,35 +26,34 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 ACCURACY_LEVEL = 4
-"""Of `MatMulNBits`: inputs are rounded to 8 bits, a scale for each block, which its fast kernels do."""
+"""Accuracy level of `MatMulNBits`: inputs are rounded to 8 bits with one scale per block; its fast kernels need it."""
 _INLINE_BYTES = 1024
-"""Smaller tensors stay in the graph, where shape inference wants some of them."""
+"""Smaller tensors stay inside the graph file, because shape inference needs some of them."""
 _CONTRIB = "com.microsoft"
 
 
 class Matrix(BaseModel):
-    """Where a matrix lies in the graph and what it is made of.
+    """A stored matrix: its name in the graph, its rows and its number format.
 
-    Its tensors are the initializers `name.codes`, `name.scale` and, where there is one, `name.zero_point`; or
-    `name.floats`.
+    Its tensors are the initializers `name.codes`, `name.scale` and, if it has one, `name.zero_point`; or `name.floats`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     rows: tuple[Rows, ...]
     bits: int | None = None
-    """Of a code; None for floats."""
+    """Bits per code; None for floats."""
     block_size: int | None = None
     in_features: int
 
 
 class Rewriting:
-    """One graph on its way to codes.
+    """Rewrites one float graph to quantized weights.
 
     Args:
-        model: The float graph; it is rewritten.
+        model: The float graph; it is changed in place.
         dense: Module name → the float32 weight that the graph was built from.
-        stored: Module name → what it is stored as.
+        stored: Module name → the weight to store.
     """
 
     def __init__(self, model: ir.Model, dense: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> None:
@@ -65,10 +64,10 @@ class Rewriting:
         self.matrices: list[Matrix] = []
 
     def apply_(self) -> None:
-        """Replace every multiplication by, and lookup in, a weight of the model.
+        """Replace every multiplication with a weight of the model, and every lookup in one.
 
         Raises:
-            RefusedError: Some of a weight is nowhere in the graph.
+            RefusedError: Rows of a weight are missing from the graph.
         """
         for node in list(self._graph):
             if node.op_type == "MatMul" and (weight := _constant(node, 1)) is not None:
@@ -80,10 +79,10 @@ class Rewriting:
                 and (rows := self._rows.find(weight)) is not None
             ):
                 self._replace_(node, 0, self._looked_up(node, rows))
-        found = {rows for matrix in self.matrices for rows in matrix.rows}
+        replaced = {rows for matrix in self.matrices for rows in matrix.rows}
         for module, stored in self._stored.items():
-            if sum(rows.stop - rows.start for rows in found if rows.module == module) < _row_count(stored):
-                raise RefusedError(f"onnx: the builder's graph does not hold the weight of {module!r} as it is")
+            if sum(rows.stop - rows.start for rows in replaced if rows.module == module) < _row_count(stored):
+                raise RefusedError(f"onnx: the builder's graph does not contain the weight of {module!r} unchanged")
 
     def _replace_(self, node: ir.Node, argument: int, nodes: list[ir.Node]) -> None:
         from onnx_ir.convenience import replace_nodes_and_values
@@ -125,9 +124,9 @@ class Rewriting:
         nodes: list[ir.Node] = []
         (held,) = self._hold(rows)
         if held.matrix.bits is None:
-            found = _node("Gather", [held.values["floats"], node.inputs[1]], nodes, axis=0)
+            rows_read = _node("Gather", [held.values["floats"], node.inputs[1]], nodes, axis=0)
             if held.values["floats"].dtype != ir.DataType.FLOAT:
-                _node("Cast", [found], nodes, to=ir.DataType.FLOAT)
+                _node("Cast", [rows_read], nodes, to=ir.DataType.FLOAT)
             return nodes
         shape = self._initializer(f"{held.matrix.name}.flat", np.array([rows[0].stop, -1]))
         codes = _node("Reshape", [held.codes, shape], nodes)
@@ -144,15 +143,15 @@ class Rewriting:
         return nodes
 
     def _hold(self, rows: tuple[Rows, ...]) -> list[_Held]:
-        """The tensors of stacked rows; those of a tied weight lie in the graph once."""
+        """Add the tensors of stacked rows to the graph; those of a tied weight only once."""
         if rows not in self._held:
             parts = [self._stored[r.module].rows(r.start, r.stop) for r in rows]
             merged, held, left = joined(parts), [], list(rows)
             for part in merged:
-                own = [left.pop(0)]
-                while sum(r.stop - r.start for r in own) < _row_count(part):
-                    own.append(left.pop(0))
-                held.append(self._add(part, tuple(own)))
+                taken = [left.pop(0)]
+                while sum(r.stop - r.start for r in taken) < _row_count(part):
+                    taken.append(left.pop(0))
+                held.append(self._add(part, tuple(taken)))
             self._held[rows] = held
         return self._held[rows]
 
@@ -181,7 +180,7 @@ class Rewriting:
 
 
 class _Held:
-    """A matrix in the graph."""
+    """A matrix that was added to the graph, with its values."""
 
     def __init__(self, matrix: Matrix, values: Mapping[str, ir.Value]) -> None:
         self.matrix, self.values = matrix, values
@@ -195,7 +194,7 @@ class _Held:
         return [self.values["zero_point"]] if "zero_point" in self.values else []
 
     def float32(self, part: str, nodes: list[ir.Node]) -> ir.Value:
-        """A part, which is given as float32 by a further node where it is not stored so."""
+        """A part in float32; adds a `Cast` node if it is stored in another type."""
         import onnx_ir as ir
 
         value = self.values[part]
@@ -211,7 +210,7 @@ def tensors_of(stored: Stored) -> dict[str, Tensor]:
 
 
 def stored_of(tensors: Mapping[str, Tensor], matrix: Matrix) -> Stored:
-    """Undo `tensors_of`.
+    """Inverse of `tensors_of`.
 
     Raises:
         KeyError: A tensor is missing.
@@ -229,7 +228,7 @@ def stored_of(tensors: Mapping[str, Tensor], matrix: Matrix) -> Stored:
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write a graph, with its tensors in a file beside it."""
+    """Write a graph, with its tensors in a second file next to it."""
     import onnx_ir as ir
 
     model.graph.sort()
@@ -243,7 +242,7 @@ def initializers(model: ir.Model) -> dict[str, Tensor]:
 
 
 def _constant(node: ir.Node, argument: int) -> NDArray[np.float32] | None:
-    """A matrix of floats that a node is given; None where it is given another thing."""
+    """A constant float32 matrix among a node's inputs; None if the input is anything else."""
     value = node.inputs[argument]
     if value is None or value.const_value is None:
         return None
@@ -259,7 +258,7 @@ def _node(
     domain: str = "",
     **attributes: int | Sequence[int] | None,
 ) -> ir.Value:
-    """Append a node and give its output."""
+    """Append a node and return its output."""
     import onnx_ir as ir
 
     nodes.append(ir.node(op_type, inputs, attributes, domain=domain))

@@ -1,4 +1,4 @@
-"""Which rows of a model's weights a matrix is made of, told by their numbers alone."""
+"""Find the rows of a model's weights that a matrix consists of, by their values alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Rows(BaseModel):
 
 
 class RowIndex:
-    """Rows of weights by their numbers.
+    """Index of weight rows by value.
 
     Args:
         dense: Module name → its weight in float32.
@@ -32,21 +32,21 @@ class RowIndex:
         for name, weight in self._dense.items():
             for row, key in enumerate(map(_key, weight)):
                 places = self._places.setdefault(key, [])
-                if not places or places[-1][0] != name:  # rows that a weight repeats: the first will do
+                if not places or places[-1][0] != name:  # of equal rows in one weight, the first suffices
                     places.append((name, row))
 
     def find(self, matrix: NDArray[np.float32]) -> tuple[Rows, ...] | None:
-        """The rows of which a matrix is made, run by run; None where one of them is in no weight."""
-        found: list[Rows] = []
+        """The runs of weight rows that a matrix consists of; None if a row is in no weight."""
+        runs_found: list[Rows] = []
         start, matrix = 0, np.ascontiguousarray(matrix)
         while start < len(matrix):
             runs = (self._run(matrix[start:], *place) for place in self._places.get(_key(matrix[start]), ()))
             longest = max(runs, key=lambda rows: rows.stop - rows.start, default=None)
             if longest is None or longest.stop == longest.start:
                 return None
-            found.append(longest)
+            runs_found.append(longest)
             start += longest.stop - longest.start
-        return tuple(found)
+        return tuple(runs_found)
 
     def _run(self, matrix: NDArray[np.float32], name: str, row: int) -> Rows:
         weight = self._dense[name][row : row + len(matrix)]

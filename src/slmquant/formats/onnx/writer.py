@@ -1,13 +1,13 @@
 """ONNX for ONNX Runtime and ONNX Runtime GenAI: a folder with the graph, its tensors, tokenizer and GenAI's settings.
 
-Weights are operands of `com.microsoft.MatMulNBits`, which multiplies codes of 4 or 8 bits as they are: nothing is
-rounded a second time. Codes of fewer bits lie in the next wider ones. A quantized embedding is read by
-`GatherBlockQuantized`; a tied one lies in the file once. Everything else is float16 on disk (norms, biases and rotary
-tables float32) and float32 in memory.
+Weights are operands of `com.microsoft.MatMulNBits`, which multiplies with codes of 4 or 8 bits directly: nothing is
+rounded a second time. Codes of fewer bits are stored in 4 or 8. A quantized embedding is read by
+`GatherBlockQuantized`; a tied one is stored once. Everything else is float16 on disk (norms, biases and rotary tables
+float32) and float32 in memory.
 
 Activations: at ONNX Runtime's accuracy level 4, which its fast kernels need and GenAI's builder writes, inputs of
-`MatMulNBits` are rounded to 8 bits while running, with a scale for each block of a token. This is what such models
-do wherever they are deployed, and finer than the 8-bit activations of a scheme, which are therefore accepted.
+`MatMulNBits` are rounded to 8 bits at run time, with one scale per block of a token. All such models are deployed this
+way. It is finer than the 8-bit activations of a scheme, so schemes with A8 are accepted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OTHER_TYPES = ("f16", "int8")
 
 
 class Facts(BaseModel):
-    """What the graph says of where it came from, under `slmquant` in its metadata."""
+    """Origin of the model, stored under `slmquant` in the graph's metadata."""
 
     model_config = ConfigDict(extra="forbid")
     version: Literal[1] = 1
@@ -53,15 +53,15 @@ class Facts(BaseModel):
 
 @dataclass(frozen=True)
 class _Placed:
-    """A weight and what becomes of it."""
+    """A weight with its placement and stored form."""
 
     placement: Placement
     stored: Stored | None
-    """None for what is no matrix, and stays as the builder wrote it."""
+    """None for vectors, which stay as the builder wrote them."""
 
 
 class Onnx:
-    """The format; see `_base.Format`."""
+    """ONNX as a format; see `formats.common.contract.Format`."""
 
     title = "ONNX"
     summary = "a graph with 4- or 8-bit weights for ONNX Runtime and ONNX Runtime GenAI"
@@ -69,21 +69,21 @@ class Onnx:
     extra: str | None = "onnx"
 
     def refusal(self, quantized: QuantizedModel) -> str | None:
-        """Why no such model can be written; None where it can."""
+        """Why the model cannot be written; None if it can."""
         scheme = quantized.scheme
         if scheme.activations is not None and (scheme.activations.static or scheme.activations.name != "8"):
             return (
-                "ONNX Runtime rounds the inputs of MatMulNBits to 8-bit integers, with scales found while running, or "
+                "ONNX Runtime rounds the inputs of MatMulNBits to 8-bit integers, with scales computed at run time, or "
                 f"not at all; not to {scheme.activations.name}{'-static' if scheme.activations.static else ''}"
             )
         return run_time_refusal(quantized, "ONNX Runtime") or architecture_refusal(quantized)
 
     def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
-        """How each weight would be stored; `otherwise` is `f16` or `int8` (rounded anew in groups of 32)."""
+        """How each weight would be stored; `otherwise` is `f16` or `int8` (rounded again, in groups of 32)."""
         return [placed.placement for placed in _place(quantized, otherwise)]
 
     def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
-        """Write the folder `path`; see `_base.Format.write`. The graph is run beside the model before it is kept."""
+        """Write the folder `path`; see `Format.write`. The graph's logits are compared with the model's first."""
         check_installed("onnx", self.extra)
         import onnx_ir as ir
 
@@ -115,18 +115,18 @@ class Onnx:
             model.metadata_props[_FACTS] = facts.model_dump_json()
             save(model, folder / GRAPH)
             for file in floats.iterdir():
-                if file.is_dir():  # further chat templates
+                if file.is_dir():  # additional chat templates
                     shutil.copytree(file, folder / file.name)
                 elif not file.name.startswith(GRAPH):
                     shutil.copy(file, folder / file.name)
         return Written(path, "onnx", folder_bytes(path), placements)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
-        """Module name → float32 weight; see `_base.Format.read`."""
+        """Module name → float32 weight; see `Format.read`."""
         check_installed("onnx", self.extra)
         import onnx_ir as ir
 
-        damaged = guarded(lambda why: f"{path} is no ONNX model of slmquant's, or damaged ({why}); export it again")
+        damaged = guarded(lambda why: f"{path} is not an ONNX model from slmquant, or damaged ({why}); export it again")
         with damaged:
             model = ir.load(path / GRAPH)
             facts_text = model.metadata_props[_FACTS]
@@ -134,7 +134,7 @@ class Onnx:
         try:
             facts = Facts.model_validate_json(facts_text)
         except ValidationError as error:
-            raise ModelError(f"{path} is of a format version that is not known; update slmquant") from error
+            raise ModelError(f"{path} has an unknown format version; update slmquant") from error
         return _assembled(facts, tensors)
 
 
@@ -173,14 +173,14 @@ def _place_one(entry: Entry, looked_up: bool, otherwise: str | None) -> _Placed:
 
 
 def _assembled(facts: Facts, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Rows of all matrices, put together by module."""
+    """Collect the rows of all matrices by module."""
     parts: dict[str, dict[int, Tensor]] = {}
     missing = guarded(lambda why: f"a tensor of the ONNX model is missing or damaged ({why}); export it again")
     with missing:
         for matrix in facts.matrices:
             names = {part: f"{matrix.name}.{part}" for part in ("codes", "scale", "zero_point", "floats")}
-            own = {part: tensors[name] for part, name in names.items() if name in tensors}
-            weight = stored_of(own, matrix).dequantize()
+            parts_stored = {part: tensors[name] for part, name in names.items() if name in tensors}
+            weight = stored_of(parts_stored, matrix).dequantize()
             sizes = [rows.stop - rows.start for rows in matrix.rows]
             for rows, part in zip(matrix.rows, weight.split(sizes), strict=True):
                 parts.setdefault(rows.module, {})[rows.start] = part

@@ -1,3 +1,3 @@
-"""OpenVINO's intermediate representation: a folder for OpenVINO."""
+"""OpenVINO IR (intermediate representation): a folder for OpenVINO."""
 
 from slmquant.formats.openvino.writer import FORMAT as FORMAT

@@ -1,7 +1,7 @@
-"""A traced graph beside the model that it was traced from, before anything is kept of it.
+"""Check a traced graph against the model that it was traced from.
 
-Tracing records what one example went through. What an architecture decides while it runs (which experts, which window,
-which positions) may be recorded as if it were always so, and the graph would compute something else without a word.
+Tracing records the operations of one example. Decisions that an architecture makes at run time (experts, windows,
+positions) may be recorded as constants, and the graph would silently compute something else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TOKENS = 48
 _LARGEST_WINDOW = 1024
-"""Of a sliding window that is short enough for more tokens than it holds."""
+"""A sliding window up to this size is tested with more tokens than it holds."""
 _TOLERANCE = 0.01
 _SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",
@@ -41,12 +41,12 @@ def check(graph: ov.Model, model: PreTrainedModel, weights: Mapping[str, Tensor]
     """Compare logits on random tokens, fed in three pieces of lengths that tracing did not see.
 
     Args:
-        graph: What `trace` gave, its constants still in float32.
-        model: What was traced.
-        weights: Module name → float32 weight `(out, in)` that was used for it.
+        graph: The result of `trace`, its constants still in float32.
+        model: The traced model.
+        weights: Module name → float32 weight `(out, in)` that was traced.
 
     Raises:
-        RefusedError: They differ.
+        RefusedError: The logits differ.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or 0
@@ -54,22 +54,22 @@ def check(graph: ov.Model, model: PreTrainedModel, weights: Mapping[str, Tensor]
     tokens = torch.randint(0, config.vocab_size, (1, count), generator=torch.Generator().manual_seed(0))
     with quiet_transformers(), plain_linears(model, weights):
         expected = model(input_ids=tokens, use_cache=False).logits[0].float()
-    got = torch.from_numpy(_logits(graph, tokens.numpy()))
-    off = float((got - expected).abs().max() / expected.std())
+    actual = torch.from_numpy(_logits(graph, tokens.numpy()))
+    off = float((actual - expected).abs().max() / expected.std())
     if not off <= _TOLERANCE:
         raise RefusedError(
-            f"openvino: the graph that was traced of this {model.config.model_type} computes other logits than the "
-            f"model, off by {off:.2g} of their standard deviation where {_TOLERANCE} is allowed"
+            f"openvino: the graph traced from this {model.config.model_type} computes other logits than the model: "
+            f"off by {off:.2g} standard deviations, {_TOLERANCE} allowed"
         )
 
 
 def _logits(graph: ov.Model, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Logits of all tokens, `(tokens, vocab)`, most of them at once, then some, then one."""
+    """Logits of all tokens, `(tokens, vocab)`, fed as all but six at once, then five, then one."""
     compiled = import_openvino().Core().compile_model(graph, "CPU", _SETTINGS)
     request = compiled.create_infer_request()
     names = {name for port in compiled.inputs for name in port.get_names()}
     count = tokens.shape[1]
-    found, start = [], 0
+    pieces, start = [], 0
     for stop in (count - 6, count - 1, count):
         inputs = {
             "input_ids": tokens[:, start:stop],
@@ -78,6 +78,6 @@ def _logits(graph: ov.Model, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
             "beam_idx": np.zeros(1, dtype=np.int32),
         }
         request.infer({name: value for name, value in inputs.items() if name in names})
-        found.append(request.get_tensor("logits").data[0].astype(np.float32))
+        pieces.append(request.get_tensor("logits").data[0].astype(np.float32))
         start = stop
-    return np.concatenate(found)
+    return np.concatenate(pieces)

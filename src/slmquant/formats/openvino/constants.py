@@ -1,8 +1,8 @@
-"""Weights as constants of a graph: put in place of dense ones, and read back.
+"""Write weights as compressed constants of a graph, and read them back.
 
-Convert(codes) → Subtract(Convert(zero points)) → Multiply(Convert(scales)) → Reshape, all in float32: the pattern
-that OpenVINO's own compressor writes, and its CPU plugin multiplies without unpacking. NNCF writes the chain in
-float16; in float32 the graph says the same weight also to a device that unpacks it.
+A weight becomes Convert(codes) → Subtract(Convert(zero points)) → Multiply(Convert(scales)) → Reshape, all in float32.
+OpenVINO's own compressor writes this pattern, and its CPU plugin multiplies it without unpacking. NNCF writes the chain
+in float16; in float32, a device that unpacks the weight gets exactly the same numbers.
 """
 
 from __future__ import annotations
@@ -22,38 +22,41 @@ if TYPE_CHECKING:
     import openvino as ov
 
 Stored = Compressed | Part
-"""A weight as codes, or as 16- or 32-bit floats."""
+"""A weight as codes, or as floats of 16 or 32 bits."""
 
 
 def replace_constants_(graph: ov.Model, stored: Mapping[str, Stored]) -> None:
-    """Put each stored weight where the constant of its parameter is; one read in two places is stored once.
+    """Replace the constant of each parameter with its stored weight; a shared weight is stored once.
 
     Args:
-        graph: What `trace` gave.
-        stored: Parameter name → what to store.
+        graph: The result of `trace`.
+        stored: Parameter name → weight to store.
 
     Raises:
-        ModelError: The graph has no constant of that name, or one of another shape.
+        ModelError: The graph has no constant of that name, or its shape differs.
     """
     constants: dict[str, list[ov.Node]] = {}
     for node in graph.get_ops():
         if node.get_type_name() == "Constant":
             constants.setdefault(node.get_friendly_name(), []).append(node)
     for name, weight in stored.items():
-        found = constants.get(name, [])
-        if not found:
-            raise ModelError(f"openvino: the traced graph does not read {name!r}")
+        matches = constants.get(name, [])
+        if not matches:
+            raise ModelError(f"openvino: the traced graph does not use the parameter {name!r}")
         node = _decompressed(weight, name)
-        for constant in found:
+        for constant in matches:
             if list(constant.get_output_shape(0)) != list(node.get_output_shape(0)):
-                raise ModelError(f"openvino: {name!r} is traced as {list(constant.get_output_shape(0))}")
+                raise ModelError(
+                    f"openvino: {name!r} has shape {list(constant.get_output_shape(0))} in the traced graph, expected "
+                    f"{list(node.get_output_shape(0))}"
+                )
             for reader in constant.output(0).get_target_inputs():
                 reader.replace_source_output(node.output(0))
     graph.validate_nodes_and_infer_types()
 
 
 def read_weights(graph: ov.Model) -> dict[str, Tensor]:
-    """Parameter name → float32 weight, computed by OpenVINO from the constants that `replace_constants_` put there."""
+    """Parameter name → float32 weight, computed by OpenVINO from the constants of `replace_constants_`."""
     import openvino as ov
 
     core = ov.Core()
@@ -72,7 +75,7 @@ _DENSE = "/dense"
 
 
 def _decompressed(weight: Stored, name: str) -> ov.Node:
-    """The float32 weight, named so that `read_weights` finds it."""
+    """A node that computes the float32 weight, with a name that `read_weights` recognizes."""
     from openvino import opset15 as ops
 
     if isinstance(weight, Part):
@@ -90,7 +93,7 @@ def _decompressed(weight: Stored, name: str) -> ov.Node:
 
 
 def _float32(part: Part, name: str) -> ov.Node:
-    """A constant under that name, converted."""
+    """A constant called `name`, converted to float32."""
     from openvino import opset15 as ops
 
     constant = _constant(part)
@@ -99,7 +102,7 @@ def _float32(part: Part, name: str) -> ov.Node:
 
 
 def _constant(part: Part) -> ov.Node:
-    """Values in OpenVINO's memory layout: as they lie in torch, packed from the lowest bits of each byte."""
+    """A constant with torch's memory layout; small types are packed from the lowest bits of each byte."""
     import openvino as ov
 
     values = part.values.detach().contiguous()
@@ -108,4 +111,4 @@ def _constant(part: Part) -> ov.Node:
     bits = BITS[part.type]
     array = values.numpy() if bits >= 8 else pack(values.reshape(1, -1), bits)[0].numpy()
     view = ov.Tensor(array, ov.Shape(list(values.shape)), getattr(ov.Type, part.type))
-    return ov.op.Constant(view, shared_memory=False)  # a tensor does not keep the array alive that it views
+    return ov.op.Constant(view, shared_memory=False)  # copied, because a tensor does not keep its array alive

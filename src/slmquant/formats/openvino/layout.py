@@ -1,9 +1,9 @@
-"""How a quantized weight lies in an OpenVINO IR: the element types of its codes, zero points and scales, and groups.
+"""Layout of a quantized weight in OpenVINO IR: element types of codes, zero points and scales, and groups.
 
-OpenVINO multiplies compressed weights of the types u2, u4, i4, u8, i8, nf4 and f4e2m1 as they are; f8e4m3 and f8e5m2
-it unpacks when the model is compiled. Groups must divide the inputs. Where a scheme's groups leave a shorter last
-one, the scales are repeated over groups of the largest size that divides both, which says the same weight: groups
-of 128 over 576 inputs become groups of 64.
+OpenVINO multiplies compressed weights of the types u2, u4, i4, u8, i8, nf4 and f4e2m1 directly; f8e4m3 and f8e5m2 are
+unpacked when the model is compiled. Groups must divide the inputs. If a scheme's last group is shorter, the scales are
+repeated over groups of the largest size that divides both, which gives the same weight: groups of 128 over 576 inputs
+become groups of 64.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from slmquant.core.minifloat import SMALLEST_HALF
 from slmquant.core.scales import PowerOfTwo
 
 TypeName = Literal["u2", "u4", "i4", "u8", "i8", "nf4", "f4e2m1", "f8e4m3", "f8e5m2", "f8e8m0", "f16", "f32"]
-"""OpenVINO's own names of element types."""
+"""OpenVINO's names of element types."""
 
 BITS: dict[TypeName, int] = {
     "u2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8, "nf4": 4, "f4e2m1": 4, "f8e4m3": 8, "f8e5m2": 8, "f8e8m0": 8,
     "f16": 16, "f32": 32,
 }  # fmt: skip
-"""Stored bits of an element."""
+"""Stored bits per element."""
 
 _SMALLEST_COMMON_GROUP = 8
-"""Below that a float16 scale for each group takes more than the codes that would be saved."""
+"""For smaller groups, the float16 scales take more space than the codes save."""
 _TABLES: dict[str, TypeName] = {"NF4": "nf4", "E2M1": "f4e2m1", "E4M3": "f8e4m3", "E5M2": "f8e5m2"}
 _WITHIN_E4M3 = ("E2M3", "E3M2")
-"""Small floats of 6 bits, every one of which is a float of E4M3."""
+"""6-bit floats whose values are all values of E4M3."""
 
 
 class Part(NamedTuple):
-    """One constant: values as torch holds them (bit patterns for small floats), and the type they are stored in."""
+    """One constant: torch values (bit patterns for small floats), and the type they are stored in."""
 
     values: Tensor
     type: TypeName
 
     @property
     def title(self) -> str:
-        """Its type."""
+        """Name of the type."""
         return self.type
 
     @property
     def stored_bytes(self) -> int:
-        """What it takes, packed densely."""
+        """Stored size, packed densely."""
         return -(-self.values.numel() * BITS[self.type] // 8)
 
 
@@ -61,7 +61,7 @@ class Compressed:
 
     Attributes:
         codes: `(out, in)`, or `(out, groups, size)` with groups.
-        zero_point: None where there is none; one for each scale.
+        zero_point: One per scale; None if the codes have none.
         scale: `(out, 1)`, or `(out, groups, 1)`.
     """
 
@@ -71,7 +71,7 @@ class Compressed:
 
     @property
     def stored_bytes(self) -> int:
-        """What its constants take."""
+        """Stored size of its constants."""
         zero_point = 0 if self.zero_point is None else self.zero_point.stored_bytes
         return self.codes.stored_bytes + zero_point + self.scale.stored_bytes
 
@@ -83,7 +83,7 @@ class Compressed:
 
 
 def misfit(weight: QuantizedTensor) -> str | None:
-    """Why the codes of `weight` cannot be stored as they are; None where they can."""
+    """Why the codes of `weight` cannot be stored unchanged; None if they can."""
     size, group_size = weight.codes.shape[1], weight.group_size
     common = math.gcd(group_size, size)
     if common < min(group_size, _SMALLEST_COMMON_GROUP):
@@ -94,7 +94,7 @@ def misfit(weight: QuantizedTensor) -> str | None:
 
 
 def compress(weight: QuantizedTensor) -> Compressed:
-    """The constants that say exactly what `weight` says, its side branch apart.
+    """The constants that represent `weight` exactly, without its side branch.
 
     Raises:
         ValueError: `misfit` has a reason.
@@ -105,7 +105,7 @@ def compress(weight: QuantizedTensor) -> Compressed:
     group_size = math.gcd(weight.group_size, size)
 
     def regrouped(part: Part) -> Part:
-        """One value for each stored group of each row: `(out, groups, 1)`, or `(out, 1)` for whole rows."""
+        """One value per stored group of each row: `(out, groups, 1)`, or `(out, 1)` for whole rows."""
         columns = groups.expand(part.values.expand(out, -1), weight.group_size, size)[:, ::group_size]
         return Part((columns if group_size == size else columns[:, :, None]).contiguous(), part.type)
 
@@ -119,14 +119,14 @@ def compress(weight: QuantizedTensor) -> Compressed:
 
 
 def nearest_i8(W: Float[Tensor, "out in"]) -> Compressed:
-    """`W` rounded to 8 bits with a float16 scale for each row: for what cannot be stored as it was asked."""
+    """Round `W` to 8 bits with a float16 scale per row, for weights that cannot be stored as requested."""
     scale = (W.abs().amax(dim=1, keepdim=True) / 127).clamp(min=SMALLEST_HALF).half()
     codes = (W / scale.float()).round().clamp(-127, 127).to(torch.int8)
     return Compressed(Part(codes, "i8"), None, Part(scale, "f16"))
 
 
 def floats(values: Tensor) -> Part:
-    """Numbers as float16 where that says them exactly, else as float32."""
+    """Numbers in float16 if that is exact, else in float32."""
     half = values.half()
     return Part(half, "f16") if torch.equal(half.float(), values.float()) else Part(values.float(), "f32")
 
@@ -139,15 +139,15 @@ def _codes(weight: QuantizedTensor) -> tuple[Part, Part | None]:
     bits = elements.bits
     if elements.signed and bits == 2:  # OpenVINO has no i2
         offset = -elements.low
-        moved = (codes.to(torch.int16) + offset).to(torch.uint8)
-        return Part(moved, "u2"), Part(torch.full(weight.scale.shape, offset, dtype=torch.uint8), "u2")
+        shifted = (codes.to(torch.int16) + offset).to(torch.uint8)
+        return Part(shifted, "u2"), Part(torch.full(weight.scale.shape, offset, dtype=torch.uint8), "u2")
     if elements.signed:
         return Part(codes, "i4" if bits <= 4 else "i8"), None
     kind: TypeName = "u2" if bits <= 2 else "u4" if bits <= 4 else "u8"
     if weight.zero_point is None:
         return Part(codes, kind), None
-    whole = not weight.zero_point.is_floating_point()
-    return Part(codes, kind), Part(weight.zero_point, kind) if whole else floats(weight.zero_point)
+    is_integer = not weight.zero_point.is_floating_point()
+    return Part(codes, kind), Part(weight.zero_point, kind) if is_integer else floats(weight.zero_point)
 
 
 def _table_codes(elements: Elements, codes: Tensor) -> Part:
@@ -157,7 +157,7 @@ def _table_codes(elements: Elements, codes: Tensor) -> Part:
 
 
 def _scale(weight: QuantizedTensor) -> Part:
-    """Scales of `(rows, groups)`: powers of two as such, others in 16 bits where that is exact."""
+    """Scales of `(rows, groups)`: powers of two as f8e8m0, others in float16 if that is exact, else in float32."""
     if isinstance(weight.grid.storage, PowerOfTwo):
         return Part(weight.parts["scale"], "f8e8m0")
     return floats(weight.scale)

@@ -1,8 +1,8 @@
-"""The `openvino` package, imported where it is needed and kept from reporting to its maker.
+"""Import the `openvino` package without its telemetry, and open its graphs.
 
-`import openvino` sends an event to a web analytics service through `openvino_telemetry` and leaves an identifier in
-the home folder. Where that module cannot be imported, openvino takes a stub of its own instead; so while slmquant
-imports openvino, it cannot.
+`import openvino` sends an event to a web analytics service through `openvino_telemetry` and stores an identifier in the
+home folder. If that module cannot be imported, openvino uses a stub instead; so slmquant blocks the module while it
+imports openvino.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import openvino as ov
 
 GRAPH = "openvino_model.xml"
-"""The file of a folder that holds its graph."""
+"""Name of the graph file in a folder."""
 NOT_INSTALLED = "openvino is not installed; pip install 'slmquant[openvino]'"
 _TELEMETRY = "openvino_telemetry"
 
 
 def import_openvino() -> ModuleType:
-    """The package.
+    """Import openvino without telemetry.
 
     Raises:
-        UnavailableError: It is not installed.
+        UnavailableError: openvino is not installed.
     """
     with unreported():
         try:
@@ -45,11 +45,11 @@ def import_openvino() -> ModuleType:
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """What is imported within this context, of openvino or of what builds on it, does not find `openvino_telemetry`."""
+    """Context in which `openvino_telemetry` cannot be imported, by openvino or by packages built on it."""
     if _TELEMETRY in sys.modules:
         yield
         return
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # Python's own way to say: do not import this
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # makes the import system raise ImportError
     try:
         yield
     finally:
@@ -57,14 +57,14 @@ def unreported() -> Iterator[None]:
 
 
 def open_graph(path: Path) -> ov.Model:
-    """The graph of the folder `path`, whoever wrote it.
+    """Read the graph of the folder `path`; it need not be from slmquant.
 
     Raises:
-        ModelError: There is none, or it is damaged.
+        ModelError: The folder has no graph, or a damaged one.
         UnavailableError: openvino is not installed.
     """
     core = import_openvino().Core()
     if not (path / GRAPH).is_file():
-        raise ModelError(f"{path} holds no {GRAPH}; expected a folder that slmquant or optimum exported for OpenVINO")
+        raise ModelError(f"{path} has no {GRAPH}; expected a folder that slmquant or optimum exported for OpenVINO")
     with guarded(lambda why: f"{path} is damaged ({why}); export it again", say=last_line):
         return core.read_model(path / GRAPH)

@@ -1,16 +1,16 @@
-"""A transformers model as an OpenVINO graph with a cache of its own, traced from the model as it is.
+"""Trace a transformers model to an OpenVINO graph with a stateful KV cache.
 
-OpenVINO's PyTorch frontend reads a TorchScript trace. The model is traced once, on a batch of two, three tokens
-behind four that are cached; transformers keeps lengths symbolic while it is traced, so the graph serves any lengths:
-a prefill, a continuation and a single token. ONNX would be a second translation, with opset rules of its own, between
-the same two graphs.
+OpenVINO's PyTorch frontend reads a TorchScript trace. The model is traced once, with a batch of two and three tokens
+after four cached ones. transformers keeps lengths symbolic during tracing, so the graph works for all lengths: a
+prefill, a continuation and a single token. A detour through ONNX would only add a second conversion with its own opset
+rules.
 
-For the trace alone
-    * attention goes through a function of ours: one `scaled_dot_product_attention` with an explicit mask, which the
-      CPU plugin fuses with the cache that feeds it (`q_length` decides in transformers' own which branch is taken,
-      and a trace would keep one);
-    * every layer's cache keeps all tokens, and windows are the mask's business;
-    * linears are plain ones, whose weights the caller replaces by name.
+During tracing
+    * attention is replaced by a function of slmquant: one `scaled_dot_product_attention` with an explicit mask, which
+      the CPU plugin fuses with the KV cache (transformers' own function branches on `q_length`, and a trace would
+      record only one branch);
+    * every layer's cache keeps all tokens, and sliding windows are left to the mask;
+    * linears are plain ones, whose weights the caller replaces by name afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
+from torch.nn import functional as F  # noqa: N812  # the usual name in torch programs
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
@@ -46,27 +46,27 @@ _INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
 def cache_refusal(model: PreTrainedModel) -> str | None:
-    """Why the state of `model` cannot be the graph's; None where it is keys and values alone."""
+    """Why the state of `model` cannot become the graph's; None if it is only keys and values."""
     if model._is_stateful or not all(
         isinstance(layer, DynamicLayer) for layer in DynamicCache(config=model.config).layers
     ):
-        return f"{model.config.model_type} keeps states besides keys and values, which the graph does not hold"
+        return f"{model.config.model_type} keeps states besides keys and values, which the graph cannot hold"
     return None
 
 
 def trace(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> ov.Model:
-    """`model` as a graph from `input_ids`, `attention_mask`, `position_ids` and `beam_idx` to `logits` of every token.
+    """Trace `model`: inputs `input_ids`, `attention_mask`, `position_ids`, `beam_idx`; output `logits` of all tokens.
 
-    Inputs that an architecture does not read are not there. Keys and values are states of the graph, empty at first;
-    `beam_idx` says which row of the batch each row continues. The constant of a parameter bears its name; it shares
-    its memory with the model, which has to outlive the graph.
+    Inputs that the architecture does not read are removed. Keys and values are states of the graph, initially empty;
+    `beam_idx` selects the row of the batch that each row continues. Constants of parameters have the parameters' names.
+    They share memory with the model, which must outlive the graph.
 
     Args:
-        model: A causal language model in float32; it is as it was afterwards.
-        weights: Module name → float32 weight `(out, in)` to use for it.
+        model: A causal language model in float32; restored afterwards.
+        weights: Module name → float32 weight `(out, in)` to trace instead of the module's own.
 
     Raises:
-        RefusedError: OpenVINO has no counterpart of something that the architecture computes.
+        RefusedError: OpenVINO lacks an operation of the architecture.
     """
     with torch.no_grad(), quiet_transformers(), _own_attention(model), plain_linears(model, weights):
         heads = _cached_shapes(model)
@@ -79,20 +79,20 @@ def trace(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> ov.Model:
 
 @dataclass(frozen=True)
 class _Shapes:
-    """What one layer caches for each token: heads and their channels, of keys and of values."""
+    """Cache shapes of one layer: (heads, channels per head) of keys and of values."""
 
     key: tuple[int, int]
     value: tuple[int, int]
 
     def example(self, tokens: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of so many cached tokens."""
+        """Example keys and values for `tokens` cached tokens."""
         sizes = ((_BATCH, heads, tokens, channels) for heads, channels in (self.key, self.value))
         key, value = (torch.full(size, 0.1) for size in sizes)
         return key, value
 
 
 class _Stepwise(nn.Module):
-    """The model as a function of tensors: what is cached goes in and comes out."""
+    """The model as a function of tensors, with the KV cache as input and output."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def _filled(key: Tensor, value: Tensor) -> DynamicLayer:
 
 
 def _held(layer: DynamicLayer) -> tuple[Tensor, Tensor]:
-    """The keys and values of a layer that has seen tokens."""
+    """Keys and values of a layer that holds tokens."""
     assert layer.keys is not None  # noqa: S101  # for the type checker
     assert layer.values is not None  # noqa: S101
     return layer.keys, layer.values
@@ -136,10 +136,10 @@ def _attend(
     softcap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers' registry expects of an attention function; see `model.computing.kv_cache`."""
+    """Attention function for transformers' registry; see `model.computing.kv_cache`."""
     for name in ("s_aux", "position_bias"):
         if options.get(name) is not None:
-            raise RefusedError(f"openvino: attention with {name!r} is not written to graphs")
+            raise RefusedError(f"openvino: attention with {name!r} is not supported in graphs")
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (_repeat(states, int(repeats)) for states in (key, value))
@@ -154,19 +154,19 @@ def _attend(
 
 
 def _repeat(states: Tensor, repeats: int) -> Tensor:
-    """Each head of keys or values so many times, one after another."""
+    """Repeat each head of keys or values `repeats` times."""
     batch, heads, tokens, channels = states.shape
     return states[:, :, None].expand(batch, heads, repeats, tokens, channels).reshape(batch, -1, tokens, channels)
 
 
 def _explicit_mask(*args: Any, **options: Any) -> Tensor | None:
-    """The boolean mask of transformers, written out even where a causal flag would say as much."""
+    """The boolean mask of transformers, always explicit instead of a causal flag."""
     return sdpa_mask(*args, **(options | {"allow_is_causal_skip": False}))
 
 
 @contextmanager
 def _own_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Attention through `_attend`, where the architecture follows transformers' registry; else left as it is."""
+    """Use `_attend` for attention if the architecture supports transformers' registry."""
     if not model._can_set_attn_implementation():
         yield
         return
@@ -182,7 +182,7 @@ def _own_attention(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def plain_linears(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Every linear of `model` as a plain one in float32, with the weights given; the same come back afterwards."""
+    """Replace every linear of `model`, except the head, by a float32 `nn.Linear` with `weights`; restored on exit."""
     head = model.get_output_embeddings()
     before = {
         name: module
@@ -210,7 +210,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def _cached_shapes(model: PreTrainedModel) -> list[_Shapes]:
-    """What each layer caches, seen by running the model on one token."""
+    """Cache shapes of all layers, found by running the model on one token."""
     cache = Cache(layer_class_to_replicate=DynamicLayer)
     model(input_ids=torch.ones(1, 1, dtype=torch.long), use_cache=True, **cache_argument(model, cache))
     held = [_held(layer) for layer in cache.layers if isinstance(layer, DynamicLayer)]
@@ -218,7 +218,7 @@ def _cached_shapes(model: PreTrainedModel) -> list[_Shapes]:
 
 
 def _converted(model: PreTrainedModel, shapes: list[_Shapes]) -> ov.Model:
-    """The traced graph, its cache still going in and out; `openvino.convert_model` does the same and reports it."""
+    """The traced graph, its cache still an input and output; like `openvino.convert_model`, but without telemetry."""
     import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -231,16 +231,16 @@ def _converted(model: PreTrainedModel, shapes: list[_Shapes]) -> ov.Model:
     }
     frontend = FrontEndManager().load_by_framework("pytorch")
     with guarded(
-        lambda why: f"openvino: cannot turn {model.config.model_type} into a graph: {why}", RefusedError, last_line
+        lambda why: f"openvino: cannot convert {model.config.model_type} to a graph: {why}", RefusedError, last_line
     ):
-        with warnings.catch_warnings():  # torch warns of every length that becomes a number, and of its own age
+        with warnings.catch_warnings():  # torch warns of every length that becomes a constant, and of deprecations
             warnings.simplefilter("ignore")
             decoder = TorchScriptPythonDecoder(_Stepwise(model), example_input=example)
         return frontend.convert(frontend.load(decoder))
 
 
 def _name_parameters_(graph: ov.Model, model: PreTrainedModel) -> None:
-    """Let the constants of parameters bear the parameters' names; a tied one that of the embedding."""
+    """Name the constants of parameters after the parameters; a tied one after the embedding."""
     canonical = {id(parameter): name for name, parameter in model.named_parameters()}
     names = {
         f"self.model.{name}": canonical[id(parameter)]
@@ -252,7 +252,7 @@ def _name_parameters_(graph: ov.Model, model: PreTrainedModel) -> None:
 
 
 def _name_ends_(graph: ov.Model, shapes: list[_Shapes]) -> None:
-    """Name what goes in and comes out, with the shapes and types that a caller gives; drop what is not read."""
+    """Name inputs and outputs, declare their shapes and types, and remove unused inputs."""
     import openvino as ov
 
     parameters = graph.get_parameters()
@@ -280,9 +280,9 @@ def _declare_(parameter: ov.op.Parameter, name: str, element: ov.Type, shape: li
 
 
 def _keep_cache_(graph: ov.Model, shapes: list[_Shapes]) -> None:
-    """Turn what is cached into states, which `beam_idx` reorders before they are read.
+    """Turn the cache into states, whose rows are reordered by `beam_idx` before they are read.
 
-    The CPU plugin fuses this very pattern: a state, a gather of its rows, a concatenation, attention.
+    The CPU plugin fuses exactly this pattern: state, gather of its rows, concatenation, attention.
     """
     from openvino import opset15 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation

@@ -1,15 +1,15 @@
 """OpenVINO IR for OpenVINO and OpenVINO GenAI: a folder with the graph, its constants, config and tokenizer.
 
-The graph is traced from the transformers model and keeps its cache in states of its own, as GenAI expects. Weights
-are constants of 2, 4 or 8 bits that the CPU plugin multiplies without unpacking; nothing is rounded a second time. A
-scale takes 16 bits where those say it exactly, else 32. (OpenVINO's table of NF4 differs from ours by up to 2e-7 of a
-scale.) A tied embedding lies in the file once. Matrices that a scheme leaves alone are float16, vectors float32.
+The graph is traced from the transformers model and keeps its KV cache in states, as GenAI expects. Weights are
+constants of 2, 4 or 8 bits that the CPU plugin multiplies without unpacking; nothing is rounded a second time. A scale
+takes 16 bits if that is exact, else 32. (OpenVINO's table of NF4 differs from slmquant's by up to 2e-7 of a scale.) A
+tied embedding is stored once. Matrices that a scheme does not quantize are float16, vectors float32.
 
-OpenVINO on its own initiative rounds activations to 8 bits (in groups of 32) and the cache to 8 bits, neither of
-which was evaluated. The file therefore carries runtime options that say no to both, and that every runtime reads
-which compiles it: `DYNAMIC_QUANTIZATION_GROUP_SIZE` 0 and `KV_CACHE_PRECISION` f16.
+By default OpenVINO rounds activations to 8 bits (in groups of 32) and the cache to 8 bits, neither of which was
+evaluated. So the file has runtime options that turn both off, and that every runtime reads when it compiles the graph:
+`DYNAMIC_QUANTIZATION_GROUP_SIZE` 0 and `KV_CACHE_PRECISION` f16.
 
-GenAI wants the tokenizer as a graph too: `convert_tokenizer FOLDER --with-detokenizer -o FOLDER`, of the package
+GenAI needs the tokenizer as a graph, too: `convert_tokenizer FOLDER --with-detokenizer -o FOLDER`, from the package
 openvino-tokenizers, adds it.
 """
 
@@ -45,47 +45,47 @@ if TYPE_CHECKING:
 VERSION = 1
 FACTS = "slmquant"
 RUNTIME_OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f16"}
-"""What the file asks of whoever compiles it."""
+"""Runtime options stored in the file, read by every runtime that compiles it."""
 _OTHER_TYPES = ("f16", "f32", "i8")
 
 
 @dataclass(frozen=True)
 class _Placed:
-    """A weight and what becomes of it."""
+    """A weight with its placement and stored form."""
 
     entry: Entry
     placement: Placement
     stored: Stored | None
-    """None for a vector, which stays as it was traced."""
+    """None for vectors, which stay as they were traced."""
 
 
 class OpenVino:
-    """The format; see `_base.Format`."""
+    """OpenVINO IR as a format; see `formats.common.contract.Format`."""
 
     title = "OpenVINO IR"
-    summary = "a graph with 2-, 4- or 8-bit weights and a cache of its own, for OpenVINO and OpenVINO GenAI"
+    summary = "a graph with 2-, 4- or 8-bit weights and a KV cache, for OpenVINO and OpenVINO GenAI"
     suffix = ""
     extra: str | None = "openvino"
 
     def refusal(self, quantized: QuantizedModel) -> str | None:
-        """Why no such model can be written; None where it can."""
+        """Why the model cannot be written; None if it can."""
         scheme = quantized.scheme
         if scheme.activations is not None:
             return (
-                f"OpenVINO does not round activations to {scheme.activations.name} as it was evaluated: its own "
-                "dynamic quantization has scales for groups of channels"
+                f"OpenVINO does not round activations to {scheme.activations.name} as evaluated: its own dynamic "
+                "quantization uses scales per group of channels; use a scheme with A16"
             )
         rotary = getattr(quantized.model.config, "rope_parameters", None) or {}
         if rotary.get("rope_type") == "dynamic":
-            return "the graph would keep the rotary frequencies of short texts, which 'dynamic' scaling changes"
+            return "the graph would keep the rotary frequencies of short texts, but 'dynamic' scaling changes them"
         return run_time_refusal(quantized, "OpenVINO") or cache_refusal(quantized.model)
 
     def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
-        """How each weight would be stored; `otherwise` is `f16`, `f32` (exact) or `i8` (rounded anew, per channel)."""
+        """How each weight would be stored; `otherwise` is `f16`, `f32` (exact) or `i8` (rounded again, per channel)."""
         return [placed.placement for placed in _place(quantized, otherwise)]
 
     def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
-        """Write the folder `path`; see `_base.Format.write`."""
+        """Write the folder `path`; see `Format.write`."""
         quantized = artifact.quantized
         if (reason := self.refusal(quantized)) is not None:
             raise RefusedError(f"openvino: {reason}")
@@ -107,13 +107,15 @@ class OpenVino:
         return Written(path, "openvino", folder_bytes(path), placements)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
-        """Module name → float32 weight; see `_base.Format.read`."""
+        """Module name → float32 weight; see `Format.read`."""
         graph = open_graph(path)
         version = graph.get_rt_info([FACTS, "version"]).astype(int) if graph.has_rt_info([FACTS, "version"]) else None
         if version is None:
-            raise ModelError(f"{path} is no OpenVINO model of slmquant's; export it again")
+            raise ModelError(f"{path} is not an OpenVINO model from slmquant; export it again")
         if version > VERSION:
-            raise ModelError(f"{path} is of format version {version}, this slmquant reads {VERSION}; update slmquant")
+            raise ModelError(
+                f"{path} has format version {version}, this slmquant reads up to {VERSION}; update slmquant"
+            )
         return {name.removesuffix(".weight"): weight for name, weight in read_weights(graph).items()}
 
 
@@ -124,21 +126,21 @@ def _place(quantized: QuantizedModel, otherwise: str | None) -> list[_Placed]:
 
 
 def _place_one(entry: Entry, otherwise: str | None) -> _Placed:
-    weight, wanted = entry.quantized, entry.value.detach()
+    weight, dense = entry.quantized, entry.value.detach()
     reason = None if weight is None else layout.misfit(weight)
     stored: Stored | None
     if weight is not None and reason is None:
         stored, exact = layout.compress(weight), True
     else:
-        wanted = wanted if weight is None else weight.dequantize()
-        stored = None if wanted.dim() == 1 else _dense(wanted, otherwise if reason else None)
-        exact = stored is None or (isinstance(stored, Part) and torch.equal(stored.values.float(), wanted.float()))
+        dense = dense if weight is None else weight.dequantize()
+        stored = None if dense.dim() == 1 else _dense(dense, otherwise if reason else None)
+        exact = stored is None or (isinstance(stored, Part) and torch.equal(stored.values.float(), dense.float()))
     placement = Placement(
         name=entry.name,
         requested=entry.requested,
         stored_as="f32" if stored is None else stored.title,
-        parameters=wanted.numel(),
-        stored_bytes=4 * wanted.numel() if stored is None else stored.stored_bytes,
+        parameters=dense.numel(),
+        stored_bytes=4 * dense.numel() if stored is None else stored.stored_bytes,
         exact=exact,
         reason=reason,
     )
@@ -146,16 +148,16 @@ def _place_one(entry: Entry, otherwise: str | None) -> _Placed:
 
 
 def _dense(weight: Tensor, kind: str | None) -> Stored:
-    """A matrix without codes, or whose codes do not fit; in float16 if nothing else is said and it is in range."""
+    """Store a matrix without codes, or whose codes do not fit: as `kind`, by default float16 unless it overflows."""
     if kind == "i8":
         return layout.nearest_i8(weight)
     half = weight.half()
-    overflows = not torch.isfinite(half).all()  # of a float16's range, where float32 has it
+    overflows = not torch.isfinite(half).all()  # beyond float16's range
     return Part(weight, "f32") if kind == "f32" or overflows else Part(half, "f16")
 
 
 def _describe_(graph: ov.Model, artifact: Artifact) -> None:
-    """Say in the file how it is to be run, and where it came from."""
+    """Add runtime options and the model's origin to the graph."""
     from slmquant import __version__
 
     for option, value in RUNTIME_OPTIONS.items():
@@ -173,9 +175,10 @@ def _describe_(graph: ov.Model, artifact: Artifact) -> None:
 
 
 def _write_generation(generation: GenerationConfig, ends: Sequence[int], path: Path) -> None:
-    """Write the settings of generation as they are, idle ones too, which `save_pretrained` refuses.
+    """Write generation settings, including those without effect, which `save_pretrained` refuses.
 
-    OpenVINO GenAI reads a single number in `eos_token_id` and leaves out a list; several ends lie in `stop_token_ids`.
+    OpenVINO GenAI reads a single number in `eos_token_id` and ignores a list, so several are written to
+    `stop_token_ids`.
     """
     generation.to_json_file(path)
     if len(ends) > 1:
@@ -184,16 +187,16 @@ def _write_generation(generation: GenerationConfig, ends: Sequence[int], path: P
 
 
 def _save(graph: ov.Model, path: Path) -> None:
-    """Write the graph as it is, its float32 constants too.
+    """Write the graph without compressing its float32 constants.
 
     Raises:
-        SpaceError: OpenVINO's output stream failed, of which it gives no cause.
+        SpaceError: OpenVINO's output stream failed; it states no cause.
     """
     try:
         import_openvino().save_model(graph, path, compress_to_fp16=False)
     except RuntimeError as raised:
         if "iostream error" in str(raised):
-            raise SpaceError(f"{path.name} could not be written to its end; free some space") from raised
+            raise SpaceError(f"{path.name} could not be written completely; free some disk space") from raised
         raise
 
 
