@@ -207,7 +207,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=said) as raised:
             ENGINE.open(path, OPTIONS)
         assert "\n" not in str(raised.value)
-    with pytest.raises(ModelError, match="is no file"):
+    with pytest.raises(ModelError, match="is not a file"):
         ENGINE.open(tmp_path / "absent.gguf", OPTIONS)
 
 

@@ -94,7 +94,7 @@ def test_the_context_is_a_limit(tmp_path: Path) -> None:
     session = opened(quantized("rtn", "W8A16"), tmp_path / "m", context=4)
     session.feed([1, 2, 3])
 
-    with pytest.raises(ValueError, match="5 tokens do not fit into a context of 4"):
+    with pytest.raises(ValueError, match="5 tokens do not fit a context of 4"):
         session.feed([4, 5])
 
 

@@ -64,7 +64,7 @@ def test_a_sequence_does_not_outgrow_its_context() -> None:
     session = TorchSession(tiny("llama"), context=12)
     session.feed(IDS[:10])
 
-    with pytest.raises(ValueError, match=r"10 \+ 3 tokens are more than the context of 12"):
+    with pytest.raises(ValueError, match=r"10 \+ 3 tokens exceed the context of 12"):
         session.feed(IDS[:3])
     with pytest.raises(ValueError, match="at least one"):
         session.feed([])

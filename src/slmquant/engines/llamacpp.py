@@ -1,10 +1,10 @@
-"""llama.cpp, through the wheels of cyllama, which bind its C interface one to one.
+"""llama.cpp, through cyllama, whose wheels bind its C interface directly.
 
-Activations are rounded by llama.cpp itself: to 8 bits in blocks of 32 before products with integer codes, to float16
-before float16 weights; keys and values are cached in float16. That is what a user of the file gets, so it is left on.
+llama.cpp rounds activations itself: to 8 bits in blocks of 32 before products with integer codes, to float16 before
+float16 weights; keys and values are cached in float16. Users of the file get the same, so these defaults are kept.
 
-cyllama hands logits over as Python lists, which takes some 1.5 ms a row of 49,152; a decoding step, whose token
-llama.cpp's own sampler chooses, does not pay that.
+cyllama returns logits as Python lists, which takes about 1.5 ms per row of 49,152. Decoding steps avoid this, because
+llama.cpp's own sampler chooses their tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _EXTRA = "llamacpp"
 _BATCH = 512
-"""Tokens that are computed at once, as in llama.cpp's own programs."""
+"""Tokens computed at once, as in llama.cpp's own programs."""
 _LOG_LINES = 20
 _MISSING = f"cyllama is not installed; pip install 'slmquant[{_EXTRA}]'"
 
@@ -39,7 +39,7 @@ _log: deque[str] = deque(maxlen=_LOG_LINES)
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """The engine."""
+    """llama.cpp as an engine; see `engines.common.contract.Engine`."""
 
     title = "llama.cpp"
     summary = "C++ runtime of GGUF files with kernels for integer blocks; CPU first."
@@ -47,7 +47,7 @@ class LlamaCpp:
     extra: str | None = _EXTRA
 
     def status(self) -> EngineStatus:
-        """Whether cyllama is installed and loads, of which llama.cpp it is, and for which instructions it was built."""
+        """Whether cyllama is installed and loads, its llama.cpp version, and the instruction sets it was built for."""
         if importlib.util.find_spec("cyllama") is None:
             return EngineStatus(False, reason=_MISSING)
         try:
@@ -64,18 +64,18 @@ class LlamaCpp:
         """Load a GGUF file, mapped into memory.
 
         Raises:
-            ModelError: llama.cpp cannot load it; its last words are part of the message.
+            ModelError: llama.cpp cannot load the file; the message includes its last error output.
             UnavailableError: cyllama is not installed.
         """
         status = self.status()
         if not status.usable:
             raise UnavailableError(f"llama.cpp: {status.reason}")
         if not artifact.is_file():
-            raise ModelError(f"{artifact} is no file; expected a .gguf file")
+            raise ModelError(f"{artifact} is not a file; expected a .gguf file")
         return LlamaCppSession(artifact, options)
 
     def server(self, artifact: Path, host: str, port: int, options: OpenOptions) -> tuple[str, ...]:
-        """llama.cpp's own server, see `_llama_server`."""
+        """Command line of llama.cpp's own server, see `llama_server`."""
         return (sys.executable, *llama_server.command(artifact, host, port, options.context, options.threads))
 
 
@@ -84,10 +84,10 @@ class LlamaCppSession:
 
     Args:
         artifact: A GGUF file.
-        options: Threads, and how long the sequence may grow.
+        options: Number of threads, and maximum length of the sequence.
 
     Raises:
-        ModelError: llama.cpp cannot load the file, or has no memory for the context.
+        ModelError: llama.cpp cannot load the file, or lacks memory for the context.
     """
 
     def __init__(self, artifact: Path, options: OpenOptions) -> None:
@@ -119,26 +119,26 @@ class LlamaCppSession:
         self._length = 0
 
     def feed(self, tokens: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
-        """Append `tokens`, at most 512 at a time, and compute.
+        """Append `tokens` and compute, at most 512 at a time.
 
         Returns:
-            `(len(tokens), vocab)` where `every`, else `(1, vocab)`.
+            `(len(tokens), vocab)` if `every`, else `(1, vocab)`.
 
         Raises:
-            ValueError: No tokens, or more than the context holds.
+            ValueError: There are no tokens, or more than the context holds.
             ModelError: llama.cpp failed.
         """
         logits = np.empty((len(tokens) if every else 1, self._vocab), np.float32)
-        for start, wanted in self._run(tokens, every):
-            for place in wanted:
+        for start, places in self._run(tokens, every):
+            for place in places:
                 logits[start + place if every else 0] = self._context.get_logits_ith(place)
         return logits
 
     def choose(self, tokens: Sequence[int]) -> int:
-        """Append `tokens`; the most probable next one, by llama.cpp's own sampler. It does not look for NaN.
+        """Append `tokens` and return the most probable next one, from llama.cpp's own sampler. NaN is not detected.
 
         Raises:
-            ValueError: No tokens, or more than the context holds.
+            ValueError: There are no tokens, or more than the context holds.
             ModelError: llama.cpp failed.
         """
         for _ in self._run(tokens, every=False):
@@ -146,20 +146,20 @@ class LlamaCppSession:
         return int(self._greedy.sample(self._context, -1))
 
     def _run(self, tokens: Sequence[int], every: bool) -> Iterator[tuple[int, range]]:
-        """Compute piece by piece; where each piece begins, and which of its places have logits now."""
+        """Compute piece by piece; yield the start of each piece, and its positions whose logits are available."""
         if not tokens or self._length + len(tokens) > self._longest:
             raise ValueError(f"{len(tokens)} tokens after {self._length} do not fit a context of {self._longest}")
         for start in range(0, len(tokens), _BATCH):
             piece = tokens[start : start + _BATCH]
             is_last = start + len(piece) == len(tokens)
-            wanted = range(0 if every else len(piece) - 1 if is_last else len(piece), len(piece))
-            self._decode(piece, wanted)
-            yield start, wanted
+            places = range(0 if every else len(piece) - 1 if is_last else len(piece), len(piece))
+            self._decode(piece, places)
+            yield start, places
 
-    def _decode(self, piece: Sequence[int], wanted: range) -> None:
+    def _decode(self, piece: Sequence[int], places: range) -> None:
         self._batch.clear()
         for place, token in enumerate(piece):
-            self._batch.add(int(token), self._length + place, [0], place in wanted)
+            self._batch.add(int(token), self._length + place, [0], place in places)
         try:
             self._context.decode(self._batch)
         except (ValueError, RuntimeError) as error:
@@ -167,7 +167,7 @@ class LlamaCppSession:
         self._length += len(piece)
 
     def close(self) -> None:
-        """Give memory back."""
+        """Free the memory."""
         self._greedy.close()
         self._batch.close()
         self._context.close()
@@ -175,7 +175,7 @@ class LlamaCppSession:
 
 
 def _bound() -> Any:
-    """The bound C interface, its log in our keeping."""
+    """The bound C interface, with its log redirected to `_log`."""
     from cyllama.llama import llama_cpp
 
     llama_cpp.set_log_callback(_keep)
@@ -183,19 +183,19 @@ def _bound() -> Any:
 
 
 def _keep(_level: int, text: str) -> None:
-    """Take down what llama.cpp says, which would go to stderr otherwise."""
+    """Store a log line of llama.cpp, which would otherwise go to stderr."""
     if text.strip(" .\n"):
         _log.append(text.strip())
 
 
 def _last_words(error: BaseException) -> str:
-    """What llama.cpp said last of what went wrong, else what the exception says."""
+    """llama.cpp's last error output; if there is none, the text of the exception."""
     complaints = [line for line in _log if "error" in line.lower() or "failed" in line.lower() or "unknown" in line]
     return "; ".join(complaints[:2]) or str(error) or type(error).__name__
 
 
 def _with_vocabulary(bound: Any) -> type[llama_cpp.LlamaModel]:
-    """A model class with the attribute that its `get_logits_ith` asks for and 0.2.18 does not have."""
+    """A model class with the attribute `n_vocab`, which `get_logits_ith` reads and cyllama 0.2.18 lacks."""
 
     class Model(bound.LlamaModel):  # type: ignore[misc]  # cyllama has no annotations
         @property
@@ -214,7 +214,7 @@ def _version() -> str:
 
 
 def _instructions() -> tuple[str, ...]:
-    """What ggml was compiled for, by its own account; cyllama hands it out through its sister binding alone."""
+    """Instruction sets that ggml reports; cyllama exposes them only through its whisper.cpp binding."""
     from cyllama.whisper import whisper_cpp
 
     _, _, features = str(whisper_cpp.print_system_info()).partition("CPU :")

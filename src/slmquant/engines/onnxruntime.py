@@ -1,7 +1,7 @@
-"""ONNX Runtime on the CPU: graphs of slmquant's `onnx` format, and those of ONNX Runtime GenAI's own builder.
+"""ONNX Runtime on the CPU: graphs of slmquant's `onnx` format, and graphs from ONNX Runtime GenAI's own builder.
 
-Plain ONNX Runtime rather than GenAI, whose interface gives no logits of a whole text; operators, kernels and the
-binding of the cache are those that GenAI uses.
+This is plain ONNX Runtime, because GenAI's interface does not return the logits of a whole text. Operators, kernels and
+cache binding are the same as in GenAI.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PACKAGE = "onnxruntime"
 
 
 class OnnxRuntime:
-    """The engine; see `_base.Engine`."""
+    """ONNX Runtime as an engine; see `engines.common.contract.Engine`."""
 
     title = "ONNX Runtime"
     summary = "Microsoft's runtime for ONNX graphs, on the CPU"
@@ -26,7 +26,7 @@ class OnnxRuntime:
     extra: str | None = "onnx"
 
     def status(self) -> EngineStatus:
-        """Whether it is installed and loads; it does not say which instructions its kernels choose."""
+        """Whether it is installed and loads; it does not report the instruction sets of its kernels."""
         try:
             installed = version(_PACKAGE)
         except PackageNotFoundError:
@@ -38,7 +38,7 @@ class OnnxRuntime:
         return EngineStatus(True, f"{_PACKAGE} {installed}")
 
     def open(self, artifact: Path, options: OpenOptions) -> Session:
-        """Load a folder with `genai_config.json` and the graph that it names."""
+        """Load a folder with `genai_config.json` and the graph named there."""
         if not (status := self.status()).usable:
             raise UnavailableError(f"onnxruntime: {status.reason}")
         return Decoder(artifact, options.threads, options.context)

@@ -1,15 +1,15 @@
-"""OpenVINO on the CPU: graphs of slmquant's `openvino` format, and those of optimum-intel or NNCF with a cache inside.
+"""OpenVINO on the CPU: graphs of slmquant's `openvino` format, and stateful graphs from optimum-intel or NNCF.
 
-OpenVINO's defaults are not what was evaluated. What the engine sets, and why:
+OpenVINO's defaults differ from what was evaluated. The engine sets:
 
-* `INFERENCE_PRECISION_HINT` f32. Where a CPU multiplies bfloat16, OpenVINO by default computes everything in it,
-  norms, residual stream and logits too; slmquant's own evaluation keeps those in float32.
-* Rounding of activations and of the cache is left to the file: slmquant's says no to both, a file that says nothing
-  is run as OpenVINO would, which is how it is deployed.
-* `PERFORMANCE_HINT` LATENCY and one stream: one sequence at a time.
+* `INFERENCE_PRECISION_HINT` f32. On CPUs that multiply bfloat16, OpenVINO by default computes everything in it,
+  including norms, residual stream and logits; slmquant's own evaluation keeps those in float32.
+* Rounding of activations and cache is left to the file: slmquant's files turn both off; a file without these options
+  runs with OpenVINO's defaults, as it is deployed.
+* `PERFORMANCE_HINT` LATENCY and one stream, for one sequence at a time.
 
-A graph gives the logits of all its tokens. Before it is compiled, as GenAI does, the input of its head is cut to as
-many last tokens as are asked for.
+A graph computes the logits of all its tokens. Before compiling, the input of the head is cut to the requested number of
+last tokens, as GenAI does.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _PACKAGE = "openvino"
 _KEPT = "kept_tokens"
 _BESIDES_THE_HEAD = ("Result", "Multiply", "Divide", "Tanh", "Add", "Convert", "Subtract")
-"""What may lie between the head and the logits: scales, soft caps, biases."""
+"""Operations allowed between the head and the logits: scales, soft caps, biases."""
 
 
 class OpenVino:
-    """The engine; see `_base.Engine`."""
+    """OpenVINO as an engine; see `engines.common.contract.Engine`."""
 
     title = "OpenVINO"
     summary = "Intel's runtime for OpenVINO IR, on the CPU"
@@ -45,7 +45,7 @@ class OpenVino:
     extra: str | None = "openvino"
 
     def status(self) -> EngineStatus:
-        """Whether it is installed, and which number formats it says that it computes with here."""
+        """Whether it is installed, and the number formats that it reports for this CPU."""
         try:
             installed = version(_PACKAGE)
         except PackageNotFoundError:
@@ -73,11 +73,11 @@ class OpenVino:
 
 
 class OpenVinoSession:
-    """One compiled graph with one sequence in its states; see `_base.Session`.
+    """One compiled graph with one sequence in its states; see `engines.common.contract.Session`.
 
     Args:
-        compiled: A graph with the input `kept_tokens` that `_keep_last_` adds.
-        context: Tokens that the sequence may hold.
+        compiled: A graph with the input `kept_tokens`, added by `_keep_last_`.
+        context: Maximum length of the sequence, in tokens.
     """
 
     def __init__(self, compiled: ov.CompiledModel, context: int) -> None:
@@ -97,12 +97,12 @@ class OpenVinoSession:
         self._held = 0
 
     def feed(self, tokens: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
-        """Append `tokens` and compute; see `_base.Session.feed`."""
+        """Append `tokens` and compute; see `Session.feed`."""
         start, stop = self._held, self._held + len(tokens)
         if not tokens:
             raise ValueError("no tokens to feed; expected at least one")
         if stop > self._context:
-            raise ValueError(f"{stop} tokens do not fit into a context of {self._context}")
+            raise ValueError(f"{stop} tokens do not fit a context of {self._context}")
         inputs = {
             "input_ids": np.asarray(tokens, dtype=np.int64)[None],
             "attention_mask": np.ones((1, stop), dtype=np.int64),
@@ -116,7 +116,7 @@ class OpenVinoSession:
         return logits
 
     def close(self) -> None:
-        """Give memory back."""
+        """Free the memory."""
         self._request = None
 
     @property
@@ -127,21 +127,21 @@ class OpenVinoSession:
 
 
 def _keep_last_(graph: ov.Model, artifact: Path) -> None:
-    """Cut what the head multiplies to its last tokens, as many as the new input `kept_tokens` says, negated.
+    """Cut the head's input to its last tokens; the new input `kept_tokens` is their number, negated.
 
     Raises:
-        ModelError: The graph has no states, or its logits do not come from a product.
+        ModelError: The graph has no states, or its logits are not the result of a matrix product.
     """
     from openvino import opset15 as ops
 
     if not graph.get_sinks() or "logits" not in {name for port in graph.outputs for name in port.get_names()}:
-        raise ModelError(f"{artifact} is no language model with a cache inside; export it again, or stateful")
+        raise ModelError(f"{artifact} is not a stateful language model (with a KV cache); export it again, stateful")
     node = graph.output("logits").get_node()
     while node.get_type_name() in _BESIDES_THE_HEAD:
         operands = [operand.get_source_output().get_node() for operand in node.inputs()]
-        node = next((one for one in operands if one.get_output_partial_shape(0).is_dynamic), operands[0])
+        node = next((node for node in operands if node.get_output_partial_shape(0).is_dynamic), operands[0])
     if node.get_type_name() != "MatMul":
-        raise ModelError(f"{artifact}: its logits come from a {node.get_type_name()}, expected the product of a head")
+        raise ModelError(f"{artifact}: its logits come from a {node.get_type_name()} node, expected MatMul (the head)")
     kept = ops.parameter([1], dtype=np.int64, name=_KEPT)
     kept.output(0).set_names({_KEPT})
     one, end = ops.constant(np.array([1])), ops.constant(np.array([np.iinfo(np.int64).max]))

@@ -1,4 +1,4 @@
-"""Torch in bfloat16: what a full-precision model takes where nothing was installed but torch."""
+"""Torch in bfloat16: the cost of a full-precision model with nothing but torch installed."""
 
 from slmquant.engines.common.torch_sessions import TorchEngine
 

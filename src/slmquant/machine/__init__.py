@@ -1,1 +1,1 @@
-"""The machine: its processor and clock, meters of memory, load and energy, its limits, processes for isolated work."""
+"""The machine: environment, clock, meters of memory, load and energy, performance limits, isolated processes."""

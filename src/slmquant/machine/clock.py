@@ -1,4 +1,4 @@
-"""The time of day that never goes back: rows stay in the order in which they ended, though the clock be set."""
+"""A clock that never goes back, so that rows keep their order even if the system clock is changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _last = datetime.min.replace(tzinfo=timezone.utc)
 
 
 def now() -> datetime:
-    """The time in UTC, later than at any call before; it stands all but still where the clock was set back."""
+    """The time in UTC, later than in any earlier call; nearly constant for a while after the clock was set back."""
     global _last
     _last = max(datetime.now(timezone.utc), _last + _TICK)
     return _last

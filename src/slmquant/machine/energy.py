@@ -1,7 +1,7 @@
-"""Energy, as the machine's own counters say it: of processor packages (RAPL) or of a graphics card (NVML).
+"""Energy from the machine's own counters: of processor packages (RAPL) or of a graphics card (NVML).
 
-Only what computes is counted: for an engine on a card, the card without the processor that feeds it. Where there is
-nothing to read, a counter says why, and what it would say is None, never 0.
+Only the computing device is counted: for an engine on a card, the card without the processor that feeds it. If a
+counter cannot be read, its readings are None (never 0), and it states the reason.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from typing import Any, Protocol
 _POWERCAP = Path("/sys/class/powercap")
 
 Reading = tuple[int, ...]
-"""Counters at one time, in the counter's own unit."""
+"""Counter values at one time, in the counter's own unit."""
 
 
 class EnergyCounter(Protocol):
-    """What counts energy."""
+    """An energy counter."""
 
     @property
     def source(self) -> str:
-        """Whose energy ("the processor packages (RAPL)")."""
+        """The measured device ("the processor packages (RAPL)")."""
         ...
 
     @property
     def reason(self) -> str | None:
-        """Why there is nothing to read; None where there is."""
+        """Why the counter cannot be read; None if it can."""
         ...
 
     def read(self) -> Reading | None:
-        """The counters now; None where there are none."""
+        """The current counter values; None if they cannot be read."""
         ...
 
     def joules(self, before: Reading | None, after: Reading | None) -> float | None:
-        """Energy between two readings; None where either is."""
+        """Energy between two readings; None if either is None."""
         ...
 
 
 class PackageEnergy:
-    """The processor packages, by the kernel's power-capping zones.
+    """Energy of the processor packages, from the kernel's power-capping zones.
 
     Args:
-        root: Their folder.
+        root: Folder of the zones.
     """
 
     source = "the processor packages (RAPL)"
@@ -60,11 +60,11 @@ class PackageEnergy:
                 self.reason = f"the energy counter cannot be read ({type(error).__name__}: {error}); it needs root"
 
     def read(self) -> Reading | None:
-        """Microjoules on each package's counter."""
+        """Microjoules of each package's counter."""
         return tuple(_number(zone / "energy_uj") for zone in self._zones) if self._zones else None
 
     def joules(self, before: Reading | None, after: Reading | None) -> float | None:
-        """Energy between two readings; a counter that has begun anew in between has done so once."""
+        """Energy between two readings; a counter may have wrapped around once in between."""
         if before is None or after is None:
             return None
         steps = zip(before, after, self._ranges, strict=True)
@@ -72,18 +72,18 @@ class PackageEnergy:
 
 
 class CardEnergy:
-    """One NVIDIA card, memory and all, as its driver counts since it was loaded (Volta and later).
+    """Energy of one NVIDIA card including its memory, from the driver's counter (Volta and later).
 
-    The driver renews its counter every few tens of milliseconds, so what is shorter has an error of that size.
+    The driver updates its counter every few tens of milliseconds, so measurements have an error of that duration.
 
     Args:
-        uuid: Which card ("GPU-..."), as CUDA names it: NVML and CUDA number cards differently.
+        uuid: The card's CUDA UUID ("GPU-..."); NVML and CUDA number cards differently.
     """
 
     def __init__(self, uuid: str) -> None:
         self.source = f"the card {uuid} (NVML)"
         self.reason: str | None = None
-        self._card: Any = None  # NVML's handle has no type
+        self._card: Any = None  # NVML's handle is untyped
         try:
             import pynvml
         except ImportError:
@@ -97,7 +97,7 @@ class CardEnergy:
             self._card, self.reason = None, f"the energy counter of {uuid} cannot be read ({error})"
 
     def read(self) -> Reading | None:
-        """Millijoules on the card's counter."""
+        """Millijoules of the card's counter."""
         if self._card is None:
             return None
         import pynvml
@@ -110,7 +110,7 @@ class CardEnergy:
 
 
 def _is_package(zone: Path) -> bool:
-    """Whether a zone is a processor's: beside them may lie one of the whole platform, which counts them again."""
+    """Whether a zone is a processor package; a zone of the whole platform would count the packages again."""
     try:
         return (zone / "name").read_text(encoding="utf-8").startswith("package")
     except OSError:

@@ -1,4 +1,4 @@
-"""On what a cell runs."""
+"""The environment that a cell runs in: hardware, libraries, revision."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def environment() -> Environment:
 
 
 def allowed_cores() -> int:
-    """Cores that the system lets this process use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usable_cores() -> int:
-    """Number of threads that a cell and an engine compute with: `allowed_cores`, or fewer by OMP_NUM_THREADS."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(allowed_cores(), int(wanted)) if wanted.isdecimal() and int(wanted) > 0 else allowed_cores()
+    """Number of threads for cells and engines: `allowed_cores`, or fewer if OMP_NUM_THREADS says so."""
+    requested = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(allowed_cores(), int(requested)) if requested.isdecimal() and int(requested) > 0 else allowed_cores()
 
 
 def _cpu() -> tuple[str, frozenset[str]]:

@@ -1,12 +1,13 @@
-"""What the machine itself can do: the roof that decoding and prefill are held against.
+"""The machine's performance limits: the roofline for decoding and prefill.
 
 Decoding reads every weight once for a token, so memory bandwidth bounds it; prefill multiplies, so the rate of matrix
-products does (Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009).
+products bounds it (Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009).
 
-*Deviations.* Bandwidth is that of reading alone, as decoding writes next to nothing, not that of the STREAM triad; and
-the roof of products is the better of float32 and bfloat16 as torch multiplies them, not the processor's paper peak. An
-engine that multiplies in 8-bit integers, or whose weights stay in the last cache, may exceed either.
-As with STREAM, what is read is four times as large as the last-level caches together, so that they cannot hold it.
+*Deviations.* Bandwidth is measured for reading alone, as decoding writes next to nothing, instead of the STREAM triad.
+The limit of products is the better of float32 and bfloat16 as torch multiplies them, not the processor's theoretical
+peak. An engine that multiplies in 8-bit integers, or whose weights stay in the last-level cache, may exceed these
+limits. As with STREAM, the block that is read is four times as large as all last-level caches together, so that they
+cannot hold it.
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ from pathlib import Path
 import psutil
 
 _CACHES = 4
-"""How many times as large as the last-level caches the block is that is read."""
+"""Size of the block that is read, in multiples of the last-level caches."""
 _UNKNOWN_CACHE = 1 << 26
-"""What they are taken to hold where the system does not say."""
+"""Assumed size of the last-level caches if the system does not report it."""
 _MEMORY_SHARE = 0.25
-"""Of the memory that is free the block takes at most so much."""
+"""Maximum size of the block, as a share of free memory."""
 _CPUS = Path("/sys/devices/system/cpu")
 
 _PRODUCT_SIZE = 1024
-"""Rows and columns of the matrices: as wide as small models are."""
+"""Rows and columns of the matrices, similar to the width of small models."""
 
 
 @dataclass(frozen=True)
 class MachineLimits:
-    """Rates that this machine reached, the best of several tries each.
+    """Measured rates of this machine, each the best of several tries.
 
     Attributes:
-        threads: With how many threads.
-        read_bytes_per_s: Reading memory.
-        float32_flop_per_s: Square products in float32, an addition and a multiplication counted as two.
-        bfloat16_flop_per_s: The same in bfloat16.
-        block_bytes: How large the block was that was read; None where nobody said.
-        cache_bytes: What the last-level caches hold; None where the system does not say.
+        threads: Number of threads.
+        read_bytes_per_s: Bandwidth of reading memory.
+        float32_flop_per_s: Rate of float32 matrix products; a multiplication and an addition count as two.
+        bfloat16_flop_per_s: Rate of bfloat16 matrix products.
+        block_bytes: Size of the block that was read; None if not recorded.
+        cache_bytes: Size of the last-level caches; None if the system does not report it.
     """
 
     threads: int
@@ -52,7 +53,7 @@ class MachineLimits:
 
     @property
     def reading(self) -> str:
-        """What was read to find the bandwidth, as a protocol says it."""
+        """How the bandwidth was measured, for protocols."""
         if self.block_bytes is None:
             return "read from memory"
         block = f"read from a block of {self.block_bytes >> 20} MiB"
@@ -62,14 +63,14 @@ class MachineLimits:
 
     @property
     def flop_per_s(self) -> float:
-        """The better of the two."""
+        """The better rate of float32 and bfloat16 products."""
         return max(self.float32_flop_per_s, self.bfloat16_flop_per_s)
 
 
 def measure_limits(threads: int, seconds: float = 1.0) -> MachineLimits:
-    """Try the machine for about `seconds` on each of the three.
+    """Measure the three rates for about `seconds` each.
 
-    The best try counts: a limit is what the machine can do, and whatever disturbs it makes it look lower.
+    The best try counts, because any disturbance only lowers the measured rate.
     """
     import torch
 
@@ -91,28 +92,28 @@ def measure_limits(threads: int, seconds: float = 1.0) -> MachineLimits:
 
 
 def last_caches(cpus: Path = _CPUS) -> int | None:
-    """Bytes of all caches of the highest level, each counted once whoever shares it; None where Linux does not say."""
-    found: dict[tuple[int, str], int] = {}
+    """Total size of the last-level caches, shared ones counted once; None if Linux does not report it."""
+    sizes: dict[tuple[int, str], int] = {}
     for index in cpus.glob("cpu[0-9]*/cache/index[0-9]*"):
         try:
             level, size, shared = (
                 (index / name).read_text(encoding="utf-8").strip() for name in ("level", "size", "shared_cpu_list")
             )
-            found[int(level), shared] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1:], 0)
-        except (OSError, ValueError):  # a virtual machine may tell a part of it
+            sizes[int(level), shared] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1:], 0)
+        except (OSError, ValueError):  # virtual machines may report only a part
             continue
-    highest = max((level for level, _ in found), default=0)
-    return sum(size for (level, _), size in found.items() if level == highest) or None
+    highest = max((level for level, _ in sizes), default=0)
+    return sum(size for (level, _), size in sizes.items() if level == highest) or None
 
 
 def block_bytes(caches: int | None, available: int) -> int:
-    """How large a block is read: four times the last-level caches, as far as memory allows, in whole MiB."""
-    wanted = _CACHES * (_UNKNOWN_CACHE if caches is None else caches)
-    return max(1, min(wanted, int(available * _MEMORY_SHARE)) >> 20) << 20
+    """Size of the block to read: four times the last-level caches if memory allows, in whole MiB."""
+    size = _CACHES * (_UNKNOWN_CACHE if caches is None else caches)
+    return max(1, min(size, int(available * _MEMORY_SHARE)) >> 20) << 20
 
 
 def _best_s(work: Callable[[], object], seconds: float) -> float:
-    """Time of the fastest of as many tries as fit, three at least, after one that does not count."""
+    """Duration of the fastest try, of at least three after a warm-up; tries go on for `seconds`."""
     work()
     tries: list[float] = []
     until = time.perf_counter() + seconds

@@ -1,6 +1,6 @@
-"""What the operating system says of a process and of its machine: resident memory, the work of others.
+"""Meters from the operating system: resident memory of the process, and load from other processes.
 
-Readings of Linux are files of `/proc` and `/sys`. Where one is missing, what it would say is None, never 0.
+On Linux they read files in `/proc` and `/sys`. A reading whose file is missing is None, never 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PROC = Path("/proc")
 
 
 def peak_rss_bytes() -> int:
-    """Highest resident memory of this process so far, or since `forget_peak`."""
+    """Peak resident memory of this process since it started, or since `forget_peak`."""
     peak = _status_bytes("VmHWM")
     if peak is not None:
         return peak
@@ -28,7 +28,7 @@ def peak_rss_bytes() -> int:
 
 
 def forget_peak() -> bool:
-    """Let the peak begin anew from what is resident now; False where the system cannot."""
+    """Reset the peak-RSS counter; False if unsupported."""
     try:
         (_PROC / "self" / "clear_refs").write_text("5", encoding="utf-8")
     except OSError:
@@ -37,15 +37,15 @@ def forget_peak() -> bool:
 
 
 def rss_bytes() -> int:
-    """Resident memory of this process now, pages of mapped files included."""
+    """Current resident memory of this process, pages of mapped files included."""
     return int(psutil.Process().memory_info().rss)
 
 
 def mapped_bytes(artifact: Path, smaps: Path = _PROC / "self" / "smaps") -> int | None:
-    """Resident pages that map the file `artifact`, or files below it where it is a folder.
+    """Resident memory that maps the file `artifact`, or the files in the folder `artifact`.
 
-    They count as resident memory, but the system may drop and read them again at any time. None where the system
-    does not say, or there is no such file.
+    It counts as resident memory, but the system may drop these pages and read them again at any time. None if the
+    system does not report it, or if `artifact` does not exist.
     """
     if not smaps.exists() or not artifact.exists():
         return None
@@ -53,7 +53,7 @@ def mapped_bytes(artifact: Path, smaps: Path = _PROC / "self" / "smaps") -> int 
     resident, inside = 0, False
     for line in smaps.read_text(encoding="utf-8", errors="replace").splitlines():
         first, _, rest = line.partition(" ")
-        if not first.endswith(":"):  # the head of a mapping: addresses, rights, offset, device, inode, path
+        if not first.endswith(":"):  # header of a mapping: addresses, permissions, offset, device, inode, path
             path = Path(line.split(maxsplit=5)[5]) if line.count("/") else None
             inside = path is not None and (path == here or here in path.parents)
         elif inside and first == "Rss:":
@@ -62,7 +62,7 @@ def mapped_bytes(artifact: Path, smaps: Path = _PROC / "self" / "smaps") -> int 
 
 
 def bytes_on_disk(artifact: Path) -> int | None:
-    """What a file, or all files of a folder, take; None where there is neither."""
+    """Size of a file, or of all files in a folder; None if there is neither."""
     if artifact.is_file():
         return artifact.stat().st_size
     return sum(f.stat().st_size for f in artifact.rglob("*") if f.is_file()) if artifact.is_dir() else None
@@ -70,13 +70,13 @@ def bytes_on_disk(artifact: Path) -> int | None:
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Processor time since the system started, over all cores, and of this process since it did, in seconds.
+    """Processor times in seconds: of all cores since the system started, and of this process since it started.
 
     Attributes:
-        total_s: All of it, idle time included.
-        busy_s: What anybody used, or waited for because another machine on the same host had it.
-        stolen_s: That waiting alone.
-        own_s: What this process used.
+        total_s: Total time, idle time included.
+        busy_s: Time used by any process, stolen time included.
+        stolen_s: Time stolen by other virtual machines on the same host.
+        own_s: Time used by this process.
     """
 
     total_s: float
@@ -87,11 +87,11 @@ class CpuTimes:
 
 @dataclass(frozen=True)
 class Noise:
-    """What the machine did besides the work that was measured, as shares of all its processor time.
+    """Load from other work during a measurement, as shares of all processor time.
 
     Attributes:
-        stolen: Taken by other machines on the same host.
-        others: Used by other processes.
+        stolen: Share stolen by other virtual machines on the same host.
+        others: Share used by other processes.
     """
 
     stolen: float
@@ -99,18 +99,20 @@ class Noise:
 
 
 def cpu_times() -> CpuTimes:
-    """The processor's clocks, now."""
+    """The current processor times."""
     times = psutil.cpu_times()
     own = psutil.Process().cpu_times()
     stolen = float(getattr(times, "steal", 0.0))
-    guests = float(getattr(times, "guest", 0.0)) + float(getattr(times, "guest_nice", 0.0))  # in user and nice already
+    guests = float(getattr(times, "guest", 0.0)) + float(
+        getattr(times, "guest_nice", 0.0)
+    )  # already part of user and nice
     total = float(sum(times)) - guests
     idle = float(times.idle) + float(getattr(times, "iowait", 0.0))
     return CpuTimes(total, total - idle, stolen, float(own.user + own.system))
 
 
 def noise_between(before: CpuTimes, after: CpuTimes) -> Noise | None:
-    """What others did between two readings; None where the clocks, of 10 ms a tick, did not move."""
+    """Load from others between two readings; None if the clocks (10 ms per tick) did not advance."""
     total = after.total_s - before.total_s
     if total <= 0:
         return None
@@ -130,5 +132,5 @@ def _status_bytes(field: str) -> int | None:
 
 
 def _share(value: float) -> float:
-    """A share of time; ticks of different clocks may put it a little out of its range."""
+    """Clamp a share to 0 to 1; ticks of different clocks may put it slightly outside."""
     return min(1.0, max(0.0, value))

@@ -1,8 +1,8 @@
-"""One piece of work in a process of its own: its memory is its own, and so is its end.
+"""Run a function in a separate process, isolated in memory and failures.
 
-Children are forked from a server that has imported the heavy libraries once and computed nothing yet, so a cell
-starts in a fraction of a second. A child that is killed, hangs or runs out of memory leaves a `Failure`; a parent
-that is killed takes its child with it.
+Children are forked from a server that has imported the heavy libraries and computed nothing yet, so a cell starts in a
+fraction of a second. A child that is killed, hangs or runs out of memory results in a `Failure`; a child ends when its
+parent is killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger("slmquant")
 
 @dataclass(frozen=True)
 class Failure:
-    """Work that did not end well, as a row can say it."""
+    """Status and reason of failed work, for a row."""
 
     status: Status
     reason: str
@@ -59,24 +59,24 @@ class _PipeProgress:
 def run_isolated(
     function: Callable[[A, Progress], T], argument: A, progress: Progress, timeout_s: float | None = None
 ) -> T | Failure:
-    """Call `function(argument, progress)` in a process of its own; everything crosses by pickle.
+    """Call `function(argument, progress)` in a separate process; argument and result are pickled.
 
     Returns:
-        What the function returned, or a `Failure` where it raised, was killed, or outlasted `timeout_s`.
+        The function's result, or a `Failure` if it raised, was killed, or took longer than `timeout_s`.
     """
     context = _context()
-    ours, theirs = context.Pipe()
-    child = context.Process(target=_child, args=(theirs, dict(os.environ), function, argument), daemon=True)  # type: ignore[attr-defined]  # every context has one
+    parent_end, child_end = context.Pipe()
+    child = context.Process(target=_child, args=(child_end, dict(os.environ), function, argument), daemon=True)  # type: ignore[attr-defined]  # all contexts have it
     child.start()
-    theirs.close()
+    child_end.close()
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:
-        answer: T | Failure = _listen(ours, child, progress, deadline, timeout_s)
+        answer: T | Failure = _listen(parent_end, child, progress, deadline, timeout_s)
         if not (isinstance(answer, Failure) and answer.status == "timeout"):
-            child.join(_FAREWELL_S)  # it has answered: let it put its things away
+            child.join(_FAREWELL_S)  # it has answered; let it clean up
         return answer
     finally:
-        ours.close()
+        parent_end.close()
         if child.is_alive():
             child.kill()
         child.join()
@@ -84,10 +84,10 @@ def run_isolated(
 
 def _listen(
     pipe: Connection, child: Any, progress: Progress, deadline: float | None, timeout_s: float | None
-) -> Any:  # what crosses a pipe has no static type
+) -> Any:  # values from a pipe have no static type
     while True:
         if deadline is not None and time.monotonic() > deadline:
-            return Failure("timeout", f"stopped after {timeout_s:.0f} s; raise --timeout or ask for less")
+            return Failure("timeout", f"stopped after {timeout_s:.0f} s; raise --timeout, or reduce the work")
         try:
             if not pipe.poll(_POLL_S):
                 continue
@@ -107,7 +107,7 @@ def _death(exit_code: int) -> Failure:
     if exit_code == -getattr(signal, "SIGKILL", 9):  # Windows has none
         return Failure(
             "out_of_memory",
-            "killed by the system, most likely for want of memory; free some, or use a smaller model",
+            "killed by the system, probably out of memory; free some memory, or use a smaller model",
         )
     what = f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
     return Failure("failed", f"the cell's process ended with {what} and no message")
@@ -121,9 +121,9 @@ def _context() -> BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def _child(pipe: Connection, surroundings: dict[str, str], function: Callable[[A, Progress], T], argument: A) -> None:
-    os.environ.clear()  # the server was started once; its children see the parent's environment as it is now
-    os.environ.update(surroundings)
+def _child(pipe: Connection, environment: dict[str, str], function: Callable[[A, Progress], T], argument: A) -> None:
+    os.environ.clear()  # children get the parent's current environment, not that of the fork server
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
     threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
     answer: T | Failure
@@ -135,7 +135,7 @@ def _child(pipe: Connection, surroundings: dict[str, str], function: Callable[[A
 
 
 def _die_with_parent(pipe: Connection) -> None:
-    """The parent never sends anything: reading ends when it is gone."""
+    """Exit when the parent ends: it never sends anything, so reading ends only then."""
     try:
         pipe.recv()
     except (EOFError, OSError):
@@ -143,7 +143,7 @@ def _die_with_parent(pipe: Connection) -> None:
 
 
 def explain(error: Exception) -> Failure:
-    """What a row says of an exception; one that nobody raised on purpose is also logged with its traceback."""
+    """Convert an exception to a `Failure`; unexpected ones are also logged with their traceback."""
     if isinstance(error, RefusedError):
         return Failure("refused", str(error))
     if isinstance(error, SlmquantError):

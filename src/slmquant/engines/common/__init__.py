@@ -1,1 +1,1 @@
-"""What all engines share: the contract, sessions in torch, a server of llama.cpp."""
+"""Shared by engines: the contract, torch sessions, llama.cpp's server."""

@@ -1,8 +1,8 @@
-"""What an engine is: a runtime that opens an artifact and computes next-token logits with it.
+"""The contract of an engine: a runtime that opens an artifact and computes next-token logits.
 
-An engine implements two things, `status` and `open`. Parity, speed and memory are measured from the outside by
-`engine_bench.figures`, in a process that runs this one engine on this one artifact and nothing else, so that every
-engine is asked the same questions by the same clock.
+An engine implements two methods, `status` and `open`. Parity, speed and memory are measured from outside by
+`engine_bench`, in a process that runs only this engine with this artifact, so that all engines are measured in the same
+way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LastLogits = NDArray[np.float32]
-"""`(1, vocab)`: the logits that follow the last token that was fed."""
+"""`(1, vocab)`: the logits after the last fed token."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class EngineStatus:
     """Whether an engine can be used here.
 
     Attributes:
-        usable: True where `open` may be called.
-        version: Of the runtime, and of what it wraps ("cyllama 0.2.18, llama.cpp b1234"); None where not installed.
-        instructions: Instruction sets it says that it uses ("AVX2", "AVX512_VNNI").
-        reason: Why it is not usable, and the line that installs it; None where it is.
+        usable: Whether `open` may be called.
+        version: Version of the runtime and of wrapped libraries ("cyllama 0.2.18, llama.cpp b1234"); None if it is not
+            installed.
+        instructions: Instruction sets that it reports ("AVX2", "AVX512_VNNI").
+        reason: Why it is not usable, and the command that installs it; None if it is usable.
     """
 
     usable: bool
@@ -38,11 +39,11 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How an artifact is opened.
+    """Options for opening an artifact.
 
     Attributes:
-        threads: Threads that compute.
-        context: Tokens that one sequence may hold.
+        threads: Number of threads.
+        context: Maximum length of the sequence, in tokens.
     """
 
     threads: int
@@ -50,11 +51,11 @@ class OpenOptions:
 
 
 class Session(Protocol):
-    """One model in memory with one sequence, which grows by what is fed and is forgotten by `reset`."""
+    """One model in memory with one sequence: `feed` extends it, `reset` forgets it."""
 
     @property
     def vocab(self) -> int:
-        """Width of a row of logits; padding of the vocabulary included."""
+        """Width of a row of logits, including padding of the vocabulary."""
         ...
 
     def reset(self) -> None:
@@ -62,49 +63,49 @@ class Session(Protocol):
         ...
 
     def feed(self, tokens: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
-        """Append `tokens` to the sequence and compute.
+        """Append `tokens` to the sequence and compute logits.
 
-        Returns when the computation is done. A single token is a decoding step, many are a prefill.
+        Returns when the computation is finished. A single token is a decoding step, several are a prefill.
 
         Args:
             tokens: Token ids, at least one.
-            every: Logits after every fed token, `(len(tokens), vocab)`, rather than after the last, `(1, vocab)`.
+            every: Return logits after every fed token, `(len(tokens), vocab)`, instead of after the last, `(1, vocab)`.
 
         Raises:
-            ValueError: The sequence would outgrow `OpenOptions.context`.
+            ValueError: The sequence would exceed `OpenOptions.context`.
         """
         ...
 
     def close(self) -> None:
-        """Give memory back; the session is not used afterwards."""
+        """Free the memory; the session must not be used afterwards."""
         ...
 
 
 @runtime_checkable
 class Chooses(Protocol):
-    """What a session has besides where its engine chooses tokens by itself, so that no row of logits leaves it."""
+    """Optional session capability: greedy sampling inside the engine, without returning logits."""
 
     def choose(self, tokens: Sequence[int]) -> int:
         """Append `tokens` as `feed` does, and return the most probable next token.
 
         Raises:
-            ValueError: The sequence would outgrow `OpenOptions.context`.
+            ValueError: The sequence would exceed `OpenOptions.context`.
         """
         ...
 
 
 @runtime_checkable
 class OnCard(Protocol):
-    """What a session has besides where a graphics card computes: its energy is what counts."""
+    """Optional session capability: computes on a graphics card, whose energy is measured."""
 
     @property
     def card(self) -> str:
-        """Which card, by CUDA's UUID ("GPU-...")."""
+        """The card's CUDA UUID ("GPU-...")."""
         ...
 
 
 class Engine(Protocol):
-    """One runtime. A module of this package holds one as `ENGINE`; its name is the file's name."""
+    """A runtime. Each module in `engines` defines one as `ENGINE`, named after the module."""
 
     @property
     def title(self) -> str:
@@ -113,28 +114,28 @@ class Engine(Protocol):
 
     @property
     def summary(self) -> str:
-        """What it is, in a line."""
+        """Its description, in one line."""
         ...
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """Names of the formats that it opens, preferred first."""
+        """Names of the formats that it opens, the preferred one first."""
         ...
 
     @property
     def extra(self) -> str | None:
-        """The optional dependency that brings it (`pip install slmquant[extra]`); None where nothing is missing."""
+        """Optional dependency that installs it (`pip install slmquant[extra]`); None if it needs none."""
         ...
 
     def status(self) -> EngineStatus:
-        """Whether it can be used here; must not raise, and must not load a model."""
+        """Whether it can be used on this machine; must not raise, and must not load a model."""
         ...
 
     def open(self, artifact: Path, options: OpenOptions) -> Session:
         """Load `artifact`.
 
         Raises:
-            ModelError: The artifact is damaged, of an unknown version, or of an architecture that the engine lacks.
-            UnavailableError: The engine is not usable here.
+            ModelError: The artifact is damaged, of an unknown version, or of an unsupported architecture.
+            UnavailableError: The engine is not usable on this machine.
         """
         ...

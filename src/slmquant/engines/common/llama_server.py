@@ -1,7 +1,7 @@
-"""llama.cpp's own server as a program: `python -m slmquant.engines.common.llama_server FILE --port 8080 ...`.
+"""Run llama.cpp's own server: `python -m slmquant.engines.common.llama_server FILE --port 8080 ...`.
 
-It comes with xllamacpp. The server in Python that cyllama brings leaves a model's chat template unused, so that a
-chat model answers as if it had never been taught to.
+The server is part of xllamacpp. The Python server of cyllama ignores a model's chat template, so that chat models
+answer badly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOT_INSTALLED = "llama.cpp's server is not installed; pip install 'slmquant[serv
 
 
 def command(artifact: Path, host: str, port: int, context: int, threads: int) -> tuple[str, ...]:
-    """What follows the interpreter on the command line.
+    """Arguments of the Python interpreter that start the server.
 
     Raises:
         UnavailableError: The server is not installed.
@@ -44,27 +44,27 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     for name in ("port", "context", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    given = parser.parse_args()
+    options = parser.parse_args()
 
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = given.artifact
-    params.hostnames, params.port = [given.host], given.port
-    # llama.cpp lets every web page that a browser shows ask it; here only those that this machine serves may
+    params.model.path = options.artifact
+    params.hostnames, params.port = [options.host], options.port
+    # by default llama.cpp accepts requests from any web page in a browser; here only from pages on localhost
     params.cors_origins, params.cors_credentials, params.cors_origins_explicit = "localhost", False, True
     if key := os.environ.get(API_KEY):
         params.api_keys = [key]
-    params.n_ctx, params.n_parallel, params.use_jinja = given.context, 1, True
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
+    params.n_ctx, params.n_parallel, params.use_jinja = options.context, 1, True
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
         sys.exit(
-            f"llama.cpp's server does not start ({error}): is {given.artifact} a whole GGUF file, and is nobody else "
-            f"listening on port {given.port}?"
+            f"llama.cpp's server does not start ({error}); check that {options.artifact} is a complete GGUF file and "
+            f"that port {options.port} is free"
         )
-    print(f"listening on {server.listening_address}", flush=True)  # noqa: T201  # this is a program
+    print(f"listening on {server.listening_address}", flush=True)  # noqa: T201  # a command-line program
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
 

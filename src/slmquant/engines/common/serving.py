@@ -1,4 +1,4 @@
-"""Engines that bring an OpenAI-compatible server of their own."""
+"""Interface of engines that have their own OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Protocol, runtime_checkable
 from slmquant.engines.common.contract import OpenOptions
 
 API_KEY = "SLMQUANT_API_KEY"
-"""The environment variable in which a server finds the key that requests must carry; none where it is empty."""
+"""Environment variable with the API key that requests must carry; no key is required if it is empty."""
 
 
 @runtime_checkable
 class Serves(Protocol):
-    """What an engine has besides `Engine` where it can be served; without it, `slmquant serve` says that it cannot."""
+    """Optional engine capability: an OpenAI-compatible server, needed for `slmquant serve`."""
 
     def server(self, artifact: Path, host: str, port: int, options: OpenOptions) -> tuple[str, ...]:
-        """The command line that serves `artifact` under `http://host:port/v1` until it is interrupted.
+        """The command line that serves `artifact` at `http://host:port/v1` until it is interrupted.
 
-        The key is no part of it, since every user of a machine can read command lines: it lies in `API_KEY`.
+        The key is passed in the environment variable `API_KEY`, because command lines are visible to all users of a
+        machine.
 
         Raises:
             UnavailableError: The engine is not usable here.

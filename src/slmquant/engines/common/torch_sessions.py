@@ -1,4 +1,4 @@
-"""A transformers model as an engine: what the others are held against."""
+"""A transformers model in torch as an engine: the reference for all others."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TorchEngine:
 
     Attributes:
         title: Its name.
-        summary: What it is, in a line.
-        dtype: What weights are held and products are computed in. In a slmquant folder the linears multiply in it, as
-            they did when the model was evaluated; its weights are rounded numbers in float32.
+        summary: Its description, in one line.
+        dtype: Dtype of weights and products. For a slmquant folder, linears multiply in it, as they did in the
+            evaluation; the dequantized weights are held in float32.
     """
 
     title: str
@@ -36,19 +36,19 @@ class TorchEngine:
     extra: str | None = None
 
     def status(self) -> EngineStatus:
-        """Torch is always here: slmquant needs it."""
+        """Always usable, since slmquant requires torch."""
         import torch
 
         flags = (torch.backends.cpu.get_cpu_capability(),)
         return EngineStatus(usable=True, version=f"torch {torch.__version__}", instructions=flags)
 
     def open(self, artifact: Path, options: OpenOptions) -> TorchSession:
-        """Load a slmquant folder, a checkpoint of packed weights, or the full-precision model that `artifact` names.
+        """Load a slmquant folder, a checkpoint of packed weights, or a full-precision model source.
 
         Raises:
-            UnknownNameError, SourceError: It names nothing, or nothing that is here.
-            ModelError: It is damaged, of a newer version, or no decoder-only model.
-            RefusedError: The model keeps no key-value cache.
+            UnknownNameError, SourceError: `artifact` is unknown, or not on this machine.
+            ModelError: The model is damaged, of a newer version, or not decoder-only.
+            RefusedError: The model has no key-value cache.
         """
         import torch
 
@@ -67,12 +67,12 @@ class TorchEngine:
             model = load.load(str(artifact), dtype).model
         if model._is_stateful or not takes_cache(model):
             raise RefusedError(
-                f"{model.config.model_type} keeps no key-value cache; {self.title} feeds models that do, token by token"
+                f"{model.config.model_type} keeps no key-value cache, which {self.title} needs to decode token by token"
             )
         return self.session(model, options.context)
 
     def session(self, model: PreTrainedModel, context: int) -> TorchSession:
-        """One sequence in a loaded model."""
+        """A session with the loaded model."""
         return TorchSession(model, context)
 
 
@@ -80,20 +80,20 @@ class TorchSession:
     """One sequence in a transformers model.
 
     Args:
-        model: In evaluation mode.
-        context: Tokens that the sequence may hold.
+        model: The model, in evaluation mode.
+        context: Maximum length of the sequence, in tokens.
     """
 
     def __init__(self, model: PreTrainedModel, context: int) -> None:
         self._model, self._context = model, context
         self._forward: Callable[..., Any] = model
         self._width: int = model.get_output_embeddings().weight.shape[0]
-        self._cache: Any = None  # of whatever class the model makes
+        self._cache: Any = None  # its class depends on the model
         self._length = 0
 
     @property
     def vocab(self) -> int:
-        """Rows of the head."""
+        """Width of a row of logits: the rows of the head."""
         return self._width
 
     def reset(self) -> None:
@@ -104,16 +104,16 @@ class TorchSession:
         """Append tokens; see `engines.common.contract.Session.feed`.
 
         Raises:
-            ValueError: No token, or more than the context holds.
+            ValueError: There are no tokens, or more than the context holds.
         """
         import torch
 
         from slmquant.model.compatibility.cache_names import cache_argument, cache_of
 
         if not tokens:
-            raise ValueError("feed at least one token")
+            raise ValueError("no tokens to feed; expected at least one")
         if self._length + len(tokens) > self._context:
-            raise ValueError(f"{self._length} + {len(tokens)} tokens are more than the context of {self._context}")
+            raise ValueError(f"{self._length} + {len(tokens)} tokens exceed the context of {self._context}")
         with torch.inference_mode():
             out = self._forward(
                 input_ids=torch.tensor([list(tokens)]),
@@ -127,5 +127,5 @@ class TorchSession:
         return logits
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
         del self._model, self._forward, self._cache
