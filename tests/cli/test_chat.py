@@ -66,7 +66,7 @@ def test_what_is_too_long_does_not_end_a_conversation(folder: Path) -> None:
     result = run(str(folder), "--max-tokens", "3", said=f"{'cb ' * 200}\nab\n")
 
     assert result.exit_code == 0
-    assert "begin anew with /new" in result.stderr and f"{folder}" in result.stdout
+    assert "start over with /new" in result.stderr and f"{folder}" in result.stdout
     assert isinstance(run(str(folder), "-p", "cb " * 200, "--max-tokens", "3").exception, RefusedError)
 
 
@@ -84,7 +84,7 @@ def test_an_original_that_is_gone_is_told(artifact: Path, folder: Path) -> None:
     folder.rename(folder.parent / "elsewhere")
     result = run(str(artifact), "-p", "ab", "--max-tokens", "3")
     assert result.exit_code == 0
-    assert "without its original: there is no folder" in result.stderr and "rtn/W4A16g8" in result.stdout
+    assert "the original is not shown: there is no folder" in result.stderr and "rtn/W4A16g8" in result.stdout
 
 
 def test_an_original_that_has_changed_is_told(artifact: Path, folder: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_original_that_has_changed_is_told(artifact: Path, folder: Path) -> N
         model.model.norm.weight.mul_(2)
     model.save_pretrained(folder)
     result = run(str(artifact), "-p", "ab", "--max-tokens", "3")
-    assert "are others now than those it was made from" in result.stderr
+    assert "have changed since it was quantized" in result.stderr
 
 
 def test_bad_input_is_answered_in_a_line(artifact: Path, folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_nobody_answers_where_one_has_no_room(
     monkeypatch.setattr(chat, "_said", lambda *_: iter(["a"]))
     result = run("tiny")
 
-    assert result.exit_code == 0 and "begin anew with /new" in result.stderr
+    assert result.exit_code == 0 and "start over with /new" in result.stderr
     assert roomy._said == [] and len(full._said) == 1
 
 

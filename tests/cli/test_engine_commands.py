@@ -260,7 +260,7 @@ def test_a_server_gets_its_key_where_no_other_user_can_read_it(made_up: Path, mo
     assert (made_up / "key").read_text() == "from the surroundings"
     monkeypatch.delenv("SLMQUANT_API_KEY")
     assert "without --api-key" not in run(*asked).stderr  # this machine alone can reach it
-    assert "without --api-key whoever reaches 0.0.0.0:8080" in run(*asked, "--host", "0.0.0.0").stderr
+    assert "without --api-key, anyone who can reach 0.0.0.0:8080" in run(*asked, "--host", "0.0.0.0").stderr
     assert (made_up / "key").read_text() == "" and API_KEY == serve.API_KEY
 
 

@@ -99,7 +99,7 @@ def test_models_promises_what_pull_does(
     pulled = run("pull", "tiny", "--quiet")
 
     if lying == "all":
-        assert "pull, its files are here" in row and at == str(beside)
+        assert "pull, from local files" in row and at == str(beside)
         assert pulled.exit_code == 0
         assert " MB" in next(line for line in run("models").stdout.splitlines() if line.split()[:1] == ["tiny"])
     else:

@@ -1,4 +1,4 @@
-"""The command line: one file per command, listed in the order in which people need them."""
+"""The command line: one file per command."""
 
 from slmquant.cli._app import app, main
 

@@ -1,4 +1,4 @@
-"""The Typer application, and the one place where an error becomes a line and an exit code."""
+"""The Typer application; turns every error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ COMMANDS = {
 """Panel → commands; the command `x-y` is the function `command` of `slmquant.cli.x_y`."""
 
 EXIT_CODES = """\b
-Exit codes: 0 all went well · 1 error · 2 a name or argument is wrong · 3 the combination is refused
-· 4 the model cannot be used · 5 a download failed · 6 data is missing · 7 numbers stopped being finite
-· 8 the store cannot be used · 9 a bench ended with failed cells · 10 a disk is full · 130 interrupted
+Exit codes: 0 success · 1 error · 2 unknown name or invalid argument · 3 combination refused
+· 4 model cannot be used · 5 download failed · 6 data missing · 7 a number was not finite
+· 8 store cannot be used · 9 bench finished with failed cells · 10 disk full · 130 interrupted
 """
 
 app = typer.Typer(
@@ -54,7 +54,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _global(
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    debug: bool = typer.Option(False, "--debug", help="Print the traceback of an error, too (or set SLMQUANT_DEBUG)."),
+    debug: bool = typer.Option(False, "--debug", help="Also print the traceback of an error (or set SLMQUANT_DEBUG)."),
 ) -> None:
     if debug:
         os.environ[DEBUG] = "1"
@@ -74,8 +74,7 @@ for _panel, _names in COMMANDS.items():
 def main() -> NoReturn:
     """Run the application and exit.
 
-    A request to end (SIGTERM, a terminal that is closed) is an interruption like Ctrl-C: what is finished is kept,
-    scratch files go.
+    SIGTERM and a closed terminal are handled like Ctrl-C: finished work is kept, scratch files are removed.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
@@ -83,15 +82,15 @@ def main() -> NoReturn:
         signal.signal(hang_up, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # where the terminal's encoding has not every character
+            stream.reconfigure(errors="replace")  # some terminals' encodings lack characters
     sys.exit(run())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: nothing leaves it that a user would have to read as code.
+    """Run one command line and return its exit code; no exception escapes.
 
-    An `SlmquantError` becomes one line and its own exit code; any other exception is a bug, whose traceback is saved,
-    and becomes one line and exit code 1. With `--debug`, or `SLMQUANT_DEBUG` set, the traceback is printed as well.
+    An `SlmquantError` becomes one line and its own exit code. Any other exception is a bug: its traceback is saved,
+    and it becomes one line and exit code 1. With `--debug`, or `SLMQUANT_DEBUG` set, the traceback is also printed.
 
     Args:
         arguments: Words after `slmquant`; by default those of this process.
@@ -113,9 +112,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        # else Python tries once more at its end
+        # otherwise Python would flush again at exit, and fail
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-        if error.errno != errno.EPIPE:  # a reader that has seen enough is no error
+        if error.errno != errno.EPIPE:  # `| head` closing the pipe is no error
             code = _told(f"cannot write the output: {reason(error)}", error, SpaceError.exit_code)
     return code
 
@@ -142,20 +141,20 @@ def _told(text: str, error: BaseException, code: int) -> int:
     """Print an error as one line; returns the exit code."""
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
-    with contextlib.suppress(OSError):  # standard error may be full or closed: the exit code says it, too
+    with contextlib.suppress(OSError):  # standard error may be full or closed; the exit code remains
         err_console.print(f"[bold red]error:[/bold red] {shown(text)}", highlight=False, soft_wrap=True)
     return code
 
 
 def _unforeseen(error: Exception) -> int:
-    """Say what happened, and where the traceback lies."""
+    """Report an unexpected exception and where its traceback was saved."""
     if is_memory(error):
         return _told(f"not enough memory ({reason(error)}); free some, or use a smaller model", error, 1)
     if is_space(error):
         return _told(f"no space left on a disk ({reason(error)}); free some", error, SpaceError.exit_code)
     saved = save_traceback(error, cache_dir() / "errors")
-    where = f"its traceback is in {saved}" if saved is not None else f"run it again with {DEBUG}=1 to see its traceback"
-    text = f"something that slmquant does not foresee: {type(error).__name__}: {reason(error)}; {where}"
+    where = f"traceback saved in {saved}" if saved is not None else f"run again with {DEBUG}=1 to see the traceback"
+    text = f"unexpected error, a bug in slmquant: {type(error).__name__}: {reason(error)}; {where}"
     return _told(text, error, 1)
 
 

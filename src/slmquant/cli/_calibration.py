@@ -1,4 +1,4 @@
-"""The options that say what a method may look at and what it may spend, and what they come to."""
+"""Command-line options for calibration data and the learning budget."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ if TYPE_CHECKING:
 
 
 class Budget(str, Enum):
-    """What learning may cost: two cores, or the authors' setting."""
+    """Cost of methods that learn: sized for two cores, or the authors' setting."""
 
     FAST = "fast"
     PAPER = "paper"
 
 
 CorpusOption = Annotated[
-    str | None, typer.Option("--corpus", help="Calibration corpus.", show_default="WikiText-2's train split if at hand")
+    str | None,
+    typer.Option("--corpus", help="Calibration corpus.", show_default="WikiText-2's train split if available"),
 ]
-SamplesOption = Annotated[int, typer.Option("--samples", min=1, max=MOST_SAMPLES, help="Calibration windows.")]
+SamplesOption = Annotated[
+    int, typer.Option("--samples", min=1, max=MOST_SAMPLES, help="Number of calibration windows.")
+]
 SeqLenOption = Annotated[
-    int, typer.Option("--seq-len", min=SHORTEST_WINDOW, max=LONGEST_WINDOW, help="Tokens in a window.")
+    int, typer.Option("--seq-len", min=SHORTEST_WINDOW, max=LONGEST_WINDOW, help="Tokens per calibration window.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Of everything that is drawn.")]
-BudgetOption = Annotated[Budget, typer.Option("--budget", help="What methods that learn may spend.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed.")]
+BudgetOption = Annotated[Budget, typer.Option("--budget", help="Learning budget of methods that learn.")]
 
 
 def calibration(corpus: str | None, samples: int, seq_len: int, seed: int, data: Path | None) -> CalibrationSpec:
-    """What the options ask for; without a corpus, the best at hand.
+    """The calibration set that the options describe; without a corpus, the best available one.
 
     Raises:
-        UnknownNameError: There is no such corpus.
+        UnknownNameError: The corpus is not known.
     """
     from slmquant.calib.corpora import calibration_corpus, check_corpus
     from slmquant.store.record import CalibrationSpec

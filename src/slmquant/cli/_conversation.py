@@ -1,4 +1,4 @@
-"""Models that answer what is said to them, word by word as they find it."""
+"""Models in a conversation: each answers a text and streams its words."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Manner", "Speaker"]
 
 @dataclass(frozen=True)
 class Manner:
-    """How answers are written, the same for every speaker.
+    """Generation settings, the same for every speaker.
 
     Attributes:
-        max_tokens: The longest answer.
-        temperature: Of what is drawn; 0 is the likeliest token every time.
-        seed: Of what is drawn; every answer starts from it again.
+        max_tokens: Longest answer, in tokens.
+        temperature: Sampling temperature; 0 is greedy (the likeliest token every time).
+        seed: Sampling seed; every answer starts from it again.
     """
 
     max_tokens: int
@@ -37,10 +37,10 @@ class Speaker:
     """A model in a conversation.
 
     Attributes:
-        label: What it is called.
-        model: In evaluation mode.
-        tokenizer: Its tokenizer. With a chat template, what was said before is remembered; without one, every text
-            is continued as it stands.
+        label: Name printed above its answers.
+        model: The model, in evaluation mode.
+        tokenizer: Its tokenizer. With a chat template the conversation is remembered; without one, every text is
+            continued on its own.
     """
 
     label: str
@@ -50,35 +50,35 @@ class Speaker:
 
     @property
     def is_chat(self) -> bool:
-        """Whether its tokenizer knows how a conversation is written."""
+        """Whether the tokenizer has a chat template."""
         return self.tokenizer.chat_template is not None
 
     def forget(self) -> None:
-        """Begin a new conversation."""
+        """Start a new conversation."""
         self._said.clear()
 
     def check(self, text: str, manner: Manner) -> list[int]:
-        """Token ids of the conversation with `text` at its end, for which there is room, and for the answer.
+        """Token ids of the conversation followed by `text`, after checking that the answer fits, too.
 
         Raises:
-            RefusedError: Together they are longer than the model takes.
+            RefusedError: Conversation and answer are longer than the model's context.
         """
         said = [*self._said, {"role": "user", "content": text}]
         ids = self._tokens(said) if self.is_chat else self.tokenizer.encode(text)
         longest = context_limit(self.model.config)
         if longest is not None and len(ids) + manner.max_tokens > longest:
             raise RefusedError(
-                f"{len(ids)} tokens and {manner.max_tokens} of an answer are more than the {longest} that "
-                f"{self.label} takes; begin anew with /new, say less, or lower --max-tokens"
+                f"the conversation of {len(ids)} tokens and an answer of {manner.max_tokens} exceed the context of "
+                f"{longest} tokens of {self.label}; start over with /new, write less, or lower --max-tokens"
             )
         return ids
 
     @torch.inference_mode()
     def answer(self, text: str, manner: Manner, write: Callable[[str], None]) -> str:
-        """Answer `text`, or go on from it; `write` is given each piece as it is found.
+        """Answer `text`, or continue it; `write` receives each piece as it is generated.
 
         Raises:
-            RefusedError: Question and answer together are longer than the model takes.
+            RefusedError: Conversation and answer are longer than the model's context.
             NumericalError: A logit is not finite.
         """
         ids = self.check(text, manner)
@@ -105,13 +105,13 @@ class Speaker:
 
 
 class _Pieces(TextStreamer):
-    """Hands on an answer's text in pieces that no later token changes."""
+    """Streams an answer's text in pieces that later tokens do not change."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._write = write
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by transformers with each piece."""
+        """Receive one piece; called by transformers."""
         del stream_end
         self._write(text)

@@ -1,4 +1,4 @@
-"""Where commands print: tables for people on stdout, JSON for programs on stdout, progress on stderr."""
+"""Output of commands: tables or JSON on stdout, progress and remarks on stderr."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from slmquant.boundary import printable
 from slmquant.progress import Progress, Silent
 
 PIPE_WIDTH = 200
-"""Columns of a table where stdout is no terminal and COLUMNS is not set, so that none is lost."""
+"""Width of tables, in characters, when stdout is no terminal and COLUMNS is not set."""
 
 
 def _hold_streams() -> None:
-    """Where a stream was closed (`>&-`), give what is printed nowhere to go, and its number to no other file."""
+    """Open closed standard streams (`>&-`) on the null device, so that no other file gets their numbers."""
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         continue
     os.close(handle)
@@ -57,42 +57,42 @@ console = _console()
 err_console = Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no remarks.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress bars and no remarks.")]
 
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file or folder that is there already.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file or folder.")]
 
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="A local folder of data, tried first.", show_default="SLMQUANT_DATA"),
+    typer.Option("--data", help="Local folder of data, tried first.", show_default="SLMQUANT_DATA"),
 ]
 
 
 def shown(text: object) -> str:
-    """A path, or a name that somebody else chose, as markup that prints it just as it is.
+    """Escape a path or foreign name for Rich, so that it prints literally.
 
-    Square brackets in it are no markup, and a terminal obeys nothing in it.
+    Square brackets are not read as markup, and control characters do not reach the terminal.
     """
     return escape(printable(str(text)))
 
 
 def tell(text: str) -> None:
-    """Print a remark on stderr, wrapped by the terminal alone; nothing in it is markup."""
+    """Print a remark on stderr, literally; only the terminal wraps it."""
     err_console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def say(text: str, end: str = "\n") -> None:
-    """The same on stdout; line ends and tabs in `text` stay."""
+    """Print `text` on stdout, literally, with its line ends and tabs."""
     console.print(printable(text, keep="\n\t"), highlight=False, markup=False, soft_wrap=True, end=end)
 
 
 def print_json(value: object) -> None:
-    """Write `value` as indented JSON to stdout, and nothing else."""
+    """Write `value` to stdout as indented JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
-    sys.stdout.write(text.encode("utf-8", "replace").decode("utf-8"))  # a path may hold half a character
+    sys.stdout.write(text.encode("utf-8", "replace").decode("utf-8"))  # a path may hold a lone surrogate
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a plain table; columns whose cells are all numbers are right-aligned."""
+    """Print a plain table; columns of numbers are right-aligned."""
     table = Table(title=Text(printable(title)), title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows if row[index]]
@@ -104,7 +104,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 class _Bar:
-    """Shows a `Progress` as one Rich bar per phase, the current one last."""
+    """Shows progress as one Rich bar, replaced at each phase."""
 
     def __init__(self, bars: RichProgress) -> None:
         self._bars = bars
@@ -125,7 +125,7 @@ class _Bar:
 
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress]:
-    """A progress listener that draws on stderr with the time left; silent when asked or when stderr is a file."""
+    """A progress bar on stderr with the time left; silent if `quiet` or if stderr is no terminal."""
     if quiet or not err_console.is_terminal:
         yield Silent()
         return

@@ -1,4 +1,4 @@
-"""What the commands that read results share."""
+"""Shared by commands that read results: options, opening the store, selecting records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ StoreOption = Annotated[
     Path | None,
     typer.Option(
         "--store",
-        help="The result store; by default SLMQUANT_STORE, else results/slmquant.sqlite.",
+        help="Result store to read; default: SLMQUANT_STORE, else results/slmquant.sqlite.",
         show_default=False,
     ),
 ]
@@ -23,17 +23,22 @@ ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="Only cel
 MarginAccuracyOption = Annotated[
     float,
     typer.Option(
-        "--margin-accuracy", min=0.0001, max=0.9999, help="Cells that differ by less in accuracy are equivalent."
+        "--margin-accuracy", min=0.0001, max=0.9999, help="Largest difference in accuracy that counts as equivalent."
     ),
 ]
 MarginNatsOption = Annotated[
     float,
-    typer.Option("--margin-nats", min=1e-6, max=100, help="The same of loss and mean divergence, in nats per token."),
+    typer.Option(
+        "--margin-nats",
+        min=1e-6,
+        max=100,
+        help="Largest difference in loss or mean divergence that counts as equivalent, in nats per token.",
+    ),
 ]
 
 
 def open_store(path: Path | None) -> Store:
-    """The store at `path`, or at the default place, for reading."""
+    """Open the store at `path`, or at the default place, for reading."""
     from slmquant.store import Store, default_store_path
 
     return Store(path or default_store_path(), read_only=True)
@@ -46,10 +51,10 @@ def select(
     scheme: str | None = None,
     status: str | None = None,
 ) -> list[Record]:
-    """Records that match every argument that is given.
+    """Records that match all given arguments.
 
     Raises:
-        UnknownNameError: The store holds no cell of that model, method or scheme, or there is no such status.
+        UnknownNameError: The store holds no cell of that model, method or scheme, or the status is not known.
         SchemeError: The scheme cannot be read.
     """
     from typing import get_args

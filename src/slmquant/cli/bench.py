@@ -1,4 +1,4 @@
-"""`slmquant bench`: the main job."""
+"""`slmquant bench`: quantize, measure, store and report."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from slmquant.store import Record
 
 DEFAULT_METHODS = ("rtn", "smoothquant", "gptq", "awq", "quarot")
-"""One of each kind, none of which learns: minutes, not hours."""
+"""One of each kind; none learns, so they take minutes, not hours."""
 DEFAULT_SCHEMES = ("W8A8", "W4A8", "W4A16g64")
 
 ENGINE_METHODS = ("rtn", "awq", "gptq_sink")
-"""Where engines are named: what rotates, or rounds activations while it runs, no format of theirs holds."""
+"""Defaults with `--engines`: their formats hold neither rotations nor activations rounded at run time."""
 ENGINE_SCHEMES = ("W4A16g32E8",)
-"""All of their formats hold it; embeddings in 16 bits would be most of what decoding reads."""
+"""All engines' formats hold it; embeddings in 16 bits would be most of what decoding reads."""
 
 INTERRUPTED = 130
 FAILED_CELLS = 9
-"""Exit code of a bench that went through but left cells neither ok nor refused."""
+"""Exit code of a finished bench with cells that are neither `ok` nor `refused`."""
 
 
 def command(
@@ -36,12 +36,12 @@ def command(
         list[str] | None, typer.Argument(help="Model sources: names, hub ids, folders, GGUF files.")
     ] = None,
     plan_file: Annotated[
-        Path | None, typer.Option("--plan", help="A plan in YAML; flags given here replace its fields.")
+        Path | None, typer.Option("--plan", help="Plan in YAML; options given here replace its fields.")
     ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated methods, combinations a+b, or all.",
+            help="Comma-separated methods or combinations a+b; or all.",
             show_default=f"{','.join(DEFAULT_METHODS)}; on engines {','.join(ENGINE_METHODS)}",
         ),
     ] = None,
@@ -56,34 +56,34 @@ def command(
         str | None, typer.Option(help="Comma-separated tasks, each name or name:limit.", show_default="suite demo")
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(help="A suite of tasks, beside those named; `slmquant tasks` lists them.")
+        str | None, typer.Option(help="Suite of tasks, added to --tasks; `slmquant tasks` lists suites.")
     ] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="Calibration corpus.", show_default="WikiText-2's train split if at hand")
+        str | None, typer.Option(help="Calibration corpus.", show_default="WikiText-2's train split if available")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, max=MOST_SAMPLES, help="Calibration windows.", show_default="128")
+        int | None, typer.Option(min=1, max=MOST_SAMPLES, help="Number of calibration windows.", show_default="128")
     ] = None,
     seq_len: Annotated[
         int | None,
-        typer.Option(min=SHORTEST_WINDOW, max=LONGEST_WINDOW, help="Tokens in a window.", show_default="512"),
+        typer.Option(
+            min=SHORTEST_WINDOW, max=LONGEST_WINDOW, help="Tokens per calibration window.", show_default="512"
+        ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of everything that is drawn.", show_default="0")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Random seed.", show_default="0")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="What evaluation computes in: auto, float32, bfloat16.", show_default="auto")
+        str | None, typer.Option(help="Compute dtype of evaluation: auto, float32 or bfloat16.", show_default="auto")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="What methods that learn may spend: fast or paper.", show_default="fast")
+        str | None, typer.Option(help="Learning budget of methods that learn: fast or paper.", show_default="fast")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="cpu")] = None,
+    device: Annotated[str | None, typer.Option(help="Device: cpu, cuda, ...", show_default="cpu")] = None,
     timeout: Annotated[
         float | None,
         typer.Option(
             min=0.001,
             max=LONGEST_S,
-            help="Longest a cell, or a step on an engine, may take, in seconds.",
+            help="Time limit of a cell, or of a step on an engine, in seconds.",
             show_default="none, 300",
         ),
     ] = None,
@@ -91,22 +91,21 @@ def command(
         float | None,
         typer.Option(
             metavar="CONFIDENCE",
-            help="Ask items in a random order only until the cells of a model are told apart with this confidence, "
-            "e.g. 0.95.",
-            show_default="ask all",
+            help="Evaluate items in random order and stop once a model's cells differ with this confidence, e.g. 0.95.",
+            show_default="evaluate all items",
         ),
     ] = None,
     engines: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated engines that every cell is exported for and measured on; see `slmquant engines`.",
+            help="Comma-separated engines to export and measure every cell on; see `slmquant engines`.",
             show_default="none",
         ),
     ] = None,
     data: DataOption = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="Where results are kept.", show_default="SLMQUANT_STORE or results/slmquant.sqlite"),
+        typer.Option(help="Result store to write.", show_default="SLMQUANT_STORE or results/slmquant.sqlite"),
     ] = None,
     report: Annotated[Path, typer.Option("--output", "-o", "--report", help="Folder for the report's files.")] = Path(
         "results/report"
@@ -114,10 +113,10 @@ def command(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Quantize models with several methods and schemes under identical conditions, measure, store, report.
+    """Quantize models with several methods and schemes under identical conditions; measure, store and report.
 
-    Each cell runs in a process of its own and ends as a row of the store, whatever happens to it. Repeating the
-    command continues where it was stopped. It computes with all cores; OMP_NUM_THREADS=1 before it gives it one.
+    Each cell (one model, method and scheme) runs in its own process and ends as a row of the store, even if it fails.
+    Repeating the command continues where it stopped. It uses all cores; set OMP_NUM_THREADS=1 to use one.
 
     Examples:
         slmquant bench smollm2-135m-instruct --suite demo
@@ -159,16 +158,16 @@ def command(
     if result.failed:
         err_console.print(
             f"[bold red]{len(result.failed)} of {len(result.records)} cells failed;[/bold red] "
-            "`slmquant list` says why, and the same command tries them again"
+            "`slmquant list` shows why, and the same command tries them again"
         )
         raise typer.Exit(FAILED_CELLS)
 
 
 def _measured(plan: Plan, store: Path | None, data: Path | None, quiet: bool) -> tuple[RunResult, Answers]:
-    """Run a plan; returns its cells, and what was answered on their items.
+    """Run a plan; returns its cells and their answers to single items.
 
     Raises:
-        typer.Exit: It was interrupted.
+        typer.Exit: The run was interrupted.
     """
     from slmquant.runs.runner import run
     from slmquant.store import Store, default_store_path
@@ -177,7 +176,7 @@ def _measured(plan: Plan, store: Path | None, data: Path | None, quiet: bool) ->
         try:
             result = run(plan, opened, data_dir=data, progress=progress, tell=_Teller(quiet))
         except KeyboardInterrupt:
-            tell("interrupted; what is finished is kept, and the same command goes on from here")
+            tell("interrupted; finished cells are kept, and the same command continues from here")
             raise typer.Exit(INTERRUPTED) from None
         return result, {record.cell_id: opened.items(record.cell_id) for record in result.records}
 
@@ -203,7 +202,7 @@ def _plan(
     suite: str | None,
     data: Path | None,
 ) -> tuple[Plan, list[str]]:
-    """The plan that a file and flags make together, and what to remark about it."""
+    """The plan from a file and options together, and remarks about it."""
     from slmquant import methods
     from slmquant.calib.corpora import calibration_corpus
     from slmquant.runs.plan import as_task, make_plan, read_plan_fields
@@ -216,7 +215,7 @@ def _plan(
         chosen = choose_suite(suite or "demo", data)
         named = content.get("tasks")
         beside = [as_task(task) for task in named] if isinstance(named, list) else []
-        names = {task.name for task in beside}  # with the limit that the user gave them
+        names = {task.name for task in beside}  # these keep the user's limit
         content["tasks"] = [*(task for task in chosen.tasks if task.name not in names), *beside]
         remarks += [chosen.remark] if chosen.remark else []
     on_engines = bool(content.get("engines"))
@@ -225,7 +224,7 @@ def _plan(
         content["methods"] = [name for name in methods.names() if name != methods.REFERENCE]
     content.setdefault("schemes", list(ENGINE_SCHEMES if on_engines else DEFAULT_SCHEMES))
     window = content.get("calibration") or {}
-    if isinstance(window, dict):  # what is none is refused with the plan
+    if isinstance(window, dict):  # anything else is refused with the plan
         window = window | {name: value for name, value in calibration.items() if value is not None}
         if "corpus" not in window:
             window["corpus"] = calibration_corpus(data)
@@ -236,14 +235,14 @@ def _plan(
 def _split(names: str | None) -> list[str] | None:
     if names is None:
         return None
-    found = [name.strip() for name in names.split(",") if name.strip()]
-    if not found:  # an unset variable of a shell, most likely: not a wish for the defaults
-        raise typer.BadParameter(f"{names!r} names nothing; write names between commas, or leave the option out")
-    return found
+    parts = [name.strip() for name in names.split(",") if name.strip()]
+    if not parts:  # probably an unset shell variable, not a wish for the defaults
+        raise typer.BadParameter(f"{names!r} is empty; write comma-separated names, or leave the option out")
+    return parts
 
 
 class _Teller:
-    """Prints a line whenever a cell ends."""
+    """Prints a line when a cell ends."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet

@@ -1,4 +1,4 @@
-"""`slmquant bench-engine`: what an engine makes of an artifact."""
+"""`slmquant bench-engine`: measure artifacts on an engine."""
 
 from __future__ import annotations
 
@@ -26,33 +26,39 @@ if TYPE_CHECKING:
     from slmquant.engine_bench.session import EngineJob, EngineResult, Settings
 
 _FAILED = 9
-"""Exit code of a bench some of whose rows are not `ok`."""
+"""Exit code of a bench with rows that are not `ok`."""
 
 
 def command(
     artifacts: Annotated[
         list[str],
-        typer.Argument(help="Files or folders that the engine opens, measured side by side.", metavar="ARTIFACT..."),
+        typer.Argument(help="Files or folders to measure side by side.", metavar="ARTIFACT..."),
     ],
-    engine: Annotated[str, typer.Option("--engine", "-e", help="Which engine; see `slmquant engines`.")],
+    engine: Annotated[str, typer.Option("--engine", "-e", help="Engine to measure on; see `slmquant engines`.")],
     reference: Annotated[
         list[str] | None,
         typer.Option(
             "--reference",
-            help="The same model for the torch reference: a slmquant folder (`export --keep`) or a model source. "
-            "Once for each artifact, in their order.",
-            show_default="GGUF and checkpoints themselves, in torch",
+            help="Model to compare outputs with, in torch: a slmquant folder (`export --keep`) or a model source; "
+            "give one per artifact, in order.",
+            show_default="the artifact itself, if a GGUF file or checkpoint",
         ),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="The full-precision artifact that the others are held against, in turns.")
+        str | None, typer.Option(help="Full-precision artifact to compare with, measured in turns with the others.")
     ] = None,
     threads: Annotated[
-        str | None, typer.Option(help="Numbers of threads, `1,2`.", show_default="1 and all cores")
+        str | None, typer.Option(help="Thread counts to measure, e.g. `1,2`.", show_default="1 and all cores")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, all cores only, no long context.")] = False,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Passes that count.", show_default="10, or 3")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for opening, for a comparison, for a pass.")] = 300,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure fewer rounds, all cores only, no long context.")
+    ] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Number of timed passes.", show_default="10; 3 with --quick")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Time limit of opening, of a comparison and of a pass, in seconds.")
+    ] = 300,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report's file, `<time>.json`.")] = Path(
         "results/engines"
     ),
@@ -60,9 +66,9 @@ def command(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure artifacts on an engine: that it computes what was evaluated, then speed, memory and energy.
+    """Measure artifacts on an engine: check its outputs against torch, then measure speed, memory and energy.
 
-    Without --threads all cores are used, or as many as OMP_NUM_THREADS says.
+    All cores means as many as OMP_NUM_THREADS allows, if it is set.
 
     Examples:
         slmquant bench-engine model.gguf --engine llamacpp
@@ -74,7 +80,7 @@ def command(
     from slmquant.files import make_folder
 
     make_folder(output)
-    engines.load(engine)  # a wrong name is told before anything is computed
+    engines.load(engine)  # refuse a wrong name before anything is computed
     settings = _settings(quick, rounds, threads, timeout)
     names = [*artifacts, *([baseline] if baseline is not None and baseline not in artifacts else [])]
     pairs = _pairs(names, len(artifacts), list(reference or []))
@@ -89,16 +95,16 @@ def command(
     else:
         _print(engine, results, scores)
         if not quiet:
-            tell(f"every figure and raw sample: {path}")
+            tell(f"all figures and raw samples: {path}")
     if any(result.status != "ok" for result in results):
         raise typer.Exit(_FAILED)
 
 
 def _pairs(names: Sequence[str], artifacts: int, references: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Each artifact, the baseline last, with what torch shall compute the same from."""
+    """Each artifact, the baseline last, with its reference for torch, or None."""
     if references and len(references) != artifacts:
         raise typer.BadParameter(
-            f"{len(references)} for {artifacts} artifacts; give one for each, in their order, or none",
+            f"{len(references)} references for {artifacts} artifacts; give one per artifact, in order, or none",
             param_hint="--reference",
         )
     return [(name, references[place] if place < len(references) else None) for place, name in enumerate(names)]
@@ -127,7 +133,7 @@ def _settings(quick: bool, rounds: int | None, threads: str | None, timeout: flo
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 1:
-        raise typer.BadParameter(f"{threads!r} are no numbers of threads; expected e.g. 1,2", param_hint="--threads")
+        raise typer.BadParameter(f"{threads!r} is no list of thread counts; expected e.g. 1,2", param_hint="--threads")
     return replace(settings, threads=numbers)
 
 
@@ -160,7 +166,7 @@ def _facts(result: EngineResult, score: Score) -> dict[str, object]:
 
 
 def _without_folders(text: str, job: EngineJob) -> str:
-    """`text` with the artifact called as the row calls it, not by where it lies on this machine."""
+    """`text` with the artifact's path on this machine replaced by its label."""
     return text.replace(str(job.artifact), job.label)
 
 
@@ -171,14 +177,14 @@ def _document(facts: Sequence[dict[str, object]]) -> str:
 
 
 def _print(engine: str, results: Sequence[EngineResult], scores: Sequence[Score]) -> None:
-    """A line for each artifact and number of threads that was timed."""
+    """Print a line for each artifact and timed thread count."""
     rows = [row for result, score in zip(results, scores, strict=True) for row in _rows(result, score)]
     print_table(f"On {engine}", _COLUMNS, rows)
     for result in results:
         for remark in ([result.reason] if result.reason else []) + list(result.notes):
             say(f"{result.job.label}: {remark}")
-    told = dict.fromkeys(score.reason for score in scores if score.reason)
-    for reason in told:
+    reasons = dict.fromkeys(score.reason for score in scores if score.reason)
+    for reason in reasons:
         say(f"SLMQ_infer: {reason}")
 
 

@@ -1,4 +1,4 @@
-"""`slmquant chat`: talk to a quantized model beside its original."""
+"""`slmquant chat`: talk to a quantized model and its original side by side."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ _NEW = "/new"
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="A folder that `slmquant quantize` wrote, or a model source.", metavar="MODEL")
+        str, typer.Argument(help="Folder written by `slmquant quantize`, or a model source.", metavar="MODEL")
     ],
     method: Annotated[
-        str | None, typer.Option(help="Quantize a model source first, with this method.", show_default="rtn")
+        str | None, typer.Option(help="Method to quantize a model source with first.", show_default="rtn")
     ] = None,
     scheme: Annotated[
-        str | None, typer.Option(help="Quantize a model source first, with this scheme.", show_default="W4A16g64")
+        str | None, typer.Option(help="Scheme to quantize a model source to first.", show_default="W4A16g64")
     ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Say this, and nothing more.")] = None,
-    original: Annotated[bool, typer.Option(help="Let the original answer, too.")] = True,
-    max_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="The longest answer.")] = 200,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Answer this one text and exit.")] = None,
+    original: Annotated[bool, typer.Option(help="Also let the original model answer.")] = True,
+    max_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer, in tokens.")] = 200,
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=100.0, help="0 is greedy: the likeliest token every time.")
+        float,
+        typer.Option(min=0.0, max=100.0, help="Sampling temperature; 0 is greedy (the likeliest token every time)."),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of what is drawn, the same for both.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Sampling seed, the same for both models.")] = 0,
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, ...")] = "cpu",
     data: DataOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Talk to a quantized model beside its original.
+    """Talk to a quantized model and its original side by side.
 
-    A model whose tokenizer has a chat template remembers the conversation, each of the two its own; [bold]/new[/bold]
-    begins another. One without goes on from every text as it stands. Ends with Ctrl-D, or with the last line where
-    lines come from a pipe. Both compute in float32; how fast a quantized model would be cannot be seen here.
+    With a chat template, each model remembers its own conversation, and [bold]/new[/bold] starts another; without
+    one, every text is continued on its own. Press Ctrl-D to end; piped input ends with its last line. Both models
+    compute in float32, so their speed here does not show how fast the quantized model would be on an engine.
 
     Examples:
         slmquant chat smollm2-gptq
@@ -65,10 +66,10 @@ def command(
             continue
         try:
             for speaker in speakers:
-                speaker.check(text, manner)  # all, before one answers: their conversations stay side by side
+                speaker.check(text, manner)  # all before any answers, so that conversations stay equal
             for speaker in speakers:
                 _answer(speaker, text, manner)
-        except RefusedError as error:  # too long a conversation: it says what to do
+        except RefusedError as error:  # the conversation is too long; the message says what to do
             if prompt is not None:
                 raise
             tell(str(error))
@@ -83,7 +84,7 @@ def _speakers(
     data: Path | None,
     progress: Progress,
 ) -> list[Speaker]:
-    """The quantized model and, where it is wanted and can be had, its original; a model as it is, alone."""
+    """The quantized model and, if asked for and available, its original; or one unquantized model alone."""
     from slmquant import api
     from slmquant.calib.corpora import calibration_corpus
     from slmquant.cli._conversation import Speaker
@@ -120,7 +121,7 @@ def _speakers(
 
 
 def _original(artifact: Artifact, device: str, progress: Progress) -> Speaker | None:
-    """The model that an artifact was made from; None, with the reason on stderr, where it cannot be had."""
+    """The model an artifact was made from; None, with the reason on stderr, if it is not available."""
     from slmquant.cli._conversation import Speaker
     from slmquant.errors import SlmquantError
     from slmquant.model.sources.load import load
@@ -132,20 +133,20 @@ def _original(artifact: Artifact, device: str, progress: Progress) -> Speaker | 
     else:
         if loaded.sha256 == artifact.source_sha256:
             return Speaker(f"{artifact.source}, {loaded.card.provenance}", loaded.model, loaded.tokenizer)
-        reason = f"the weights of {artifact.source} are others now than those it was made from"
-    tell(f"without its original: {reason}")
+        reason = f"the weights of {artifact.source} have changed since it was quantized"
+    tell(f"the original is not shown: {reason}")
     return None
 
 
 def _said(prompt: str | None, is_chat: bool) -> Iterator[str]:
-    """What the user says: one prompt, or line after line until the input ends; empty lines are passed over."""
+    """The user's texts: one prompt, or every line that is not empty until the input ends."""
     if prompt is not None:
         yield prompt
         return
     asks = sys.stdin.isatty()
     if asks:
-        does = "answers" if is_chat else "goes on from what you write, as it has no chat template"
-        tell(f"It {does}. {_NEW} begins anew, Ctrl-D ends.")
+        does = "answers" if is_chat else "continues what you write, as it has no chat template"
+        tell(f"The model {does}. Type {_NEW} to start over, Ctrl-D to quit.")
     while True:
         try:
             text = console.input("[bold]you> [/bold]") if asks else input()
@@ -156,7 +157,7 @@ def _said(prompt: str | None, is_chat: bool) -> Iterator[str]:
 
 
 def _answer(speaker: Speaker, text: str, manner: Manner) -> None:
-    """Print an answer under its speaker's label, piece by piece."""
+    """Print a speaker's label and its answer, piece by piece."""
 
     def write(piece: str) -> None:
         say(piece, end="")

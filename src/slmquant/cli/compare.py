@@ -1,4 +1,4 @@
-"""`slmquant compare`: two cells side by side."""
+"""`slmquant compare`: compare two cells."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from slmquant.cli._results import MarginAccuracyOption, MarginNatsOption, StoreO
 
 
 def command(
-    a: Annotated[str, typer.Argument(help="The cell to compare with: an id, its first digits, or method/scheme.")],
-    b: Annotated[str, typer.Argument(help="The cell that is compared.")],
+    a: Annotated[str, typer.Argument(help="Baseline cell: an id, its first digits, or method/scheme.")],
+    b: Annotated[str, typer.Argument(help="Cell to judge against A, written likewise.")],
     until_separated: Annotated[
         float | None,
         typer.Option(
             metavar="CONFIDENCE",
-            help="Also say after how many of the kept answers `bench --until-separated` would have stopped.",
+            help="Also print after how many items `bench --until-separated` would have stopped.",
         ),
     ] = None,
     margin_accuracy: MarginAccuracyOption = 0.02,
@@ -25,13 +25,13 @@ def command(
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare two cells, in pairs of the same items where their answers were kept.
+    """Compare two cells, item by item if their answers are in the store.
 
-    One accuracy for each task, and the loss and the mean divergence on each text, are tested; the verdict is on B.
-    It is "better" or "worse" where the two-sided p, corrected over these by Holm's method, lies below 0.05;
-    "equivalent" where the difference is shown to be smaller than the margin; else so few items "cannot tell". All else
-    is described. Flips are answers that turned from right to wrong (−) and from wrong to right (+). Where the cells
-    differ in compute dtype, device, engine or machine, a line says so, and what it means for which figures.
+    Tested are one accuracy per task, and the loss and mean divergence on each text. The verdict on B is "better" or
+    "worse" if the two-sided p, corrected over these tests by Holm's method, is below 0.05; "equivalent" if the
+    difference is shown to be smaller than the margin; otherwise "cannot tell", as the items are too few. Other figures
+    are shown without a test. Flips are answers that turned from right to wrong (−) and from wrong to right (+). If the
+    cells differ in compute dtype, device, engine or machine, a line says so, and which figures that affects.
 
     For example:
 
@@ -51,7 +51,7 @@ def command(
 
     if until_separated is not None and not 0.5 < until_separated < 1:
         raise typer.BadParameter(
-            f"{until_separated} is no confidence; expected more than 0.5 and less than 1, such as 0.95",
+            f"confidence is {until_separated}; expected more than 0.5 and less than 1, such as 0.95",
             param_hint="--until-separated",
         )
     with open_store(store) as results:

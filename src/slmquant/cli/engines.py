@@ -1,4 +1,4 @@
-"""`slmquant engines`: who runs quantized models here."""
+"""`slmquant engines`: list the engines that run quantized models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from slmquant.cli._output import JsonOption, print_json, print_table
 
 
 def command(json: JsonOption = False) -> None:
-    """List the engines: which can be used here, of which version, with which instruction sets, for which formats.
+    """List engines: usable here or not, version, instruction sets and formats.
 
     Examples:
         slmquant engines
@@ -39,7 +39,7 @@ def command(json: JsonOption = False) -> None:
 
 @dataclass(frozen=True)
 class _Card:
-    """What is shown of an engine."""
+    """Printed facts about an engine."""
 
     engine: str
     summary: str
@@ -55,7 +55,7 @@ def _card(name: str) -> _Card:
 
     try:
         engine = engines.load(name)
-    except ImportError as error:  # one broken plug-in does not hide the others
+    except ImportError as error:  # a broken plug-in does not hide the others
         return _Card(name, "", False, None, (), (), f"its module cannot be imported: {error}")
     status = engine.status()
     return _Card(

@@ -1,4 +1,4 @@
-"""`slmquant export`: a quantized model as a file that another engine runs."""
+"""`slmquant export`: write a quantized model in another engine's format."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ METHOD, SCHEME = "gptq", "W4A16g32"
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="A model source, or a folder that `slmquant quantize` wrote.", metavar="MODEL")
+        str, typer.Argument(help="Model source, or a folder written by `slmquant quantize`.", metavar="MODEL")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
-    format_: Annotated[str, typer.Option("--format", "-f", help="How it shall lie on disk.")] = "gguf",
+    format_: Annotated[str, typer.Option("--format", "-f", help="Output format.")] = "gguf",
     method: Annotated[
-        str | None, typer.Option(help="Quantize a model source with this method.", show_default=METHOD)
+        str | None, typer.Option(help="Method to quantize a model source with.", show_default=METHOD)
     ] = None,
     scheme: Annotated[
-        str | None, typer.Option(help="Quantize a model source with this scheme.", show_default=SCHEME)
+        str | None, typer.Option(help="Scheme to quantize a model source to.", show_default=SCHEME)
     ] = None,
     otherwise: Annotated[
-        str | None, typer.Option(help="What to store weights as that cannot be stored as asked, in the format's words.")
+        str | None, typer.Option(help="The format's type to fall back on for weights that it cannot store as asked.")
     ] = None,
     keep: Annotated[
         Path | None,
-        typer.Option(help="Write slmquant's own folder, too: what `bench-engine --reference` compares with."),
+        typer.Option(help="Also write a folder in slmquant's own format, for `bench-engine --reference`."),
     ] = None,
     any_tokenization: Annotated[
-        bool, typer.Option("--any-tokenization", help="Write a file although its engine cuts text into other tokens.")
+        bool, typer.Option("--any-tokenization", help="Write the file even if its engine tokenizes text differently.")
     ] = False,
     corpus: CorpusOption = None,
     samples: SamplesOption = 128,
@@ -72,7 +72,7 @@ def command(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Quantize a model and write it for another engine; nothing is stored otherwise than asked without being named.
+    """Quantize a model and write it for another engine; every weight not stored as asked is listed.
 
     Examples:
         slmquant export smollm2-135m-instruct --method gptq --scheme W4A16g32 --format gguf -o model.gguf
@@ -85,7 +85,7 @@ def command(
     from slmquant.formats.native.folder import is_native
     from slmquant.model.sources.resolve import place_of
 
-    fmt = formats.load(format_)  # a wrong name is told before anything is quantized
+    fmt = formats.load(format_)  # refuse a wrong name before anything is quantized
     if any_tokenization:
         fmt = accept_any_tokenization(fmt)
     ours = is_native if format_ == "native" else None
@@ -121,10 +121,10 @@ def _rehearse(
     spec: CalibrationSpec,
     data: Path | None,
 ) -> None:
-    """Refuse, before anything is calibrated or learned, what the format cannot hold.
+    """Refuse what the format cannot hold, before anything is calibrated or learned.
 
-    Architecture and number formats decide that, as a rule: weights rounded to nearest, in seconds, fit or do not fit
-    as those of any method do. What only the method brings (rotations at run time, branches) is told at the end.
+    Architecture and number format usually decide that, so weights rounded to nearest, in seconds, fit if those of any
+    method do. What only the method adds (rotations at run time, branches) is refused at the end.
 
     Raises:
         RefusedError: As for `Format.write`.
@@ -164,10 +164,10 @@ def _substitution(placement: Placement) -> dict[str, object]:
 
 
 def _print(written: Written, title: str) -> None:
-    """What the file holds, and every weight that is not stored as asked."""
+    """Print what the file holds, and every weight that is not stored as asked."""
     print_table(
         f"{written.path}: {title}, {written.stored_bytes / 1e6:.1f} MB",
-        ("stored as", "asked for", "weights", "share", "MB", "the codes themselves"),
+        ("stored as", "asked for", "weights", "share", "MB", "exact codes"),
         [
             (
                 kind.stored,
@@ -189,15 +189,15 @@ def _print(written: Written, title: str) -> None:
 
 @dataclass(frozen=True)
 class _Kind:
-    """Weights that are stored alike.
+    """Weights that are stored in the same type.
 
     Attributes:
-        stored: The format's name for it.
-        asked: What the scheme asked for.
-        weights: How many.
-        share: Of all elements, 0 to 1.
-        stored_bytes: What they take.
-        exact: Whether the file says the codes that were evaluated.
+        stored: The format's name of the type.
+        asked: Type that the scheme asked for.
+        weights: Number of weight tensors.
+        share: Their share of all elements, 0 to 1.
+        stored_bytes: Bytes that they take.
+        exact: Whether the file holds the very codes that were evaluated.
     """
 
     stored: str
@@ -209,7 +209,7 @@ class _Kind:
 
 
 def _summary(placements: Sequence[Placement]) -> list[_Kind]:
-    """Kinds in the order of their share."""
+    """Kinds of weights, by falling share."""
     total = sum(each.parameters for each in placements)
     kinds = []
     for stored, asked, exact in dict.fromkeys((p.stored_as, p.requested, p.exact) for p in placements):
@@ -228,7 +228,7 @@ def _artifact(
     data: Path | None,
     progress: Progress,
 ) -> Artifact:
-    """The quantized model: read from its folder, or made now."""
+    """The quantized model, read from its folder or quantized now."""
     from slmquant import api
     from slmquant.formats.native.folder import is_native
 

@@ -1,4 +1,4 @@
-"""`slmquant list`: what is in the store, a line for each cell."""
+"""`slmquant list`: list the store's cells, one line each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slmquant.store import Record
 
 SHOWN_DIGITS = 8
-"""Of a cell id: enough to name one of ten thousand cells."""
+"""Digits of a cell id that are printed: enough to tell ten thousand cells apart."""
 
 
 def command(
@@ -23,11 +23,12 @@ def command(
     method: Annotated[str | None, typer.Option("--method", help="Only cells of this method.")] = None,
     scheme: Annotated[str | None, typer.Option("--scheme", help="Only cells of this scheme.")] = None,
     status: Annotated[
-        str | None, typer.Option("--status", help="Only ok, refused, failed, timeout or out_of_memory.")
+        str | None,
+        typer.Option("--status", help="Only cells that ended ok, refused, failed, timeout or out_of_memory."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the cells that were measured; below them those of older code, or of files that changed since.
+    """List measured cells; outdated ones (of older code, or of files that have changed) are listed below.
 
     For example:
 

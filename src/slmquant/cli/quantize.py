@@ -1,4 +1,4 @@
-"""`slmquant quantize`: one model, one method, one scheme, one folder."""
+"""`slmquant quantize`: quantize one model and write it to a folder."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from slmquant.cli._output import (
 def command(
     model: Annotated[str, typer.Argument(help="Model source: a name, hub id, folder or GGUF file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    method: Annotated[str, typer.Option(help="A method, or a combination a+b.")] = "gptq",
-    scheme: Annotated[str, typer.Option(help="A scheme name.")] = "W4A16g64",
+    method: Annotated[str, typer.Option(help="Method, or combination a+b.")] = "gptq",
+    scheme: Annotated[str, typer.Option(help="Scheme name; see `slmquant schemes`.")] = "W4A16g64",
     corpus: CorpusOption = None,
     samples: SamplesOption = 128,
     seq_len: SeqLenOption = 512,
     seed: SeedOption = 0,
     budget: BudgetOption = Budget.FAST,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, ...")] = "cpu",
     data: DataOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Quantize a model and write it in slmquant's own format (safetensors, codes packed).
+    """Quantize a model and write it in slmquant's own format (safetensors with packed codes).
 
-    It computes with all cores; OMP_NUM_THREADS=1 before it gives it one.
+    It uses all cores; set OMP_NUM_THREADS=1 to use one.
 
     Examples:
         slmquant quantize smollm2-135m-instruct -o smollm2-gptq
@@ -58,7 +58,7 @@ def command(
     from slmquant.formats.native.folder import is_native
     from slmquant.model.sources.resolve import place_of
 
-    check_output(output, True, is_native, overwrite, place_of(model))  # the quick refusal first
+    check_output(output, True, is_native, overwrite, place_of(model))  # the quick check first
     check_output(output, True, is_native, overwrite, place_of(model), api.least_bytes(model, scheme))
     with progress_bar(quiet) as progress:
         artifact = api.quantize(

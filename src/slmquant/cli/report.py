@@ -1,4 +1,4 @@
-"""`slmquant report`: results as a table, as files, and as a page."""
+"""`slmquant report`: show results as a table, files and a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Expectation(str, Enum):
-    """How the mean over models and the square are ordered."""
+    """Order of the mean over models and the square in a score."""
 
     MEAN_THEN_SQUARE = "mean_then_square"
     SQUARE_THEN_MEAN = "square_then_mean"
@@ -34,22 +34,22 @@ def command(
     ),
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="table, csv, json or html; may be repeated.", show_default="all"),
+        typer.Option("--format", "-f", help="Output: table, csv, json or html; may be repeated.", show_default="all"),
     ] = None,
     model: ModelOption = None,
     expectation: Annotated[
-        Expectation, typer.Option(help="Over models, a score takes the mean and then the square, or the reverse.")
+        Expectation, typer.Option(help="Order of mean over models and square in the scores.")
     ] = Expectation.MEAN_THEN_SQUARE,
     perplexity: Annotated[
-        bool, typer.Option("--perplexity/--no-perplexity", help="Count perplexity as a data set of SLMQ_perf.")
+        bool, typer.Option("--perplexity/--no-perplexity", help="Include perplexity as a data set of SLMQ_perf.")
     ] = True,
-    consumption_reference: Annotated[str, typer.Option(help="The method whose SLMQ_cons is 100.")] = "rtn",
+    consumption_reference: Annotated[str, typer.Option(help="Method whose SLMQ_cons is set to 100.")] = "rtn",
     json: JsonOption = False,
     margin_accuracy: MarginAccuracyOption = 0.02,
     margin_nats: MarginNatsOption = 0.01,
     quiet: QuietOption = False,
 ) -> None:
-    """Print the results as a table and write them as CSV, JSON and one HTML page.
+    """Print results as a table and write them as CSV, JSON and one HTML page.
 
     For example:
 
@@ -66,8 +66,8 @@ def command(
     from slmquant.report.page import write_page
     from slmquant.report.terminal import print_report
 
-    wanted = formats or list(FORMATS)
-    for name in wanted:
+    chosen = formats or list(FORMATS)
+    for name in chosen:
         if name not in FORMATS:
             raise UnknownNameError("format", name, FORMATS)
     with open_store(store) as results:
@@ -82,7 +82,7 @@ def command(
     options = ScoreOptions(expectation.value, perplexity, consumption_reference)
     if json:
         print_json(as_json(records, options, answers))
-    elif "table" in wanted:
+    elif "table" in chosen:
         print_report(records, console, options, answers, margins)
     writers: dict[str, Callable[[Sequence[Record], Path], Path]] = {
         "csv": write_report_csv,
@@ -90,7 +90,7 @@ def command(
         "html": partial(write_page, options=options, answers=answers, margins=margins),
     }
     for name, write in writers.items():
-        if name in wanted:
+        if name in chosen:
             path = write(records, output)
             if not quiet:
                 tell(f"wrote {path}")

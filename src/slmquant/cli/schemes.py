@@ -1,4 +1,4 @@
-"""`slmquant schemes`: which numbers a model can be made of."""
+"""`slmquant schemes`: explain scheme names, with examples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from slmquant.cli._output import JsonOption, console, print_json, print_table, s
 
 
 def command(json: JsonOption = False) -> None:
-    """Show the grammar of scheme names with typical examples, and what can be quantized to today.
+    """Show the grammar of scheme names and typical examples, and whether each can be used today.
 
     Example: [dim]slmquant schemes[/dim]
     """

@@ -1,4 +1,4 @@
-"""`slmquant show`: everything that is known of one cell."""
+"""`slmquant show`: show everything stored about one cell."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from slmquant.cli._results import StoreOption, open_store
 
 
 def command(
-    cell: Annotated[str, typer.Argument(help="A cell id or its first digits, or method/scheme.", metavar="CELL")],
+    cell: Annotated[str, typer.Argument(help="Cell id, its first digits, or method/scheme.", metavar="CELL")],
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show one cell: what was asked, what came of it, what it cost, on which data and machine.
+    """Show one cell: its settings, results and cost, its data and machine.
 
     For example:
 

