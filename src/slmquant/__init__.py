@@ -34,7 +34,7 @@ _HOMES = {
     "parse": "slmquant.schemes",
     "quantize": "slmquant.api",
 }
-"""Public name → where it lives; imported when it is first used, so that `import slmquant` stays light."""
+"""Public name → its module, imported on first use, so that `import slmquant` stays light."""
 
 __all__ = ["__version__", *_HOMES]  # all are strings
 

@@ -1,4 +1,4 @@
-"""The same as the command line, from Python. Everything here is a public name of `slmquant`.
+"""The Python interface: the command line's functions, as public names of `slmquant`.
 
 import slmquant as sq
 
@@ -65,17 +65,17 @@ def quantize(
         source: A known name, a hub id, a folder or a GGUF file.
         method: Name of a method, or `a+b`.
         scheme: Scheme name.
-        calibration: What the method may look at, if it looks at anything; by default 128 windows of 512 tokens of
-            WikiText-2's train split, or of a text from a package where that is not here.
-        dtype: What calibration runs and the result computes in; `auto` measures and decides.
-        device: Where to work.
-        seed: Of everything that a method draws.
-        budget: What methods that learn may spend: `fast` suits two cores, `paper` is the authors' setting.
-        data_dir: A local folder of data, tried before packages and the hub.
-        progress: Who is told how far it is.
+        calibration: Calibration set, for methods that need one; by default 128 windows of 512 tokens of WikiText-2's
+            train split, or of a text from a package if that is not available.
+        dtype: Compute dtype of calibration and of the result; `auto` measures and decides.
+        device: Device to compute on.
+        seed: Random seed of the method.
+        budget: Learning budget of methods that learn: `fast` suits two cores, `paper` is the authors' setting.
+        data_dir: Local folder of data, tried before packages and the hub.
+        progress: Receives progress updates.
 
     Raises:
-        SlmquantError: What cannot be done, and what to do instead; see `slmquant.errors`.
+        SlmquantError: It cannot be done; the message says why and what to do. See `slmquant.errors`.
     """
     progress, spec = progress or Silent(), calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
     parsed = parse(scheme)
@@ -104,9 +104,9 @@ def quantize(
 
 
 def least_bytes(source: str, scheme: str) -> int:
-    """What a model in a scheme takes at the least, known before anything is quantized; 0 where it is not known yet.
+    """A lower bound, in bytes, on the size of a quantized model; 0 if the model is not here yet.
 
-    Codes alone, as if every parameter took the fewest bits that the scheme gives any.
+    It counts codes only, as if every parameter took the fewest bits that the scheme gives to any.
     """
     if place_of(source) is None:
         return 0
@@ -116,10 +116,10 @@ def least_bytes(source: str, scheme: str) -> int:
 
 
 def open_artifact(folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Artifact:
-    """Read what `Artifact.save` wrote.
+    """Read an artifact that `Artifact.save` wrote.
 
     Raises:
-        ModelError: The folder is of a newer version, truncated or damaged.
+        ModelError: The folder was written by a newer version, or is truncated or damaged.
     """
     return native.load(Path(folder), dtype, device)
 
@@ -131,17 +131,17 @@ def evaluate(
     data_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure what a quantized model still knows; the full-precision model is measured first where that is needed.
+    """Evaluate a quantized model on tasks; the full-precision model is measured first if they compare with it.
 
     Args:
-        artifact: What to measure.
+        artifact: The quantized model.
         task_names: Tasks, each `name` or `name:limit`.
-        data_dir: A local folder of data, tried before packages and the hub.
-        progress: Who is told how far it is.
+        data_dir: Local folder of data, tried before packages and the hub.
+        progress: Receives progress updates.
 
     Raises:
-        UnknownNameError: No such task.
-        DataError: Its data is nowhere to be had.
+        UnknownNameError: A task is not known.
+        DataError: The data of a task was not found.
     """
     specs = [tasks.parse(name) for name in task_names]
     context = evaluation_context(
@@ -167,10 +167,9 @@ def bench(
     store: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Record, ...]:
-    """Run models × methods × schemes under identical conditions; cells that the store holds are not run again.
+    """Run models × methods × schemes under identical conditions; cells already in the store are not run again.
 
-    Cells run in processes of their own, so a script that calls this needs the usual
-    `if __name__ == "__main__":` guard.
+    Cells run in child processes, so a script that calls this needs the usual `if __name__ == "__main__":` guard.
 
     Raises:
         UnknownNameError: A method, a task or a model is not known.
@@ -201,14 +200,14 @@ def _dtype(
     job = PrecisionJob(source, key_of(source), calibration.corpus, device, data_dir, cache_dir())
     try:
         return decide_precision(job, progress).dtype
-    except DataError:  # without a text nothing can be measured; a method that reads one will say so itself
+    except DataError:  # no text to measure on; a method that needs one will raise this itself
         return "float32"
 
 
 def _measure_reference(
     artifact: Artifact, specs: Sequence[TaskSpec], data_dir: Path | None, progress: Progress
 ) -> None:
-    """Run the full-precision model over `specs`, which leaves its states in the cache."""
+    """Run the full-precision model over `specs` to cache its states."""
     loaded = load(artifact.source, device=artifact.quantized.model.device)
     if loaded.sha256 != artifact.source_sha256:
         raise ModelError(
@@ -223,5 +222,5 @@ def _measure_reference(
 
 
 def _key(artifact: Artifact) -> str:
-    """Of what is cached of its full-precision model."""
+    """Cache key of the artifact's full-precision model."""
     return key_of(artifact.source, artifact.source_sha256)

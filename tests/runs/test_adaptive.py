@@ -112,7 +112,7 @@ def test_a_cell_that_stands_out_is_asked_less_and_figures_are_over_what_was_aske
     assert figures["chance"].value == 0.5
     assert figures["evaluate_s"].value == worst.phases[1].seconds == 12.0
     assert worst.phases[1].peak_rss_bytes == 7
-    assert said == [f"{PIQA}: 850 of 1200 answers asked, 29% saved; not told apart: none W16A16, rtn W8A8"]
+    assert said == [f"{PIQA}: 850 of 1200 answers evaluated, 29% saved; not told apart: none W16A16, rtn W8A8"]
 
 
 def test_what_was_asked_before_a_kill_is_not_asked_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_a_stored_row_survives_what_fails_when_more_is_asked(store: Store, monke
     separation.enter_finished(store.get(record.cell_id))
 
     assert set(run_all(separation, "none")) == {"none"}
-    assert said[0] == "m/rtn/W8A8 keeps its row, and is asked no more: too slow"
+    assert said[0] == "m/rtn/W8A8 keeps its stored row and stops here: too slow"
 
 
 def test_a_cell_that_failed_goes_on_from_its_last_round(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

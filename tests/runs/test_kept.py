@@ -10,7 +10,7 @@ from slmquant.calib.calibration import FreshCalibration
 from slmquant.errors import RefusedError
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
-from slmquant.runs.model_snapshot import keep, restore
+from slmquant.runs.model_snapshot import load_snapshot, save_snapshot
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
@@ -43,9 +43,9 @@ def test_it_answers_bit_for_bit_as_before(
         before = quantize_(model, method, parse(scheme), calibration, dtype=dtype)
     except RefusedError:
         pytest.skip("this method does not do this model")
-    keep(Artifact(before, tokenizer(), "tiny", "0" * 64), tmp_path / "kept")
+    save_snapshot(Artifact(before, tokenizer(), "tiny", "0" * 64), tmp_path / "kept")
 
-    after = restore(tmp_path / "kept", before.dtype, "cpu").quantized
+    after = load_snapshot(tmp_path / "kept", before.dtype, "cpu").quantized
 
     with torch.no_grad():
         asked = calibration_tokens(2)

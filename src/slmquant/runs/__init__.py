@@ -1,1 +1,1 @@
-"""What is done: plans of cells, each run in a process of its own, each ending as a row."""
+"""Runs plans: every cell in its own process, every outcome a row of the store."""

@@ -1,8 +1,8 @@
-"""The cells of one model on engines: exported, proved to be what was evaluated, and timed side by side.
+"""Measures the cells of one model on engines: exports, checks parity, and times side by side.
 
-What an engine runs is the file that a user would ship. It is written from the quantized model that the cell put
-aside, in the format that the engine prefers. On an engine all cells of a model, or as many of them as fit into memory
-together, are measured in turns with the full-precision one, so a row that is asked for later measures that one again.
+An engine runs the file that a user would ship: it is written from the cell's quantized model, in the format that the
+engine prefers. All cells of a model, or as many as fit into memory together, are measured in turns with the
+full-precision one, so a row that is added later measures the full-precision model again.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from slmquant.progress import Progress
 from slmquant.store.record import CellSpec
 
 _MEMORY_OF_A_BYTE = 6
-"""Bytes of memory that a byte of an artifact takes at most; OpenVINO's half precision came to 5.6 with its work."""
+"""Most bytes of memory per byte of an artifact; OpenVINO's half precision needed 5.6, working memory included."""
 
 
 def absence(engine: str) -> Failure | None:
-    """Why nothing can be measured on `engine` here; a failure, not a refusal: it may be installed and tried again."""
+    """Reason why `engine` cannot be used here, or None. A failure, not a refusal: it may be installed later."""
     try:
         status = engines.load(engine).status()
-    except Exception as error:  # noqa: BLE001  # a library that breaks when it is imported ends its own rows alone
-        return Failure("failed", f"{engine} does not say whether it can be used: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001  # a library that breaks on import fails only its own rows
+        return Failure("failed", f"cannot check whether {engine} is usable: {type(error).__name__}: {error}")
     return None if status.usable else Failure("failed", f"{engine}: {status.reason}")
 
 
 @dataclass(frozen=True)
 class ExportJob:
-    """One quantized model to be written in one format."""
+    """One quantized model to write in one format."""
 
     folder: Path
     format: str
@@ -51,7 +51,7 @@ def run_export(job: ExportJob, progress: Progress) -> Written:
     """Read a model in slmquant's own format and write it in another.
 
     Raises:
-        RefusedError: The format cannot hold it; the message says which weights and why.
+        RefusedError: The format cannot hold the model; the message says which weights and why.
         ModelError: The folder is damaged.
     """
     progress.start(f"export to {job.format}", None)
@@ -59,23 +59,23 @@ def run_export(job: ExportJob, progress: Progress) -> Written:
 
 
 def groups(sizes: Mapping[CellSpec, int], full: CellSpec | None, memory: int) -> list[list[CellSpec]]:
-    """Cells that are open side by side, the full-precision one first in every group.
+    """Divide cells into groups to open side by side, each with the full-precision cell first.
 
     Args:
         sizes: Cell → bytes of its artifact.
-        full: The full-precision cell among them; None where it could not be had.
-        memory: Bytes that they may take together; a group has one cell beside the full-precision one at least.
+        full: The full-precision cell among them; None if it is not available.
+        memory: Bytes that a group may take; every group has at least one cell besides the full-precision one.
     """
     head = [] if full is None else [full]
-    found = [list(head)]
+    divided = [list(head)]
     taken = alone = sum(sizes[spec] for spec in head)
     for spec in (spec for spec in sizes if spec != full):
-        if (taken + sizes[spec]) * _MEMORY_OF_A_BYTE > memory and len(found[-1]) > len(head):
-            found.append(list(head))
+        if (taken + sizes[spec]) * _MEMORY_OF_A_BYTE > memory and len(divided[-1]) > len(head):
+            divided.append(list(head))
             taken = alone
-        found[-1].append(spec)
+        divided[-1].append(spec)
         taken += sizes[spec]
-    return [group for group in found if group]
+    return [group for group in divided if group]
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,14 @@ class EngineStage:
     """One model's cells on engines.
 
     Attributes:
-        kept: Cell, the full-precision one first → the folder, in slmquant's own format, of its quantized model; or why
-            there is none.
-        scratch: A folder for artifacts.
-        data_dir: A local folder of data, tried first.
-        rounds: Timed passes that count.
-        timeout_s: Seconds for an export, for opening, for a comparison, for a pass; None for the engines' own limit.
-        progress: Who is told how far it is.
+        kept: Cell, the full-precision one first → folder of its quantized model in slmquant's own format, or the
+            failure that prevented it.
+        scratch: Folder for artifacts.
+        data_dir: Local folder of data, tried first.
+        rounds: Number of timed passes.
+        timeout_s: Time limit of an export, of opening, of a comparison and of a pass, in seconds; None for the
+            engines' own limit.
+        progress: Receives progress updates.
     """
 
     kept: Mapping[CellSpec, Path | Failure]
@@ -100,7 +101,7 @@ class EngineStage:
     progress: Progress
 
     def run(self, engine: str) -> Iterator[tuple[CellSpec, EngineResult | Failure]]:
-        """Measure the cells on `engine`; one result for each, in any order, as soon as it is known."""
+        """Measure the cells on `engine`; yields one result per cell as it arrives, in any order."""
         cells = list(self.kept)
         settings = replace(cell_settings(), rounds=self.rounds)
         if self.timeout_s is not None:
@@ -121,13 +122,13 @@ class EngineStage:
             baseline = None if full is None else 0
             results = run_engines([jobs[spec] for spec in side_by_side], settings, baseline, self.progress)
             for spec, result in zip(side_by_side, results, strict=True):
-                if spec != full or number == 0:  # measured again for those of a later group to be held against
+                if spec != full or number == 0:  # later groups measure it again, to compare with
                     yield spec, result
         for spec in cells:
             remove(self._artifact(engine, spec))
 
     def _job(self, engine: str, spec: CellSpec, settings: Settings, full_reference: Path | None) -> EngineJob | Failure:
-        """The artifact of a cell, and what it must agree with."""
+        """The artifact of a cell with the reference that it must match."""
         kept = self.kept[spec]
         if isinstance(kept, Failure):
             return kept
@@ -139,7 +140,7 @@ class EngineStage:
             if isinstance(written, Failure):
                 return written
             artifact = written.path
-        full = next(iter(self.kept))  # its reference serves other runs, too
+        full = next(iter(self.kept))  # its reference is kept for other runs, too
         try:
             windows = fixed_windows(str(kept), TextOptions(), self.data_dir)
             place = cache_dir() if spec == full else self.scratch
@@ -151,6 +152,6 @@ class EngineStage:
             return Failure("failed", str(error))
 
     def _artifact(self, engine: str, spec: CellSpec) -> Path:
-        """Where the file or folder that the engine runs is written."""
+        """Path of the file or folder that the engine runs."""
         name = engines.load(engine).formats[0]
         return self.scratch / f"{spec.cell_id}-{name}{formats.load(name).suffix}"

@@ -1,4 +1,4 @@
-"""What a run reads, hashed once at its start, so that it is part of every cell's identity."""
+"""Hashes of everything a run reads, computed once at its start; they are part of each cell's identity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slmquant.store.record import CellSpec, DataCard, TaskSpec
 
 @dataclass(frozen=True)
 class DataJob:
-    """The data of a plan."""
+    """The data of a plan, to be hashed."""
 
     corpus: str
     tasks: tuple[TaskSpec, ...]
@@ -30,7 +30,7 @@ class Data:
     """Hashes of the data of a plan.
 
     Attributes:
-        corpus_sha256: Of the calibration text; `UNKNOWN` where it is not to be had.
+        corpus_sha256: Hash of the calibration text; `UNKNOWN` if it is not available.
         tasks: Name of a task → hash of its text or rows, or `UNKNOWN`.
     """
 
@@ -39,21 +39,21 @@ class Data:
 
 
 def read_data(job: DataJob, progress: Progress) -> Data:
-    """Hash the calibration text and the data of every task, which takes a second or two for each."""
+    """Hash the calibration text and every task's data; a second or two for each."""
     names = list(dict.fromkeys(spec.name for spec in job.tasks))
     progress.start("hash the data", len(names) + 1)
     corpus = _known(lambda: load_corpus(job.corpus, job.data_dir, progress).card.sha256)
     progress.advance()
-    found = {}
+    hashes = {}
     for name in names:
         task = tasks.resolve(TaskSpec(name=name))
-        found[name] = _known(lambda task=task: task.data_sha256(job.data_dir, progress))  # type: ignore[misc]  # bound now
+        hashes[name] = _known(lambda task=task: task.data_sha256(job.data_dir, progress))  # type: ignore[misc]  # bound now
         progress.advance()
-    return Data(corpus, found)
+    return Data(corpus, hashes)
 
 
 def _known(read: Callable[[], str]) -> str:
-    """A hash; `UNKNOWN` of what cannot be had, which the cells that need it say in their rows."""
+    """A hash, or `UNKNOWN` if the data is not available; cells that need it will say so in their rows."""
     try:
         return read()
     except SlmquantError:
@@ -62,7 +62,7 @@ def _known(read: Callable[[], str]) -> str:
 
 @dataclass(frozen=True)
 class Contents:
-    """Hashes of all that the cells of one model read."""
+    """Hashes of everything that the cells of one model read."""
 
     config_sha256: str
     tokenizer_sha256: str
@@ -70,7 +70,7 @@ class Contents:
 
     @classmethod
     def of(cls, folder: Path, data: Data) -> Contents:
-        """Those of the model in `folder`.
+        """Hash the configuration and tokenizer in `folder`, and add the hashes of `data`.
 
         Raises:
             ModelError: A configuration is damaged.
@@ -78,7 +78,7 @@ class Contents:
         return cls(config_sha256(folder), tokenizer_sha256(folder), data)
 
     def inputs(self, method: str, specs: Sequence[TaskSpec], calibrated: bool) -> Inputs:
-        """Those of one cell."""
+        """The inputs of one cell, for its identity."""
         names = list(dict.fromkeys(spec.name for spec in specs))
         kinds = {"size", *(tasks.resolve(TaskSpec(name=name)).metrics for name in names)}
         stages = {"calibration"} if calibrated else set()

@@ -1,4 +1,4 @@
-"""A quantized model put aside between two processes, bit for bit."""
+"""Saves a quantized model for another process and loads it again, bit for bit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MODEL = "model"
 _EXACT = "exact.safetensors"
 
 
-def keep(artifact: Artifact, folder: Path) -> None:
+def save_snapshot(artifact: Artifact, folder: Path) -> None:
     """Write a model to `folder`, whole or not at all.
 
-    The native format rounds what is not quantized to 16 bits. What that changes is found by reading the file back, and
-    lies beside it as it was.
+    The native format rounds tensors that are not quantized to 16 bits. Those that this changes are found by reading
+    the file back, and are saved next to it exactly.
 
     Raises:
         SourceError: The disk is full.
@@ -37,12 +37,12 @@ def keep(artifact: Artifact, folder: Path) -> None:
 
 
 def kept_model(folder: Path) -> Path:
-    """The part of what `keep` wrote that is a model in slmquant's own format: what is not quantized, in 16 bits."""
+    """Path of the native-format model inside a snapshot, with unquantized tensors in 16 bits."""
     return folder / _MODEL
 
 
-def restore(folder: Path, dtype: torch.dtype, device: str) -> Artifact:
-    """Read what `keep` wrote: the same model, with the same outputs.
+def load_snapshot(folder: Path, dtype: torch.dtype, device: str) -> Artifact:
+    """Load a snapshot: the same model, with the same outputs.
 
     Raises:
         ModelError: The folder is damaged.

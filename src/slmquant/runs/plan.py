@@ -1,4 +1,4 @@
-"""A plan: which cells, under which conditions. What a user writes, in YAML or as flags, checked up front."""
+"""Plans: the cells to run and their conditions, as YAML or command-line options, checked before running."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 70, 70, 
 
 
 class PlanError(SlmquantError):
-    """A plan that cannot be read or that asks for nothing."""
+    """A plan cannot be read, or one of its fields is wrong."""
 
     exit_code = 2
 
 
 def as_task(value: object) -> TaskSpec:
-    """A task as a plan may write it: `name`, `name:limit`, or its fields.
+    """Read a task as plans write it: `name`, `name:limit`, or its fields.
 
     Raises:
-        PlanError: It is neither.
+        PlanError: `value` is none of these.
     """
     read = _read_task(value)
     try:
@@ -73,21 +73,21 @@ class Plan(BaseModel):
     tasks: tuple[Annotated[TaskSpec, BeforeValidator(_read_task)], ...] = Field(min_length=1)
     """Tasks, written `name` or `name:limit`."""
     calibration: CalibrationSpec = CalibrationSpec()
-    """What every method may look at."""
+    """Calibration set of every method that needs one."""
     dtype: Dtype = "auto"
-    """What evaluation computes in; `auto` measures speed and error of bfloat16 and decides."""
+    """Compute dtype of evaluation; `auto` measures speed and error of bfloat16 and decides."""
     device: Name = "cpu"
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     budget: Budget = "fast"
-    """What methods that learn may spend: `fast` suits two cores, `paper` is the authors' setting."""
+    """Learning budget of methods that learn: `fast` suits two cores, `paper` is the authors' setting."""
     timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
-    """Longest a single cell may take; where cells stop early, a single round; on an engine a single step, else 300."""
+    """Time limit in seconds of a cell, or of a round if cells stop early; on an engine, of a step (default 300)."""
     until_separated: float | None = Field(default=None, gt=0.5, lt=1)
-    """Ask items only until the cells of a model are told apart with this confidence; None asks them all."""
+    """Evaluate items only until a model's cells are told apart with this confidence; None evaluates all items."""
     engines: tuple[str, ...] = ()
-    """Engines that every cell is exported for and measured on, side by side with full precision."""
+    """Engines to export every cell for and measure it on, side by side with full precision."""
     engine_rounds: int = Field(default=10, ge=1, le=MOST_ROUNDS)
-    """How many timed passes of each kind count."""
+    """Number of timed passes of each kind on an engine."""
 
     @field_validator("methods")
     @classmethod
@@ -112,7 +112,7 @@ class Plan(BaseModel):
     @classmethod
     def _corpus_exists(cls, calibration: CalibrationSpec) -> CalibrationSpec:
         check_corpus(calibration.corpus)
-        for name, value, least, most in (  # not in the record's own type: rows of before stay readable
+        for name, value, least, most in (  # not in the record's type, so that older rows stay readable
             ("num_samples", calibration.num_samples, 1, MOST_SAMPLES),
             ("seq_len", calibration.seq_len, SHORTEST_WINDOW, LONGEST_WINDOW),
             ("seed", calibration.seed, 0, LARGEST_SEED),
@@ -146,13 +146,13 @@ class Plan(BaseModel):
     def cells(
         self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"], contents: Contents | None = None
     ) -> list[CellSpec]:
-        """All cells of a model in the order in which they run: the reference, then scheme by scheme.
+        """All cells of a model, in the order in which they run: the reference, then scheme by scheme.
 
         Args:
             model: Its source.
             sha256: Fingerprint of its weights.
-            dtype: What is computed in.
-            contents: Hashes of all else that the cells read; None where they will not be run.
+            dtype: Dtype to compute in.
+            contents: Hashes of everything else that the cells read; None if they will not be run.
         """
         pairs = [(method, scheme) for scheme in self.schemes for method in self.methods]
         reference, *quantized = (
@@ -187,17 +187,17 @@ class Plan(BaseModel):
 
 
 def read_plan_fields(path: Path) -> dict[str, object]:
-    """The fields of a plan in a YAML (or JSON) file, not checked yet: `make_plan` does that.
+    """Read the fields of a plan from a YAML (or JSON) file; `make_plan` checks them.
 
     Raises:
-        PlanError: The file is absent, is not YAML, is larger or deeper than any plan, or holds no fields.
+        PlanError: The file is missing, not YAML, too large, nested too deeply, or holds no fields.
     """
     with guarded(lambda why: f"cannot read plan {path}: {why}", PlanError):
         size = path.stat().st_size
         content_bytes = path.read_bytes() if size <= _LARGEST_FILE else b""
     if size > _LARGEST_FILE:
-        raise PlanError(f"plan {path} has {size} bytes, more than any plan; expected at most {_LARGEST_FILE}")
-    with guarded(lambda why: f"plan {path} is not text in UTF-8: {why}", PlanError):
+        raise PlanError(f"plan {path} is too large: {size} bytes; expected at most {_LARGEST_FILE}")
+    with guarded(lambda why: f"plan {path} is not UTF-8 text: {why}", PlanError):
         text = content_bytes.decode("utf-8")
     with guarded(lambda why: f"plan {path} is not YAML: {why}", PlanError):
         _check_simple(path, text)
@@ -208,7 +208,7 @@ def read_plan_fields(path: Path) -> dict[str, object]:
 
 
 def _check_simple(path: Path, text: str) -> None:
-    """Refuse nesting and repetition that no plan needs, and that would cost without bound to unfold."""
+    """Refuse deep nesting and many aliases, which no plan needs and which could expand without bound."""
     depth = aliases = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -221,17 +221,17 @@ def _check_simple(path: Path, text: str) -> None:
 
 
 def _short(value: object) -> str:
-    """The beginning of what a value looks like; the rest of a large one is never made."""
+    """The beginning of a value's representation; the rest is never computed."""
     return _BRIEF.repr(value)[:80]
 
 
 def make_plan(fields: dict[str, object]) -> Plan:
-    """A plan from its fields.
+    """Make a plan from its fields.
 
     Raises:
         PlanError: A field is missing, unknown or wrong; the message names it.
         UnknownNameError: A method, a task or a corpus is not known.
-        RefusedError: Methods are joined by `+` that cannot be.
+        RefusedError: Methods joined by `+` cannot be combined.
         SchemeError: A scheme cannot be read.
     """
     try:

@@ -1,10 +1,10 @@
-"""Which dtype linears multiply in: bfloat16 where it is faster and as good, decided by a measurement on the model.
+"""Chooses the dtype of linears: bfloat16 if a measurement shows it to be faster and as accurate on the model.
 
-All else stays in float32 (`model.computing.linear.multiply_in_`). Both dtypes run over the same windows of text;
-bfloat16 is chosen where it is at least `MIN_SPEEDUP` times as fast, and where the upper end of the interval of its
-divergence from float32 lies below `MAX_KL`. A shift of perplexity could not decide: over so few tokens its error is as
-large as any bound that is worth having, while a divergence has no such error, being 0 where nothing changed.
-The decision is kept in the cache for this model, machine and torch, so that a repeated run computes in the same dtype
+Everything else stays in float32 (`model.computing.linear.multiply_in_`). Both dtypes run over the same windows of
+text; bfloat16 is chosen if it is at least `MIN_SPEEDUP` times as fast, and if the upper end of the interval of its
+divergence from float32 is at most `MAX_KL`. A shift of perplexity could not decide: over so few tokens its error is as
+large as any useful bound, while a divergence has no such error, as it is 0 if nothing changed.
+The decision is cached for this model, machine and torch version, so that a repeated run computes in the same dtype
 whatever the machine's load.
 """
 
@@ -37,10 +37,10 @@ from slmquant.progress import Progress
 from slmquant.store.record import Metric
 
 MIN_SPEEDUP = 1.1
-"""bfloat16 has to be this much faster to be worth its rounding."""
+"""Smallest speedup at which bfloat16 is worth its rounding."""
 MAX_KL = 0.001
-"""Largest divergence of bfloat16 products from float32 that is accepted, in nats: a ninth of the smallest that methods
-of 8 bits were seen to leave (0.009; round-to-nearest leaves 0.03), four times what these products cost (0.00026)."""
+"""Largest accepted divergence of bfloat16 products from float32, in nats: a ninth of the smallest that was measured for
+8-bit methods (0.009; round-to-nearest has 0.03), four times that of bfloat16 products (0.00026)."""
 
 _WINDOWS, _WINDOW_TOKENS = 8, 512
 _VERSION = 6
@@ -48,7 +48,7 @@ _VERSION = 6
 
 @dataclass(frozen=True)
 class PrecisionJob:
-    """The model to decide for, and the text to decide on."""
+    """The model to choose a dtype for, and the text to measure on."""
 
     model: str
     model_key: str
@@ -60,17 +60,17 @@ class PrecisionJob:
 
 @dataclass(frozen=True)
 class PrecisionDecision:
-    """What was measured and what follows from it.
+    """The measurement and the dtype it leads to.
 
     Attributes:
-        dtype: What to compute in.
-        speedup: Seconds in float32 over seconds in bfloat16, the median over windows run in turn; on a processor those
-            that it computed.
+        dtype: Dtype to compute in.
+        speedup: Seconds in float32 over seconds in bfloat16, the median over windows run in turn; on a CPU, seconds
+            of processor time.
         kl: KL(float32‖bfloat16) in nats, over `tokens` tokens.
         kl_stderr: Its standard error, from windows drawn at random.
-        kl_high: The upper end of its 95 % interval, by which it is judged.
-        perplexity_shift: `ppl(bfloat16) / ppl(float32) − 1`, which decides nothing.
-        tokens: Tokens that both ran over.
+        kl_high: The upper end of its 95 % interval, which decides.
+        perplexity_shift: `ppl(bfloat16) / ppl(float32) − 1`; not used for the decision.
+        tokens: Number of tokens that both dtypes ran over.
     """
 
     dtype: Literal["float32", "bfloat16"]
@@ -82,7 +82,7 @@ class PrecisionDecision:
     tokens: int
 
     def metrics(self) -> list[Metric]:
-        """The measurement as rows carry it."""
+        """The measurement as metrics of a row."""
         protocol = (
             f"bfloat16 products against float32 over {self.tokens} tokens; KL at most {self.kl_high:.2g} nats at 95 %, "
             f"{MAX_KL:g} accepted; computed in {self.dtype}"
@@ -98,12 +98,12 @@ class PrecisionDecision:
                 clusters=None if stderr is None else _WINDOWS, protocol=protocol,
             )
             for name, value, unit, stderr in figures
-            if math.isfinite(value)  # bfloat16 may overflow, and then is not chosen
+            if math.isfinite(value)  # bfloat16 may overflow; then it is not chosen
         ]  # fmt: skip
 
 
 def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision:
-    """Measure, or read an earlier measurement of the same model on the same machine.
+    """Measure both dtypes, or read an earlier measurement of the same model on the same machine.
 
     Raises:
         DataError: The corpus is absent or too short.
@@ -119,10 +119,10 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
     windows = calibration_windows(plain.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
     heads = (OutputHead(plain.model), OutputHead(products.model))
     for head in heads:
-        _timed(head, windows[0])  # the first run pays for setting things up
+        _timed(head, windows[0])  # the first run includes set-up time
     progress.start("choose the compute dtype", len(windows))
     runs = []
-    for window in windows:  # in turn, so that a machine that is busy for a while disturbs both alike
+    for window in windows:  # in turn, so that other load affects both dtypes alike
         runs.append(_compared(heads, window))
         progress.advance()
     decision = _decide(runs, windows.numel())
@@ -142,9 +142,9 @@ class _Run:
 
 @torch.inference_mode()
 def _timed(head: OutputHead, window: Tensor) -> tuple[float, Tensor]:
-    """Seconds for the hidden states of a window, and those: the head computes in float32 in either dtype.
+    """Seconds for the hidden states of a window, and the states; the head computes in float32 in either case.
 
-    On a processor they are the seconds that this process computed, which other work on the machine hardly moves.
+    On a CPU the seconds are this process's processor time, which other load on the machine hardly changes.
     """
     clock = time.process_time if window.device.type == "cpu" else time.perf_counter
     started = clock()
@@ -156,20 +156,20 @@ def _timed(head: OutputHead, window: Tensor) -> tuple[float, Tensor]:
 def _compared(heads: tuple[OutputHead, OutputHead], window: Tensor) -> _Run:
     (plain_s, plain), (products_s, products) = (_timed(head, window) for head in heads)
     chunk = max(1, len(plain) // 4)  # a quarter of the logits at a time
-    found = []
+    parts = []
     for reference, other, targets in zip(
         plain.split(chunk), products.split(chunk), window[1:].split(chunk), strict=True
     ):
         blocks = [heads[0].logits(reference), heads[1].logits(other)]
         loss = next_token_nll(log_normalize_(blocks[0].clone()), targets)
         compared = compare_(blocks[0], blocks[1], targets)
-        found.append(torch.stack([loss, compared.nll, compared.divergence.forward]).double())
-    means = torch.cat(found, dim=1).mean(dim=1)
+        parts.append(torch.stack([loss, compared.nll, compared.divergence.forward]).double())
+    means = torch.cat(parts, dim=1).mean(dim=1)
     return _Run((plain_s, products_s), (float(means[0]), float(means[1])), float(means[2]))
 
 
 def _decide(runs: Sequence[_Run], tokens: int) -> PrecisionDecision:
-    """From every window; what is not finite is not good."""
+    """Decide from the runs over all windows; figures that are not finite decide for float32."""
     speedup = statistics.median(run.seconds[0] / run.seconds[1] for run in runs)
     shift = math.expm1(min(100.0, math.fsum(run.losses[1] - run.losses[0] for run in runs) / len(runs)))
     kl = math.fsum(run.kl for run in runs) / len(runs)

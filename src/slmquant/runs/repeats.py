@@ -1,7 +1,7 @@
-"""Quantizations that are over in seconds are run again, each in a process of its own, and the median counts.
+"""Repeats quantizations that take only seconds, each in its own process, and reports the median.
 
-The first few tenths of a second of a process are as much the machine's mood as the method's work. A repetition loads
-and quantizes the same model and is thrown away, so it changes neither what was measured nor the memory of the cell.
+The first few tenths of a second of a process depend as much on the machine's load as on the method. A repetition loads
+and quantizes the same model and discards it, so it changes neither the cell's measurements nor its memory.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from slmquant.store.record import Phase
 from slmquant.tracks.consumption import Meter, consumption_metrics, median_phase
 
 SHORT_CPU_S = 5.0
-"""Quantizations that take less processor time than this are repeated."""
+"""Quantizations that take less processor time than this, in seconds, are repeated."""
 RUNS = 3
-"""How often those are run in all."""
+"""Runs of a repeated quantization, the first included."""
 
 
 def run_quantize(job: CellJob, progress: Progress) -> Phase:
-    """Load and quantize as `runs.work.run_cell` does, and return what quantizing took.
+    """Load and quantize as `runs.work.run_cell` does; returns the cost of quantizing.
 
     Raises:
-        SlmquantError: Whatever the model or the method cannot do.
+        SlmquantError: The model or the method cannot do this.
     """
     torch.set_num_threads(usable_cores())
     torch.manual_seed(job.spec.seed)
@@ -50,7 +50,7 @@ def run_quantize(job: CellJob, progress: Progress) -> Phase:
 
 
 def with_repeats(result: CellResult, job: CellJob, progress: Progress, timeout_s: float | None) -> CellResult:
-    """`result` with medians where its quantization was short; as it is where it was not, or cannot be repeated."""
+    """`result` with median costs if its quantization was short; unchanged if it was not, or if repeating failed."""
     first = next((phase for phase in result.phases if phase.name == "quantize"), None)
     if first is None or first.cpu_s is None or first.cpu_s >= SHORT_CPU_S or job.spec.method == methods.REFERENCE:
         return result
@@ -68,5 +68,5 @@ def with_repeats(result: CellResult, job: CellJob, progress: Progress, timeout_s
 
 
 def phases_until_quantized(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    """Those that the consumption track counts."""
+    """The phases that the consumption track counts."""
     return tuple(phase for phase in phases if phase.name in ("load", "capture", "quantize"))

@@ -1,4 +1,4 @@
-"""How a cell's end becomes a row."""
+"""Turns the outcome of a cell into a row of the store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slmquant.store.record import CellSpec, Metric, Record
 
 @dataclass(frozen=True)
 class Decision:
-    """What to compute in, the measurement that says so, and a remark where it could not be made."""
+    """The dtype to compute in, the measurement behind it, and a remark if it could not be made."""
 
     dtype: Literal["float32", "bfloat16"]
     metrics: tuple[Metric, ...] = ()
@@ -26,7 +26,7 @@ class Decision:
 def record_of(
     spec: CellSpec, result: CellResult | EngineResult | Failure, decision: Decision, started: datetime
 ) -> Record:
-    """The row of a cell that has just ended."""
+    """The row of a cell that ended just now."""
     if isinstance(result, EngineResult):
         return _engine_record(spec, result, started)
     return _record(spec, result, decision, started)

@@ -1,8 +1,8 @@
-"""Runs a plan: reference first, then cell by cell, each in a process of its own, each ending as a row.
+"""Runs a plan: the reference first, then cell by cell, each in its own process, each ending as a row.
 
-The store is written after every cell, and what a cell answered is kept task by task, so a run that is killed loses at
-most the task in flight; repeating the command skips what is done. Work that cells share (statistics, the reference's
-states) is kept in the cache.
+The store is written after every cell, and a cell's results are saved after every task, so a run that is killed loses
+at most the current task; repeating the command skips finished cells. Work that cells share (statistics, the
+reference's states) is cached.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ from slmquant.store.sqlite import Store
 from slmquant.tracks.task_checkpoints import Answered
 
 NO_MODEL = "unavailable"
-"""Fingerprint in the rows of a model that could not be had or is damaged."""
+"""Fingerprint in the rows of a model that is not available or damaged."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a run wants to tell: a remark, or the end of a cell.
+    """News of a run: a remark, or the end of a cell.
 
     Attributes:
         text: One line.
-        record: The finished cell, where this is its end.
-        done: Cells that ended so far.
-        total: Cells of the plan.
+        record: The finished cell; None for a remark.
+        done: Number of cells that have ended.
+        total: Number of cells of the plan.
     """
 
     text: str
@@ -69,7 +69,7 @@ class Event:
 
 @dataclass(frozen=True)
 class RunResult:
-    """All cells of a plan, in its order, those that an earlier run finished included."""
+    """All cells of a plan, in its order, including those that an earlier run finished."""
 
     records: tuple[Record, ...]
     skipped: int
@@ -92,14 +92,14 @@ def run(
 
     Args:
         plan: What to run.
-        store: Where rows go.
-        data_dir: A local folder of data, tried first.
-        progress: Who is told how far the cell in flight is.
+        store: The store to write rows to.
+        data_dir: Local folder of data, tried first.
+        progress: Receives progress updates of the current cell.
         tell: Called with every `Event`.
 
     Raises:
-        UnknownNameError: A model source names nothing.
-        RefusedError: The device is not here.
+        UnknownNameError: A model source is not known.
+        RefusedError: The device is not available.
     """
     check_device(plan.device)
     bench = _Bench(plan, store, data_dir, progress or Silent(), tell or _ignore)
@@ -109,12 +109,12 @@ def run(
 
 
 def _ignore(event: Event) -> None:
-    """Tell nobody."""
+    """Discard an event."""
     del event
 
 
 class _Bench:
-    """A run under way."""
+    """State of a run."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class _Bench:
         except SlmquantError as error:
             self._fail_all(model, error)
             return
-        self.store.forget(model, NO_MODEL)  # what an earlier run could not have
+        self.store.forget(model, NO_MODEL)  # rows of an earlier run without this model
         key = model_key(identity.sha256, contents.config_sha256, contents.tokenizer_sha256)
         decision = self._decide(model, key)
         cells = self.plan.cells(model, identity.sha256, decision.dtype, contents)
@@ -151,7 +151,7 @@ class _Bench:
         if pending:
             self._say_what_changed(pending)
         if pending and cells[0] not in pending and not self._has_reference_states(cells[0]):
-            self._say("the reference's states are no longer cached: measuring it again")
+            self._say("the full-precision model's states are no longer cached; measuring it again")
             pending.insert(0, cells[0])
         with tempfile.TemporaryDirectory(prefix="slmquant-") as scratch:
             if pending and any(task.until_separated is not None for task in self.plan.asked):
@@ -165,7 +165,7 @@ class _Bench:
             self._run_engines(cells, decision, Path(scratch))
 
     def _separate(self, cells: list[CellSpec], pending: list[CellSpec], decision: Decision) -> None:
-        """Run cells that are asked until they are told apart; those of the store take part and may be asked more."""
+        """Run cells with early stopping; stored cells take part, too, and may evaluate more items."""
         separation = Separation(self.store, self._job, self.progress, self._say, self.plan.timeout_s)
         for spec in cells:
             if spec in pending:
@@ -180,39 +180,39 @@ class _Bench:
             self._store(ended.spec, ended.result, decision, ended.started_at)
 
     def _fail_all(self, model: str, error: SlmquantError) -> None:
-        """Every cell of a model that cannot be had ends as a row that says why."""
+        """Store a failed row with the reason for every cell of a model that is not available."""
         cells = self.plan.cells(model, NO_MODEL, "float32")
         for spec in [*cells, *(spec.on(engine) for engine in self.plan.engines for spec in cells)]:
             self._store(spec, Failure("failed", str(error)), Decision("float32"), now())
 
     @cached_property
     def _data(self) -> Data:
-        """Hashes of the plan's data, found once, in a process of its own: lm-eval is large."""
+        """Hashes of the plan's data, computed once, in a child process, as lm-eval is large."""
         job = DataJob(self.plan.calibration.corpus, self.plan.tasks, self.data_dir)
-        found = run_isolated(read_data, job, self.progress)
-        if isinstance(found, Failure):
-            self._say(f"the data could not be hashed: {found.reason}")
+        data = run_isolated(read_data, job, self.progress)
+        if isinstance(data, Failure):
+            self._say(f"the data could not be hashed: {data.reason}")
             return Data(UNKNOWN, {spec.name: UNKNOWN for spec in self.plan.tasks})
-        return found
+        return data
 
     def _say_what_changed(self, pending: list[CellSpec]) -> None:
-        """Where the store has rows of the same names, measured of something else or by older code, say of what."""
+        """Report which cells are measured again because the store's rows have other inputs or older code."""
         known: dict[CellSpec, CellSpec] = {
             record.spec.question: record.spec
             for record in self.store.records(pending[0].model)
             if record.status in ("ok", "refused")
         }
-        found = [(spec, changes(known[spec.question], spec)) for spec in pending if spec.question in known]
-        for what in dict.fromkeys(", ".join(which) for _, which in found if which):
-            cells = [spec.label for spec, which in found if ", ".join(which) == what]
+        changed = [(spec, changes(known[spec.question], spec)) for spec in pending if spec.question in known]
+        for what in dict.fromkeys(", ".join(which) for _, which in changed if which):
+            cells = [spec.label for spec, which in changed if ", ".join(which) == what]
             more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
             self._say(
-                f"measuring again, as rows in the store are of other inputs ({what}): {', '.join(cells[:3])}{more}; "
-                "the older rows are kept and shown apart"
+                f"measuring again, because inputs have changed ({what}): {', '.join(cells[:3])}{more}; "
+                "older rows are kept and listed separately"
             )
 
     def _decide(self, model: str, key: str) -> Decision:
-        """What to compute in: what the plan says, else what a measurement shows."""
+        """The dtype to compute in: the plan's, or the result of a measurement."""
         if self.plan.dtype != "auto":
             return Decision(self.plan.dtype)
         job = PrecisionJob(model, key, self.plan.calibration.corpus, self.plan.device, self.data_dir, self.cache_dir)
@@ -222,13 +222,13 @@ class _Bench:
             self._say(remark)
             return Decision("float32", remark=remark)
         self._say(
-            f"computing in {measured.dtype}: bfloat16 is {measured.speedup:.1f} times as fast here and diverges "
-            f"from float32 by {measured.kl:.2g} nats, {measured.kl_high:.2g} at most"
+            f"computing in {measured.dtype}: bfloat16 is {measured.speedup:.1f} times as fast here; its divergence "
+            f"from float32 is {measured.kl:.2g} nats, at most {measured.kl_high:.2g}"
         )
         return Decision(measured.dtype, tuple(measured.metrics()))
 
     def _capture(self, spec: CellSpec, wanted: frozenset[Statistic]) -> CapturedFile | Failure:
-        """Statistics that several cells may read, captured once for each set of needs: a cell pays for its own."""
+        """Capture the statistics in `wanted`, which several cells may share; each is charged only for its own."""
         job = CaptureJob(
             model=spec.model,
             calibration=self.plan.calibration,
@@ -241,7 +241,7 @@ class _Bench:
         return run_isolated(run_capture, job, self.progress, self.plan.timeout_s)
 
     def _job(self, spec: CellSpec) -> CellJob | Failure:
-        """What a cell's process is given; the statistics that it reads are captured for the first that asks."""
+        """The job of a cell's process; statistics are captured for the first cell that needs them."""
         captured = None
         if spec.calibration is not None and (needs := _shared_needs(spec)):
             if (spec.model, needs) not in self._captured:
@@ -291,7 +291,7 @@ class _Bench:
                 self._store(spec, result, decision, started)
 
     def _kept(self, spec: CellSpec, scratch: Path) -> Path | Failure:
-        """Where a cell's quantized model lies; it is quantized again where an earlier run measured the cell."""
+        """Folder of a cell's quantized model; it is quantized again if an earlier run measured the cell."""
         folder = scratch / spec.cell_id
         if (known := self._unkept.get(spec)) is not None:
             return known
@@ -307,9 +307,9 @@ class _Bench:
     ) -> None:
         record = record_of(spec, result, decision, started)
         self.store.put(record, () if isinstance(result, Failure) else result.items)
-        if record.status in ("ok", "refused"):  # what failed is tried again, and goes on from there
+        if record.status in ("ok", "refused"):  # failed cells continue from there when tried again
             Answered.of(spec, self.cache_dir, self.data_dir).forget()
-        self.records = [one for one in self.records if one.cell_id != record.cell_id]  # it may have been asked more
+        self.records = [other for other in self.records if other.cell_id != record.cell_id]  # after further rounds
         self.records.append(record)
         self._say(f"{spec.label}: {record.status}", record)
 
@@ -320,15 +320,15 @@ class _Bench:
         self._say(f"{spec.label}: {record.status}, done before", record)
 
     def _has_reference_states(self, spec: CellSpec) -> bool:
-        """Whether the states that divergence compares with are all cached."""
+        """Whether all states that the divergence compares with are cached."""
         job = CellJob(spec, None, self.data_dir, self.cache_dir)
         answer = run_isolated(has_reference_states, job, self.progress)
-        return answer is True  # after a failure the reference says what is wrong, in its row
+        return answer is True  # after a failure, the reference's row says what is wrong
 
     def _say(self, text: str, record: Record | None = None) -> None:
         self._tell(Event(text, record, len(self.records), self._total))
 
 
 def _shared_needs(spec: CellSpec) -> frozenset[Statistic]:
-    """Statistics of the full-precision model that a cell starts from."""
+    """Statistics of the full-precision model that a cell needs."""
     return methods.load(spec.method).needs_for(parse(spec.scheme))

@@ -1,7 +1,7 @@
-"""What a child process does: measure which dtype to compute in, capture statistics, run one cell.
+"""Jobs for child processes: capture statistics, run one cell.
 
-Each function takes one frozen argument and a progress listener, and returns plain data, so that it can run here
-or in a process of its own alike.
+Each function takes one frozen argument and a progress listener, and returns plain data, so that it can run in this
+process or in a child process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from slmquant.model.sources.load import LoadedModel, load, unmap_
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
 from slmquant.runs.inputs import check_calibration, check_model
-from slmquant.runs.model_snapshot import keep
+from slmquant.runs.model_snapshot import save_snapshot
 from slmquant.schemes import parse
 from slmquant.store.record import CalibrationSpec, CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase
 from slmquant.tasks.common.contract import EvalContext
@@ -45,7 +45,7 @@ from slmquant.tracks.task_checkpoints import Answered
 
 @dataclass(frozen=True)
 class CaptureJob:
-    """Statistics of one model on one calibration set, for every cell that reads just these."""
+    """Statistics to capture of one model on one calibration set, for all cells that need exactly these."""
 
     model: str
     calibration: CalibrationSpec
@@ -58,7 +58,7 @@ class CaptureJob:
 
 @dataclass(frozen=True)
 class CapturedFile:
-    """Where shared statistics lie and what they took."""
+    """Captured statistics on disk, and the data they were captured on."""
 
     path: Path
     card: DataCard
@@ -66,9 +66,9 @@ class CapturedFile:
 
 @dataclass(frozen=True)
 class CellJob:
-    """One cell, with the shared work that was done for it.
+    """One cell to run, with the statistics captured for it.
 
-    With `keep_in` its quantized model is put aside there, for tasks that are asked in rounds (`early_stopping.loop`).
+    With `keep_in`, the quantized model is saved there, for tasks in rounds (`early_stopping.loop`) and for engines.
     """
 
     spec: CellSpec
@@ -80,7 +80,7 @@ class CellJob:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What an `ok` cell measured."""
+    """Measurements of a cell that ended `ok`."""
 
     metrics: tuple[Metric, ...]
     phases: tuple[Phase, ...]
@@ -91,7 +91,7 @@ class CellResult:
 
 
 def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
-    """Capture statistics into the cache, unless they are there.
+    """Capture statistics into the cache, unless they are cached already.
 
     Raises:
         DataError: The corpus is absent or too short.
@@ -116,10 +116,10 @@ def run_capture(job: CaptureJob, progress: Progress) -> CapturedFile:
 
 
 def run_cell(job: CellJob, progress: Progress) -> CellResult:
-    """Quantize and measure; tasks that stop early are left to their rounds.
+    """Quantize and measure one cell, except for tasks that stop early: those are run in rounds.
 
     Raises:
-        SlmquantError: Whatever the model, the method or a task cannot do, in words for the cell's row.
+        SlmquantError: The model, the method or a task cannot do this; the message goes into the cell's row.
     """
     torch.set_num_threads(usable_cores())
     torch.manual_seed(job.spec.seed)
@@ -146,16 +146,16 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         meter.phases.insert(1, calibration.phase)
     consumed = [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, calibration.tokens)
     with meter.phase("evaluate"):
-        if mapped and dtype != torch.float32:  # few of the file's weights are still read where they lie
+        if mapped and dtype != torch.float32:  # few of the mapped file's weights are still in use
             unmap_(quantized.model)
         context = evaluation_context(
             quantized, loaded.tokenizer, job.spec.model, job.spec.model_key, job.cache_dir, job.data_dir, progress
         )
         whole = [task for task in job.spec.tasks if task.until_separated is None]
         evaluation = evaluate(context, whole, Answered.of(job.spec, job.cache_dir, job.data_dir))
-    meter.phases[-1] = _with_what_was_before(meter.phases[-1], evaluation)
+    meter.phases[-1] = _add_earlier_process(meter.phases[-1], evaluation)
     if job.keep_in is not None:
-        keep(Artifact(quantized, loaded.tokenizer, job.spec.model, loaded.sha256), job.keep_in)
+        save_snapshot(Artifact(quantized, loaded.tokenizer, job.spec.model, loaded.sha256), job.keep_in)
     return CellResult(
         metrics=(
             *evaluation.metrics,
@@ -172,7 +172,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
 
 
 def has_reference_states(job: CellJob, progress: Progress) -> bool:
-    """Whether all states are cached that the divergence of `job`'s tasks compares with."""
+    """Whether the cache holds all full-precision references for the tasks of `job`."""
     loaded = load(job.spec.model, device=job.spec.device)
     context = EvalContext(
         model=loaded.model,
@@ -187,13 +187,13 @@ def has_reference_states(job: CellJob, progress: Progress) -> bool:
 
 
 class CellCalibration:
-    """The calibration of one cell: shared statistics where they were captured, and windows where they are read.
+    """The calibration of one cell: windows, and statistics shared with other cells, each loaded when needed.
 
     Args:
-        spec: Which windows of which text; None where the cell looks at no data.
-        captured: Statistics that were captured for several cells; None where this one needs none.
-        loaded: The model, whose tokenizer and context the windows follow.
-        data_dir: A local folder of data, tried first.
+        spec: Which windows of which text; None if the cell uses no data.
+        captured: Statistics captured for several cells; None if this one needs none.
+        loaded: The model, whose tokenizer and context length the windows follow.
+        data_dir: Local folder of data, tried first.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class CellCalibration:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the row should say of it: windows that are shorter than asked for."""
+        """Remarks for the row: windows that are shorter than asked for."""
         if self._spec is None:
             return ()
         length = fitting(self._spec.seq_len, self._loaded.model.config)
@@ -229,8 +229,8 @@ class CellCalibration:
         return (f"calibrated on windows of {length} tokens instead of {self._spec.seq_len}: the model takes no more",)
 
     def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
-        """The statistics that are `wanted`; the cell is charged for what capturing them took."""
-        del relations  # the file was captured over the same ones
+        """The `wanted` statistics; `phase` is set to what capturing them cost."""
+        del relations  # the file was captured with the same relations
         if self._captured is None:
             raise DataError(f"the method needs {', '.join(sorted(wanted))}, and the cell was given no statistics")
         captured = cache.load(self._captured.path, wanted)
@@ -240,7 +240,7 @@ class CellCalibration:
 
 
 def _windows(loaded: LoadedModel, corpus: Corpus, spec: CalibrationSpec) -> Tensor:
-    """As many windows as asked for, none longer than the model takes."""
+    """The calibration windows of `spec`, shortened to the model's context if need be."""
     length = fitting(spec.seq_len, loaded.model.config)
     return calibration_windows(loaded.tokenizer, corpus, spec.num_samples, length, spec.seed)
 
@@ -254,7 +254,7 @@ def evaluation_context(
     data_dir: Path | None,
     progress: Progress,
 ) -> EvalContext:
-    """What tasks are given to measure `quantized` against the full-precision model of `source`, cached under `key`."""
+    """The context in which tasks measure `quantized`; the references of `source` are cached under `key`."""
     return EvalContext(
         model=quantized.model.eval(),
         dtype=quantized.dtype,
@@ -269,7 +269,7 @@ def evaluation_context(
 
 
 def _reference_head(quantized: QuantizedModel, source: str) -> Tensor | None:
-    """The full-precision head where the scheme quantized it, else None: the model's own still is that one."""
+    """The full-precision head if the scheme quantized it; None if the model still has it."""
     if quantized.scheme.embeddings is None:
         return None
     fresh = load(source, device=quantized.model.device).model
@@ -277,8 +277,8 @@ def _reference_head(quantized: QuantizedModel, source: str) -> Tensor | None:
     return head.detach().clone()
 
 
-def _with_what_was_before(phase: Phase, evaluation: Evaluation) -> Phase:
-    """The phase of evaluation, and what an earlier process spent on it before it was stopped."""
+def _add_earlier_process(phase: Phase, evaluation: Evaluation) -> Phase:
+    """Add to the evaluation phase the cost of an earlier process that was interrupted."""
     peak = max(phase.peak_rss_bytes or 0, evaluation.before_peak_rss_bytes)
     return phase.model_copy(update={"seconds": phase.seconds + evaluation.before_s, "peak_rss_bytes": peak})
 

@@ -1,1 +1,1 @@
-"""Cells that stop answering items once their ranking is decided (`--until-separated`)."""
+"""Early stopping: cells answer no more items once their ranking is decided (`--until-separated`)."""

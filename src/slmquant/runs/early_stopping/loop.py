@@ -1,9 +1,9 @@
 """`--until-separated`: the cells of a model answer items round by round, until their ranking is decided.
 
-Each cell is quantized once and put aside in a folder beside the store, with what was measured of it so far. A round
-loads it again, asks the next items, and leaves the answers in the same folder. So a run that is killed loses at most
-the round in flight. A cell stops once every pair that it belongs to is decided on a task (`analysis.separation`); its
-row is stored when the cells of its model are done.
+Each cell is quantized once and saved in a folder next to the store, with its measurements so far. A round loads the
+model again, evaluates the next items, and saves the answers in the same folder, so a run that is killed loses at most
+the current round. A cell stops once every pair that it belongs to is decided on a task (`analysis.separation`); its
+row is stored when all cells of its model are done.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ _ROUND: TypeAdapter[RoundResult] = TypeAdapter(RoundResult)
 T = TypeVar("T")
 
 _MANY_ITEMS = 10**9
-"""Stands for the size of a task before its first round."""
+"""Assumed size of a task before its first round."""
 
 
 @dataclass
 class _Entrant:
-    """A cell under way.
+    """A cell that takes part in the rounds.
 
     Attributes:
         spec: The cell.
-        folder: What is kept of it between processes.
+        folder: Folder of its files between processes.
         tallies: Task → its answers so far.
         started_at: When work on it began.
-        result: What was measured when it was quantized; None for a cell of the store that was not quantized again.
-        phases: The rounds that it took part in.
-        is_stored: Whether an earlier run stored a row of it, which nothing that fails now may take away.
+        result: Measurements made when it was quantized; None for a cell of the store that was not quantized again.
+        phases: The cost of each round that it took part in.
+        is_stored: Whether an earlier run stored its row; a failure now leaves that row as it is.
     """
 
     spec: CellSpec
@@ -66,13 +66,13 @@ class _Entrant:
 
     @property
     def kept(self) -> Path | None:
-        """Where its quantized model lies; None for the full-precision one, which is at its source."""
+        """Folder of its quantized model; None for the full-precision model, which is loaded from its source."""
         return None if self.spec.method == methods.REFERENCE else self.folder / "model"
 
 
 @dataclass(frozen=True)
 class Separated:
-    """How a cell ended: with figures over all its items, or not."""
+    """The end of a cell: its figures over all its items, or a failure."""
 
     spec: CellSpec
     result: CellResult | Failure
@@ -80,14 +80,14 @@ class Separated:
 
 
 class Separation:
-    """The cells of one model, asked until they are told apart.
+    """Runs the cells of one model in rounds until they are told apart.
 
     Args:
-        store: Where rows will go; what is kept between processes lies beside it.
-        job_of: Cell → what its process is given, with the statistics that it shares.
-        progress: Who is told how far it is.
-        say: Who is told what was decided.
-        timeout_s: Longest a single process may take.
+        store: The store for the rows; files between processes are kept next to it.
+        job_of: Returns the job of a cell's process, with its shared statistics.
+        progress: Receives progress updates.
+        say: Receives a line of text for each decision.
+        timeout_s: Time limit of a single process, in seconds.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Separation:
         self._folder = store.path.with_name(f"{store.path.name}.rounds")
 
     def enter(self, spec: CellSpec) -> Separated | None:
-        """Quantize a cell and let it take part; returns how it ended where that failed."""
+        """Quantize a cell and let it take part; returns its end if that failed, else None."""
         entrant = self._entrant(spec)
         failure = self._quantize(entrant)
         if failure is not None:
@@ -113,7 +113,7 @@ class Separation:
         return None
 
     def enter_finished(self, record: Record) -> None:
-        """Let a cell of the store take part with the answers it has; where more are needed it is quantized again."""
+        """Let a cell of the store take part with its answers; it is quantized again if more are needed."""
         entrant = self._entrant(record.spec)
         entrant.is_stored = True
         items = self._store.items(record.cell_id)
@@ -123,7 +123,7 @@ class Separation:
         self._entrants[record.cell_id] = entrant
 
     def run(self) -> Iterator[Separated]:
-        """Ask round by round; yields every cell that ended, failed ones at once, and not those that did not change."""
+        """Run all rounds; yields failed cells at once and the others at the end, except for unchanged stored ones."""
         while wanted := self._wanted():
             for cell_id, asked in wanted.items():
                 entrant = self._entrants[cell_id]
@@ -131,7 +131,7 @@ class Separation:
                 if failure is not None:
                     del self._entrants[cell_id]
                     if entrant.is_stored:
-                        self._say(f"{entrant.spec.label} keeps its row, and is asked no more: {failure.reason}")
+                        self._say(f"{entrant.spec.label} keeps its stored row and stops here: {failure.reason}")
                     else:
                         yield Separated(entrant.spec, failure, entrant.started_at)
         self._summarize()
@@ -150,10 +150,10 @@ class Separation:
         )
 
     def _quantize(self, entrant: _Entrant) -> Failure | None:
-        """Measure what is measured whole and put the model aside, unless an interrupted run did."""
+        """Quantize, run tasks that do not stop early, and save the model, unless an interrupted run did."""
         path = entrant.folder / "measured.json"
-        found = _read(_RESULT, path)
-        if found is None:
+        result = _read(_RESULT, path)
+        if result is None:
             job = self._job_of(entrant.spec)
             if isinstance(job, Failure):
                 return job
@@ -163,12 +163,12 @@ class Separation:
             measured = with_repeats(measured, job, self._progress, self._timeout_s)
             with atomic_file(path) as temporary:
                 temporary.write_bytes(_RESULT.dump_json(measured))
-            found = measured
-        entrant.result = found
+            result = measured
+        entrant.result = result
         return None
 
     def _wanted(self) -> dict[str, tuple[Asked, ...]]:
-        """Cell id → items of its next round; empty when nobody waits for more."""
+        """Cell id → items of its next round; empty once no cell needs more."""
         wanted: dict[str, list[Asked]] = {}
         labels = dict.fromkeys(label for entrant in self._entrants.values() for label in entrant.tallies)
         for label, cells in self._waiting(list(labels)).items():
@@ -183,9 +183,10 @@ class Separation:
         return {cell: tuple(asked) for cell, asked in wanted.items()}
 
     def _waiting(self, labels: list[str]) -> dict[str, list[str]]:
-        """Task → cells that it is not settled for: those of open pairs, and all where nothing can be decided.
+        """Task → cells that still need more items.
 
-        That is so before the first round, and where answers are neither right nor wrong.
+        Those are the cells of undecided pairs; all cells before the first round, and all if answers are neither right
+        nor wrong, as nothing can be decided then.
         """
         waiting = {}
         answers: dict[str, dict[str, list[float]]] = {}
@@ -201,17 +202,17 @@ class Separation:
         return waiting
 
     def _confidence(self) -> float:
-        """The confidence that is asked for, the same for all tasks of a plan; the highest where they differ."""
+        """The plan's confidence; the highest if tasks differ."""
         specs = [tally.spec for entrant in self._entrants.values() for tally in entrant.tallies.values()]
         return max((spec.until_separated for spec in specs if spec.until_separated), default=0.95)
 
     def _ask(self, entrant: _Entrant, asked: tuple[Asked, ...]) -> Failure | None:
-        """One round of one cell, or its answers from before an interruption."""
+        """Run one round of one cell, or read its answers from an interrupted run."""
         if entrant.result is None and (failure := self._quantize(entrant)) is not None:
             return failure
         path = entrant.folder / f"round-{_digest(asked)}.json"
-        found = _read(_ROUND, path)
-        if found is None:
+        result = _read(_ROUND, path)
+        if result is None:
             job = self._job_of(entrant.spec)
             if isinstance(job, Failure):
                 return job
@@ -221,33 +222,34 @@ class Separation:
                 return answered
             with atomic_file(path) as temporary:
                 temporary.write_bytes(_ROUND.dump_json(answered))
-            found = answered
-        entrant.phases.append(found.phase)
-        for one, result in zip(asked, found.results, strict=True):
-            entrant.tallies[str(one.task)].parts.append(result)
+            result = answered
+        entrant.phases.append(result.phase)
+        for items, part in zip(asked, result.results, strict=True):
+            entrant.tallies[str(items.task)].parts.append(part)
         return None
 
     def _forget(self, entrant: _Entrant) -> None:
-        """Remove what is kept of a cell between processes; of one that failed it stays, for the next try."""
+        """Remove a finished cell's files; those of a failed cell stay, for the next try."""
         shutil.rmtree(entrant.folder, ignore_errors=True)
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 
     def _summarize(self) -> None:
-        """Say of each task how much was asked and who could not be told apart."""
+        """Report for each task how many items were evaluated and which cells could not be told apart."""
         labels = dict.fromkeys(label for entrant in self._entrants.values() for label in entrant.tallies)
         waiting = self._waiting(list(labels))
         for label in labels:
             tallies = {cell: e.tallies[label] for cell, e in self._entrants.items() if label in e.tallies}
             used = sum(len(tally.items) for tally in tallies.values())
-            there = sum(tally.available or 0 for tally in tallies.values())
+            available = sum(tally.available or 0 for tally in tallies.values())
             names = [f"{self._entrants[c].spec.method} {self._entrants[c].spec.scheme}" for c in waiting.get(label, ())]
             outcome = f"not told apart: {', '.join(names)}" if names else "all cells are told apart"
-            self._say(f"{label}: {used} of {there} answers asked, {1 - used / max(there, 1):.0%} saved; {outcome}")
+            saved = 1 - used / max(available, 1)
+            self._say(f"{label}: {used} of {available} answers evaluated, {saved:.0%} saved; {outcome}")
 
 
 def _read(kind: TypeAdapter[T], path: Path) -> T | None:
-    """What an interrupted run left in `path`; None where that is nothing, or nothing that can be read."""
+    """Result that an interrupted run left in `path`; None if there is none or it cannot be read."""
     return or_none(lambda: kind.validate_json(path.read_bytes()))
 
 
@@ -257,7 +259,7 @@ def _digest(asked: tuple[Asked, ...]) -> str:
 
 
 def _whole(entrant: _Entrant, result: CellResult) -> CellResult:
-    """What was measured when the cell was quantized, with its rounds."""
+    """The measurements made when the cell was quantized, together with those of its rounds."""
     seconds = sum(phase.seconds for phase in entrant.phases)
     peak = max((phase.peak_rss_bytes or 0 for phase in entrant.phases), default=0)
 

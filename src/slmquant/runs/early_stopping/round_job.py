@@ -1,4 +1,4 @@
-"""What a child process does for cells that stop early: quantize and put aside, then ask some items at a time."""
+"""Job of a child process for cells that stop early: evaluate the items of one round."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slmquant.machine.environment import usable_cores
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
-from slmquant.runs.model_snapshot import restore
+from slmquant.runs.model_snapshot import load_snapshot
 from slmquant.schemes import parse
 from slmquant.store.record import CellSpec, Phase, TaskSpec
 from slmquant.tasks.common.contract import EvalContext, TaskResult
@@ -24,7 +24,7 @@ from slmquant.tracks.consumption import Meter
 
 @dataclass(frozen=True)
 class Asked:
-    """Items of a task, from `start` to `stop` in its random order; whole where there are fewer."""
+    """Items of a task, from `start` to `stop` in its random order, or as many as there are."""
 
     task: TaskSpec
     start: int
@@ -33,7 +33,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class RoundJob:
-    """Some items for one cell; `kept` is where its model was put aside, None for the full-precision model."""
+    """Items for one cell to answer; `kept` is its saved model, None for the full-precision model."""
 
     spec: CellSpec
     kept: Path | None
@@ -44,18 +44,18 @@ class RoundJob:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What was answered, one result for each `Asked`, and what that took."""
+    """Answers, one result for each `Asked`, and their cost."""
 
     results: tuple[TaskResult, ...]
     phase: Phase
 
 
 def run_round(job: RoundJob, progress: Progress) -> RoundResult:
-    """Ask a model that was put aside.
+    """Evaluate the items of a round on a saved model.
 
     Raises:
-        ModelError: It is damaged.
-        RefusedError: A task has no items that could be asked one by one.
+        ModelError: The saved model is damaged.
+        RefusedError: A task has no items that can be evaluated one by one.
         DataError: A task's data is absent.
         NumericalError: A log-likelihood was not finite.
     """
@@ -76,7 +76,7 @@ def _context(job: RoundJob, progress: Progress) -> EvalContext:
         quantized = quantize_(loaded.model, spec.method, parse(spec.scheme), NoCalibration(), dtype=dtype)
         tokenizer = loaded.tokenizer
     else:
-        opened = restore(job.kept, dtype, spec.device)
+        opened = load_snapshot(job.kept, dtype, spec.device)
         quantized, tokenizer = opened.quantized, opened.tokenizer
     return EvalContext(
         model=quantized.model.eval(),
@@ -93,5 +93,5 @@ def _context(job: RoundJob, progress: Progress) -> EvalContext:
 def _ask(context: EvalContext, asked: Asked) -> TaskResult:
     task = tasks.resolve(asked.task)
     if not isinstance(task, LmEvalTask):
-        raise RefusedError(f"{asked.task.name} is a text: it has no items to stop after; measure it whole")
+        raise RefusedError(f"{asked.task.name} is a text without items, so it cannot stop early; measure it whole")
     return task.run_items(context, asked.task, asked.start, asked.stop)

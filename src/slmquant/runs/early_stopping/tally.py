@@ -1,4 +1,4 @@
-"""Answers that came in rounds, put together: the figures of a cell that stopped early."""
+"""Combines the answers of all rounds into the figures of a cell that stopped early."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from slmquant.tasks.common.contract import TaskResult
 
 @dataclass
 class Tally:
-    """What one cell answered of one task so far, in the order that all cells share.
+    """One cell's answers to one task so far, in the order that all cells share.
 
     Attributes:
         spec: The task.
-        parts: What came of each round.
+        parts: The result of each round.
     """
 
     spec: TaskSpec
@@ -26,32 +26,32 @@ class Tally:
 
     @classmethod
     def of_record(cls, spec: TaskSpec, record: Record, items: Sequence[ItemOutcome]) -> Tally:
-        """What a cell answered that is in the store."""
+        """The answers of a stored cell."""
         label = str(spec)
         metrics = tuple(m for m in record.metrics if m.task == label and m.name != "items_saved")
         cards = tuple(card for card in record.data if card.name == spec.name)
-        mine = tuple(item for item in items if item.task == label)
-        return cls(spec, [TaskResult(metrics, cards, mine)] if mine else [])
+        answers = tuple(item for item in items if item.task == label)
+        return cls(spec, [TaskResult(metrics, cards, answers)] if answers else [])
 
     @property
     def items(self) -> list[ItemOutcome]:
-        """Every answer."""
+        """All answers."""
         return [item for part in self.parts for item in part.items]
 
     @property
     def cards(self) -> list[DataCard]:
-        """The data that was asked."""
+        """The data that the items came from."""
         return list(dict.fromkeys(card for part in self.parts for card in part.data))
 
     @property
     def available(self) -> int | None:
-        """How many items could be asked; None before the first round."""
+        """Number of items that can be evaluated; None if it is not known yet."""
         rows = [card.rows for card in self.cards]
         return min(rows[0], self.spec.limit or rows[0]) if rows else self.spec.limit
 
     @property
     def answers(self) -> list[float] | None:
-        """Right or wrong, 1 or 0; None where there are none yet, or they are neither, so that they decide nothing."""
+        """1 for right and 0 for wrong answers; None if there are none yet, or if answers are neither."""
         items = self.items
         name = next((name for name in ACCURACIES if items and name in items[0].values), None)
         if name is None:
@@ -62,8 +62,8 @@ class Tally:
     def metrics(self) -> tuple[Metric, ...]:
         """The figures over all items: means, chance, a perplexity of whole continuations, and the items saved."""
         items = self.items
-        found = [self._pooled(metric, items) for metric in (self.parts[0].metrics if self.parts else ())]
-        known = [metric for metric in found if metric is not None]
+        pooled = [self._pooled(metric, items) for metric in (self.parts[0].metrics if self.parts else ())]
+        known = [metric for metric in pooled if metric is not None]
         if known and self.available is not None:
             known.append(
                 Metric(
@@ -90,7 +90,7 @@ class Tally:
             parts = [(part, m) for part in self.parts for m in part.metrics if m.name == "chance"]
             value = sum(m.value * len(part.items) for part, m in parts) / sum(len(part.items) for part, _ in parts)
             stderr = None
-        else:  # no sum of its parts
+        else:  # cannot be computed from its parts
             return None
         return metric.model_copy(update={"value": value, "stderr": stderr, "n": len(items)})
 
