@@ -1,4 +1,4 @@
-"""Where calibration spends its time, against what the machine can do: the bound on every method that reads Hessians.
+"""Profile of calibration, compared with what the machine can do: a bound for every method with Hessians.
 
     python benchmarks/calibration_cost.py smollm2-135m-instruct --samples 16
 
@@ -25,7 +25,7 @@ from slmquant.model.discovery.relations import discover
 from slmquant.model.sources.load import load
 
 PANELS = 10 / 16
-"""Share of a Hessian that is computed; the rest is its mirror image (see `core.hessian`)."""
+"""Share of a Hessian that is computed; the rest follows from symmetry (see `core.hessian`)."""
 
 
 def main() -> None:

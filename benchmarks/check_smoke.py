@@ -1,4 +1,4 @@
-"""Checks that an end-to-end run says what a correct one must say; used by CI on `plans/smoke.yaml`."""
+"""Checks the results of an end-to-end run of `plans/smoke.yaml`; used by CI."""
 
 from __future__ import annotations
 

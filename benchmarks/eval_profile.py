@@ -1,9 +1,9 @@
-"""What our backend spends its time on while it answers a task: products, attention, all else.
+"""Profile of our backend on a task: time of matrix products, of attention, and of everything else.
 
     python benchmarks/eval_profile.py mmlu --items 500
 
-Explains the figures of `eval_speed.py`. Shares are of the time that torch's operations take by themselves, as its
-profiler sees them; what Python does in between comes on top and is printed as the rest of the wall time.
+Explains the figures of `eval_speed.py`. Shares are of the time of torch's own operations, as its profiler reports them;
+Python's time comes on top, and is the rest of the printed wall time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def main() -> None:
     parser.add_argument("task", nargs="?", default="mmlu")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--items", type=int, default=500)
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="of our products")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="dtype of our matrix products"
+    )
     given = parser.parse_args()
     found, wall_s = shares(Job(given.model, given.task, given.items, given.dtype, None))
     table = Table(title=f"{given.model}: {given.task}, first {given.items} items, {usable_cores()} cores")

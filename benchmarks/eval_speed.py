@@ -1,21 +1,21 @@
-"""Zero-shot tasks through our backend and through lm-eval's own, side by side; and the speed of perplexity.
+"""Speed of zero-shot tasks in our backend and in lm-eval's own, side by side; and of perplexity.
 
     python benchmarks/eval_speed.py --items 500
     python benchmarks/eval_speed.py --tasks mmlu --items 100
     python benchmarks/eval_speed.py --tasks '' --windows 4
 
-lm-eval's backend (`HFLM`) is given, for each task, the dtype and batch size at which it is fastest here, found on the
-first items; ours computes in what `slmquant bench` would choose, products of linears in bfloat16 where the machine is
-fast at them. Every run has a process of its own, which loads the model, answers a few requests to warm up, and is then
-timed from lm-eval's requests to their answers, tokenization included. Items are the first of the file: of MMLU, the
-first subjects, whole. Answers are compared in float32 on the first `--equal` items of every task.
+lm-eval's backend (`HFLM`) gets, for each task, the dtype and batch size at which it is fastest here, found on the first
+items; ours uses the dtype that `slmquant bench` would choose: products of linears in bfloat16 if the machine is fast at
+them. Every run is its own process, which loads the model, answers a few requests to warm up, and is then timed from
+lm-eval's requests to their answers, tokenization included. Items are the first of the file; of MMLU, the first whole
+subjects. Answers are compared in float32 on the first `--equal` items of every task.
 
-How much faster ours can be is bounded by how much less it computes: tokens through the body and rows through the head
-are counted on both sides, and "less work" is the quotient of the products they take (attention, norms and soft-max are
-left out of both). What is lost against it is in the rates at which the two get through their work, which stand beside
-it with that of a plain bfloat16 product, measured in between.
+The possible speedup is bounded by how much less ours computes: tokens through the body and rows through the head are
+counted on both sides, and "less work" is the ratio of their matrix products (without attention, norms and soft-max).
+The difference between speedup and "less work" comes from the rates of computing, which are printed, too, with that of a
+plain bfloat16 product, measured in between.
 
-Perplexity and divergence have a table of their own; see `text_speed.py`.
+Perplexity and divergence have their own table; see `text_speed.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from slmquant.tasks.common.contract import EvalContext
 TASKS = ("hellaswag", "arc_easy", "piqa", "mmlu")
 BATCH_SIZES = (1, 4, 16, 64)
 WARM_UP = 8
-"""Requests answered before the clock starts."""
+"""Number of requests answered before timing starts."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Job:
     Attributes:
         model: Model source.
         task: Name of the task.
-        items: How many, from the start of the file.
-        dtype: `float32` or `bfloat16`: of the whole model for lm-eval's backend, of products for ours.
-        batch_size: Of lm-eval's backend; None for ours.
+        items: Number of items, from the start of the file.
+        dtype: `float32` or `bfloat16`: of the whole model for lm-eval's backend, of matrix products for ours.
+        batch_size: Batch size of lm-eval's backend; None for our backend.
     """
 
     model: str
@@ -69,19 +69,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of a job."""
+    """Result of a job."""
 
     seconds: float
     peak_rss_bytes: int
     values: list[tuple[float, bool]]
     operations: float
-    """Of the products of linears and head."""
+    """Operations of the matrix products of linears and head."""
     product_rate: float
-    """Of a plain bfloat16 product right after, operations per second."""
+    """Operations per second of a plain bfloat16 product right after the job."""
 
 
 class Counter:
-    """Counts the tokens that a model's body is given, and the rows that its head makes logits of."""
+    """Counts operations from the tokens through a model's body and the rows through its head."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         work = operations_per_token(model, window=0)
@@ -144,7 +144,7 @@ def first_requests(job: Job, context: EvalContext) -> list[object]:
 
 
 def run(job: Job) -> Answers:
-    """Run one job in a process of its own."""
+    """Run one job in a child process."""
     found = run_isolated(answer, job, Silent())
     if isinstance(found, Failure):
         raise SystemExit(f"{job}: {found.reason}")
@@ -152,7 +152,7 @@ def run(job: Job) -> Answers:
 
 
 def fastest(job: Job, items: int) -> Job:
-    """lm-eval's backend at the dtype and batch size at which it answers the first items soonest."""
+    """lm-eval's backend with the dtype and batch size that are fastest on the first items."""
     trials = [
         replace(job, items=items, dtype=dtype, batch_size=size)
         for dtype in ("bfloat16", "float32")
@@ -163,7 +163,7 @@ def fastest(job: Job, items: int) -> Job:
 
 
 def compare_tasks(model: str, names: Sequence[str], items: int, equal: int, tried: int, dtype: str) -> Table:
-    """Both backends on every task."""
+    """Table of both backends on every task."""
     table = Table(title=f"{model}: first {items} items, {usable_cores()} cores")
     left = ("task", "lm-eval's backend", "largest difference")
     for column in (
@@ -195,20 +195,20 @@ def compare_tasks(model: str, names: Sequence[str], items: int, equal: int, trie
 
 
 def figures(answers: Answers) -> tuple[str, str, str]:
-    """Seconds, peak megabytes, and the rate of its products."""
+    """Seconds, peak megabytes, and the rate of matrix products."""
     rate = answers.operations / answers.seconds / 1e9
     return f"{answers.seconds:.1f}", f"{answers.peak_rss_bytes / 1e6:.0f}", f"{rate:.0f}"
 
 
 def ratios(theirs: Sequence[Answers], ours: Sequence[Answers]) -> tuple[str, str]:
-    """How many times less time ours take, and how many times fewer operations."""
+    """Ratios of their time to ours, and of their operations to ours."""
     time_ratio = sum(each.seconds for each in theirs) / sum(each.seconds for each in ours)
     work_ratio = sum(each.operations for each in theirs) / sum(each.operations for each in ours)
     return f"{time_ratio:.1f}x", f"{work_ratio:.1f}x"
 
 
 def equality(job: Job) -> str:
-    """How far answers in float32 are apart, and how many greedy verdicts differ."""
+    """Largest difference of answers in float32, and the number of different greedy verdicts."""
     ours, theirs = run(job).values, run(replace(job, batch_size=8)).values
     apart = max(abs(a - b) for (a, _), (b, _) in zip(ours, theirs, strict=True))
     verdicts = sum(a != b for (_, a), (_, b) in zip(ours, theirs, strict=True))
@@ -218,12 +218,14 @@ def equality(job: Job) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
-    parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated; empty for none")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated tasks; empty for none")
     parser.add_argument("--items", type=int, default=500)
     parser.add_argument("--equal", type=int, default=50, help="items whose answers are compared in float32")
     parser.add_argument("--tried", type=int, default=24, help="items on which lm-eval's backend is tuned")
-    parser.add_argument("--windows", type=int, default=4, help="of WikiText-2, for perplexity; 0 for none")
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="of our products")
+    parser.add_argument("--windows", type=int, default=4, help="windows of WikiText-2 for perplexity; 0 for none")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="dtype of our matrix products"
+    )
     given = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 180)
     names = [name for name in given.tasks.split(",") if name]

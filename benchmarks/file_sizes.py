@@ -1,4 +1,4 @@
-"""Prints the longest source files and fails if one no longer reads in one sitting (400 lines)."""
+"""Prints the longest source files and fails if one has more than 400 lines."""
 
 from __future__ import annotations
 

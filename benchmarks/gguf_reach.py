@@ -1,8 +1,8 @@
-"""Our GGUF files beside llama.cpp's own of the same source: bytes, perplexity through llama.cpp, decode speed.
+"""Compares our GGUF files with llama.cpp's own of the same model: bytes, perplexity in llama.cpp, decode speed.
 
-llama.cpp's Q4_0 and Q4_K_M are made by its own quantizer from the float32 file of the same model: as they are without
-data, and with an importance matrix of the tokens that our methods look at (see `importance.py`). Divergence is from the
-float32 file; the baseline of speed is float16, the format's own default. How they are compared: see `reach.py`.
+llama.cpp's Q4_0 and Q4_K_M are made by its own quantizer from the float32 file of the same model: without data, and
+with an importance matrix from our methods' calibration tokens (see `importance.py`). Divergence is from the float32
+file; the baseline of speed is float16, the format's own default. See `reach.py` for how they are compared.
 
     python benchmarks/gguf_reach.py smollm2-135m-instruct --windows 32 --timing
 """
@@ -21,13 +21,13 @@ from slmquant.store.record import CalibrationSpec
 
 OURS = ("gptq_mse:Q4_0E8", "gptq_mse:Q4_0_S", "gptq_mse:Q4_0_M", "gptq_mse:Q4_K_M")
 THEIRS = {"Q4_0": 2, "Q4_K_M": 15}
-"""llama.cpp's file types by its numbers (`llama.h`)."""
+"""llama.cpp's file types → their numbers in `llama.h`."""
 
 
 def quantized_by_them(
     plain: api.Artifact, source: Path, _folder: Path, calibration: CalibrationSpec
 ) -> Iterator[reach.Artifact]:
-    """The files that llama.cpp's own quantizer makes of `source`, without data and with an importance matrix."""
+    """Files that llama.cpp's own quantizer makes from `source`, without data and with an importance matrix."""
     from cyllama.llama import llama_cpp
 
     llama_cpp.set_log_callback(lambda _level, _text: None)  # a line for every tensor

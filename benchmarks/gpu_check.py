@@ -1,10 +1,10 @@
-"""What an NVIDIA card makes of a real model: perplexity beside a processor's, GPTQ, and a method that learns.
+"""Checks slmquant on an NVIDIA GPU with a real model: perplexity, GPTQ, and a method that learns.
 
     python benchmarks/gpu_check.py [--model smollm2-135m-instruct] [--device cuda] [--windows 8]
 
 Runs three small plans as `slmquant bench --device cuda` would and prints a row for each cell: perplexity and
-divergence on WikiText-2, seconds and memory of quantizing. Below the table stands the loss of the full-precision model
-over 512 tokens, on the processor and on the card. About four minutes on one card.
+divergence on WikiText-2, seconds and memory of quantizing. Below the table it prints the loss of the full-precision
+model over 512 tokens, on the CPU and on the GPU. It takes about four minutes on one GPU.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def main(
     model: str = "smollm2-135m-instruct",
     device: str = "cuda",
     windows: int = 8,
-    data: Annotated[Path | None, typer.Option(help="folder of data, tried first")] = None,
+    data: Annotated[Path | None, typer.Option(help="local folder of data, tried first")] = None,
 ) -> None:
-    """Run the plans on a device and print what came of them."""
+    """Run the plans on a device and print their results."""
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SystemExit("there is no CUDA device here; run it where there is one, or with --device cpu")
+        raise SystemExit("no CUDA device found; run on a machine with one, or with --device cpu")
     folder = data or (Path(found) if (found := os.environ.get("SLMQUANT_DATA")) else None)
     console = Console()
     table = Table(title=torch.cuda.get_device_name() if device.startswith("cuda") else device)
@@ -65,7 +65,7 @@ def main(
     console.print(table)
     here, there = (_loss(model, where, folder) for where in ("cpu", device))
     console.print(
-        f"loss of the first 512 tokens: {here:.6f} on cpu, {there:.6f} on {device}, apart {there - here:+.1e}"
+        f"loss of the first 512 tokens: {here:.6f} on cpu, {there:.6f} on {device}, difference {there - here:+.1e}"
     )
 
 

@@ -1,13 +1,13 @@
-"""What `llama-quantize --imatrix` writes, by ggml's own quantizer, from the tokens that our methods look at.
+"""Writes files as `llama-quantize --imatrix` does, with ggml's own quantizer and our methods' calibration tokens.
 
-cyllama's binding runs llama.cpp's quantizer without an importance matrix alone. So the file that it writes, which
-says how every tensor is stored, is taken, and each weight whose input was observed is rounded again from the float32
-file by `ggml_quantize_chunk` of xllamacpp's library, with the mean square of every channel of that input, which is
-what `llama-imatrix` collects (it leaves out embeddings and a tied head, and so does this). One thing depends on there
-being a matrix: of Q4_0 the first eighth of `ffn_down` becomes Q4_1 (`llama_tensor_get_type`).
+cyllama's binding runs llama.cpp's quantizer only without an importance matrix. The file that it writes determines how
+every tensor is stored. Each weight with observed inputs is then rounded again from the float32 file by
+`ggml_quantize_chunk` of xllamacpp's library, with the mean square of every channel of the input, which is what
+`llama-imatrix` collects (it leaves out embeddings and a tied head, and so does this). One storage type depends on the
+matrix: with Q4_0, the first eighth of `ffn_down` becomes Q4_1 (`llama_tensor_get_type`).
 
-Before anything is written, a weight that is rounded without a matrix is held against the file: the same bytes, or the
-two libraries do not agree.
+Before anything is written, one weight is rounded without a matrix and compared with the file: unless the bytes are the
+same, the two libraries do not agree.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from slmquant.store.record import CalibrationSpec
 
 Type = gguf.GGMLQuantizationType
 PROMOTED = {Type.Q4_0: Type.Q4_1}
-"""What the first eighth of `ffn_down` becomes where there is a matrix."""
+"""Types of the first eighth of `ffn_down`: without a matrix → with one."""
 _FIRST = 8
 
 
 def importance(plain: api.Artifact, calibration: CalibrationSpec) -> dict[str, NDArray[np.float32]]:
-    """Tensor of a GGUF file → mean square of each channel of its input, over the tokens of `calibration`."""
+    """Name of each tensor of a GGUF file → mean square of its input's channels over the calibration tokens."""
     loaded = load(plain.source)
     corpus, length = load_corpus(calibration.corpus), fitting(calibration.seq_len, loaded.model.config)
     windows = calibration_windows(loaded.tokenizer, corpus, calibration.num_samples, length, calibration.seed)
@@ -53,16 +53,18 @@ def importance(plain: api.Artifact, calibration: CalibrationSpec) -> dict[str, N
 
 
 def requantize(source: Path, without: Path, matrix: Mapping[str, NDArray[np.float32]], path: Path) -> None:
-    """Write `without`, made of the float32 file `source` with no matrix, once more with one.
+    """Rewrite the file `without`, which was made from the float32 file `source`, with an importance matrix.
 
     Raises:
-        RuntimeError: ggml's quantizer here and the one that wrote `without` round differently.
+        RuntimeError: ggml's quantizer here rounds differently from the one that wrote `without`.
     """
     full = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
     reader = gguf.GGUFReader(without)
     held = next(t for t in reader.tensors if t.name in matrix and t.tensor_type != Type.F32)
     if not np.array_equal(rounded(full[held.name].data, held.tensor_type, None), held.data):
-        raise RuntimeError(f"xllamacpp's ggml rounds {held.name} otherwise than cyllama's; install builds of one time")
+        raise RuntimeError(
+            f"xllamacpp's ggml rounds {held.name} differently from cyllama's; install builds of the same date"
+        )
     architecture = str(reader.fields["general.architecture"].contents())
     writer = gguf.GGUFWriter(path, architecture)
     for field in reader.fields.values():
@@ -85,7 +87,7 @@ def requantize(source: Path, without: Path, matrix: Mapping[str, NDArray[np.floa
 
 
 def rounded(weight: NDArray[np.float32], kind: int, weights: NDArray[np.float32] | None) -> NDArray[np.uint8]:
-    """Rows of a weight as bytes of a ggml type; `weights` says what an error in each column counts for."""
+    """Rows of a weight as bytes of a ggml type; `weights` are the columns' weights in the error."""
     import xllamacpp.xllamacpp as library
 
     ggml = ctypes.CDLL(library.__file__)

@@ -1,4 +1,4 @@
-"""What this machine can do, and what a model asks of it: the yardsticks of the benchmarks beside this file."""
+"""Rates of this machine, and operations that a model needs; shared by the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class Operations:
-    """Multiplications and additions that a token takes."""
+    """Multiplications and additions per token."""
 
     linears: float
     attention: float
@@ -19,7 +19,7 @@ class Operations:
 
 
 def operations_per_token(model: PreTrainedModel, window: int) -> Operations:
-    """What a token of a window takes on average: linears of the blocks, causal attention, one row of logits."""
+    """Mean operations per token of a window: linears of the blocks, causal attention, one row of logits."""
     config = model.config.get_text_config()
     head = model.get_output_embeddings()
     linears = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)

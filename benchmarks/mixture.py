@@ -1,8 +1,8 @@
-"""What each kind of linear is worth in more bits: the divergence that goes when it alone is given back.
+"""Gain of more bits for each kind of linear: the divergence removed if it alone is restored to full precision.
 
-Weights are rounded by GPTQ-MSE to Q4_0, embedding and head to Q8_0; that method rounds each weight by itself, so the
-others stay what they are. It is calibrated on WikiText-2's train split and judged on windows of 512 tokens that are
-spread over another text, which calibration did not see; ± is the reach of a 95 % interval over windows.
+Weights are rounded by GPTQ-MSE to Q4_0, embedding and head to Q8_0; that method rounds each weight independently, so
+the others do not change. It is calibrated on WikiText-2's train split and evaluated on windows of 512 tokens, spread
+over another text; ± is half the width of a 95 % interval over windows.
 
     python benchmarks/mixture.py smollm2-135m-instruct
 """
@@ -30,15 +30,17 @@ WINDOW = 512
 
 
 def main() -> None:
-    """Round once, give back one kind after the other."""
+    """Round once, then restore one kind after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--windows", type=int, default=6)
-    parser.add_argument("--corpus", default="wikitext2_validation", help="judged on; c4_train_b for web pages")
+    parser.add_argument(
+        "--corpus", default="wikitext2_validation", help="corpus to evaluate on; c4_train_b for web pages"
+    )
     given = parser.parse_args()
     calibration = CalibrationSpec(corpus="wikitext2_train")
     if given.corpus == calibration.corpus:
-        parser.error(f"{given.corpus} is what is calibrated on; judge on another text")
+        parser.error(f"{given.corpus} is the calibration corpus; evaluate on another one")
     made = api.quantize(given.model, "gptq_mse", "Q4_0E8", calibration=calibration)
     full, trial = load(given.model).model, load(given.model).model
     tokens = text_tokens(made.tokenizer, load_corpus(given.corpus).text)
@@ -48,7 +50,7 @@ def main() -> None:
     weights = made.quantized.weights
     put(trial, weights)
     rounded = divergence(full, trial, windows)
-    table = Table("given back", "million weights", "KL, nats", "gain for a million weights, millinats")
+    table = Table("restored", "million weights", "KL, nats", "gain per million weights, millinats")
     table.add_row("nothing", "", f"{sum(rounded) / len(rounded):.4f}", "")
     for kind in dict.fromkeys(name.rpartition(".")[2] for name in weights):
         chosen = {name: weight for name, weight in weights.items() if name.endswith(kind)}
@@ -68,7 +70,7 @@ def main() -> None:
 
 
 def put(model: PreTrainedModel, weights: Mapping[str, QuantizedTensor]) -> None:
-    """Let a plain model hold what codes stand for."""
+    """Write dequantized weights into a plain model."""
     for name, weight in weights.items():
         model.get_submodule(name).get_parameter("weight").data.copy_(weight.dequantize())
 
@@ -76,11 +78,11 @@ def put(model: PreTrainedModel, weights: Mapping[str, QuantizedTensor]) -> None:
 @torch.inference_mode()
 def divergence(full: PreTrainedModel, other: PreTrainedModel, windows: torch.Tensor) -> list[float]:
     """Mean KL divergence over the tokens of each window, in nats."""
-    found = []
+    means = []
     for window in windows:
         log_p, log_q = (log_normalize_(model(window[None]).logits[0]) for model in (full, other))
-        found.append(float(token_divergence_(log_p, log_q).forward.mean()))
-    return found
+        means.append(float(token_divergence_(log_p, log_q).forward.mean()))
+    return means
 
 
 if __name__ == "__main__":

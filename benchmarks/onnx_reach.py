@@ -1,7 +1,7 @@
-"""Our ONNX folders beside the int4 models of ONNX Runtime GenAI's own builder: bytes, perplexity, decode speed.
+"""Compares our ONNX folders with the int4 models of ONNX Runtime GenAI's builder: bytes, perplexity, decode speed.
 
 The builder reads the same weights in float32 and rounds them to nearest by its own rules. Both sides multiply at
-accuracy level 4. How they are compared: see `reach.py`.
+accuracy level 4. See `reach.py` for how they are compared.
 
     python benchmarks/onnx_reach.py smollm2-135m-instruct --windows 8 --timing
 """
@@ -25,13 +25,13 @@ THEIRS = {
     "int4, its defaults": ("accuracy_level=4",),
     "int4, zero points": ("accuracy_level=4", "is_symmetric=false", "shared_embeddings=false"),
 }
-"""Options of the builder; what it writes of tied embeddings with zero points, ONNX Runtime does not load."""
+"""Options of the builder; embeddings are not shared with zero points, as ONNX Runtime cannot load such models."""
 
 
 def built_by_them(
     plain: api.Artifact, _path: Path, folder: Path, _calibration: CalibrationSpec
 ) -> Iterator[reach.Artifact]:
-    """What the builder makes of the same weights at its command line."""
+    """Models that the builder's command line makes from the same weights."""
     source = folder / "source"
     plain_model(plain.quantized).save_pretrained(source)
     plain.tokenizer.save_pretrained(source)

@@ -1,11 +1,11 @@
-"""Our OpenVINO files beside NNCF's int4 compression of the same graph: bytes, perplexity, decode speed.
+"""Compares our OpenVINO files with NNCF's int4 compression of the same graph: bytes, perplexity, decode speed.
 
-NNCF compresses the float16 graph that our format writes of the model as it is, by its own rules (asymmetric int4 in
-groups, embedding and head in int8), without data. NNCF's files do not say how they are to be run, and OpenVINO then
-rounds activations and cache to 8 bits, which ours ask it not to; both are run both ways. How they are compared: see
-`reach.py`.
+NNCF compresses the float16 graph that our format writes of the unquantized model, by its own rules (asymmetric int4 in
+groups, embedding and head in int8), without data. NNCF's files contain no run-time options, so that OpenVINO rounds
+activations and cache to 8 bits; ours contain options against that. Both are run both ways. See `reach.py` for how
+they are compared.
 
-    pip install nncf   # in an environment of its own, where its dependencies disagree with slmquant's
+    pip install nncf   # in a separate environment if its dependencies conflict with slmquant's
     python benchmarks/openvino_reach.py smollm2-135m-instruct --windows 8 --timing
 """
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 OURS = ("rtn:W4A16g64-asym", "rtn:W4A16g64E8-asym", "gptq_sink:W4A16g64E8-asym")
 GROUP_SIZE = 64
-"""Of NNCF, as of ours."""
+"""Group size of NNCF's files, the same as ours."""
 DEFAULTS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "32", "KV_CACHE_PRECISION": "u8"}
-"""What OpenVINO does on a CPU with a file that says nothing."""
+"""OpenVINO's defaults on a CPU for a file without run-time options."""
 
 
 def compressed_by_them(
     _plain: api.Artifact, source: Path, folder: Path, _calibration: CalibrationSpec
 ) -> Iterator[reach.Artifact]:
-    """NNCF's int4 of `source`, as OpenVINO runs it by itself, and with the options of our files."""
+    """NNCF's int4 version of `source`, with OpenVINO's defaults and with the options of our files."""
     ov = import_openvino()
     with unreported():
         import nncf
@@ -50,18 +50,18 @@ def compressed_by_them(
 
 
 def with_defaults(ours: reach.Artifact, folder: Path) -> Iterator[reach.Artifact]:
-    """One of ours, run as OpenVINO does by itself."""
+    """One of our files, with OpenVINO's defaults."""
     path = folder / f"{ours.path.name}-defaults"
     write(import_openvino().Core().read_model(ours.path / GRAPH), ours.path, path, DEFAULTS)
     yield reach.Artifact(f"{ours.name}, OpenVINO's defaults", path)
 
 
 def write(graph: ov.Model, source: Path, path: Path, options: Mapping[str, str]) -> None:
-    """A copy of `source` with another graph, which is to be run with `options`."""
+    """Write a copy of `source` with another graph and run-time options."""
     shutil.copytree(source, path, dirs_exist_ok=True)
     for option, value in options.items():
         graph.set_rt_info(value, ["runtime_options", option])
-    # The file that is read may still be mapped; it is replaced, not written over.
+    # The source file may still be mapped, so it is replaced, not overwritten.
     (path / GRAPH).with_suffix(".bin").unlink()
     import_openvino().save_model(graph, path / GRAPH, compress_to_fp16=False)
 

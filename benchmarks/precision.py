@@ -1,7 +1,7 @@
-"""Three ways to compute: float32, the whole model in bfloat16, and only the products of linears in bfloat16.
+"""Compares float32, the whole model in bfloat16, and only the products of linears in bfloat16.
 
-Prints perplexity on the first windows of a text, its shift from float32, and seconds, each interleaved window by
-window so that a noisy machine disturbs all alike.
+Prints perplexity on the first windows of a text, its shift from float32, and seconds; the three take turns window by
+window, so that other load affects all alike.
 
     python benchmarks/precision.py smollm2-135m-instruct --windows 4
 """

@@ -1,15 +1,13 @@
-"""Runs plans and keeps what they measured in `results/published`, one file of JSON lines for each plan.
+"""Runs plans and publishes their results in `results/published`, one JSON lines file per plan.
 
     python benchmarks/publish.py plans/weights.yaml plans/stories.yaml [--data DIR]
-
     python benchmarks/publish.py plans/demo.yaml --store results/slmquant.sqlite
-
-The second form runs nothing: it keeps what a store holds, such as the one that `make demo` leaves.
     python benchmarks/publish.py plans/constants.yaml --seeds 0 --seeds 1 --seeds 2
 
-The third runs a plan once for each seed of calibration, which draws other windows, into one file.
-What such a file holds already is not measured again, so a plan may be run in pieces, on one machine or on several;
-each row says on which. `python -m slmquant.report.published` then fills the tables of the documents in.
+The second form runs nothing: it publishes the results of a store, such as the one of `make demo`. The third runs a plan
+once for each calibration seed, which draws other windows, into one file. Cells that a file already holds are not
+measured again, so a plan may be run in parts, on one or several machines; each row names its machine. Afterwards
+`python -m slmquant.report.published` fills in the tables of the documents.
 """
 
 from __future__ import annotations
@@ -31,11 +29,11 @@ FOLDER = Path("results") / "published"
 
 def main(
     plans: list[Path],
-    data: Annotated[Path | None, typer.Option(help="folder of data, tried first")] = None,
-    store: Annotated[Path | None, typer.Option(help="keep what this store holds; run nothing")] = None,
-    seeds: Annotated[list[int] | None, typer.Option(help="seeds of calibration, instead of the plan's own")] = None,
+    data: Annotated[Path | None, typer.Option(help="local folder of data, tried first")] = None,
+    store: Annotated[Path | None, typer.Option(help="publish this store's results; run nothing")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="calibration seeds, instead of the plan's")] = None,
 ) -> None:
-    """Run each plan in a store of its own, and write its file after every cell."""
+    """Run each plan in its own store, and write its file after every cell."""
     folder = data or (Path(found) if (found := os.environ.get("SLMQUANT_DATA")) else None)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for path in plans:
@@ -65,7 +63,7 @@ def _run(plan: Plan, published: Path, data: Path | None) -> None:
 
 
 def _keep(store: Store, published: Path) -> None:
-    """Write every row of a store that is of the present code, and what it answered."""
+    """Write a store's rows that are not outdated, with their items."""
     records = store.records()
     aside = apart(records)
     records = [record for record in records if record.cell_id not in aside]

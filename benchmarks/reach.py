@@ -1,13 +1,14 @@
-"""Files of one model side by side in one engine: bytes, perplexity, decode speed. What the `*_reach.py` share.
+"""Compares files of one model in one engine: bytes, perplexity, decode speed. Shared by the `*_reach.py`.
 
-Perplexity is over windows of 512 tokens, spread evenly over the text of each corpus (WikiText-2's test split, and C4,
-which is not what our methods were calibrated on), each on its own, computed by the engine; beside the first stands
-torch's of the same weights, where they are ours, and the mean divergence from the full-precision file. Below the table
-every file of ours is held against every one of the others, window by window: the mean difference in nats per token, its
-standard error, and its p, corrected by Holm over all comparisons that are printed.
+The engine computes perplexity over windows of 512 tokens, spread evenly over the text of each corpus (WikiText-2's test
+split, and C4, which our methods were not calibrated on), each window independently. The table also shows the mean
+divergence from the full-precision file and, for our files, torch's perplexity of the same weights on the first corpus.
+Below the table, every file of ours is compared with every other file, window by window: the mean difference in nats per
+token, its 95 % interval, and its p, corrected by Holm's method over all printed comparisons.
 
-With `--timing` all files are open at once, each in a process of its own, and decode 64 tokens after 512 in balanced
-turns: the median over rounds and its quartiles, and the paired ratio to the usual 16-bit file with its standard error.
+With `--timing`, all files are open at once, each in its own process, and decode 64 tokens after 512 in balanced turns:
+printed are the median over rounds with its quartiles, and the paired ratio to the usual 16-bit file with its standard
+error.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ CALIBRATION = "wikitext2_train"
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file or folder, and torch's perplexity of the same weights where there is one."""
+    """One file or folder, and torch's perplexity of the same weights, or None."""
 
     name: str
     path: Path
@@ -57,18 +58,18 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Contest:
-    """Our files against those of an engine's own converter.
+    """A comparison of our files with those of an engine's own converter.
 
     Attributes:
-        engine: Name of what runs them all.
-        full: Name and format of the full-precision file that divergence is taken from.
-        ours: The format of our own.
-        entries: `METHOD:SCHEME` of ours.
-        theirs: Makes theirs, given the full-precision model, the file made of it, a folder to work in, and what our
-            methods are calibrated on.
-        weight_bytes: What an artifact's weights take, tokenizer aside where it lies in files of its own.
-        variants: Makes others of one of ours, in the folder given.
-        usual: Name and format of the 16-bit file that speeds are held against; None where `full` is that.
+        engine: Name of the engine that runs all files.
+        full: Name and format of the full-precision file that divergence is measured from.
+        ours: Format of our files.
+        entries: `METHOD:SCHEME` of our files.
+        theirs: Makes the converter's files from the full-precision model, its file, a scratch folder, and our methods'
+            calibration set.
+        weight_bytes: Computes the bytes of an artifact's weights, without a tokenizer in separate files.
+        variants: Makes variants of one of our files, in the given folder.
+        usual: Name and format of the 16-bit file that speeds are compared with; None if that is `full`.
     """
 
     engine: str
@@ -83,7 +84,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one file makes of one corpus, window by window; `positions` are the windows' places in the text."""
+    """Losses and divergences of one file on one corpus, window by window; `positions` are those in the text."""
 
     positions: tuple[int, ...]
     losses: tuple[float, ...]
@@ -91,7 +92,7 @@ class Reading:
 
     @property
     def divergence(self) -> str:
-        """The mean and its standard error, which knows that neighbours are alike."""
+        """The mean and its standard error, which allows for dependent neighbours."""
         if len(self.divergences) < 2:
             return f"{self.divergences[0]:.4f}"
         test = series_mean(self.divergences, positions=self.positions)
@@ -99,22 +100,22 @@ class Reading:
 
 
 def main(description: str, contest: Contest) -> None:
-    """Read the command line, make what is missing, print the table."""
+    """Read the command line, make missing files, and print the table."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--ours", nargs="+", default=contest.entries, metavar="METHOD:SCHEME")
-    parser.add_argument("--windows", type=int, default=8, help="of each corpus")
-    parser.add_argument("--length", type=int, default=WINDOW, help="tokens of a window, and before decoding")
-    parser.add_argument("--corpora", nargs="+", default=CORPORA, help="that are judged on")
-    parser.add_argument("--calibration", default=CALIBRATION, help="the corpus that methods look at")
+    parser.add_argument("--windows", type=int, default=8, help="windows of each corpus")
+    parser.add_argument("--length", type=int, default=WINDOW, help="tokens per window, and before decoding")
+    parser.add_argument("--corpora", nargs="+", default=CORPORA, help="corpora to evaluate on")
+    parser.add_argument("--calibration", default=CALIBRATION, help="corpus to calibrate on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--timing", action="store_true")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--folder", type=Path, help="keep the files there, and take those of ours that are there")
-    parser.add_argument("--output", type=Path, help="write what is printed there as JSON, for the tables of documents")
+    parser.add_argument("--folder", type=Path, help="keep the files here, and reuse those of ours from earlier runs")
+    parser.add_argument("--output", type=Path, help="also write the results here as JSON, for the documents' tables")
     given = parser.parse_args()
     if given.calibration in given.corpora:
-        parser.error(f"{given.calibration} is calibrated on; judge on another text")
+        parser.error(f"{given.calibration} is the calibration corpus; evaluate on another one")
     calibration = CalibrationSpec(corpus=given.calibration)
     settings = Settings(points=(Point(given.length, STEPS),), rounds=given.rounds, threads=(given.threads,))
     with tempfile.TemporaryDirectory() as scratch:
@@ -159,7 +160,7 @@ def conditions_of(given: argparse.Namespace, notes: Sequence[str]) -> str:
 
 
 def spread(tokenizer: PreTrainedTokenizerBase, corpus: str, count: int, length: int) -> dict[int, list[int]]:
-    """Windows that lie evenly over a whole text and do not overlap, as tasks choose them, by their place in it."""
+    """Windows spread evenly over a whole text, without overlap, as tasks choose them, by position in the text."""
     ids = text_tokens(tokenizer, load_corpus(corpus).text)
     chosen = spread_windows(corpus, len(ids) // length, count)
     return {window: ids[length * window : length * (window + 1)].tolist() for window in chosen}
@@ -168,7 +169,7 @@ def spread(tokenizer: PreTrainedTokenizerBase, corpus: str, count: int, length: 
 def read(
     engine: str, artifacts: Sequence[Artifact], windows: Mapping[int, Sequence[int]], threads: int
 ) -> dict[str, Reading]:
-    """Losses of every file, and divergences from the first."""
+    """Losses of every file, and divergences from the first file."""
     full: list[torch.Tensor] = []
     readings: dict[str, Reading] = {}
     for artifact in artifacts:
@@ -208,7 +209,7 @@ def table_of(
 def differences(
     readings: Mapping[str, Mapping[str, Reading]], ours: Sequence[str], others: Sequence[str]
 ) -> Iterator[str]:
-    """Each of ours against each of the others on each corpus, over the same windows."""
+    """Differences of each of our files from each other file on each corpus, over the same windows."""
     found = {
         (corpus, mine, other): test
         for corpus, reading in readings.items()
@@ -239,7 +240,7 @@ def make(
     windows: Sequence[Sequence[int]],
     calibration: CalibrationSpec,
 ) -> Iterator[Artifact]:
-    """The full-precision files, theirs, and ours."""
+    """Make the full-precision files, the converter's, and ours."""
     name, fmt = contest.full
     path = folder / f"full{fmt.suffix}"
     yield written(name, plain, fmt, path, windows)
@@ -259,14 +260,14 @@ def make(
 
 
 def written(name: str, made: api.Artifact, fmt: Format, path: Path, windows: Sequence[Sequence[int]]) -> Artifact:
-    """Write a model and ask torch what it is worth."""
+    """Write a model, and measure its perplexity in torch."""
     fmt.write(made, path)
     return Artifact(name, path, torch_ppl(made.quantized.model, windows))
 
 
 @torch.inference_mode()
 def torch_ppl(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> float:
-    """Perplexity, with products of linears in what the machine is fast at."""
+    """Perplexity in torch."""
     losses = []
     for window in windows:
         ids = torch.tensor([window])
@@ -275,13 +276,13 @@ def torch_ppl(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> float
 
 
 def log_probabilities(session: Session, window: Sequence[int]) -> torch.Tensor:
-    """Of every next token of a window, `(len(window), vocabulary)`."""
+    """Log-probabilities of every next token of a window, `(len(window), vocabulary)`."""
     session.reset()
     return log_normalize_(torch.tensor(session.feed(window, every=True)))
 
 
 def timed(engine: str, artifacts: Sequence[Artifact], usual: str, settings: Settings) -> dict[str, tuple[str, str]]:
-    """Of each file the decode speed with its quartiles and number of rounds, and the paired ratio to the usual one."""
+    """Decode speed of each file with its quartiles and number of rounds, and the paired ratio to the usual file."""
     jobs = [EngineJob(artifact.name, engine, artifact.path) for artifact in artifacts]
     baseline = [artifact.name for artifact in artifacts].index(usual)
     speeds = {}

@@ -1,4 +1,4 @@
-"""What to keep of the full-precision model so that no cell runs it again: space, time and error of each way.
+"""Compares ways to cache the full-precision model's results for later cells: space, time and error of each.
 
     python benchmarks/reference_cache.py smollm2-135m-instruct --windows 2
 
@@ -7,13 +7,13 @@ each cell); the k most probable tokens with their log-probabilities, and one buc
 bfloat16. For two quantized models it prints, per way:
 
 - bytes per token on disk;
-- processor seconds per 1,000 tokens, all threads together, to score a cell from its final hidden states: its own
-  head, reading what was kept (the operating system has the file in memory), and the comparison; the median over
-  blocks of 128 tokens;
+- processor seconds per 1,000 tokens, over all threads, to score a cell from its final hidden states: its own head,
+  reading the cached file (from the operating system's memory), and the comparison; the median over blocks of 128
+  tokens;
 - the error of mean KL, mean reverse KL, top-1 and top-5 agreement, against float64 sums over exact float32 logits.
 
-The noise floor is printed beside them: an error well below it changes nothing. With one bucket for the rest, KL is
-never too large (the log-sum inequality): what is lost is the divergence inside the bucket, times its probability.
+The noise floor is printed as well: an error well below it does not matter. With one bucket for the rest, KL is never
+too large (the log-sum inequality): the loss is the divergence inside the bucket, times its probability.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from slmquant.tasks.common.texts.reference import pack, unpack
 SCHEMES = ("W4A16g64", "W8A8")
 BLOCK = 128
 ROWS = 8
-"""Rows of logits that are compared together, as `core.divergence.compare_` does."""
+"""Rows of logits that are compared at a time, as in `core.divergence.compare_`."""
 
 Figures = Tensor
 """`(4, tokens)`: KL, reverse KL, top-1 and top-5 agreement of each token."""
@@ -55,12 +55,12 @@ Figures = Tensor
 
 @dataclass(frozen=True)
 class Way:
-    """Something to keep of the reference, and how a cell is scored with it.
+    """A way to cache the reference, and to score a cell with it.
 
     Attributes:
-        name: What the table calls it.
-        keep: Final hidden states to what goes on disk.
-        score: What came from disk, the cell's hidden states and the true next tokens to figures.
+        name: Its name in the table.
+        keep: Computes the tensors to save from final hidden states.
+        score: Computes figures from the saved tensors, the cell's hidden states and the true next tokens.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Way:
 def states(
     head: OutputHead, name: str, keep: Callable[[Tensor], dict[str, Tensor]], read: Callable[..., Tensor]
 ) -> Way:
-    """Final hidden states; the head makes logits of them again."""
+    """Final hidden states, from which the head computes logits again."""
 
     def score(kept: dict[str, Tensor], hidden: Tensor, targets: Tensor) -> Figures:
         return _figures(head.logits(read(**kept)), head.logits(hidden), targets)
@@ -110,7 +110,7 @@ def _bucketed(logits: Tensor, targets: Tensor, indices: Tensor, log_p: Tensor) -
     next_token_nll(logits, targets)
     log_q = logits.gather(1, indices.long())
     p, q = log_p.exp(), log_q.exp()
-    # Float32 sums to 1 within 1e-6: less than that is no rest.
+    # Float32 sums to 1 within 1e-6; a smaller rest counts as 1e-6.
     rest_p, rest_q = ((1 - x.sum(1)).clamp_min(1e-6) for x in (p, q))
     difference, rest_difference = log_p - log_q, (rest_p / rest_q).log()
     own = logits.topk(TOP_K).indices
@@ -162,7 +162,7 @@ def main() -> None:
 
 
 def measure(source: str, ids: Tensor, cells: dict[str, Tensor]) -> None:
-    """Print the tables for cells of which the final hidden states are given."""
+    """Print the tables for cells with the given final hidden states."""
     loaded = load(source)
     targets = ids[:, 1:].flatten()
     multiply_in_(loaded.model, torch.bfloat16)
@@ -185,7 +185,7 @@ def measure(source: str, ids: Tensor, cells: dict[str, Tensor]) -> None:
         logits = head.logits(reference[part])
         for name, hidden in (*cells.items(), ("floor", rounded)):
             truth[name].append(exact(logits, head.logits(hidden[part])))
-        for way in ways:  # in turn, so that a busy machine disturbs all alike
+        for way in ways:  # in turn, so that other load affects all alike
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "kept.safetensors"
                 save_file(kept := way.keep(reference[part]), path)
@@ -219,7 +219,7 @@ def _table(
     seconds: dict[str, list[float]],
     tokens: int,
 ) -> Table:
-    table = Table("kept", "bytes/token", "CPU s/1000 tokens", "cell", "KL error", "reverse error", "top-1", "top-5")
+    table = Table("cached", "bytes/token", "CPU s/1000 tokens", "cell", "KL error", "reverse error", "top-1", "top-5")
     for way in ways:
         for scheme in SCHEMES:
             error = torch.cat(found[way.name, scheme], dim=1).double().mean(dim=1) - means[scheme]

@@ -1,15 +1,16 @@
-"""Whether SpinQuant's gradient points where the expected loss falls: cosines with the gradient of the dithered loss.
+"""Checks whether SpinQuant's gradient lowers the expected loss: cosines with the gradient of the dithered loss.
 
     python benchmarks/rotation_gradient.py smollm2-135m-instruct --windows 2
 
-Rounding errors are the scale of a token times a sawtooth of mean 0, so the expected loss is the loss behind dithered
+Rounding errors are the scale of a token times a sawtooth of mean 0, so the expected loss is the loss after dithered
 tokens, which can be differentiated. Its gradient is the mean over draws of the dither; one draw is mostly noise. The
 command prints the cosine of that mean, on the Cayley curves of the rotation of the residual stream, with the gradient
-through the scales of tokens (`spinquant`) and with scales held constant (`spinquant_frozen`), on the same windows and
-on others, and what the dithered loss of the others, over as many draws, does along each of them, for short steps.
+through the scales of tokens (`spinquant`) and with the one for constant scales (`spinquant_frozen`), on the same
+windows and on others; and the change of the other windows' dithered loss, over as many draws, along each of them, for
+short steps.
 
-Above them stands how well the mean is known: the cosine of the mean over half of the draws with that over the other
-half. Where it is r, the true gradient has a cosine of about the root of 2r / (1 + r) with the mean of all.
+The lines above show how accurate the mean is: the cosine of the mean over half of the draws with that over the other
+half. If it is r, the true gradient has a cosine of about the root of 2r / (1 + r) with the mean of all draws.
 Means and standard errors are over starts.
 """
 
@@ -42,7 +43,7 @@ WAYS: tuple[Gradient, ...] = ("scale", "frozen")
 
 
 def downhill(X: Tensor, gradient: Tensor) -> Tensor:
-    """The skew-symmetric generator of the Cayley curve that goes downhill, of length 1."""
+    """The skew-symmetric generator, of length 1, of the Cayley curve of steepest descent."""
     product = -gradient.double() @ X.mT
     skew: Tensor = product - product.mT
     return skew.div(skew.norm())
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--scheme", default="W4A4")
     parser.add_argument("--corpus", default="wikitext2_train")
-    parser.add_argument("--windows", type=int, default=2, help="in each of the two sets")
+    parser.add_argument("--windows", type=int, default=2, help="windows in each of the two sets")
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--starts", type=int, default=2, help="random rotations to start from")
     parser.add_argument("--draws", type=int, default=16, help="of the dither; even")

@@ -1,7 +1,7 @@
-"""What each rounding does to the keys of the first token, the attention sink, and to those of all others.
+"""Errors of several roundings in the keys of the first token, the attention sink, and of all other tokens.
 
 Prints, for `k_proj` of every fifth block, the relative squared error of the output at the first token and at the rest
-of a held-out window. The last column of each pair is what GPTQ minimises; the first is what the model leans on.
+of a held-out window. GPTQ minimises the second number of each pair; the model depends on the first.
 
     python benchmarks/sink.py smollm2-135m-instruct --scheme W4A16g64
 """

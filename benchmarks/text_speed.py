@@ -1,13 +1,13 @@
-"""Perplexity and divergence of WikiText-2, set against what this machine can do at most.
+"""Speed of perplexity and divergence on WikiText-2, compared with the most that this machine can do.
 
-The yardstick is a plain bfloat16 matrix product. Operations are those that the model must do: linears, causal
-attention, heads. The full-precision model is run once with one head, and over its first windows again with two for the
-noise floor of divergences; every other cell is run once, with a head of its own and one of the full-precision model.
+The measure is the rate of a plain bfloat16 matrix product. Operations are those that the model needs: linears, causal
+attention, heads. The full-precision model is run once with one head, and over some windows again with two, for the
+noise floor of divergences; every other cell is run once, with its own head and that of the full-precision model.
 
-Not all of it is done in bfloat16. Attention and heads are float32, since rounded logits would put a floor under every
-divergence. "Bound" is what would be reached if linears ran at the rate of the bfloat16 product, attention and heads at
-the rates that they have here by themselves in the shapes of this model, and everything else (norms, rotary embedding,
-activations, log-sums) took no time. Attention in bfloat16 stands beside it.
+Attention and heads are in float32, not bfloat16, since rounded logits would put a floor under every divergence. "Bound"
+is the rate that would be reached if linears ran at the rate of the bfloat16 product, attention and heads at their own
+rates in the shapes of this model, and everything else (norms, rotary embedding, activations, log-sums) took no time.
+The rate of attention in bfloat16 is printed for comparison.
 
     python benchmarks/text_speed.py --windows 4
 """
@@ -42,12 +42,12 @@ from slmquant.tasks.common.texts.perplexity import logit_rows
 
 WINDOW = 2048
 SECONDS = 2.0
-"""How long each rate is measured."""
+"""Seconds of measuring each rate."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """So many windows in a dtype."""
+    """Windows to measure in a dtype."""
 
     model: str
     windows: int
@@ -57,7 +57,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Rates:
-    """Operations per second of each part by itself, in the shapes of the model."""
+    """Operations per second of each part alone, in the shapes of the model."""
 
     product: float
     attention: float
@@ -67,7 +67,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Row:
-    """One of the two runs."""
+    """Results of one of the two runs."""
 
     name: str
     seconds: float
@@ -78,7 +78,7 @@ class Row:
 
 
 def measure(job: Job, progress: Progress) -> list[Row]:
-    """The full-precision model, then a cell that is compared with it."""
+    """Measure the full-precision model, then a cell that is compared with it."""
     torch.set_num_threads(usable_cores())
     loaded = load(job.model)
     work = operations_per_token(loaded.model, WINDOW)
@@ -109,7 +109,7 @@ def measure(job: Job, progress: Progress) -> list[Row]:
 
 @torch.inference_mode()
 def part_rates(model: PreTrainedModel, work: Operations) -> Rates:
-    """How fast this machine does each part alone."""
+    """Measure the rate of each part alone."""
     config = model.config.get_text_config()
     heads = int(config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -129,7 +129,7 @@ def part_rates(model: PreTrainedModel, work: Operations) -> Rates:
 
 
 def rate(run: Callable[[], object], operations: float) -> float:
-    """Operations per second of something repeated."""
+    """Operations per second of a repeated function."""
     run()
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < SECONDS:
@@ -139,7 +139,7 @@ def rate(run: Callable[[], object], operations: float) -> float:
 
 
 def table(model: str, windows: int, dtype: str) -> Table:
-    """Both runs, in a process of their own."""
+    """Table of both runs, measured in a child process."""
     with tempfile.TemporaryDirectory() as scratch:
         rows = run_isolated(measure, Job(model, windows, dtype, Path(scratch)), Silent())
     if isinstance(rows, Failure):
@@ -147,7 +147,7 @@ def table(model: str, windows: int, dtype: str) -> Table:
     rates = rows[0].rates
     found = Table(
         title=f"{model}: WikiText-2, {windows} windows of {WINDOW}, {dtype}",
-        caption="GFLOP/s of the parts by themselves: "
+        caption="GFLOP/s of the parts alone: "
         f"bfloat16 product {rates.product / 1e9:.0f}, float32 head {rates.head / 1e9:.0f}, "
         f"attention {rates.attention / 1e9:.0f} in float32 and {rates.attention_bfloat16 / 1e9:.0f} in bfloat16",
     )
@@ -169,7 +169,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--windows", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="of our products")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="dtype of our matrix products"
+    )
     given = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 180)
     console.print(table(given.model, given.windows, given.dtype))

@@ -1,10 +1,10 @@
-"""GPTQ before and after its tokens were weighed: paired differences of every figure of text that a store holds.
+"""Compares GPTQ with and without weighted tokens: paired differences of a figure on every text in a store.
 
     slmquant bench --plan plans/weightings.yaml --store weightings.sqlite
     python benchmarks/weightings.py weightings.sqlite
 
-Each line is one model, scheme and text: the divergence from full precision under uniform tokens, that under weighed
-ones, and their difference over the same windows with its 95 % interval. All cells of the plan are printed.
+Each line is one model, scheme and text: the divergence from full precision with uniform tokens, the one with weighted
+tokens, and their difference over the same windows with its 95 % interval. All cells of the plan are printed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIGURE = "kl_mean"
 
 
 def main() -> None:
-    """Print the table of every pair that the store holds."""
+    """Print the table of all pairs in the store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
     parser.add_argument("--figure", default=FIGURE)
@@ -55,7 +55,7 @@ def _same(first: Record, second: Record) -> bool:
 
 
 def _rows(store: Store, first: Record, second: Record, figure: str) -> list[tuple[str, ...]]:
-    """One row for each text; a cell that failed says so."""
+    """One row for each text; a failed cell has one row with its reason."""
     names = (first.spec.model, first.spec.scheme)
     pair = (first.spec.method, second.spec.method)
     if first.status != "ok" or second.status != "ok":

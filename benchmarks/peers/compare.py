@@ -1,9 +1,9 @@
-"""Evaluate every result in the exchange folder with one evaluator, and print them side by side.
+"""Evaluates every result in the exchange folder with one evaluator, and prints them side by side.
 
     python benchmarks/peers/compare.py FOLDER --windows 10
 
-Perplexity and divergence come from `slmquant.tasks`, in float32, of the dequantized weights in a plain transformers
-model; the yardstick is the model that was exported. Scores are kept beside the weights and measured once.
+Perplexity and divergence are computed by `slmquant.tasks`, in float32, with the dequantized weights in a plain
+transformers model, compared with the exported model. Scores are saved next to the weights and measured once.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ def main() -> None:
 
 
 def put_(model: PreTrainedModel, weights: Path) -> None:
-    """Give `model` the weights of a result; a head that a peer untied must still be the embedding."""
+    """Load the weights of a result into `model`; tied weights may be missing in it."""
     tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
     remarks = model.load_state_dict(tensors, strict=False)
     tied = set(model.all_tied_weights_keys)
     if missing := set(remarks.missing_keys) - tied:
-        raise SystemExit(f"{weights} lacks {len(missing)} parameters, the first {min(missing)}")
+        raise SystemExit(f"{weights} lacks {len(missing)} parameters, e.g. {min(missing)}")
     if remarks.unexpected_keys:
-        raise SystemExit(f"{weights} holds {remarks.unexpected_keys[0]}, which the model does not know")
+        raise SystemExit(f"{weights} holds {remarks.unexpected_keys[0]}, which the model does not have")
 
 
 def scores(context: EvalContext, spec: TaskSpec, kept: Path) -> dict[str, float]:
-    """What the task measures, by name of the metric; read back where it was measured before."""
+    """The task's figures by name of the metric, measured once and then read from `kept`."""
     if not kept.exists():
         metrics = resolve(spec).run(context, spec).metrics
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""What the two sides hand each other: a folder. Runs in every environment, so it needs torch and safetensors alone.
+"""The exchange folder of slmquant and its peers. Used in every environment, so it needs only torch and safetensors.
 
 ::
 
-    FOLDER/model/                 the full-precision model in transformers' form, one truth for everybody
+    FOLDER/model/                 the full-precision model as a transformers folder, the same for everybody
     FOLDER/calibration.npy        token ids, (samples, seq), int64
     FOLDER/results/NAME/weights.safetensors    every parameter of the quantized model, dequantized
-    FOLDER/results/NAME/run.json  what was done, with what, in how many seconds and bytes
+    FOLDER/results/NAME/run.json  settings, library, seconds and bytes
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Request:
-    """What every side is asked for.
+    """The quantization that every side is asked for.
 
     Attributes:
         folder: The exchange folder.
-        name: Of the result.
-        bits: Bits of a weight.
+        name: Name of the result.
+        bits: Bits per weight.
         group_size: Inputs that share a scale; None for one scale per output channel.
         symmetric: Whether codes are centred on 0.
-        dtype: What the model computes in while it is calibrated.
-        settings: What only one peer understands, as `key=value`.
+        dtype: Compute dtype of the model during calibration.
+        settings: Settings of one peer, as `key=value`.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Request:
 
     @property
     def model(self) -> str:
-        """Where the full-precision model is."""
+        """Folder of the full-precision model."""
         return str(self.folder / "model")
 
     def calibration(self) -> Tensor:
@@ -63,12 +63,14 @@ def request(description: str | None) -> Request:
     """Read the command line that all `quantize_*.py` share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--name", required=True, help="of the result")
+    parser.add_argument("--name", required=True, help="name of the result")
     parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--group-size", type=int, help="one scale per output channel where it is absent")
+    parser.add_argument("--group-size", type=int, help="default: one scale per output channel")
     parser.add_argument("--symmetric", action="store_true")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="settings of this peer alone")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="settings of this peer; may be repeated"
+    )
     given = parser.parse_args()
     settings = dict(setting.split("=", 1) for setting in given.set)
     dtype = getattr(torch, given.dtype)
@@ -76,9 +78,9 @@ def request(description: str | None) -> Request:
 
 
 class Stopwatch:
-    """Wall time, and the peak of memory, from a loaded model and token ids in memory to quantized weights in memory.
+    """Measures wall time and peak memory, from a loaded model and token ids to quantized weights in memory.
 
-    What follows, dequantizing everything for the comparison, is nobody's cost.
+    Dequantizing everything for the comparison comes afterwards and is not counted.
     """
 
     def __enter__(self) -> Stopwatch:
@@ -94,18 +96,18 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Run:
-    """One quantization, as `run.json` keeps it.
+    """One quantization, as stored in `run.json`.
 
     Attributes:
-        name: Of the result.
+        name: Name of the result.
         library: Distribution and version that made it.
-        bits, group_size, symmetric, dtype, settings: What was asked for.
+        bits, group_size, symmetric, dtype, settings: The request.
         quantize_s: Wall seconds.
-        peak_rss_bytes: Highest resident memory of the process until then, imports and the loaded model included.
-        threads: torch's.
-        load_before: The machine's load average over a minute when it began: above 1, times say little.
-        torch: Version.
-        processor: What the operating system calls it.
+        peak_rss_bytes: Highest resident memory of the process until then, including imports and the loaded model.
+        threads: Number of torch's threads.
+        load_before: The machine's load average over the minute before; above 1, times are unreliable.
+        torch: Version of torch.
+        processor: The operating system's name of the processor.
     """
 
     name: str
@@ -124,7 +126,7 @@ class Run:
 
 
 def deliver(asked: Request, distribution: str, watch: Stopwatch, weights: dict[str, Tensor]) -> None:
-    """Write weights and `run.json`; `weights` hold every parameter under its name in a plain transformers model."""
+    """Write weights and `run.json`; `weights` has every parameter under its name in a plain transformers model."""
     folder = asked.folder / "results" / asked.name
     folder.mkdir(parents=True, exist_ok=True)
     save_file(

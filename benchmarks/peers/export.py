@@ -1,9 +1,8 @@
-"""Write the exchange folder: the model as a plain transformers folder, and calibration token ids.
+"""Writes the exchange folder: the model as a plain transformers folder, and calibration token ids.
 
     python benchmarks/peers/export.py smollm2-135m-instruct FOLDER --samples 128 --seq-len 512
 
-Weights are written in bfloat16, and that is what everybody starts from, ourselves and the full-precision yardstick
-included.
+Weights are written in bfloat16. Everybody starts from these, including slmquant and the full-precision reference.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""AutoRound through its own entry point, block by block with signed gradients, on the calibration ids given.
+"""AutoRound through its own entry point, block by block with signed gradients, on the given calibration ids.
 
-`--set iters=200` sets its iterations (200 is its default), `--set batch_size=8` its batch. It compiles the blocks with
-torch.compile where it thinks fit; `--set compile=no` or `compile=yes` decides for it.
+`--set iters=200` sets its iterations (200 is its default), `--set batch_size=8` its batch size. By default it decides
+itself whether to compile the blocks with torch.compile; `--set compile=no` or `compile=yes` overrides that.
 """
 
 from __future__ import annotations

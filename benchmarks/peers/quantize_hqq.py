@@ -1,7 +1,7 @@
 """HQQ on every linear of the blocks, with its library's own `Quantizer`; no calibration.
 
-Its zero points are real numbers in 16 bits, and it knows no symmetric codes. Groups run along the inputs (`axis=1`)
-as everybody else's do.
+Its zero points are real numbers in 16 bits, and it has no symmetric codes. Groups run along the inputs (`axis=1`),
+as in the other libraries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 def main() -> None:
     asked = request(__doc__)
     if asked.symmetric:
-        raise SystemExit("HQQ has no symmetric codes; ask for an -asym scheme")
+        raise SystemExit("HQQ has no symmetric codes; use an -asym scheme")
     model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32)
     head = model.get_output_embeddings()
     linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]

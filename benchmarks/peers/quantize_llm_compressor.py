@@ -1,7 +1,7 @@
-"""GPTQ or AWQ through llm-compressor's `oneshot`, on the calibration ids given.
+"""GPTQ or AWQ through llm-compressor's `oneshot`, on the given calibration ids.
 
 `--set algorithm=gptq` (its defaults: damp 0.01, static act order) or `awq` (20 grid points, duo scaling). AWQ of this
-version pins memory, which needs an accelerator; where there is none that step is left out here, it changes no number.
+version pins memory, which needs an accelerator; without one, this script skips that step, which changes no number.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def recipe(asked: Request) -> list[object]:
 
 @torch.no_grad()
 def rounded_(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters of the model, each quantized weight as it will be when it is dequantized."""
+    """Parameters of the model, with quantized weights as they are after dequantization."""
     weights = {name: weight for name, weight in model.named_parameters() if name.endswith((".weight", ".bias"))}
     for name, module in model.named_modules():
         if (scheme := getattr(module, "quantization_scheme", None)) is not None:

@@ -1,6 +1,6 @@
-"""Ourselves, through the same door.
+"""slmquant, with the same interface as its peers.
 
-`--set method=gptq` names the method, `--set budget=paper` what learning may cost.
+`--set method=gptq` selects the method, `--set budget=paper` the learning budget.
 """
 
 from __future__ import annotations

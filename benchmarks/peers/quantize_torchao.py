@@ -1,6 +1,6 @@
 """Rounding to nearest with torchao's `IntxWeightOnlyConfig`, which has a path for the CPU; no calibration.
 
-`--set algorithm=affine` rounds to nearest, `hqq_scale_only` searches scales as HQQ does, symmetric codes only.
+`--set algorithm=affine` rounds to nearest; `hqq_scale_only` searches scales as HQQ does, for symmetric codes only.
 (`Int4WeightOnlyConfig` has no layout for the CPU.)
 """
 

@@ -1,9 +1,9 @@
-"""Quantize with ourselves and with a peer, one after the other on the same machine, at the same settings.
+"""Quantizes with slmquant and then with a peer, on the same machine, with the same settings.
 
     python benchmarks/peers/run.py FOLDER hqq --venvs ~/peers --scheme W4A16g64-asym
     python benchmarks/peers/run.py FOLDER llm_compressor --set algorithm=awq --venvs ~/peers --scheme W4A16g64-asym
 
-FOLDER is what export.py wrote; compare.py then prints who came how far, and in which time.
+FOLDER was written by export.py; compare.py then prints quality and time of both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from setup import PEERS, python_of
 from slmquant.schemes import PerGroup, parse
 
 COUNTERPARTS = {"hqq": "hqq", "auto_round": "autoround", "llm_compressor": "gptq", "torchao": "rtn"}
-"""Our method of the same name; `algorithm=awq` and the like are looked up first."""
+"""Peer → our corresponding method, unless `algorithm=awq` or the like names another."""
 HERE = Path(__file__).parent
 
 
@@ -26,12 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("--venvs", type=Path, required=True, help="folder that setup.py filled")
+    parser.add_argument("--venvs", type=Path, required=True, help="folder of environments made by setup.py")
     parser.add_argument("--scheme", default="W4A16g64-asym", help="integer weights, activations in 16 bits")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--method", help="our method, where it is not the one of the same name; 'none' to skip it")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the peer; see its file")
-    parser.add_argument("--ours", action="append", default=[], metavar="KEY=VALUE", help="for ourselves")
+    parser.add_argument("--method", help="our method, if not the corresponding one; 'none' to skip it")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="settings of the peer; see its file"
+    )
+    parser.add_argument("--ours", action="append", default=[], metavar="KEY=VALUE", help="settings of slmquant")
     given = parser.parse_args()
     settings = dict(setting.split("=", 1) for setting in given.set)
     algorithm = settings.get("algorithm", "")
@@ -46,7 +48,7 @@ def main() -> None:
 
 
 def numbers_of(name: str) -> list[str]:
-    """A scheme as the arguments that every `quantize_*.py` takes."""
+    """A scheme as command-line arguments of the `quantize_*.py`."""
     weights = parse(name).weights
     if weights is None:
         raise SystemExit(f"{name} quantizes no weights")
@@ -58,7 +60,7 @@ def numbers_of(name: str) -> list[str]:
 
 
 def quantize(python: Path, peer: str, folder: Path, name: str, numbers: list[str], settings: list[str]) -> None:
-    """Run `quantize_PEER.py` in an environment of its own."""
+    """Run `quantize_PEER.py` in the peer's environment."""
     choices = [argument for setting in settings for argument in ("--set", setting)]
     script = HERE / f"quantize_{peer}.py"
     subprocess.run([str(python), str(script), str(folder), "--name", name, *numbers, *choices], check=True)

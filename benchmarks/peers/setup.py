@@ -1,10 +1,10 @@
-"""Make a virtual environment for a peer, outside the repository.
+"""Makes a virtual environment for a peer, outside the repository.
 
     python benchmarks/peers/setup.py hqq --venvs ~/peers
 
-torch's CPU build comes first, so that nothing draws in a CUDA one (PyPI's wheel for Linux is CUDA's: add
-`--index https://download.pytorch.org/whl/cpu` there, or have pip configured for it); the peer follows under
-constraints.txt, versions pinned.
+torch's CPU build is installed first, so that no dependency installs a CUDA build (PyPI's wheel for Linux is a CUDA
+build: add `--index https://download.pytorch.org/whl/cpu` there, or configure pip for it). Then the peer is installed,
+with versions pinned by constraints.txt.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def python_of(venvs: Path, peer: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peers", nargs="+", choices=PEERS)
-    parser.add_argument("--venvs", type=Path, required=True, help="folder of the environments, one for each peer")
-    parser.add_argument("--index", help="another package index for torch alone")
+    parser.add_argument("--venvs", type=Path, required=True, help="folder for the environments, one per peer")
+    parser.add_argument("--index", help="package index for torch only")
     given = parser.parse_args()
     for peer in given.peers:
         python = python_of(given.venvs, peer)

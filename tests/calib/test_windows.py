@@ -124,5 +124,5 @@ def test_a_corpus_of_a_few_words_is_too_short_for_anything(tokenizer: PreTrained
 def test_no_windows_and_windows_of_nothing_are_refused(
     tokenizer: PreTrainedTokenizerFast, corpus: Corpus, samples: int, length: int
 ) -> None:
-    with pytest.raises(DataError, match="ask for at least one of 2 or more"):
+    with pytest.raises(DataError, match="ask for at least one window of at least 2 tokens"):
         calibration_windows(tokenizer, corpus, samples, length, seed=0)

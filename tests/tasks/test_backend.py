@@ -138,5 +138,5 @@ def test_overflowing_weights_are_an_error(context: Callable[..., EvalContext]) -
 
 
 def test_an_option_without_text_is_named(context: Callable[..., EvalContext]) -> None:
-    with pytest.raises(RefusedError, match="asks for an answer without text"):
+    with pytest.raises(RefusedError, match="has an answer without text"):
         ContextLM(context(), "t").loglikelihood(_requests("loglikelihood", [("the cold moon", "")]))

@@ -143,7 +143,7 @@ def test_sampled_answers_are_refused(context: Callable[..., EvalContext]) -> Non
 
 
 def test_an_answer_longer_than_the_context_is_refused(context: Callable[..., EvalContext]) -> None:
-    with pytest.raises(RefusedError, match="answers of 256 tokens and the model takes 64"):
+    with pytest.raises(RefusedError, match="answers of 256 tokens, but the model's context is 64"):
         _ours(context(), ["moon"], {"until": ["\n"]})
 
 

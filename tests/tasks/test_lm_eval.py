@@ -97,7 +97,7 @@ def test_absent_rows_say_what_was_tried(context: Build, monkeypatch: pytest.Monk
 
 def test_a_missing_split_is_named(context: Build, data: Path) -> None:
     write_rows(data, "winogrande", "train", [{"sentence": "_", "option1": "a", "option2": "b", "answer": "1"}])
-    with pytest.raises(DataError, match="needs its test or validation split; there is train"):
+    with pytest.raises(DataError, match="needs its test or validation split; available: train"):
         _run(context(), TaskSpec(name="winogrande"))
 
 
@@ -149,7 +149,7 @@ def test_written_answers_equal_those_of_lm_evals_own_backend(context: Build, sum
 
 def test_examples_come_from_a_split_of_their_own(context: Build, sums: Any, data: Path) -> None:
     (data / "lm_eval" / "gsm8k" / "train.jsonl.gz").unlink()
-    with pytest.raises(DataError, match="'gsm8k' shows 5 examples of its train split; there is test"):
+    with pytest.raises(DataError, match="'gsm8k' needs 5 examples of its train split; available: test"):
         _run(context(model=sums), GSM8K)
 
 
@@ -159,14 +159,14 @@ def test_a_question_is_never_its_own_example(context: Build, data: Path) -> None
 
     subjects = [load_yaml(path)["dataset_name"] for path in definitions.definitions(KNOWN_TASKS["mmlu"])]
     write_rows(data, "mmlu", "test", [row for subject in subjects for row in _exam(subject, 1)])
-    with pytest.raises(DataError, match="'mmlu' shows 5 examples of its dev split; there is test"):
+    with pytest.raises(DataError, match="'mmlu' needs 5 examples of its dev split; available: test"):
         _run(context(), TaskSpec(name="mmlu"))
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("squadv2", "defined by code of its own"),
+        ("squadv2", "defined by its own code"),
         ("humaneval", "runs code that the model writes"),
         ("mmmu_val_art", "asks about pictures"),
     ],

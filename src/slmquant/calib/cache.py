@@ -1,7 +1,6 @@
-"""Captured statistics on disk, so that every cell of a run, each in its own process, starts from the same ones.
+"""Captured statistics on disk, shared by all cells of a run, each of which is its own process.
 
-A folder with one file for each input, so that neither writing nor reading holds more than one input's Hessian beside
-what is in memory already.
+They are a folder with one file per input, so that writing and reading need memory for only one more Hessian at a time.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ class CaptureKey:
     """Everything that decides the statistics.
 
     Attributes:
-        model_key: Hash of the full-precision model, of its configuration and tokenizer too.
-        corpus_sha256: Checksum of the calibration text.
-        calibration: Which windows of it.
-        dtype: What the model ran in.
-        wanted: Which statistics.
+        model_key: Hash of the full-precision model, including its configuration and tokenizer.
+        corpus_sha256: Hash of the calibration text.
+        calibration: The choice of windows.
+        dtype: Compute dtype of the model.
+        wanted: The kinds of statistics.
     """
 
     model_key: str
@@ -48,7 +47,7 @@ class CaptureKey:
     wanted: frozenset[Statistic]
 
     def path(self, cache_dir: Path) -> Path:
-        """The folder where statistics of this key are kept."""
+        """The folder of this key's statistics."""
         parts = [
             _VERSION, STAGES["calibration"], self.model_key, self.corpus_sha256,
             self.calibration.model_dump(mode="json"), self.dtype, sorted(self.wanted), torch.__version__,
@@ -58,7 +57,7 @@ class CaptureKey:
 
 
 class _StoredStatistics(Mapping[str, InputStatistics]):
-    """Reads an input's statistics from its file whenever they are asked for."""
+    """Reads an input's statistics from its file at each access."""
 
     def __init__(self, files: Mapping[str, Path], wanted: Collection[Statistic]) -> None:
         self._files = files
@@ -77,7 +76,7 @@ class _StoredStatistics(Mapping[str, InputStatistics]):
 
 
 def save(captured: Captured, folder: Path, cost: Phase) -> None:
-    """Write statistics and what capturing them took, whole or not at all."""
+    """Write statistics and the cost of capturing them, whole or not at all."""
     with atomic_dir(folder) as temporary:
         for index, statistics in enumerate(captured.statistics.values()):
             tensors = {field.name: getattr(statistics, field.name) for field in fields(statistics)}
@@ -93,7 +92,7 @@ def _file_name(index: int) -> str:
 
 
 def cost(folder: Path) -> Phase:
-    """What capturing the statistics in `folder` took.
+    """The cost of capturing the statistics in `folder`.
 
     Raises:
         SourceError: The folder is damaged; it is safe to delete.
@@ -102,18 +101,18 @@ def cost(folder: Path) -> Phase:
         return Phase.model_validate_json((folder / _COST).read_bytes())
     except (OSError, ValueError) as error:
         raise SourceError(
-            f"what the statistics in {folder} took cannot be read ({error}); delete the folder, it is a cache"
+            f"cannot read the cost of the statistics in {folder} ({error}); delete the folder, it is a cache"
         ) from error
 
 
 def load(folder: Path, wanted: Collection[Statistic]) -> Captured:
-    """Read what `save` wrote, as far as it is `wanted`; tensors stay on disk until they are asked for.
+    """Read the `wanted` statistics that `save` wrote; tensors stay on disk until they are accessed.
 
     Raises:
         SourceError: The folder is damaged; it is safe to delete.
     """
     unreadable = guarded(
-        lambda why: f"captured statistics in {folder} cannot be read ({why}); delete the folder, it is a cache",
+        lambda why: f"cannot read the captured statistics in {folder} ({why}); delete the folder, it is a cache",
         SourceError,
     )
     with unreadable:

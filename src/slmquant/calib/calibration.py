@@ -1,4 +1,4 @@
-"""What a method may look at: calibration windows, and statistics of the full-precision model over them."""
+"""Calibration of one cell: windows, and statistics of the full-precision model on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slmquant.progress import Progress
 
 
 class Calibration(Protocol):
-    """The data of a cell; nothing is loaded or run before it is asked for."""
+    """The calibration data of a cell, loaded and computed on first use."""
 
     @property
     def windows(self) -> Int[Tensor, "samples seq"]:
@@ -27,16 +27,16 @@ class Calibration(Protocol):
         ...
 
     def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
-        """Statistics of the full-precision model as it was loaded; cells that want the same share them."""
+        """Statistics of the full-precision model as it was loaded; cells with the same needs share them."""
         ...
 
 
 class NoCalibration:
-    """For methods and schemes that look at no data: asking it is an error."""
+    """For methods and schemes that use no data; reading it is an error."""
 
     @property
     def windows(self) -> Int[Tensor, "samples seq"]:
-        """There are none.
+        """Raise an error: there is no calibration data.
 
         Raises:
             DataError: Always.
@@ -44,7 +44,7 @@ class NoCalibration:
         raise DataError("this method reads calibration text and was given none; name a calibration corpus")
 
     def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
-        """There are none.
+        """Raise an error: there is no calibration data.
 
         Raises:
             DataError: Always.
@@ -54,13 +54,13 @@ class NoCalibration:
 
 
 class FreshCalibration:
-    """Windows in hand, and statistics captured from a model whenever they are asked for: nothing is cached.
+    """Given windows, and statistics captured from a model at each request, without a cache.
 
     Args:
         model: The model in float32.
         windows: Token ids.
-        dtype: What its linears multiply in while statistics are captured.
-        progress: Who is told how far it is.
+        dtype: Dtype in which its linears multiply while statistics are captured.
+        progress: Receives progress updates.
     """
 
     def __init__(

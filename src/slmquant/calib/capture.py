@@ -1,8 +1,8 @@
-"""One forward pass over the calibration tokens, from which every method's statistics come.
+"""Captures every method's statistics in one forward pass over the calibration tokens.
 
-The full-precision model sees each window once; a hook on the first linear of every input group accumulates
-what was asked for. Nothing is kept of the activations themselves, so memory does not grow with the tokens.
-Hessians of tokens that count by their importance take a pass of their own, forward and back, see `calib.importance`.
+The full-precision model reads each window once; a hook on the first linear of every input group accumulates the
+requested statistics. Activations themselves are not kept, so memory does not grow with the number of tokens.
+Hessians weighted by importance need a forward and backward pass of their own, see `calib.importance`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Captured:
-    """Statistics of the full-precision model.
+    """Captured statistics of the full-precision model.
 
     Attributes:
-        statistics: By first linear of the group; those of the head's input under the name of its weight.
-        tokens: Calibration tokens seen.
+        statistics: First linear of each group → its input's statistics; the head's input under its weight's name.
+        tokens: Number of calibration tokens.
     """
 
     statistics: Statistics
@@ -45,8 +45,8 @@ class Captured:
 class _Observer:
     """Accumulates the statistics of one input group.
 
-    Everything that it keeps is allocated up front: small tensors that outlive a forward pass, made in its midst,
-    would pin the heap between large ones that are freed, and memory would grow with every batch.
+    All its tensors are allocated up front: small tensors that are created during a forward pass and outlive it would
+    lie between large freed ones and fragment the heap, so that memory would grow with every batch.
     """
 
     def __init__(self, name: str, like: Tensor, samples: int, wanted: Collection[Statistic]) -> None:
@@ -67,9 +67,9 @@ class _Observer:
         self.observe(args[0], linear.get_parameter("weight").dtype)
 
     def observe(self, inputs: Tensor, dtype: torch.dtype) -> None:
-        """Take in what a linear that multiplies in `dtype` was given, `(batch, seq, in)` or `(tokens, in)`.
+        """Add the input of a linear that multiplies in `dtype`, of shape `(batch, seq, in)` or `(tokens, in)`.
 
-        Some architectures put all tokens of a batch into one row of tokens; others choose some for each expert.
+        Some architectures flatten all tokens of a batch into one dimension; others route some to each expert.
         """
         if inputs.ndim == 2 and len(inputs) == self.batch.numel():
             inputs = inputs.unflatten(0, self.batch)
@@ -93,9 +93,9 @@ class _Observer:
 
     def result(self) -> InputStatistics:
         if self.tokens == 0:
-            raise NumericalError(f"no calibration token reached {self.name!r}; does the model route around it?")
+            raise NumericalError(f"no calibration token reached {self.name!r}; use more or other calibration text")
         if not torch.isfinite(self.squares).all():
-            raise NumericalError(f"the inputs of {self.name!r} hold NaN or infinity on the calibration tokens")
+            raise NumericalError(f"the inputs of {self.name!r} contain NaN or infinity on the calibration tokens")
         total, seen = float(self.squares.sum()), self.samples > 0
         return InputStatistics(
             absmax=self.absmax,
@@ -119,14 +119,14 @@ def capture(
     """Run `model` over `windows` and collect statistics of the input of every group.
 
     Args:
-        model: The full-precision model, in the dtype to run in; statistics are kept in float32.
+        model: The full-precision model, in the compute dtype; statistics are in float32.
         relations: Which linears share an input, and which module makes logits.
         windows: Calibration tokens.
-        wanted: Which statistics; `range` always comes along, being nearly free.
-        progress: Who is told how far it is.
+        wanted: Kinds of statistics; `range` is always included, as it is nearly free.
+        progress: Receives progress updates.
 
     Raises:
-        NumericalError: An input was not finite, or some linear never ran.
+        NumericalError: An input was not finite, or a linear never ran.
     """
     progress = progress or Silent()
     observers = {
@@ -149,8 +149,8 @@ def capture(
     finally:
         for hook in hooks:
             hook.remove()
-    everyone = observers if head is None else observers | {head.name: head}
-    statistics = {name: observer.result() for name, observer in everyone.items()}
+    all_observers = observers if head is None else observers | {head.name: head}
+    statistics = {name: observer.result() for name, observer in all_observers.items()}
     if "hessian_importance" in wanted:
         by_importance = importance_hessians(model, relations, windows, progress)
         statistics = {name: replace(seen, hessian_importance=by_importance[name]) for name, seen in statistics.items()}
@@ -161,21 +161,21 @@ def capture(
 def capture_block(
     block: CurrentBlock, groups: Sequence[InputGroup], wanted: Collection[Statistic], dtype: torch.dtype
 ) -> Statistics:
-    """Statistics of the inputs of some groups of a block, as the quantized blocks before it make them.
+    """Statistics of the inputs of some groups of a block, behind the already quantized blocks.
 
     Args:
-        block: The block; its plain linears hold whatever weights they hold now.
+        block: The block, with its current weights.
         groups: Some of its groups.
-        wanted: Which statistics; `range` always comes along. Not the Hessian of tokens by their importance, which is
-            seen from the end of the model alone.
-        dtype: What plain linears multiply in.
+        wanted: Kinds of statistics; `range` is always included. `hessian_importance` is not possible, as it needs
+            gradients from the end of the model.
+        dtype: Dtype in which plain linears multiply.
 
     Raises:
-        NumericalError: An input was not finite, or some linear never ran.
-        ValueError: The Hessian of tokens by their importance is wanted.
+        NumericalError: An input was not finite, or a linear never ran.
+        ValueError: `hessian_importance` is wanted.
     """
     if "hessian_importance" in wanted:
-        raise ValueError("what a token's output matters is seen from the end of the model, not from one block")
+        raise ValueError("hessian_importance needs gradients from the end of the model; it has none for one block")
     observers = {}
     with ExitStack() as hooks:
         for name in (group.linears[0] for group in groups):
@@ -192,7 +192,7 @@ def capture_block(
 def _head_observer(
     model: PreTrainedModel, relations: Relations, samples: int, wanted: Collection[Statistic]
 ) -> _Observer | None:
-    """Who watches the final hidden states, which the head reads; None where there is no head."""
+    """The observer of the final hidden states, which are the head's input; None if there is no head."""
     name = relations.head_weight
     if name is None:
         return None

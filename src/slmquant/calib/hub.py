@@ -1,4 +1,4 @@
-"""Text from the Hugging Face hub, and whether there is a hub at all."""
+"""Loads text from the Hugging Face hub, and checks whether the hub can be reached."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HubText:
 
     Attributes:
         id: The data set, `owner/name`.
-        config: Its configuration, or None where it has one only.
+        config: Its configuration; None if it has only one.
         split: The split.
         start: First row taken.
         stop: End of the rows taken; None for all. A bounded range is streamed, not downloaded whole.
@@ -38,7 +38,7 @@ class HubText:
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the hub answers within seconds (asked once per process); not where `HF_HUB_OFFLINE` is set."""
+    """Whether the hub answers within seconds, checked once per process; False if `HF_HUB_OFFLINE` is set."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -71,13 +71,13 @@ def quiet_datasets() -> Iterator[None]:
 
 
 def load_rows(text: HubText) -> list[str]:
-    """The rows' text.
+    """Load the rows' text.
 
     Raises:
-        DataError: The hub cannot be reached, or does not have it.
+        DataError: The hub cannot be reached, or does not have the data set.
     """
     if not reachable():
-        raise DataError(f"the hub, for {text.id}, does not answer")
+        raise DataError(f"cannot load {text.id}: the Hugging Face hub does not answer")
     import datasets
 
     streaming = text.stop is not None

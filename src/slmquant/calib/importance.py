@@ -1,17 +1,17 @@
-"""What each token matters to the model's predictions, linear by linear, and the Hessians that weigh tokens by it.
+"""Hessians whose tokens are weighted by their importance to the model's predictions, linear by linear.
 
-Let `y` be what a linear makes of a token, and `L = −Σ log p(label)` over a window with labels drawn from the model
-itself. An error `e` of `y` costs `E[KL] ≈ ½ E[(∂L/∂y · e)²]`, the quadratic form of the Fisher information; taken as
-equally bad in all directions it is `|∂L/∂y|² |e|²` up to a factor, so
+Let `y` be the output of a linear at a token, and `L = −Σ log p(label)` over a window with labels drawn from the model
+itself. An error `e` of `y` costs `E[KL] ≈ ½ E[(∂L/∂y · e)²]`, the quadratic form of the Fisher information; if all
+directions are taken as equally bad, it is `|∂L/∂y|² |e|²` up to a factor, so
 
     H = Σ_t |∂L/∂y_t|² x_t x_tᵀ / Σ_t |∂L/∂y_t|²
 
-Linears that read one input are rounded under one Hessian, and their gradients' squares are summed. GuidedQuant (Kim et
-al., ICML 2025, arXiv 2505.07004) weighs tokens in the same way, from the gradient of the loss on the text itself and in
-groups of output channels.
+Linears that read the same input are rounded under one Hessian, and their squared gradients are summed. GuidedQuant (Kim
+et al., ICML 2025, arXiv 2505.07004) weights tokens in the same way, from the gradient of the loss on the text itself
+and in groups of output channels.
 
-The gradient passes through attention: a first token to which all others attend has that in its weight. What it does
-not know is that two errors may cancel.
+The gradient passes through attention, so the weight of a first token includes that all others attend to it. It does not
+include that two errors may cancel.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from slmquant.model.discovery.relations import Relations
 from slmquant.progress import Progress
 
 _TOKENS_AT_ONCE = 1024
-"""Of one forward and backward pass: the logits of more would not fit beside what the pass keeps."""
+"""Tokens of one forward and backward pass; the logits and saved activations of more would not fit into memory."""
 
 
 class ImportanceObserver:
-    """Gathers the Hessian of one input from passes forward and back, one batch after the other.
+    """Accumulates the weighted Hessian of one input over forward and backward passes, batch by batch.
 
     Args:
-        name: The first linear that reads it.
+        name: The first linear that reads the input.
         size: Channels of the input.
-        device: Where it lies.
+        device: Device of the input.
     """
 
     def __init__(self, name: str, size: int, device: torch.device) -> None:
@@ -53,12 +53,12 @@ class ImportanceObserver:
         self._weights: list[Tensor | None] = []
 
     def watch(self, linears: Sequence[nn.Module], hooks: ExitStack) -> None:
-        """Hook all linears that read the input; of the first the input is kept until the batch is taken in."""
+        """Hook all linears that read the input; the first one's input is kept until `take_in_`."""
         for index, linear in enumerate(linears):
             hooks.callback(linear.register_forward_hook(self._hook(first=index == 0)).remove)
 
     def take_in_(self) -> None:
-        """Add what the pass that has just been made saw."""
+        """Add the inputs and gradients of the latest pass to the Hessian."""
         with torch.no_grad():
             for x, weights in zip(self._inputs, self._weights, strict=True):
                 if weights is not None:
@@ -68,15 +68,15 @@ class ImportanceObserver:
         self._weights.clear()
 
     def finished(self) -> Float[Tensor, "in in"]:
-        """The weighted mean; to be asked for once, when all batches were taken in.
+        """The weighted mean; call it once, after all batches.
 
         Raises:
             NumericalError: No prediction depends on these linears, or a gradient was not finite.
         """
         if not 0 < self._total < float("inf"):
             raise NumericalError(
-                f"the gradient at the output of {self.name!r} is {'zero' if self._total == 0 else 'not finite'}: what "
-                "its tokens matter cannot be told; use a method that does not weigh them so"
+                f"the gradient at the output of {self.name!r} is {'zero' if self._total == 0 else 'not finite'}, so "
+                "its tokens have no importance weights; use a method that does not need them"
             )
         return hessian.finish_(self._H, self._total)
 
@@ -98,17 +98,17 @@ class ImportanceObserver:
 def importance_hessians(
     model: PreTrainedModel, relations: Relations, windows: Int[Tensor, "samples seq"], progress: Progress, seed: int = 0
 ) -> dict[str, Float[Tensor, "in in"]]:
-    """Hessians whose tokens count for what an error at them does to the predictions, by first linear and head.
+    """First linear of each group, or the head → the Hessian with tokens weighted by importance.
 
     Args:
-        model: The full-precision model; it is left as it was.
+        model: The full-precision model; it is unchanged afterwards.
         relations: Which linears share an input, and which module makes logits.
         windows: Calibration tokens.
         progress: Receives progress updates.
-        seed: Of the labels that are drawn.
+        seed: Random seed of the labels.
 
     Raises:
-        NumericalError: A gradient was not finite, or nothing depends on some linear.
+        NumericalError: A gradient was not finite, or the predictions do not depend on a linear.
     """
     readers = {group.linears[0]: [model.get_submodule(name) for name in group.linears] for group in relations.groups}
     sizes = {name: weight_at(model, name).shape[1] for name in readers}
@@ -132,7 +132,7 @@ def importance_hessians(
 
 
 def drawn_loss(logits: Float[Tensor, "batch seq vocab"], generator: torch.Generator) -> Float[Tensor, ""]:
-    """`−Σ log p(label)` over all tokens, each label drawn from the distribution that the logits give."""
+    """`−Σ log p(label)` over all tokens, each label drawn from the logits' distribution."""
     flat = logits.flatten(0, -2).float()
     labels = torch.multinomial(flat.detach().softmax(dim=-1), 1, generator=generator)[:, 0]
     return F.cross_entropy(flat, labels, reduction="sum")
@@ -140,7 +140,7 @@ def drawn_loss(logits: Float[Tensor, "batch seq vocab"], generator: torch.Genera
 
 @contextmanager
 def _differentiable(model: PreTrainedModel) -> Iterator[None]:
-    """Within this context gradients flow from what the embedding gives, and to no parameter."""
+    """Let gradients flow back to the embedding's output, and to no parameter."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     embedding = model.get_input_embeddings()

@@ -1,8 +1,7 @@
-"""Rows of text data as they come from outside: JSON objects on lines, checked where they are read.
+"""Reads and checks rows of text data: files with one JSON object per line.
 
-One reader for every such file, so that each is read alike: rows end at line feeds alone (JSON allows U+2028, U+0085 and
-their like inside strings, where Python's `splitlines` would cut), blank lines are skipped, and whatever cannot be used
-is named with its file and line.
+All such files use this reader. Rows end only at line feeds (JSON allows U+2028, U+0085 and similar characters inside
+strings, where Python's `splitlines` would split), blank lines are skipped, and errors name the file and line.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 content of a plain or gzipped file, line ends as they are.
+    """The UTF-8 content of a plain or gzipped file, with line ends unchanged.
 
     Raises:
-        DataError: It is damaged.
+        DataError: The file is damaged.
     """
     try:
         content = path.read_bytes()
@@ -45,11 +44,11 @@ def parse_rows(content: str, name: str, texts: Collection[str] = ()) -> list[dic
 
     Args:
         content: The lines.
-        name: Where they come from, for errors.
-        texts: Fields that every row must have, and whose values must be text.
+        name: Name of their source, for errors.
+        texts: Fields that every row must have, with text as values.
 
     Raises:
-        DataError: A line is no JSON object, lacks a field, or holds what is no text; the line is named.
+        DataError: A line is no JSON object, lacks a field, or has a value that is not text; the message names the line.
     """
     rows = []
     for number, line in enumerate(content.split("\n"), start=1):
@@ -71,23 +70,23 @@ def parse_rows(content: str, name: str, texts: Collection[str] = ()) -> list[dic
 
 
 def checked_text(value: object, where: str) -> str:
-    """`value` if it is text that can be written down.
+    """Return `value` if it is text that can be encoded.
 
     Raises:
-        DataError: It is none, or holds half of a surrogate pair, which no encoding has.
+        DataError: It is not text, or holds half of a surrogate pair, which cannot be encoded.
     """
     if problem := _text_problem(value):
-        raise DataError(f"{where} {problem}; expected text: correct it or leave it out")
+        raise DataError(f"{where} {problem}; expected text: correct it or remove it")
     return str(value)
 
 
 def _problem(row: object, line: str, texts: Collection[str]) -> str | None:
-    """What is wrong with a row; None where nothing is."""
+    """The problem of a row in words, or None."""
     if not isinstance(row, dict):
         return f"the row is {_kind(row)}"
     for field in texts:
         if field not in row:
-            return f"it has no {field!r}, but {', '.join(map(repr, row)) or 'nothing'}"
+            return f"it has no {field!r}; its fields: {', '.join(map(repr, row)) or 'none'}"
         if problem := _text_problem(row[field]):
             return f"{field!r} {problem}"
     if _ESCAPED_SURROGATE.search(line) and (problem := _text_problem(json.dumps(row, ensure_ascii=False))):
@@ -106,7 +105,7 @@ def _text_problem(value: object) -> str | None:
 
 
 def _kind(value: object) -> str:
-    """What a JSON value is, in JSON's words."""
+    """The kind of a JSON value, in JSON's words."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}

@@ -1,4 +1,4 @@
-"""What calibration learns of the inputs of each group of linears, and how that changes under a transform."""
+"""Statistics of the inputs of each group of linears, and how they change under a transform."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 from slmquant.core.hessian import Weighting
 
 Statistic = Literal["range", "hessian", "hessian_energy", "hessian_importance"]
-"""`range` (magnitudes by channel) feeds smoothing and static activation scales, `hessian` GPTQ and its kind; those
-with more in their name are Hessians whose tokens do not count alike, see `core.hessian.Weighting`."""
+"""`range` (magnitudes by channel) is for smoothing and static activation scales, `hessian` for GPTQ and its variants;
+`hessian_energy` and `hessian_importance` are Hessians with weighted tokens, see `core.hessian.Weighting`."""
 
 HESSIANS: Mapping[Weighting, Statistic] = MappingProxyType(
     {"uniform": "hessian", "energy": "hessian_energy", "importance": "hessian_importance"}
 )
-"""The statistic that holds the Hessian of each weighting."""
+"""Weighting → the statistic that holds its Hessian."""
 
 MASSIVE_SHARE = 0.5
-"""A token that holds more of the trace than all others together decides what is minimised."""
+"""A token with more than this share of the Hessian's trace outweighs all others together."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class InputStatistics:
         absmax: Largest magnitude of each channel.
         absmean: Mean magnitude of each channel.
         rms: Root mean square of each channel.
-        hessian: Mean of `x xᵀ`; None where it was not asked for.
-        first: The input at the first token of each window, where attention sinks form; None where the input has
-            no sequence of its own (routed experts).
-        hessian_energy: Mean of `x xᵀ / |x|²`; None where it was not asked for.
-        hessian_importance: Mean of `x xᵀ` weighted by `|∂L/∂y|²`, see `calib.importance`; None where it was not
-            asked for.
-        peak_share: What part of `Σ |x|²`, the trace of `hessian`, the largest token of each window holds on average;
-            None where the input has no sequence of its own, or is not what was captured.
+        hessian: Mean of `x xᵀ`; None if it was not requested.
+        first: The input at the first token of each window, where attention sinks form; None if the input has no
+            sequence dimension (routed experts).
+        hessian_energy: Mean of `x xᵀ / |x|²`; None if it was not requested.
+        hessian_importance: Mean of `x xᵀ` weighted by `|∂L/∂y|²`, see `calib.importance`; None if it was not
+            requested.
+        peak_share: Mean share of `Σ |x|²`, the trace of `hessian`, that the largest token of each window holds; None
+            if the input has no sequence dimension, or was changed since it was captured.
     """
 
     absmax: Float[Tensor, " in"]
@@ -53,20 +53,20 @@ class InputStatistics:
     peak_share: Float[Tensor, ""] | None = None
 
     def weighted(self, weighting: Weighting) -> Float[Tensor, "in in"]:
-        """The Hessian whose tokens count for what `weighting` says.
+        """The Hessian with tokens weighted by `weighting`.
 
         Raises:
-            ValueError: It was not asked for.
+            ValueError: That Hessian was not captured.
         """
         H: Float[Tensor, "in in"] | None = getattr(self, HESSIANS[weighting])
         if H is None:
-            raise ValueError(f"a Hessian of {weighting} tokens is read, and calibration was not asked for it")
+            raise ValueError(f"the Hessian with {weighting} weighting was not captured; add it to the method's needs")
         return H
 
     def divided(self, factors: Float[Tensor, " in"]) -> InputStatistics:
-        """The statistics of the same inputs divided channel by channel: what smoothing does to them.
+        """The statistics after the inputs are divided channel by channel, as smoothing does.
 
-        What a token counts for stays what it was before.
+        The weights of tokens stay as they were before.
         """
         return InputStatistics(
             absmax=self.absmax / factors,
@@ -80,18 +80,18 @@ class InputStatistics:
 
 
 def massive_inputs(statistics: Statistics, above: float = MASSIVE_SHARE) -> dict[str, float]:
-    """Inputs at which one token of each window holds more than a share of the Hessian's trace, and that share.
+    """Inputs with a massive token in each window → that token's mean share of the Hessian's trace.
 
     Args:
-        statistics: As captured.
-        above: The share above which an input is named.
+        statistics: Statistics as captured.
+        above: Smallest share that counts as massive.
     """
     shares = {name: statistics[name].peak_share for name in statistics}
     return {name: float(share) for name, share in shares.items() if share is not None and float(share) > above}
 
 
 def massive_note(shares: Mapping[str, float]) -> str | None:
-    """What to say of inputs at which one token decides; None where there are none."""
+    """Note about inputs whose Hessian is dominated by one token; None if there are none."""
     if not shares:
         return None
     where = ", ".join(f"{name} ({share:.1%})" for name, share in shares.items())
@@ -107,11 +107,11 @@ Statistics = Mapping[str, InputStatistics]
 
 
 class Rescaled(Mapping[str, InputStatistics]):
-    """Statistics after some inputs were divided channel by channel; nothing is computed before it is asked for.
+    """Statistics after some inputs were divided channel by channel, computed on access.
 
     Args:
         base: The statistics before.
-        factors: Group name → what its input was divided by, shape `(in,)`.
+        factors: Group name → divisors of its input, shape `(in,)`.
     """
 
     def __init__(self, base: Statistics, factors: Mapping[str, Float[Tensor, " in"]]) -> None:

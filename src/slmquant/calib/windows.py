@@ -14,30 +14,30 @@ from slmquant.item_order import item_order_key
 __all__ = ["calibration_windows", "spread_windows", "text_tokens", "window_bos"]
 
 _SHORTEST_WINDOW = 8
-"""`CalibrationSpec` takes no shorter one, so none is advised."""
+"""Shortest window that `CalibrationSpec` accepts; shorter ones are not suggested."""
 
 
 def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Int[Tensor, " tokens"]:
     """Token ids of a whole text, tokenized once.
 
-    Special tokens that the tokenizer adds itself stand around the whole text, but for models whose every window begins
-    with BOS (`window_bos`): that is then put before the windows alone, so none begins with two.
+    Special tokens that the tokenizer adds stand around the whole text, except for models that need BOS in every window
+    (`window_bos`): there BOS is added to each window later, so that no window begins with two.
     """
     ids = tokenizer(text, add_special_tokens=window_bos(tokenizer) is None, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
 
 
 def spread_windows(name: str, available: int, wanted: int) -> tuple[int, ...]:
-    """Which windows stand for a whole text: evenly spaced over it, in its order, from a start that is drawn.
+    """A systematic sample of a text's windows: evenly spaced, in order, from a pseudo-random start.
 
-    A systematic sample, `⌊(i + u) · available / wanted⌋` for i = 0 ... wanted − 1, where u in [0, 1) is drawn by a hash
-    of the text's name: the same windows for every model, method and machine. All windows where as many are wanted or
-    more. The first windows, which are often taken, are a text's first few articles.
+    The windows are `⌊(i + u) · available / wanted⌋` for i = 0 ... wanted − 1, where u in [0, 1) is computed from a hash
+    of the text's name, so they are the same for every model, method and machine. If `wanted` is at least `available`,
+    all windows are taken. The first windows, which are often used instead, are only a text's first few articles.
 
     Args:
-        name: Of the text.
-        available: Windows that it has.
-        wanted: How many to take.
+        name: Name of the text.
+        available: Number of windows in the text.
+        wanted: Number of windows to take.
     """
     wanted = min(wanted, available)
     start = int.from_bytes(item_order_key(0, name, name, "first window")[:6], "big") / (1 << 48)
@@ -45,11 +45,10 @@ def spread_windows(name: str, available: int, wanted: int) -> tuple[int, ...]:
 
 
 def window_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The BOS token that every window must begin with, or None where windows need none.
+    """The BOS token that every window must begin with, or None if windows need none.
 
-    Gemma models are lost without BOS; others read a window from the middle of a text as it is, which is what
-    the published WikiText-2 figures rest on. The family is known by its turn markers, since converted
-    tokenizers keep no class name.
+    Gemma models fail without BOS. Others read a window from the middle of a text without it, as in the published
+    WikiText-2 figures. The family is recognised by its turn markers, since converted tokenizers keep no class name.
     """
     needed = "<start_of_turn>" in tokenizer.get_vocab()
     return tokenizer.bos_token_id if needed else None
@@ -58,25 +57,26 @@ def window_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def calibration_windows(
     tokenizer: PreTrainedTokenizerBase, corpus: Corpus, num_samples: int, seq_len: int, seed: int
 ) -> Int[Tensor, "samples seq"]:
-    """Windows drawn from a corpus: seeded, none overlapping another.
+    """Draw windows from a corpus, seeded and without overlap.
 
     The tokenized corpus is cut into windows from a random start, and `num_samples` of them are drawn.
 
     Args:
         tokenizer: The model's tokenizer.
-        corpus: Where they are drawn from.
-        num_samples: How many windows.
-        seq_len: Tokens in a window, BOS included where the model needs one.
-        seed: Same seed, same windows.
+        corpus: The corpus to draw from.
+        num_samples: Number of windows.
+        seq_len: Tokens per window, BOS included if the model needs one.
+        seed: Random seed; the same seed gives the same windows.
 
     Raises:
-        DataError: The corpus is too short; the message says what fits.
+        DataError: The corpus is too short; the message says what would fit.
     """
     bos = window_bos(tokenizer)
     shortest = 2 if bos is None else 3
     if num_samples < 1 or seq_len < shortest:
         raise DataError(
-            f"{num_samples} calibration windows of {seq_len} tokens; ask for at least one of {shortest} or more"
+            f"cannot draw {num_samples} calibration windows of {seq_len} tokens; ask for at least one window of "
+            f"at least {shortest} tokens"
         )
     tokens = text_tokens(tokenizer, corpus.text)
     length = seq_len if bos is None else seq_len - 1
@@ -98,7 +98,7 @@ def calibration_windows(
 
 
 def _remedy(tokens: int, num_samples: int, available: int, with_bos: bool) -> str:
-    """What fits into a corpus, of what `CalibrationSpec` takes."""
+    """Suggest numbers and lengths of windows that fit into a corpus and that `CalibrationSpec` accepts."""
     fitting = [f"{available} such windows fit"] if available else []
     if (shorter := tokens // num_samples + with_bos) >= _SHORTEST_WINDOW:
         fitting.append(f"{num_samples} of {shorter}" + ("" if available else " tokens fit"))

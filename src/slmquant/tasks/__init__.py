@@ -1,6 +1,6 @@
-"""What a model is asked: texts it must predict, prompts it must continue, and lm-eval's tasks.
+"""Tasks that models are evaluated on: texts to predict, prompts to continue, and lm-eval's tasks.
 
-A file without an underscore is a task of our own and its name; every other name is looked up in lm-eval.
+Each file here without an underscore is one of slmquant's own tasks, of that name; other names are looked up in lm-eval.
 """
 
 from __future__ import annotations
@@ -20,28 +20,33 @@ __all__ = ["TaskNameError", "has_items", "has_reference", "known", "own_tasks", 
 
 
 class TaskNameError(SlmquantError):
-    """A task that cannot be read."""
+    """A task cannot be read."""
 
     exit_code = 2
 
 
 def parse(text: str) -> TaskSpec:
-    """Read `name` or `name:limit`, with `@seed` behind it for a random order of the items.
+    """Read `name` or `name:limit`, followed by `@seed` for a random order of the items.
 
-    `~confidence` behind the seed stops as soon as the cells are told apart; see `runs.early_stopping.loop`.
+    `~confidence` after the seed stops as soon as the cells are told apart; see `runs.early_stopping.loop`.
 
     Raises:
-        TaskNameError: The limit or the seed is no such whole number, or the confidence is not between 0.5 and 1.
+        TaskNameError: The limit or the seed is not a whole number, or the confidence is not between 0.5 and 1.
     """
     before, at, order = text.partition("@")
     name, colon, limit = before.partition(":")
     seed, tilde, confidence = order.partition("~")
     if colon and (not limit.isdecimal() or int(limit) == 0):
-        raise TaskNameError(f"cannot read task {text!r}: {limit!r} is no positive whole number; write 'piqa:100'")
+        raise TaskNameError(
+            f"cannot read task {text!r}: the limit {limit!r} is not a positive whole number; write 'piqa:100'"
+        )
     if at and not seed.isdecimal():
-        raise TaskNameError(f"cannot read task {text!r}: {seed!r} is no seed; write 'piqa:100@0'")
+        raise TaskNameError(f"cannot read task {text!r}: the seed {seed!r} is not a whole number; write 'piqa:100@0'")
     if tilde and not _is_confidence(confidence):
-        raise TaskNameError(f"cannot read task {text!r}: {confidence!r} is no confidence; write 'piqa:100@0~0.95'")
+        raise TaskNameError(
+            f"cannot read task {text!r}: the confidence {confidence!r} is not between 0.5 and 1; "
+            "write 'piqa:100@0~0.95'"
+        )
     return TaskSpec(
         name=name,
         limit=int(limit) if colon else None,
@@ -58,7 +63,7 @@ def _is_confidence(text: str) -> bool:
 
 
 def known() -> dict[str, str]:
-    """Name → description: our own tasks first, then those of lm-eval known by heart. lm-eval has many more."""
+    """Name → description: slmquant's own tasks, then the catalogued tasks of lm-eval, which has many more."""
     from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS
 
     own = {task.name: task.description for task in own_tasks()}
@@ -66,7 +71,7 @@ def known() -> dict[str, str]:
 
 
 def own_tasks() -> list[Task]:
-    """The tasks of our own, by name."""
+    """The tasks of slmquant itself, by name."""
     return [_own_task(name) for name in _own()]
 
 
@@ -74,32 +79,32 @@ def resolve(spec: TaskSpec) -> Task:
     """The task that `spec` names.
 
     Raises:
-        UnknownNameError: Neither slmquant nor lm-eval has it.
-        TaskNameError: A random order is asked of a task that has no items.
+        UnknownNameError: Neither slmquant nor lm-eval has the task.
+        TaskNameError: A random order is requested of a task without items.
     """
     if spec.name in _own():
         if spec.order_seed is not None:
             raise TaskNameError(
-                f"task {spec.name!r} has no items to ask in a random order, but a text from its start, or prompts; "
+                f"task {spec.name!r} has no random order, as it consists of a text or of prompts, not of items; "
                 f"write {str(spec).partition('@')[0]!r}"
             )
         return _own_task(spec.name)
     from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS
     from slmquant.tasks.common.lm_eval.task import find
 
-    found = find(spec.name)
-    if found is None:
+    task = find(spec.name)
+    if task is None:
         raise UnknownNameError("task", spec.name, [*_own(), *KNOWN_TASKS])
-    return found
+    return task
 
 
 def has_items(spec: TaskSpec) -> bool:
-    """Whether a task has items that can be asked one by one; a task of our own has none."""
+    """Whether a task has items that can be evaluated one by one; slmquant's own tasks have none."""
     return spec.name not in _own()
 
 
 def reference_path(context: EvalContext, spec: TaskSpec) -> Path | None:
-    """Where that of the full-precision model is kept which `spec` compares with; None if it compares with nothing."""
+    """Path of the cached full-precision reference for `spec`; None if the task needs none."""
     from slmquant.tasks.common.contract import ComparingTask
 
     task = resolve(spec)
@@ -107,7 +112,7 @@ def reference_path(context: EvalContext, spec: TaskSpec) -> Path | None:
 
 
 def has_reference(context: EvalContext, spec: TaskSpec) -> bool:
-    """Whether everything is there that a quantized model's `spec` compares with."""
+    """Whether the full-precision reference for `spec` is cached, or none is needed."""
     path = reference_path(context, spec)
     return path is None or path.exists()
 

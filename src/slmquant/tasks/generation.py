@@ -1,4 +1,4 @@
-"""Greedy continuations of fixed prompts: does the model get caught in loops, and when does it leave its original."""
+"""Greedy continuations of fixed prompts: measures repetition, and agreement with full precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerationTask:
-    """Light, so that listing tasks needs no torch. The work is in `_generation`."""
+    """The task `generation`, without imports of torch, so that listing tasks is fast.
+
+    The work is in `common.writing.generation`.
+    """
 
     name: str = "generation"
     description: str = "greedy continuations of 12 fixed prompts: repetition, and agreement with full precision"
@@ -30,13 +33,13 @@ class GenerationTask:
         return generation.card().sha256
 
     def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
-        """Where the full-precision model's continuations are kept."""
+        """Path of the full-precision model's cached continuations."""
         from slmquant.tasks.common.writing import generation
 
         return generation.reference_path(context, spec)
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
-        """Continue the first `spec.limit` prompts; see `_generation.measure`."""
+        """Continue the first `spec.limit` prompts; see `common.writing.generation.measure`."""
         from slmquant.tasks.common.writing import generation
 
         return generation.measure(context, spec)

@@ -1,1 +1,1 @@
-"""Contracts that every plug-in is held to, tiny models of every architecture, and slow oracles of every solver."""
+"""For tests: contracts of plug-ins, tiny models of every architecture, and slow oracles of every solver."""

@@ -1,4 +1,4 @@
-"""What every method promises on every architecture: it quantizes, or it says why not. Shipped, for plug-ins too."""
+"""The contract of methods on every architecture: quantize, or refuse with a reason. Shipped for plug-ins, too."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _FAITHFUL_KL = 0.01
 
 
 def calibration_tokens(samples: int = _SAMPLES, length: int = _LENGTH) -> Int[Tensor, "samples seq"]:
-    """Random tokens of the tiny vocabulary; always the same."""
+    """Random tokens of the tiny vocabulary, the same at every call."""
     return torch.randint(0, VOCABULARY, (samples, length), generator=torch.Generator().manual_seed(1))
 
 
 def quantized(
     method: str, scheme: str, architecture: str = "llama", seed: int = 0, device: str = "cpu"
 ) -> QuantizedModel:
-    """A tiny model of that architecture, quantized on a device.
+    """A tiny model of an architecture, quantized on a device.
 
     Raises:
-        RefusedError: The method cannot, and says why.
+        RefusedError: The method refuses the model or scheme.
     """
     model = tiny(architecture)
     nn.Module.to(model, torch.device(device))
@@ -47,13 +47,13 @@ def quantized(
 
 
 def check_method(method: str, architecture: str, scheme: str, device: str = "cpu") -> Outcome:
-    """Hold a method to its contract.
+    """Check a method's contract on one architecture at one scheme.
 
-    It refuses in a sentence, or: every linear of the blocks has codes, all within range, and no scale of 0; the
-    model runs and its logits are finite; and where nothing has fewer than eight bits they are nearly what they were.
+    The method refuses in a sentence, or: every linear of the blocks has codes, all within range, and no scale of 0; the
+    model runs and its logits are finite; and if nothing has fewer than eight bits, logits are nearly unchanged.
 
     Raises:
-        ContractError: It does not.
+        ContractError: The method violates its contract.
     """
     try:
         result = quantized(method, scheme, architecture, device=device)
@@ -102,7 +102,7 @@ def _linears(architecture: str) -> tuple[str, ...]:
 
 @torch.no_grad()
 def _divergence(architecture: str, model: PreTrainedModel) -> float:
-    """Mean KL divergence of a quantized model from the tiny model that it was, in nats."""
+    """Mean KL divergence of a quantized model from the original tiny model, in nats."""
     before = _reference_logits(architecture)
     after = model(calibration_tokens(2).to(model.device)).logits.cpu()
     log_p, log_q = before.log_softmax(-1), after.log_softmax(-1)
@@ -117,7 +117,7 @@ def _reference_logits(architecture: str) -> Tensor:
 
 
 def combinations() -> list[str]:
-    """Every method but the reference, and combinations that deserve to be tried as much."""
+    """Every method except the reference, and combinations that are also worth testing."""
     pairs = ["smoothquant+gptq", "smooth_rms+gptq_sink", "awq+gptq", "quarot+rtn", "quarot+hqq", "lqer+gptq"]
     known = [name for name in methods.names() if name != methods.REFERENCE]
     return [*known, *(pair for pair in pairs if set(pair.split("+")) <= set(known))]

@@ -1,4 +1,4 @@
-"""Slow and obviously right: what the fast solvers in `core/` are held against, at toy sizes, in float64."""
+"""Slow, obviously right oracles for the fast solvers in `core/`, at toy sizes, in float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slmquant.core.affine import Grid
 def refit_and_round(
     W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], grid: Grid, order: list[int], static: bool
 ) -> Float[Tensor, "out in"]:
-    """GPTQ from its definition: fix one column after another, and refit all others by least squares each time.
+    """GPTQ by its definition: fix one column after another, and refit all others by least squares each time.
 
     With the columns `done` fixed at their rounded values, the free ones minimise
     `(w − w₀) H (w − w₀)ᵀ`, whose solution is `w_free = w₀_free − (w_done − w₀_done) H_done,free H_free,free⁻¹`.
@@ -24,9 +24,9 @@ def refit_and_round(
         W: The weight.
         H: The damped Hessian.
         grid: The integers to round to.
-        order: In which order columns are fixed.
+        order: The order in which columns are fixed.
         static: Whether scales come from `W`; otherwise from the refitted columns when a group is reached, which
-            takes `order` to be the natural one.
+            requires `order` to be the natural one.
     """
     W, H = W.double(), H.double()
     size = W.shape[1]

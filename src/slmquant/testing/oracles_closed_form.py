@@ -1,4 +1,4 @@
-"""Slow and obviously right: what HQQ, AWQ, clipping and low-rank correction are held against, at toy sizes."""
+"""Slow, obviously right oracles for HQQ, AWQ, clipping and low-rank correction, at toy sizes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from slmquant.core.affine import Grid
 
 
 def least_shrinkage(x: float, beta: float, p: float) -> float:
-    """The `e` that minimises `|e|ᵖ / p + β/2 (e − x)²`, among numbers a thousandth apart near `x`."""
+    """The `e` that minimises `|e|ᵖ / p + β/2 (e − x)²`, among 50,001 candidates from `x / 2` to `x`."""
     candidates = x * np.linspace(0.5, 1.0, 50001)
     return float(candidates[np.argmin(np.abs(candidates) ** p / p + beta / 2 * (candidates - x) ** 2)])
 
 
 def scan_zero_points(W: Float[Tensor, "out in"], grid: Grid, p: float, steps: int = 200) -> float:
-    """The least `Σ|W − Ŵ|ᵖ` when the zero point of every group is the best of `steps` around the range's own.
+    """The least `Σ|W − Ŵ|ᵖ` if the zero point of every group is the best of `steps` around that of the range.
 
-    Scales stay those of the range. One group after the other, one zero point after the other, in float64.
+    Scales stay those of the range. Groups and zero points are tried one by one, in float64.
     """
     affine = grid.fit(W)
     size = min(grid.group_size, W.shape[1])
@@ -46,7 +46,7 @@ def mean_squared_output(error: Float[Tensor, "out in"], X: Float[Tensor, "tokens
 def best_clip_ratios(
     W: Float[Tensor, "out in"], X: Float[Tensor, "tokens in"], grid: Grid, ratios: tuple[float, ...]
 ) -> Float[Tensor, "out groups"]:
-    """For every group of every row the ratio whose rounding errs least on the tokens, tried one by one."""
+    """For every group of every row, the ratio with the least output error on the tokens, tried one by one."""
     size = min(grid.group_size, W.shape[1])
     starts = range(0, W.shape[1], size)
     best = torch.ones(W.shape[0], len(starts))
@@ -55,7 +55,7 @@ def best_clip_ratios(
         alone = Grid(grid.bits, grid.symmetric, w.shape[1], grid.scale_bits)
         losses = []
         for ratio in ratios:
-            # a weight that spans the narrower range gives the parameters; the full one is rounded with them
+            # parameters come from the weight scaled to the narrower range; the full weight is rounded with them
             rounded = alone.quantize(w, alone.fit(w * ratio)).dequantize()
             losses.append(mean_squared_output(w - rounded, x))
         best[row, group] = ratios[int(np.argmin(losses))]
@@ -65,10 +65,10 @@ def best_clip_ratios(
 def best_low_rank(
     error: Float[Tensor, "out in"], X: Float[Tensor, "tokens in"], rank: int
 ) -> tuple[Float[Tensor, "out in"], float]:
-    """The matrix of that rank that minimises `‖(E − M) X‖² / tokens`, and the minimum (Eckart, Young, 1936).
+    """The matrix `M` of rank `rank` that minimises `‖(E − M) X‖² / tokens`, and the minimum (Eckart, Young, 1936).
 
     With `X = U S Vᵀ`, `‖(E − M) Xᵀ‖ = ‖(E − M) V S‖`; the best approximation of `E V S` is its truncated singular
-    value decomposition, and `V S` is undone.
+    value decomposition, which is multiplied by the inverse of `V S`.
     """
     E, x = error.double().numpy(), X.double().numpy() / len(X) ** 0.5
     _, s, vt = np.linalg.svd(x, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Slow and obviously right: what sequential solvers are held against, at toy sizes, in float64."""
+"""Slow, obviously right oracles for sequential solvers, at toy sizes, in float64."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def make_up_and_round(
     order: list[int],
     static: bool,
 ) -> Float[Tensor, "out in"]:
-    """GPTAQ by its definition: what each rounded column owes is made up for by least squares over the free columns.
+    """GPTAQ by its definition: each rounded column's error is compensated by least squares over the free columns.
 
-    A column of value `w` rounded to `v` owes `w x̃ − v x` over all tokens. Damping is a set of further tokens, one for
-    each input, in which that input alone is active and both models agree.
+    A column of value `w` rounded to `v` leaves the error `w x̃ − v x` over all tokens. Damping is a set of additional
+    tokens, one per input, in which only that input is active and both models agree.
 
     Args:
         W: The weight.
-        X: Inputs behind quantized blocks.
+        X: Inputs after quantized blocks.
         exact: Inputs of the full-precision model at the same tokens.
         damp: Fraction of the mean square of the inputs that damping adds.
         grid: The integers to round to.
-        order: In which order columns are fixed.
-        static: Whether scales come from `W`; otherwise from the columns as they are when a group is reached, which
-            takes `order` to be the natural one.
+        order: The order in which columns are fixed.
+        static: Whether scales come from `W`; otherwise from the current columns when a group is reached, which
+            requires `order` to be the natural one.
     """
     tokens, size = X.shape
     mean_square = float(X.double().square().sum() / tokens / size)

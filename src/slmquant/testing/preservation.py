@@ -1,4 +1,4 @@
-"""Does a rewrite of a model leave its function unchanged? Asked in float64, where the answer is yes or no."""
+"""Checks in float64 that a rewrite leaves a model's function unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def logit_change(model: PreTrainedModel, rewrite_: Callable[[PreTrainedModel], N
 
     Args:
         model: A model; it is copied, in float64.
-        rewrite_: Changes the model it is given, in place.
+        rewrite_: Rewrites the given model in place.
     """
     changed = copy.deepcopy(model).double()
     before = logits_in_float64(changed)
@@ -29,7 +29,7 @@ def logit_change(model: PreTrainedModel, rewrite_: Callable[[PreTrainedModel], N
 
 
 def scale_everything_(model: PreTrainedModel, relations: Relations, seed: int = 0) -> None:
-    """Move random factors between ¼ and 4 through every norm and every link of the relations."""
+    """Scale every norm and link of the relations by random factors between ¼ and 4."""
     generator = torch.Generator().manual_seed(seed)
 
     def factors(count: int) -> Tensor:

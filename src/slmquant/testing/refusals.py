@@ -1,4 +1,4 @@
-"""The table of what every method refuses, found by trying: `python -m slmquant.testing.refusals docs/refusals.md`."""
+"""Generates the table of refusals by trying every method: `python -m slmquant.testing.refusals docs/refusals.md`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from slmquant.testing.method_contract import check_method, combinations
 from slmquant.testing.tiny import ARCHITECTURES, tiny
 
 SCHEMES_TRIED = ("W4A16g16-asym", "W8A8")
-"""Schemes that every method is tried at on every architecture: weights alone, and activations too."""
+"""Schemes at which every method is tried on every architecture: weights only, and with activations."""
 
 _MIXTURE: MixtureName = "Q4_K_M"
 
@@ -57,7 +57,7 @@ def pages() -> Iterator[str]:
 
 
 def _rows_by_architecture() -> Iterator[str]:
-    """Every method that a scheme does not rule out, tried on every architecture, on all cores."""
+    """Try every method on every architecture, at schemes it accepts, on all cores."""
     tried = [
         (method, scheme)
         for method in combinations()

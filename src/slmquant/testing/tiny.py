@@ -1,8 +1,7 @@
 """Tiny random models of every supported architecture, built offline from their transformers configurations.
 
-Shapes are awkward on purpose (nothing is a power of two that need not be), key-value heads are shared where
-the family shares them, and every gain and bias is random: a forgotten bias or a gain of the form (1 +
-weight) shows.
+Shapes are awkward on purpose (no powers of two unless required), key-value heads are shared if the family shares them,
+and every gain and bias is random, so that a forgotten bias or a gain of the form (1 + weight) shows in tests.
 """
 
 from __future__ import annotations
@@ -119,19 +118,19 @@ SETTINGS: Mapping[str, Mapping[str, object]] = MappingProxyType(
         },
     }
 )
-"""What a configuration says beyond its defaults, by `model_type` or `model_type-variant`."""
+"""`model_type` or `model_type-variant` → settings that differ from the configuration's defaults."""
 
 ARCHITECTURES: tuple[str, ...] = tuple(SETTINGS)
-"""Every name that `tiny` understands."""
+"""Every name that `tiny` accepts."""
 
 
 def tiny(name: str, seed: int = 0, **settings: object) -> PreTrainedModel:
     """A tiny random causal language model in float32, in evaluation mode.
 
     Args:
-        name: A `model_type` of transformers, or one with a variant (`llama-yarn`): see `ARCHITECTURES`.
-        seed: Of the weights; the same seed gives the same model.
-        settings: Entries of the configuration that shall differ from those in `SETTINGS`.
+        name: A `model_type` of transformers, or one with a variant (`llama-yarn`); see `ARCHITECTURES`.
+        seed: Random seed of the weights; the same seed gives the same model.
+        settings: Entries of the configuration that replace those in `SETTINGS`.
     """
     family = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, **SETTINGS[name], **settings}
     config = AutoConfig.for_model(name.split("-")[0], **family)
@@ -149,7 +148,7 @@ def _randomize_(model: nn.Module, generator: torch.Generator) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:  # gains, biases: near what they were, and none like another
+            if parameter.ndim == 1:  # gains and biases: near their old values, all different
                 parameter.add_(0.2 * noise)
             else:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5)

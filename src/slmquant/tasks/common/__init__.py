@@ -1,1 +1,1 @@
-"""What tasks share: the contract, names of suites, and the three kinds: texts, lm-eval's tasks, free writing."""
+"""Shared by tasks: the contract, suites, and the three kinds of tasks: texts, lm-eval's tasks, free writing."""

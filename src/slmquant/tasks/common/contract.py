@@ -1,4 +1,4 @@
-"""What a task is given and what it returns."""
+"""The contract of tasks: their context, their result, and their methods."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 
 @dataclass
 class EvalContext:
-    """A model ready to be asked, and where its task may read and write.
+    """A model to evaluate, and the folders that its task may use.
 
     Attributes:
         model: A causal language model in evaluation mode.
-        dtype: What its linears multiply in; the name of cached states carries it.
+        dtype: Dtype in which its linears multiply; part of the key of cached states.
         tokenizer: Its tokenizer.
-        model_sha256: Hash of the *full-precision* model, of its configuration and tokenizer too (`store.inputs`'s
-            `model_key`); names the reference's cached states.
-        data_dir: A local folder of data (`--data`, `SLMQUANT_DATA`), tried first; None to go without.
-        cache_dir: Where reference states are kept.
-        is_reference: True while the full-precision model itself is measured: its final hidden states are
-            then written to `cache_dir`, for the divergence of every later cell.
-        reference_head: `(vocab, hidden)` weight of the full-precision head in the evaluation dtype; None
-            where the model's own head is still that one.
-        progress: Who is told how far it is.
+        model_sha256: Hash of the *full-precision* model, including its configuration and tokenizer (`store.inputs`'s
+            `model_key`); part of the key of cached states.
+        data_dir: Local folder of data (`--data`, `SLMQUANT_DATA`), tried first; None for no folder.
+        cache_dir: Folder of cached reference states.
+        is_reference: True if the model is the full-precision model itself: its final hidden states are then written
+            to `cache_dir`, for the divergence of every later cell.
+        reference_head: `(vocab, hidden)` weight of the full-precision head in the evaluation dtype; None if the
+            model still has that head.
+        progress: Receives progress updates.
     """
 
     model: PreTrainedModel
@@ -45,19 +45,19 @@ class EvalContext:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.device
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What came of one task.
+    """The result of one task.
 
     Attributes:
         metrics: Its figures.
-        data: What it was asked of.
-        items: Outcomes one by one.
-        remarks: What a reader of the figures must know, a line each: prompts that were cut, for instance.
+        data: The data it was measured on.
+        items: Outcomes of the single items.
+        remarks: Remarks for readers of the figures, one line each, e.g. about prompts that were cut.
     """
 
     metrics: tuple[Metric, ...]
@@ -67,39 +67,39 @@ class TaskResult:
 
 
 class Task(Protocol):
-    """A question put to a model. `tasks.resolve(spec)` finds the one that a `TaskSpec` names."""
+    """A measurement of a model's quality. `tasks.resolve(spec)` finds the task that a `TaskSpec` names."""
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """Its name on the command line and in plans."""
         ...
 
     @property
     def description(self) -> str:
-        """What it asks, in a line."""
+        """A line about what it measures."""
         ...
 
     @property
     def metrics(self) -> str:
-        """The kind of its figures, whose version `slmquant.versions.METRICS` gives."""
+        """The kind of its figures: a key of `slmquant.versions.METRICS`, which has its version."""
         ...
 
     def data_sha256(self, data_dir: Path | None, progress: Progress) -> str:
-        """Hash of all that is asked: the text, or rows, examples and prompts.
+        """Hash of all its data: the text, or rows, examples and prompts.
 
-        Raises `DataError` where it is absent, `RefusedError` where the task cannot be asked of any model.
+        Raises `DataError` if the data is missing, `RefusedError` if slmquant does not run such tasks.
         """
         ...
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
-        """Measure; raises `DataError` where data is absent, `NumericalError` where a loss is not finite."""
+        """Measure the model; raises `DataError` if data is missing, `NumericalError` if a loss is not finite."""
         ...
 
 
 @runtime_checkable
 class ComparingTask(Task, Protocol):
-    """A task that compares with what the full-precision model left behind when it was measured."""
+    """A task that compares with cached results of the full-precision model."""
 
     def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
-        """Where that is kept; raises `DataError` where the data it is named after is absent."""
+        """Path of the cached results; raises `DataError` if data that is part of their key is missing."""
         ...

@@ -1,4 +1,4 @@
-"""Sets of tasks that are measured together, as data."""
+"""Suites: named sets of tasks, as data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slmquant.tasks.common.text import TextTask
 __all__ = ["SUITES", "Suite", "suite"]
 
 _TEXT = "text"
-"""Stands for `wikitext2` where that can be had without a download from a package, else for `exl_wiki`."""
+"""Placeholder for `wikitext2` if it is in the local folder or on the hub, else for `exl_wiki` from a package."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Suite:
     """A set of tasks.
 
     Attributes:
-        description: What it is for, in a line.
-        tasks: (task, limit); `text` stands for the best text at hand.
-        as_far_as_here: Whether tasks whose data is nowhere to be had here are left out, and named in the remark;
-            else they are asked, and the cell says what is missing.
+        description: A line about its purpose.
+        tasks: (task, limit); `text` stands for the best available text.
+        as_far_as_here: Whether tasks whose data is not available are left out, and named in the remark; otherwise
+            they are run, and the cell fails with what is missing.
     """
 
     description: str
@@ -41,7 +41,7 @@ SUITES: Mapping[str, Suite] = {
         "a first look: perplexity, divergence and two zero-shot tasks",
         ((_TEXT, 4), ("arc_easy", 60), ("piqa", 60)),
     ),
-    "quick": Suite(  # about 160,000 tokens through the body of a model, and 96 steps of writing a dozen texts at once
+    "quick": Suite(  # about 160,000 tokens through the model's body, and 96 steps of generating a dozen texts at once
         "a longer look, minutes: perplexity, divergence, five zero-shot tasks, what it writes",
         (
             (_TEXT, 14),
@@ -102,7 +102,7 @@ def suite(name: str, data_dir: Path | None = None) -> ChosenSuite:
 
 
 def _text(data_dir: Path | None) -> tuple[str, str]:
-    """The best text at hand, and why it is that one."""
+    """The best available text, and a remark about the choice."""
     source = whereabouts("wikitext2_test", data_dir)
     if source == "absent":
         return (

@@ -1,4 +1,4 @@
-"""A text as a task: light, so that listing tasks needs no torch. The work is in `_perplexity`."""
+"""A text as a task, without imports of torch, so that listing tasks is fast; the work is in `texts.perplexity`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class TextTask:
 
     Attributes:
         name: Name of the task, which is its file's name.
-        description: What it measures, in a line.
-        corpus: The corpus, by its name in `slmquant.calib.corpora`.
+        description: A line about what it measures.
+        corpus: Name of the corpus in `slmquant.calib.corpora`.
         metrics: The kind of its figures.
     """
 
@@ -32,19 +32,19 @@ class TextTask:
     metrics: str = "text"
 
     def data_sha256(self, data_dir: Path | None, progress: Progress) -> str:
-        """Hash of the whole text; raises `DataError` where it is nowhere to be had."""
+        """Hash of the whole text; raises `DataError` if the corpus is not found."""
         from slmquant.calib.corpora import load_corpus
 
         return load_corpus(self.corpus, data_dir, progress).card.sha256
 
     def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
-        """Where the full-precision model's states on this text are kept; see `_perplexity.reference_path`."""
+        """Path of the full-precision model's cached states on this text; see `texts.perplexity.reference_path`."""
         from slmquant.tasks.common.texts import perplexity
 
         return perplexity.reference_path(self.corpus, context, spec)
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
-        """Measure `spec.limit` windows, spread over the text; see `_perplexity.measure`."""
+        """Measure `spec.limit` windows, spread over the text; see `texts.perplexity.measure`."""
         from slmquant.tasks.common.texts import perplexity
 
         return perplexity.measure(self.corpus, context, spec)

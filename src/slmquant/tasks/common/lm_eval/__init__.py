@@ -1,1 +1,1 @@
-"""Tasks as lm-eval defines them, answered by our own backend."""
+"""lm-eval's tasks, evaluated with slmquant's own backend."""

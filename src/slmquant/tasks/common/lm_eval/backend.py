@@ -1,8 +1,8 @@
-"""slmquant's model backend for lm-eval: its definitions ask, this answers with log-likelihoods.
+"""slmquant's model backend for lm-eval: answers its requests with log-likelihoods and texts.
 
-Tokenization and truncation are those of lm-eval's own `hf` backend, so every answer is the same. The work
-is not: what inputs share at their beginning is run once (see `_sharing`), batches are bounded by their tokens and
-filled with trees of similar size, and logits are computed only where a continuation is scored, in chunks.
+Tokenization and truncation are those of lm-eval's own `hf` backend, so every answer is the same. The computation is
+cheaper: common beginnings of inputs are run once (see `sharing`), batches have a bounded number of tokens and trees of
+similar size, and logits are computed only where a continuation is scored, in chunks.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from slmquant.tasks.common.texts.perplexity import logit_rows
 __all__ = ["ContextLM"]
 
 _BATCH_TOKENS = 512
-"""Tokens of a forward pass, padding included: full speed on a CPU, and few enough that lengths differ little."""
+"""Tokens of a forward pass, padding included: enough for full speed on a CPU, few enough that lengths differ little."""
 _BLOCKS_TOGETHER = 4
-"""Blocks of logits that are computed in a row, so that the last, which may be small, is one of several."""
+"""Blocks of logits that are computed in a row, so that only one of several, the last, may be small."""
 _REQUESTS_TOGETHER = 4096
-"""Requests whose tokens are in memory at once."""
+"""Number of requests whose tokens are in memory at once."""
 _REMEMBERED_TEXTS = 64
-"""Texts whose tokens are kept: lm-eval asks for those of a context again with every option."""
+"""Number of texts whose tokens are cached, as lm-eval requests those of a context again with every option."""
 _DEFAULT_CONTEXT_TOKENS = 2048
 _UNLIMITED_TOKENS = 10**29
-"""What a tokenizer without a limit says is more than this."""
+"""The `model_max_length` of a tokenizer without a limit is larger than this."""
 
 Answer = tuple[float, bool]
 """Log-likelihood of a continuation, and whether greedy decoding would produce it."""
@@ -48,20 +48,20 @@ Answer = tuple[float, bool]
 
 @dataclass(frozen=True)
 class _Scored:
-    """A continuation to be scored: the request it answers, and its tokens, the input's last predictions."""
+    """A continuation to score: its request, and its tokens, which are the input's last predictions."""
 
     request: int
     targets: tuple[int, ...]
 
 
 class _Asked:
-    """Hidden states that predict something, batch after batch, and what is asked of each.
+    """Collects hidden states over batches, with the target tokens that each predicts.
 
     Attributes:
-        count: How many states there are.
-        index: For each token that is asked about, the number of the state that predicts it.
-        targets: The token.
-        owners: The request whose continuation it is part of.
+        count: Number of states.
+        index: For each target token, the number of the state that predicts it.
+        targets: The target tokens.
+        owners: For each target token, the request whose continuation it is part of.
     """
 
     def __init__(self) -> None:
@@ -72,8 +72,8 @@ class _Asked:
         self._states: list[Tensor] = []
 
     def add(self, batch: Batch, hidden: Tensor, inputs: Mapping[Tokens, list[_Scored]]) -> None:
-        """Take what is asked of one batch, whose states have the shape `(trees, nodes, hidden)`; none comes twice."""
-        where: list[tuple[int, int]] = []  # (tree, node) of each state that predicts
+        """Add the needed states of a batch, once each, from `hidden` of shape `(trees, nodes, hidden)`."""
+        where: list[tuple[int, int]] = []  # (tree, node) of each predicting state
         for row, (tree, members) in enumerate(zip(batch.trees, batch.inputs, strict=True)):
             for tokens, path in zip(members, tree.paths, strict=True):
                 for continuation in inputs[tokens]:
@@ -92,7 +92,7 @@ class _Asked:
 
 
 class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
-    """An `EvalContext` as a language model that lm-eval can ask.
+    """An `EvalContext` as a language model for lm-eval.
 
     Args:
         context: The model and its tokenizer.
@@ -115,7 +115,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was changed of the items that were asked so far, a line each."""
+        """Remarks about changed items so far, one line each."""
         return self._cuts.remarks
 
     @property
@@ -125,7 +125,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that stands before a continuation without context."""
+        """The token before a continuation without context."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else self._special_token(bos)
 
@@ -140,7 +140,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         return limit if limit and limit < _UNLIMITED_TOKENS else _DEFAULT_CONTEXT_TOKENS
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
-        """Token ids, with the special tokens that the tokenizer adds itself unless told otherwise."""
+        """Token ids, by default with the special tokens that the tokenizer adds."""
         if add_special_tokens is None:
             has_bos = string.startswith(str(self.tokenizer.decode(self.prefix_token_id)))
             add_special_tokens = not has_bos
@@ -149,29 +149,29 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def loglikelihood(self, requests: list[Instance]) -> list[Answer]:
         """One answer per (context, continuation).
 
-        Some thousands are looked at together: what begins alike is among them, as contexts are sorted, and the tokens
-        of a whole suite need not be in memory at once.
+        Requests are processed some thousands at a time, so that the tokens of a whole suite need not be in memory at
+        once. Contexts are sorted, so that common beginnings are mostly in the same part.
         """
         self._context.progress.start(f"{requests[0].task_name or self._name}: answers", len(requests))
         order = sorted(range(len(requests)), key=lambda index: str(requests[index].args[0]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), _REQUESTS_TOGETHER):
             part = order[start : start + _REQUESTS_TOGETHER]
-            found = self._loglikelihood_tokens([self._pair(requests[index]) for index in part])
-            answers |= zip(part, found, strict=True)
+            results = self._loglikelihood_tokens([self._pair(requests[index]) for index in part])
+            answers |= zip(part, results, strict=True)
         return [answers[index] for index in range(len(requests))]
 
     def _pair(self, request: Instance) -> tuple[object, list[int], list[int]]:
         """Token ids of a context and its continuation, as lm-eval splits them.
 
-        Where the continuation is part of the context's last token and leaves none of its own, lm-eval has no answer;
-        it then stands behind the context as it is tokenized by itself.
+        If the continuation is part of the context's last token and has no token of its own, lm-eval has no answer;
+        here the continuation is then tokenized separately and appended to the context.
         """
         context, continuation = request.args
         item = item_of(request)
         if context:
             before, after = self._encode_pair(context, continuation)
-        else:  # a special token stands before it, unless the continuation begins with that
+        else:  # put a special token before it, unless it begins with that
             before, after = [self.prefix_token_id], list(self._encode(continuation, False))
             after = after[1:] if after[:1] == before else after
         if not after:
@@ -179,14 +179,14 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             after = list(self._encode(continuation, False))
         if not after:
             raise RefusedError(
-                f"task {self._name!r} asks for an answer without text: an option of item {request.doc_id} is "
+                f"task {self._name!r} has an answer without text: an option of item {request.doc_id} is "
                 f"{continuation!r}; correct the data or leave the task out"
             )
         self._cuts.asked(item, len(before) + len(after), self.max_length + 1)  # the last token is not read
         return request.args, before, after
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Log-likelihood of each whole text, in windows that each use as much context as fits."""
+        """Log-likelihood of each whole text, in windows with as much context as fits."""
         windows, owners = [], []
         for index, request in enumerate(requests):
             tokens = self.tok_encode(request.args[0])
@@ -205,7 +205,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         return totals
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """One greedy text per (prompt, options); see `_generate.answer`."""
+        """One greedy text per (prompt, options); see `writing.generate.answer`."""
         from slmquant.tasks.common.writing.generate import answer
 
         return answer(self._context, self._name, requests, self.tok_encode, self.max_length, self._cuts)
@@ -230,20 +230,20 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         return [answers[request] for request in range(len(requests))]
 
     def _distinct_inputs(self, requests: Sequence[tuple[object, list[int], list[int]]]) -> dict[Tokens, list[_Scored]]:
-        """Model input → the continuations that are read off it. Too long a context is cut on its left."""
+        """Model input → the continuations to score on it; too long a context is cut on the left."""
         inputs: dict[Tokens, list[_Scored]] = {}
         for index, (_, context_ids, continuation_ids) in enumerate(requests):
             if len(continuation_ids) > self.max_length:
                 raise RefusedError(
-                    f"task {self._name!r} has a continuation of {len(continuation_ids)} tokens where the model takes "
-                    f"{self.max_length}; leave the task out, or use a model with a longer context"
+                    f"task {self._name!r} has an answer of {len(continuation_ids)} tokens, but the model's context is "
+                    f"{self.max_length} tokens; leave the task out, or use a model with a longer context"
                 )
             ids = tuple((context_ids + continuation_ids)[-(self.max_length + 1) :][:-1])
             inputs.setdefault(ids, []).append(_Scored(index, tuple(continuation_ids)))
         return inputs
 
     def _run(self, inputs: Sequence[Tokens], scored_from: Mapping[Tokens, int]) -> Iterator[tuple[Batch, Tensor]]:
-        """Final hidden states of every input, batch by batch, shape `(trees, nodes, hidden)`."""
+        """Final hidden states of all inputs, batch by batch, shape `(trees, nodes, hidden)`."""
         longest = self._longest_shared
         sharing = {ids: scored_from[ids] for ids in inputs if longest is None or len(ids) <= longest}
         body = PackedBody(self._context.model)
@@ -255,7 +255,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             ids = torch.zeros(len(batch.trees), max(len(tree.tokens) for tree in batch.trees), dtype=torch.long)
             for row, tree in enumerate(batch.trees):
                 ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
-            # Padding stands on the right, where no token of a causal model looks, so no mask is needed.
+            # Padding is on the right, where tokens of a causal model do not attend, so no mask is needed.
             yield batch, self._head.hidden(ids.to(self._context.device))
 
     @cached_property
@@ -263,29 +263,29 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         return longest_shared(self._context.model)
 
     def _score(self, asked: _Asked) -> dict[int, Answer]:
-        """Request → answer, of every continuation that is asked about."""
+        """Request → answer, for all collected continuations."""
         if not asked.count:
             return {}
         log_probs, greedy = self._predictions(asked)
-        found: dict[int, Answer] = {}
+        answers: dict[int, Answer] = {}
         for request, log_prob, is_greedy in zip(asked.owners, log_probs, greedy, strict=True):
-            total, so_far = found.get(request, (0.0, True))
-            found[request] = (total + log_prob, so_far and is_greedy)
-        for total, _ in found.values():
+            total, so_far = answers.get(request, (0.0, True))
+            answers[request] = (total + log_prob, so_far and is_greedy)
+        for total, _ in answers.values():
             if total != total or total == float("-inf"):
                 raise NumericalError(
                     f"a log-likelihood of {self._name!r} is {total}; the quantized model overflows: "
                     "use more bits, smaller groups, or evaluate in float32"
                 )
-        self._context.progress.advance(len(found))
-        return found
+        self._context.progress.advance(len(answers))
+        return answers
 
     def _predictions(self, asked: _Asked) -> tuple[list[float], list[bool]]:
-        """Log-probability of each target at the state of its index, and whether it is the likeliest token."""
+        """Log-probability of each target at its state, and whether it is the likeliest token."""
         log_probs = torch.empty(len(asked.targets), dtype=torch.double)
         greedy = torch.empty(len(asked.targets), dtype=torch.bool)
         index, targets = torch.tensor(asked.index), torch.tensor(asked.targets)
-        # Blocks of one size: a product of few rows takes as long as one of many, as it reads the whole head, too.
+        # Blocks of one size: a product of few rows takes as long as one of many, as both read the whole head.
         rows = ceil(asked.count / ceil(asked.count / logit_rows(self._vocab)))
         for start, states in zip(range(0, asked.count, rows), asked.joined().split(rows), strict=True):
             logits = self._head.logits(states, again=True)
@@ -307,5 +307,5 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
 
 
 def _first_scored(ids: Tokens, continuations: Sequence[_Scored]) -> int:
-    """The first position of an input whose prediction is asked for."""
+    """The first position of an input whose prediction is scored."""
     return len(ids) - max(len(continuation.targets) for continuation in continuations)

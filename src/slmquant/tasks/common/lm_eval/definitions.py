@@ -1,4 +1,4 @@
-"""Names of tasks and lm-eval's definition files: which file defines a task, which tasks a name stands for."""
+"""Finds lm-eval's definition files by task name, and the tasks of groups and tags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slmquant.tasks.common.lm_eval.catalogue import KNOWN_TASKS, KnownTask
 __all__ = ["definitions", "equally_weighted", "group", "known_source", "known_task", "task_file"]
 
 _ANY = "*"
-"""Every configuration of a dataset."""
+"""Stands for all configurations of a data set."""
 _TASK = re.compile(r"""^["']?task["']?\s*:\s*["']?([\w.\-]+)["']?\s*$""", re.MULTILINE)
 _GROUP = re.compile(r"""^["']?group["']?\s*:\s*["']?([\w.\-]+)["']?\s*$""", re.MULTILINE)
 _TAGS = re.compile(r"""^["']?tag["']?\s*:[ \t]*(\S*)[ \t]*\n((?:[ \t]*-[ \t]+\S+[ \t]*\n)*)""", re.MULTILINE)
@@ -23,7 +23,7 @@ _INCLUDE = re.compile(r"""^include\s*:\s*["']?(\S+?)["']?\s*$""", re.MULTILINE)
 
 
 def definitions(known: KnownTask) -> list[Path]:
-    """lm-eval's definition files of a task, in the order of their names."""
+    """Definition files of a catalogued task, sorted by name."""
     return sorted(_root().glob(known.yaml))
 
 
@@ -33,10 +33,10 @@ def task_file(name: str) -> Path | None:
 
 
 def group(name: str) -> list[Path] | None:
-    """The definition files of the tasks that a group of lm-eval consists of; None if there is no such group.
+    """The definition files of the tasks in a group of lm-eval; None if there is no such group.
 
     Raises:
-        RefusedError: It is a name for several tasks that have no common figure; the message lists them.
+        RefusedError: The name stands for several tasks without a common figure; the message lists them.
     """
     index = _index()
     if name in index.groups:
@@ -48,25 +48,25 @@ def group(name: str) -> list[Path] | None:
     else:
         return None
     listed = ", ".join(members[:12]) + (", ..." if len(members) > 12 else "")
-    raise RefusedError(f"{name!r} stands for {len(members)} tasks that have no common figure; name those: {listed}")
+    raise RefusedError(f"{name!r} stands for {len(members)} tasks without a common figure; name one of: {listed}")
 
 
 def equally_weighted(name: str) -> frozenset[str]:
-    """The metrics of a group of lm-eval that are means of its tasks' figures, however many items each has."""
+    """The metrics of a group of lm-eval that are unweighted means of its tasks' figures."""
     listed = _read(_index().groups[name]).get("aggregate_metric_list") or []
     metrics = [listed] if isinstance(listed, dict) else listed
     return frozenset(metric["metric"] for metric in metrics if not metric.get("weight_by_size", True))
 
 
 def known_task(path: Path) -> KnownTask | None:
-    """The known task that a definition file belongs to: that of `mmlu_anatomy` to `mmlu`. None where none has it."""
+    """The catalogued task that a definition file belongs to (`mmlu_anatomy` belongs to `mmlu`), or None."""
     return _known_files().get(path)
 
 
 def known_source(config: Mapping[str, Any]) -> KnownTask | None:
-    """The known task whose rows a definition reads, too: `gsm8k_cot` those of `gsm8k`, `mmlu_anatomy` those of `mmlu`.
+    """The catalogued task with the rows that a definition reads, or None.
 
-    None where no known task has them.
+    For example, `gsm8k_cot` reads the rows of `gsm8k`, and `mmlu_anatomy` those of `mmlu`.
     """
     path = str(config.get("dataset_path"))
     return _sources().get((path, _ANY)) or _sources().get((path, config.get("dataset_name")))
@@ -74,7 +74,7 @@ def known_source(config: Mapping[str, Any]) -> KnownTask | None:
 
 @dataclass(frozen=True)
 class _Index:
-    """Name → definition file; tag → the tasks that bear it."""
+    """Names of tasks and groups → definition files; tags → their tasks."""
 
     tasks: dict[str, Path]
     groups: dict[str, Path]
@@ -89,9 +89,9 @@ def _root() -> Path:
 
 @functools.cache
 def _index() -> _Index:
-    """Every name that lm-eval defines.
+    """All names that lm-eval defines, found by regular expressions.
 
-    lm-eval's own index parses some 14,000 files, which takes 20 seconds; a name stands on a line of its own.
+    lm-eval's own index parses some 14,000 files, which takes 20 seconds; a name always has its own line.
     """
     index = _Index({}, {}, {})
     for path in sorted(_root().rglob("*.yaml")):
@@ -106,7 +106,7 @@ def _index() -> _Index:
 
 
 def _tags(path: Path, text: str) -> list[str]:
-    """The tags of a definition: its own, or else those of the file that it includes."""
+    """The tags of a definition: its own, else those of the file that it includes."""
     if tagged := _TAGS.search(text):
         listed = [tagged[1], *(line.split()[-1] for line in tagged[2].splitlines())]
         return [tag.strip("\"'") for tag in listed if tag]
@@ -117,11 +117,13 @@ def _tags(path: Path, text: str) -> list[str]:
 
 
 def _members(name: str) -> Iterator[str]:
-    """The tasks of a group, those of its subgroups included."""
+    """The tasks of a group, including those of its subgroups."""
     index = _index()
     for member in _read(index.groups[name]).get("task", []):
         if not isinstance(member, str):
-            raise RefusedError(f"group {name!r} changes the definitions of its tasks; name one of lm-eval's tasks")
+            raise RefusedError(
+                f"group {name!r} changes the definitions of its tasks, which is not supported; name single tasks"
+            )
         if member in index.groups:
             yield from _members(member)
         elif member in index.tasks:
@@ -144,9 +146,9 @@ def _known_files() -> dict[Path, KnownTask]:
 
 @functools.cache
 def _sources() -> dict[tuple[str, str | None], KnownTask]:
-    """(dataset, its configuration) → the known task; a family has every configuration."""
-    found: dict[tuple[str, str | None], KnownTask] = {}
+    """(data set, its configuration) → the catalogued task; a family has all configurations."""
+    sources: dict[tuple[str, str | None], KnownTask] = {}
     for known in KNOWN_TASKS.values():
         config = _read(definitions(known)[0])
-        found.setdefault((config["dataset_path"], _ANY if known.is_family else config.get("dataset_name")), known)
-    return found
+        sources.setdefault((config["dataset_path"], _ANY if known.is_family else config.get("dataset_name")), known)
+    return sources

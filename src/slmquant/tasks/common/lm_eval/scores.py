@@ -1,4 +1,4 @@
-"""What came of a task of lm-eval: values per item, and figures with their standard errors."""
+"""Results of an lm-eval task: values per item, and figures with their standard errors."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from slmquant.tasks.common.lm_eval.catalogue import KnownTask, Row
 __all__ = ["Built", "Sample", "common_metrics", "metrics", "outcomes", "without_prompts"]
 
 Sample = dict[str, Any]
-"""What lm-eval logs of one item under one of its filters, as far as `without_prompts` keeps it."""
+"""lm-eval's log of one item under one of its filters, reduced by `without_prompts`."""
 
 _RATIOS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1"})
 
 
 @dataclass(frozen=True)
 class Built:
-    """A task in lm-eval's own objects, and what is to be said of it.
+    """A task as lm-eval's own objects, with facts for its protocol.
 
     Attributes:
         name: Its name.
-        known: What is known of it by heart; None for every other task.
+        known: Its entry in the catalogue; None if it has none.
         subtasks: lm-eval's task objects by name: one, or those of a family or group, whose items are pooled.
-        card: Its data.
-        remark: What differs from the hub's data, for the protocol.
+        card: Its data card.
+        remark: Differences from the hub's data, for the protocol.
         equally_weighted: Metrics that are means of the subtasks' figures.
     """
 
@@ -43,49 +43,49 @@ class Built:
 
 
 def without_prompts(sample: Sample) -> Sample:
-    """What figures are made of: the item, the filter, and the value of each metric."""
+    """Keep only what figures are computed from: the item, the filter, and the value of each metric."""
     return {key: sample[key] for key in ("doc_id", "doc", "filter", "metrics", *sample["metrics"])}
 
 
 def outcomes(
     samples: Mapping[str, list[Sample]], spec: TaskSpec, asked: Sequence[tuple[str, int]]
 ) -> tuple[ItemOutcome, ...]:
-    """What was answered on each item, subtask by subtask; in a random order, in that order.
+    """The outcome of each item, subtask by subtask, or in the random order if there is one.
 
     Args:
-        samples: Subtask → what was logged.
-        spec: What was asked for.
-        asked: (subtask, index in its split) of every item, in the order in which they were asked.
+        samples: Subtask → its logged samples.
+        spec: The task.
+        asked: (subtask, index in its split) of every item, in the order of evaluation.
 
     Raises:
-        DataError: A random order is asked for and a subtask leaves items out, so that it is not known which it asked.
+        DataError: A random order was requested, but a subtask leaves items out, so it is not known which it used.
     """
-    found: dict[tuple[str, int], dict[str, float]] = {}
+    outcome: dict[tuple[str, int], dict[str, float]] = {}
     for name, answered in samples.items():
         indices = [index for owner, index in asked if owner == name]
         if spec.order_seed is not None and len({sample["doc_id"] for sample in answered}) != len(indices):
-            raise DataError(f"task {spec.name!r} leaves items out by a rule of its own, so they have no random order")
+            raise DataError(f"task {spec.name!r} leaves out items by its own rules, so a random order is not possible")
         name_of = _names(answered)
         for sample in answered:
             index = sample["doc_id"] if spec.order_seed is None else indices[sample["doc_id"]]
-            values = found.setdefault((name, index), {})
+            values = outcome.setdefault((name, index), {})
             for metric in sample["metrics"]:
                 if isinstance(sample[metric], int | float):
                     per_item = "loglikelihood" if metric == "perplexity" else metric
                     values[name_of(per_item, sample["filter"])] = float(sample[metric])
-    order = found if spec.order_seed is None else asked
+    order = outcome if spec.order_seed is None else asked
     return tuple(
         ItemOutcome(
             task=str(spec),
             item=str(index) if name == spec.name else f"{name}/{index}",
-            values=found[name, index],
+            values=outcome[name, index],
         )
         for name, index in order
     )
 
 
 def metrics(built: Built, samples: Mapping[str, list[Sample]], spec: TaskSpec) -> tuple[Metric, ...]:
-    """The task's figures over all items, and what guessing would score where that is defined."""
+    """The task's figures over all items, and the score of guessing if it is defined."""
     subtasks = list(built.subtasks.values())
     logged = [sample for group in samples.values() for sample in group]
     filters = list(dict.fromkeys(sample["filter"] for sample in logged))
@@ -125,12 +125,12 @@ def metrics(built: Built, samples: Mapping[str, list[Sample]], spec: TaskSpec) -
                 ]
                 values = [value for part in parts for value in part]
                 if values:
-                    found = (
+                    estimate = (
                         _mean_of_parts([_aggregate(part, aggregation) for part in parts if part])
                         if metric in built.equally_weighted
                         else _aggregate(values, aggregation)
                     )
-                    yield figure(name_of(metric, chosen), values, *found, subtasks[0].higher_is_better()[metric])
+                    yield figure(name_of(metric, chosen), values, *estimate, subtasks[0].higher_is_better()[metric])
         guesses = [
             [
                 chance
@@ -149,13 +149,13 @@ def metrics(built: Built, samples: Mapping[str, list[Sample]], spec: TaskSpec) -
 
 
 def common_metrics(subtasks: Sequence[Any]) -> dict[str, Callable[[list[Any]], float]]:
-    """Metric → how it is aggregated, of the metrics that all subtasks have."""
+    """Metrics that all subtasks have → their aggregation."""
     first, *others = (subtask.aggregation() for subtask in subtasks)
     return {name: aggregation for name, aggregation in first.items() if all(name in other for other in others)}
 
 
 def _names(logged: Sequence[Sample]) -> Callable[[str, str], str]:
-    """How a metric under a filter is called: by its own name, unless there are several filters to tell apart."""
+    """A function that names a metric under a filter: the metric's name, with the filter's if there are several."""
     several = len({sample["filter"] for sample in logged}) > 1
 
     def name_of(metric: str, chosen: str) -> str:
@@ -165,7 +165,7 @@ def _names(logged: Sequence[Sample]) -> Callable[[str, str], str]:
 
 
 def _taken(spec: TaskSpec, asked: int, card: DataCard) -> str:
-    """Which items, in words; the same for every cell that one rule lets stop early."""
+    """The evaluated items in words; the same for all cells under the same rule of early stopping."""
     if spec.limit is None or spec.limit >= card.rows:
         items = f"all {card.rows} items of {card.split}"
     else:
@@ -178,21 +178,21 @@ def _taken(spec: TaskSpec, asked: int, card: DataCard) -> str:
 
 
 def _together(built: Built) -> str:
-    """How the figures of subtasks are put together, in words."""
+    """The aggregation of subtasks' figures, in words."""
     equal = sorted(built.equally_weighted)
     parts = f"{len(built.subtasks)} subtasks"
     return f"{parts} pooled, but the mean over them of {', '.join(equal)}" if equal else f"{parts} pooled"
 
 
 def _mean_of_parts(figures: Sequence[tuple[float, float | None]]) -> tuple[float, float | None]:
-    """The mean of figures that count equally, and its standard error where each has one (lm-eval: unweighted mean)."""
+    """The unweighted mean of figures, and its standard error if each has one."""
     errors = [error for _, error in figures if error is not None]
     known = math.sqrt(sum(error**2 for error in errors)) / len(figures) if len(errors) == len(figures) else None
     return statistics.fmean(value for value, _ in figures), known
 
 
 def _aggregate(values: list[Any], aggregation: Callable[[list[Any]], float]) -> tuple[float, float | None]:
-    """lm-eval's aggregate of per-item values, with the standard error where it has a closed form."""
+    """lm-eval's aggregate of per-item values, with its standard error if that has a closed form."""
     value = float(aggregation(values))
     kind = getattr(aggregation, "__name__", None)
     if kind not in ("mean", "perplexity") or len(values) < 2:
@@ -202,7 +202,7 @@ def _aggregate(values: list[Any], aggregation: Callable[[list[Any]], float]) -> 
 
 
 def _chance(known: KnownTask | None, subtask: Any, doc: Row) -> float | None:
-    """What guessing scores on one item; None where that is not known."""
+    """The score of guessing on one item; None if not known."""
     if known and known.chance == "open":
         return 0.0
     if subtask.OUTPUT_TYPE != "multiple_choice":

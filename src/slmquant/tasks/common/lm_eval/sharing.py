@@ -1,8 +1,8 @@
-"""Which inputs are run together, so that what they share is computed once; pure planning, no model.
+"""Plans which inputs to run together so that shared beginnings are computed once; without a model.
 
-Two kinds of sharing. Inputs that begin alike (the options of a question) form a tree, see `running.token_trees`. Many
-inputs behind one long beginning (the questions of a subject behind its examples) are run after that beginning, whose
-keys and values are kept.
+There are two kinds of sharing. Inputs with a common beginning (the options of a question) form a tree, see
+`running.token_trees`. Many inputs with one long common beginning (the questions of a subject after its examples) are
+run after that prefix, whose keys and values are cached.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from slmquant.model.running.token_trees import Tokens, Tree, common_length, lay_
 __all__ = ["Batch", "Plan", "one_by_one", "plan"]
 
 _LONG_PREFIX = 96
-"""Tokens that are worth a cache of their own."""
+"""Shortest prefix, in tokens, that is worth its own cache."""
 _ALIKE = 8
-"""Tokens that two inputs must share, and a quarter of the longer one, to form a tree."""
+"""Two inputs form a tree if they share this many tokens and a quarter of the longer one."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Trees that are run at once.
+    """Trees to run in one forward pass.
 
     Attributes:
         trees: The trees.
-        inputs: Of each tree, the inputs that its paths run through.
+        inputs: For each tree, the inputs that are its paths.
     """
 
     trees: tuple[Tree, ...]
@@ -35,11 +35,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Batches that hang on one prefix.
+    """Batches with the same prefix.
 
     Attributes:
         prefix: Its tokens; empty for none.
-        batches: What is run after it.
+        batches: The batches to run after it.
     """
 
     prefix: Tokens
@@ -50,11 +50,11 @@ def plan(scored_from: Mapping[Tokens, int], max_tokens: int) -> list[Plan]:
     """Divide inputs into trees and batches.
 
     Args:
-        scored_from: Input → the first position whose state is asked for; nothing before it may lie in a cache alone.
-        max_tokens: Of a batch, padding included; a single tree may be larger.
+        scored_from: Input → the first position whose state is needed; a prefix must end before it.
+        max_tokens: Largest batch, in tokens with padding; a single tree may be larger.
 
     Returns:
-        Plans that hold every input once. The one without a prefix comes last, its batches from long to short.
+        Plans that contain every input once. The plan without a prefix comes last, its batches from long to short.
     """
     plans: list[Plan] = []
     rest: list[Tokens] = []
@@ -70,15 +70,15 @@ def plan(scored_from: Mapping[Tokens, int], max_tokens: int) -> list[Plan]:
 
 
 def one_by_one(inputs: Sequence[Tokens], max_tokens: int) -> list[Batch]:
-    """Batches in which every input is a tree of its own, for models that cannot share."""
+    """Batches with every input as a separate tree, for models that cannot share beginnings."""
     return _batches([(tokens,) for tokens in inputs], max_tokens)
 
 
 def _families(inputs: Sequence[Tokens]) -> list[list[Tokens]]:
-    """Runs of sorted inputs that share a long beginning; all others by themselves.
+    """Group consecutive sorted inputs that share a long beginning; every other input is a group by itself.
 
-    A run ends where the next input shares less than half of what its members share so far: behind the examples of one
-    subject come those of another, and both begin with the same few words.
+    A group ends when the next input shares less than half of what its members have shared so far: the next subject's
+    examples, for instance, which begin with the same few words.
     """
     families: list[list[Tokens]] = []
     shared = 0
@@ -94,9 +94,10 @@ def _families(inputs: Sequence[Tokens]) -> list[list[Tokens]]:
 
 
 def _alike(inputs: Sequence[Tokens], max_tokens: int) -> list[tuple[Tokens, ...]]:
-    """Sorted inputs in groups that are each worth a tree of at most `max_tokens` nodes.
+    """Divide sorted inputs into groups that are each worth a tree, of at most `max_tokens` nodes.
 
-    Items that all begin with one short instruction would otherwise be a single tree, whose mask is quadratic in them.
+    Without these bounds, items that all begin with one short instruction would be a single tree, with a mask that is
+    quadratic in its size.
     """
     groups: list[list[Tokens]] = []
     size = 0
@@ -114,7 +115,7 @@ def _alike(inputs: Sequence[Tokens], max_tokens: int) -> list[tuple[Tokens, ...]
 
 
 def _rows(family: Sequence[Tokens], prefix: int, max_tokens: int) -> list[Batch]:
-    """A family in single trees of about `max_tokens`: rows of a batch would each need the cache for themselves."""
+    """Divide a family into single trees of about `max_tokens`, as each row of a batch would need its own cache."""
     rows: list[list[Tokens]] = []
     size = 0
     for tokens in family:
@@ -129,7 +130,7 @@ def _rows(family: Sequence[Tokens], prefix: int, max_tokens: int) -> list[Batch]
 
 
 def _batches(groups: Sequence[tuple[Tokens, ...]], max_tokens: int) -> list[Batch]:
-    """Trees of similar size together, so that little is padded."""
+    """Batch trees of similar size, so that there is little padding."""
     trees = sorted(
         ((lay_out(group), group) for group in groups), key=lambda pair: (-len(pair[0].tokens), pair[0].tokens)
     )

@@ -1,1 +1,1 @@
-"""Texts that a model must predict: perplexity, and divergence from full precision."""
+"""Tasks on texts: perplexity, and divergence from full precision."""

@@ -1,11 +1,11 @@
 """The divergence suite: how a model's predictions differ from the full-precision model's, token by token.
 
-A quantized model can keep its accuracy and still be another model: as many answers turn right as turn wrong ("flips":
-Dutta et al., "Accuracy is Not All You Need", NeurIPS 2024, arXiv 2407.09141). Divergence and flips see that. Both are
-also given apart for tokens by how sure the reference was of its own prediction: where it was torn between words, a
-small push changes the first of them and little is lost; where it was sure, a change is damage.
+A quantized model can keep its accuracy and still behave differently: as many answers turn right as turn wrong ("flips":
+Dutta et al., "Accuracy is Not All You Need", NeurIPS 2024, arXiv 2407.09141). Divergence and flips measure that. Both
+are also reported by how sure the reference was of its own prediction: if it was undecided between words, a small
+perturbation changes the first of them and little is lost; if it was sure, a change is damage.
 
-*Deviations*: the paper counts flips of answers to questions; here a flip is one of the next token of a text.
+*Deviations*: the paper counts flips of answers to questions; here flips are of the next token of a text.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ TOP_AGREEMENT = f"top{TOP_K}_agreement"
 
 
 class TokenFigures(NamedTuple):
-    """What is known of each prediction of a text; ones and zeros where the figure is yes or no.
+    """Figures of each prediction of a text; yes-or-no figures are ones and zeros.
 
     Attributes:
         forward: KL(reference‖model), in nats.
         reverse: KL(model‖reference), in nats.
-        top1: Both find the same token the most probable.
+        top1: Whether both have the same most probable token.
         top_share: Share of the reference's most probable tokens that are among the model's.
-        to_wrong: The reference's most probable token was the true one, and the model's is not.
-        to_right: The other way round.
-        confidence: The probability that the reference gave to its most probable token.
+        to_wrong: Whether the reference's most probable token is the true one and the model's is not.
+        to_right: Whether the model's most probable token is the true one and the reference's is not.
+        confidence: The reference's probability of its most probable token.
     """
 
     forward: Float[Tensor, "windows predictions"]
@@ -52,22 +52,22 @@ class TokenFigures(NamedTuple):
 
 def figures_of(compared: Comparison) -> Float[Tensor, "figures tokens"]:
     """The `TokenFigures` of some tokens, in their order."""
-    found = compared.divergence
+    divergence = compared.divergence
     return torch.stack(
         [
-            found.forward,
-            found.reverse,
-            found.agrees.float(),
-            found.top_share,
+            divergence.forward,
+            divergence.reverse,
+            divergence.agrees.float(),
+            divergence.top_share,
             (compared.reference_right & ~compared.other_right).float(),
             (compared.other_right & ~compared.reference_right).float(),
-            found.confidence,
+            divergence.confidence,
         ]
     )
 
 
 def divergence_metrics(figures: TokenFigures, labels: Labels) -> list[Metric]:
-    """All metrics of the suite. A part of the tokens that is empty has none."""
+    """All metrics of the suite, except for classes of tokens that are empty."""
     finite = _finite(figures)
     n = int(finite.sum())
     metrics = []
@@ -90,7 +90,7 @@ def divergence_metrics(figures: TokenFigures, labels: Labels) -> list[Metric]:
 
 
 def window_figures(figures: TokenFigures) -> dict[str, Float[Tensor, "windows predictions"]]:
-    """By the name of the metric that is its mean, what can be averaged window by window; NaN where not finite."""
+    """Metric → its value at each prediction, to be averaged window by window; NaN if not finite."""
     finite = _finite(figures)
     values = {
         "kl_mean": figures.forward,
@@ -104,7 +104,7 @@ def window_figures(figures: TokenFigures) -> dict[str, Float[Tensor, "windows pr
 
 
 def noise_floor_metrics(figures: TokenFigures, labels: Labels) -> list[Metric]:
-    """What the suite finds between the full-precision model and itself in other roundings; see `_noise_floor`."""
+    """The suite's metrics of the full-precision model against itself rounded to bfloat16; see `noise_floor`."""
     finite = _finite(figures)
     if not finite.any():
         return []
@@ -118,9 +118,9 @@ def noise_floor_metrics(figures: TokenFigures, labels: Labels) -> list[Metric]:
 def _means(
     figures: TokenFigures, part: Bool[Tensor, "windows predictions"], labels: Labels, suffix: str
 ) -> list[Metric]:
-    """The four means that are also given by sureness, over a part of the tokens.
+    """The four means that are also reported by sureness, over a part of the tokens.
 
-    Flips to right are neither better nor worse: they gain accuracy, and they are a departure from the reference.
+    Flips to right count as neither better nor worse: they gain accuracy, but they deviate from the reference.
     """
     return [
         labels.mean(f"kl_mean{suffix}", _only(figures.forward, part), "nats", False),

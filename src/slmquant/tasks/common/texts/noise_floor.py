@@ -1,13 +1,13 @@
-"""The full-precision model in other roundings: a yardstick of divergence.
+"""Noise floor of the divergence: the full-precision model against itself, rounded to bfloat16.
 
-It says how far a model that nobody calls damaged lies from the reference, and so which divergences matter in practice.
-It is no limit of what can be told apart: differences far below it can be real, and a paired test shows them.
+It shows how far a model that nobody calls damaged is from the reference, and so which divergences matter in practice.
+It is not a limit of detection: differences far below it can be real, and a paired test shows them.
 
-What is rounded: the residual stream after every block, and the final hidden state, to bfloat16, once each. That is
-what a model loaded in bfloat16 does to every state it hands on, and the usual way to run one. It is chosen over
-rounding weights because most checkpoints are stored in bfloat16, where rounding them changes nothing; and over taking
-products in bfloat16 because that is what an evaluation may do already (`computing.linear.multiply_in_`), whereas the
-residual stream is in float32 whatever the linears multiply in, so that the floor means the same for both.
+Rounded to bfloat16 are the residual stream after every block, and the final hidden state, once each. A model loaded in
+bfloat16, the usual way to run one, does the same to every state it passes on. Rounding weights instead would often
+change nothing, as most checkpoints are stored in bfloat16. Products in bfloat16 may already be part of an evaluation
+(`computing.linear.multiply_in_`), whereas the residual stream is in float32 in either case, so that the floor means the
+same for both.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from slmquant.model.running.output_head import OutputHead
 __all__ = ["NOISE_FLOOR_WINDOWS", "floor_windows", "rounded_hidden"]
 
 NOISE_FLOOR_WINDOWS = 4
-"""Windows that the floor is measured on, spread over those that are measured."""
+"""Number of windows that the floor is measured on, spread over all measured windows."""
 
 
 def floor_windows(windows: int) -> tuple[int, ...]:
-    """Which of so many windows the floor is measured on: the middles of as many equal parts."""
+    """Indices of the windows that the floor is measured on: the middles of equal parts of `windows`."""
     wanted = min(NOISE_FLOOR_WINDOWS, windows)
     return tuple((2 * part + 1) * windows // (2 * wanted) for part in range(wanted))
 

@@ -1,9 +1,10 @@
 """Perplexity of a text, and divergence from the full-precision model on it, in one forward pass.
 
-The protocol of the GPTQ paper: the text is tokenized once and cut into windows that do not overlap; the tail
+The protocol of the GPTQ paper: the text is tokenized once and split into windows that do not overlap; the tail
 is dropped; perplexity is exp of the mean negative log-likelihood over every window's predictions.
 
-*Deviations*: fewer windows than all are spread evenly over the text (`calib.windows.spread_windows`); not its first.
+*Deviations*: if not all windows are used, they are spread evenly over the text (`calib.windows.spread_windows`) instead
+of taken from its start.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ _BLOCK_ELEMENTS = 1 << 23
 
 
 def logit_rows(vocab_size: int) -> int:
-    """How many tokens' logits are computed at a time."""
+    """Number of tokens whose logits are computed at a time."""
     return max(16, min(512, _BLOCK_ELEMENTS // vocab_size))
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Windows of a text as token ids, where they lie in it, and what a figure measured on them must say."""
+    """Windows of a text as token ids, with their positions, protocol and data card."""
 
     ids: Int[Tensor, "windows seq"]
     positions: tuple[int, ...]
@@ -65,8 +66,8 @@ class _Scores:
 
     Attributes:
         nll: Negative log-likelihood of every true next token, in nats.
-        figures: Against the reference; where the reference itself was measured, it in other roundings against itself,
-            for some of the windows (`_noise_floor.floor_windows`).
+        figures: Comparison with the reference; for the reference itself, comparison with itself rounded to bfloat16,
+            on some of the windows (`noise_floor.floor_windows`).
     """
 
     nll: Float[Tensor, "windows predictions"]
@@ -74,10 +75,10 @@ class _Scores:
 
 
 def reference_path(corpus: str, context: EvalContext, spec: TaskSpec) -> Path:
-    """Where the full-precision model's final hidden states on a corpus are kept.
+    """Path of the full-precision model's cached final hidden states on a corpus.
 
     Raises:
-        DataError: The corpus is not to be had.
+        DataError: The corpus was not found.
     """
     key = {
         "model": context.model_sha256,
@@ -95,13 +96,13 @@ def reference_path(corpus: str, context: EvalContext, spec: TaskSpec) -> Path:
 
 @torch.inference_mode()
 def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
-    """Measure `spec.limit` windows of a corpus, spread over it; all of them without a limit.
+    """Measure `spec.limit` windows of a corpus, spread over it; all windows if there is no limit.
 
-    The full-precision model leaves its states for later cells. It gets no divergence, as it is the yardstick, but the
-    noise floor of one.
+    The full-precision model's states are cached for later cells. It has no divergence, as the others are compared with
+    it, but a noise floor.
 
     Raises:
-        DataError: The text is absent or shorter than a window, or the full-precision model has not been
+        DataError: The text is missing or shorter than a window, or the full-precision model has not been
             measured on it yet.
         NumericalError: A loss is not finite.
     """
@@ -109,8 +110,8 @@ def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
     path = reference_path(corpus, context, spec)
     if not context.is_reference and not path.exists():
         raise DataError(
-            f"{spec} needs the full-precision model's states to compare with, and they are not in "
-            f"{context.cache_dir}; measure the unquantized model on {spec} first"
+            f"{spec} compares with the full-precision model's states, which are not in {context.cache_dir}; "
+            f"measure the unquantized model on {spec} first"
         )
     labels = Labels(str(spec), windows.protocol, windows.positions)
     if context.is_reference:
@@ -138,7 +139,9 @@ def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
     length = window if bos is None else window - 1
     available = len(tokens) // length
     if available == 0:
-        raise DataError(f"{name} has {len(tokens)} tokens, fewer than one window of {window}; use a longer text")
+        raise DataError(
+            f"{name} is too short: {len(tokens)} tokens, less than one window of {window}; use a longer text"
+        )
     positions = spread_windows(name, available, spec.limit or available)
     ids = tokens[: available * length].view(available, length)[list(positions)]
     if bos is not None:
@@ -155,7 +158,7 @@ def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
 
 
 def _score_reference(name: str, context: EvalContext, windows: _Windows, path: Path) -> _Scores:
-    """Run the full-precision model over all windows, and in other roundings over some; keep its states."""
+    """Run the full-precision model over all windows, and rounded to bfloat16 over some; save its states."""
     ids, with_floor = windows.ids, floor_windows(len(windows.ids))
     head, other_head = OutputHead(context.model), OutputHead(context.model)
     rows = logit_rows(_vocab(context))
@@ -184,17 +187,17 @@ def _score(name: str, context: EvalContext, windows: _Windows, path: Path) -> _S
     head = OutputHead(context.model)
     reference_head = OutputHead(context.model, context.reference_head)
     rows = logit_rows(_vocab(context))
-    found: list[Tensor] = []
+    scores: list[Tensor] = []
     context.progress.start(f"{name}: windows", len(ids))
     for batch in ids.split(_batch_windows(ids)):
-        known = read_states(path, len(found), len(found) + len(batch)).to(context.device)
+        known = read_states(path, len(scores), len(scores) + len(batch)).to(context.device)
         batch = batch.to(context.device)
         for window, reference, hidden in zip(batch, known, head.hidden(batch), strict=True):
             figures = _compared(reference_head, reference, head, hidden, window, rows)
-            _check_finite(figures[0], name, windows.positions[len(found)])
-            found.append(figures)
+            _check_finite(figures[0], name, windows.positions[len(scores)])
+            scores.append(figures)
             context.progress.advance()
-    stacked = torch.stack(found, dim=1)
+    stacked = torch.stack(scores, dim=1)
     return _Scores(stacked[0], TokenFigures(*stacked[1:]))
 
 
@@ -223,7 +226,10 @@ def _compared(
     ids: Int[Tensor, " seq"],
     rows: int,
 ) -> Float[Tensor, "figures predictions"]:
-    """For each prediction of a window its NLL, then its `TokenFigures`; the heads are two, with a block each."""
+    """For each prediction of a window, its NLL and then its `TokenFigures`.
+
+    The heads must be two objects, as each reuses its own block of logits.
+    """
     pieces = []
     for known, states, wanted in zip(
         reference[:-1].split(rows), hidden[:-1].split(rows), ids[1:].split(rows), strict=True
@@ -252,10 +258,10 @@ def _perplexity(nll: Float[Tensor, "windows predictions"], labels: Labels) -> Me
 
 
 def _items(scores: _Scores, labels: Labels, with_divergence: bool) -> tuple[ItemOutcome, ...]:
-    """The means of each window, so that cells can be compared in pairs: mean loss, and the divergences.
+    """Mean loss and divergences of each window, so that cells can be compared in pairs.
 
-    An item is called by its window's position in the text: items of a spread sample are told from those of another,
-    and neighbours are known.
+    An item's name is its window's position in the text, so that items of different samples are distinguished and
+    neighbours are known.
     """
     values = {"nll_mean": scores.nll} | (window_figures(scores.figures) if with_divergence else {})
     means = {name: figure.double().nanmean(dim=1) for name, figure in values.items()}

@@ -1,12 +1,12 @@
-"""The full-precision model's final hidden states on a text, kept so that no later cell runs it again.
+"""Caches the full-precision model's final hidden states on a text, so that later cells need not run it.
 
-From a final hidden state the head gives all logits. Of everything that could be kept instead it is the smallest that
-loses nothing of note: SmolLM2-135M's state is 576 numbers where its logits are 49,152. The 1,024 most probable tokens
-with one bucket for the rest take seven times the space, and lose 3 to 8 % of the divergence of a 4-bit and an 8-bit
-model of it: what happens inside the rest. `benchmarks/reference_cache.py` prints space, time and error of each way.
+The head computes all logits from a final hidden state. Of the possible things to store it is the smallest without a
+notable loss: SmolLM2-135M's state is 576 numbers, its logits are 49,152. The 1,024 most probable tokens with one bucket
+for the rest take seven times the space and lose 3 to 8 % of the divergence of a 4-bit and an 8-bit model, namely the
+part inside the bucket. `benchmarks/reference_cache.py` prints space, time and error of each way.
 
-States are stored in float16, divided by a power of two per token so that no state is out of range. Against float32
-that moves a mean divergence by about a hundredth of the noise floor (`_noise_floor`) or less; bfloat16, in the same
+States are stored in float16, divided by a power of two per token so that no state is out of range. Compared to float32
+this changes a mean divergence by about a hundredth of the noise floor (`noise_floor`) or less; bfloat16, in the same
 space, by up to a tenth.
 """
 
@@ -28,14 +28,14 @@ from slmquant.files import atomic_file
 __all__ = ["FILE_VERSION", "StatesToKeep", "read_states"]
 
 FILE_VERSION = 2
-"""Of the file's layout; the name of a file carries it, so files of other versions are never read."""
+"""Version of the file's layout; it is part of the file's name, so files of other versions are never read."""
 
 
 class StatesToKeep:
-    """Room for the states of all windows, filled window by window, then written.
+    """A buffer for the states of all windows, filled window by window, then written.
 
     Args:
-        windows: How many windows there will be.
+        windows: Number of windows.
     """
 
     def __init__(self, windows: int) -> None:
@@ -45,8 +45,8 @@ class StatesToKeep:
         self._checksums: list[int] = []
 
     def add(self, hidden: Float[Tensor, "seq hidden"]) -> None:
-        """Keep the next window's states."""
-        if self._states is None:  # all at once: a list to be joined at the end would take twice the memory
+        """Add the next window's states."""
+        if self._states is None:  # allocated at once: a list joined at the end would take twice the memory
             self._states = torch.empty(self._windows, *hidden.shape, dtype=torch.float16)
         codes, scale = pack(hidden.cpu())
         self._states[len(self._scales)] = codes
@@ -72,14 +72,14 @@ class StatesToKeep:
 
 
 def read_states(path: Path, start: int, stop: int) -> Float[Tensor, "windows seq hidden"]:
-    """The states of windows `start` to `stop`, in float32; no other window is read.
+    """Read only the states of windows `start` to `stop`, as float32.
 
     Raises:
-        DataError: The file is absent, truncated or damaged.
+        DataError: The file is missing, truncated or damaged.
     """
     with (
         guarded(
-            lambda why: f"reference states {path} cannot be read ({why}); delete the file and measure them again",
+            lambda why: f"cannot read reference states {path} ({why}); delete the file and measure them again",
             DataError,
         ),
         safe_open(path, framework="pt") as file,
@@ -95,9 +95,9 @@ def read_states(path: Path, start: int, stop: int) -> Float[Tensor, "windows seq
 
 
 def pack(hidden: Float[Tensor, "*tokens hidden"]) -> tuple[Float[Tensor, "*tokens hidden"], Float[Tensor, "*tokens"]]:
-    """States as float16 numbers of magnitude up to 1, and the power of two per token that they are multiplied by.
+    """Split states into float16 numbers of magnitude up to 1 and a power of two per token.
 
-    A number is off by at most 2⁻¹¹ of its own magnitude, or 2⁻²⁴ of the token's largest where that is more.
+    The error of a number is at most 2⁻¹¹ of its own magnitude, or 2⁻²⁴ of the token's largest if that is more.
     """
     exponent = torch.frexp(hidden.abs().amax(dim=-1)).exponent
     scale = torch.ldexp(torch.ones(exponent.shape), exponent)
@@ -105,7 +105,7 @@ def pack(hidden: Float[Tensor, "*tokens hidden"]) -> tuple[Float[Tensor, "*token
 
 
 def unpack(codes: Float[Tensor, "*tokens hidden"], scale: Float[Tensor, "*tokens"]) -> Float[Tensor, "*tokens hidden"]:
-    """The states that `pack` was given, in float32."""
+    """The states that `pack` split, in float32."""
     return codes.float().mul_(scale[..., None])
 
 

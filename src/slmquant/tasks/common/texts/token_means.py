@@ -1,4 +1,4 @@
-"""Means and quantiles over the tokens of a text, as metrics whose standard errors know of windows and neighbours."""
+"""Means and quantiles over a text's tokens, with standard errors that allow for dependent tokens."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from slmquant.store.record import Metric
 from slmquant.versions import METRICS
 
 METRIC_VERSION = METRICS["text"]
-"""Of perplexity and the divergences; raised when the definition of one changes."""
+"""Version of perplexity and the divergences; raised when one of their definitions changes."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What all metrics of one text have in common.
+    """Facts that all metrics of one text share.
 
     Attributes:
         task: The task, as `str(TaskSpec)`.
-        protocol: How the text was cut and read.
-        positions: Where each window lies in the text, in windows.
+        protocol: Words on how the text was split and read.
+        positions: Position of each window in the text, in windows.
     """
 
     task: str
@@ -40,7 +40,7 @@ class Labels:
         n: int,
         error: SeriesMean | None = None,
     ) -> Metric:
-        """One figure; its error is that of `error`, but for a factor that the caller has put in."""
+        """One figure, with the standard error of `error`, which the caller has scaled if need be."""
         known = error is not None and error.stderr is not None
         return Metric(
             name=name,
@@ -59,9 +59,9 @@ class Labels:
     def mean(
         self, name: str, values: Float[Tensor, "windows predictions"], unit: str, higher_is_better: bool | None
     ) -> Metric:
-        """The mean of all values that are not NaN, of which there must be one."""
-        found = clustered_mean(values, self.positions)
-        return self.metric(name, found.mean, unit, higher_is_better, _present(values), found)
+        """The mean of all values that are not NaN; at least one is needed."""
+        estimate = clustered_mean(values, self.positions)
+        return self.metric(name, estimate.mean, unit, higher_is_better, _present(values), estimate)
 
     def quantile(
         self,
@@ -71,16 +71,16 @@ class Labels:
         unit: str,
         higher_is_better: bool | None,
     ) -> Metric:
-        """The quantile of all values that are not NaN, of which there must be one."""
-        found = clustered_quantile(values, share, self.positions)
-        return self.metric(name, found.mean, unit, higher_is_better, _present(values), found)
+        """The quantile of all values that are not NaN; at least one is needed."""
+        estimate = clustered_quantile(values, share, self.positions)
+        return self.metric(name, estimate.mean, unit, higher_is_better, _present(values), estimate)
 
 
 def clustered_mean(values: Float[Tensor, "windows predictions"], positions: Sequence[int] | None = None) -> SeriesMean:
-    """Mean over all predictions that are not NaN, with those of one window and of its neighbours dependent.
+    """Mean over all predictions that are not NaN; its standard error treats windows as the sampled units.
 
-    Tokens of a window share their text, so windows and not tokens are drawn; and so do neighbouring windows: see
-    `analysis.serial`. The mean is a ratio of sums over windows, and windows count by their predictions.
+    Tokens of a window share their text and so are dependent, and so are neighbouring windows: see `analysis.serial`.
+    The mean is a ratio of sums over windows; a window's weight is its number of predictions.
     """
     counts = (~values.isnan()).sum(dim=1).double()
     means = values.double().nan_to_num(0.0).sum(dim=1) / counts.clamp_min(1)
@@ -90,21 +90,21 @@ def clustered_mean(values: Float[Tensor, "windows predictions"], positions: Sequ
 def clustered_quantile(
     values: Float[Tensor, "windows predictions"], share: float, positions: Sequence[int] | None = None
 ) -> SeriesMean:
-    """Quantile, as the `mean`, over all predictions that are not NaN, with those of a window and neighbours dependent.
+    """Quantile (in the field `mean`) over all predictions that are not NaN, with dependence as in `clustered_mean`.
 
     Woodruff (1952), "Confidence Intervals for Medians and Other Position Measures": the share of predictions at most as
-    large as the quantile has a standard error, that of a mean; the quantiles so much to either side are one standard
-    error of the quantile away. A single window has none.
+    large as the quantile is a mean and has a standard error; the quantiles at the share minus and plus this error are
+    one standard error of the quantile away. A single window has no standard error.
     """
     present = values[~values.isnan()].double()
     quantile = float(present.quantile(share))
     below = (values <= quantile).double().masked_fill_(values.isnan(), torch.nan)
-    found = clustered_mean(below, positions)
-    if found.stderr is None:
-        return replace(found, mean=quantile)
-    ends = torch.tensor([max(0.0, share - found.stderr), min(1.0, share + found.stderr)], dtype=torch.double)
+    estimate = clustered_mean(below, positions)
+    if estimate.stderr is None:
+        return replace(estimate, mean=quantile)
+    ends = torch.tensor([max(0.0, share - estimate.stderr), min(1.0, share + estimate.stderr)], dtype=torch.double)
     low, high = present.quantile(ends).tolist()
-    return replace(found, mean=quantile, stderr=(high - low) / 2)
+    return replace(estimate, mean=quantile, stderr=(high - low) / 2)
 
 
 def _present(values: Float[Tensor, "windows predictions"]) -> int:

@@ -1,1 +1,1 @@
-"""Text that a model writes by itself."""
+"""Tasks in which a model writes text."""

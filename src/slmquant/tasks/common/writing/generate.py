@@ -1,17 +1,17 @@
-"""Greedy text: what a task asks for whose answers are written freely.
+"""Greedy generation, for tasks whose answers are free text.
 
-transformers' own `generate` decodes. Ours is what surrounds it: prompts of similar length share a batch that is
-bounded by its tokens, what all prompts begin with (the examples shown before every question) is computed once, and
-a row ends at the first stop string or end of text that it writes.
+transformers' own `generate` decodes. This module adds: prompts of similar length share a batch with a bounded number
+of tokens, the common beginning of all prompts (the examples before every question) is computed once, and a row ends at
+its first stop string or end of text.
 
-Prompts, stop strings and lengths are treated as lm-eval's own `hf` backend treats them, so the answers are the same.
+Prompts, stop strings and lengths are treated as in lm-eval's own `hf` backend, so the answers are the same.
 
 Deviations from that backend:
-    * A row's answer never depends on its batch: it ends where it would have ended alone. lm-eval's goes on as long
-      as any row of its batch does, which shows where a stop string is a special token and vanishes from the text.
-    * Sampled answers are refused: a difference between two models would be one between two draws.
-    * Where a cache is rounded in groups of tokens (KIVI), which tokens form a group depends on padding and on what
-      was computed once, here as in any batched decoding.
+    * A row's answer never depends on its batch: it ends where it would have ended alone. In lm-eval a row continues as
+      long as any row of its batch, which is visible if a stop string is a special token and vanishes from the text.
+    * Sampled answers are refused: a difference between two models could be one between two random draws.
+    * If a cache is rounded in groups of tokens (KIVI), the groups depend on padding and on the shared beginning, as in
+      any batched decoding.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from slmquant.tasks.common.cuts import Cuts, item_of
 __all__ = ["FiniteOnly", "answer", "continue_greedily", "end_tokens", "greedy_config"]
 
 _BATCH_TOKENS = 8192
-"""Tokens whose keys and values are held at a time, padding and what is still to be written included."""
+"""Tokens whose keys and values are held at a time, including padding and tokens still to be generated."""
 _DEFAULT_NEW_TOKENS = 256  # lm-eval's default
 _SHORTEST_PREFIX = 32
-"""A shorter common beginning is not worth a forward pass of its own."""
+"""Shortest common beginning, in tokens, that is worth a forward pass of its own."""
 
 
 def answer(
@@ -66,13 +66,13 @@ def answer(
     Args:
         context: The model and its tokenizer.
         name: The task's name, for progress and errors.
-        requests: Each with `args = (prompt, options)`; of the options, `until` and the longest answer are heeded.
-        encode: Prompt to token ids.
-        max_length: The longest text the model takes, answer included; longer prompts are cut on their left.
-        cuts: Where that is written down.
+        requests: Each with `args = (prompt, options)`; of the options, `until` and the longest answer are used.
+        encode: Converts a prompt to token ids.
+        max_length: The model's context, answer included; longer prompts are cut on the left.
+        cuts: Records cut prompts.
 
     Raises:
-        RefusedError: The task samples its answers, or asks for longer ones than the model can write.
+        RefusedError: The task samples its answers, or its answers do not fit into the model's context.
         NumericalError: A logit is not finite.
     """
     tokenizer = context.tokenizer
@@ -89,8 +89,8 @@ def answer(
         new_tokens = int(options["max_gen_toks"])
         if new_tokens >= max_length:
             raise RefusedError(
-                f"task {name!r} asks for answers of {new_tokens} tokens and the model takes {max_length} "
-                "with the question; use a model with a longer context"
+                f"task {name!r} needs answers of {new_tokens} tokens, but the model's context is {max_length} "
+                "tokens, question included; use a model with a longer context"
             )
         terms = [term for term in handle_stop_sequences(options.get("until"), eos) if term]
         room = max_length - new_tokens
@@ -118,18 +118,18 @@ def continue_greedily(
     terms: Sequence[str] = (),
     penalties: bool = True,
 ) -> list[list[int]]:
-    """What the model writes after each prompt: the likeliest token, again and again.
+    """Continue each prompt greedily, with the likeliest token at every step.
 
     Args:
         context: The model and its tokenizer; its progress is advanced by one per prompt.
-        name: Who asks, for errors.
+        name: Name of the task, for errors.
         prompts: Token ids, at least one each.
         new_tokens: The longest continuation.
-        terms: Strings that end a continuation; one that is written stays in it.
-        penalties: Whether to heed what the model's own settings do against repetition, as lm-eval does.
+        terms: Strings that end a continuation; a written one stays in it.
+        penalties: Whether to apply the repetition penalties of the model's own settings, as lm-eval does.
 
     Returns:
-        New token ids per prompt, without the token that ends a text: fewer than `new_tokens` where one ended.
+        New token ids per prompt, without the end-of-text token: fewer than `new_tokens` if the text ended.
 
     Raises:
         NumericalError: A logit is not finite.
@@ -181,17 +181,17 @@ def greedy_config(
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a text, as the model's generation settings and its tokenizer say."""
+    """All end-of-text tokens of the model's generation settings and its tokenizer."""
     named = getattr(model.generation_config, "eos_token_id", None)
     listed = named if isinstance(named, list) else [named]
     return sorted({int(token) for token in (*listed, tokenizer.eos_token_id) if token is not None})
 
 
 class FiniteOnly(LogitsProcessor):
-    """Lets logits pass as they are, and stops where none of a row can be the likeliest.
+    """Passes logits unchanged, and raises an error if a row's largest is not finite.
 
     Args:
-        name: What is being written, for the error.
+        name: Name of the task or model, for the error.
     """
 
     def __init__(self, name: str) -> None:
@@ -214,15 +214,15 @@ class FiniteOnly(LogitsProcessor):
 
 
 class _Stop(StoppingCriteria):
-    """Ends a row at the first stop string that it writes.
+    """Ends a row at its first stop string.
 
     Attributes:
-        lengths: Row → new tokens it had written then.
+        lengths: Row → number of its new tokens when it ended.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, terms: Sequence[str], start: int) -> None:
         self._tokenizer, self._terms, self._start = tokenizer, terms, start
-        # A stop string may come in other tokens than its own encoding; two more are enough for lm-eval.
+        # A stop string may be written in other tokens than its own encoding; lm-eval, too, looks two tokens further.
         encoded = [tokenizer.encode(term, add_special_tokens=False) for term in terms]
         self._look_back = max((len(ids) for ids in encoded), default=0) + 2
         self.lengths: dict[int, int] = {}
@@ -241,12 +241,12 @@ class _Stop(StoppingCriteria):
 
 
 class _Prefix:
-    """Keys and values of what all prompts begin with, computed once.
+    """Keys and values of the prompts' common beginning, computed once.
 
     Args:
-        model: Whose keys and values.
-        tokens: The common beginning; nothing is shared where it is short, or where the model keeps anything but the
-            keys and values of every token.
+        model: The model.
+        tokens: The common beginning; nothing is shared if it is short, or if the model's cache holds anything other
+            than the keys and values of all tokens.
     """
 
     def __init__(self, model: PreTrainedModel, tokens: Tokens) -> None:
@@ -262,11 +262,11 @@ class _Prefix:
             self._layers = [(keys, values) for keys, values, _ in cache]
 
     def argument(self, shifts: Sequence[int]) -> dict[str, DynamicCache]:
-        """A cache of `length` columns for left-padded rows, as `generate` takes it; nothing where nothing is shared.
+        """A cache of `length` columns for left-padded rows, as an argument of `generate`; empty if nothing is shared.
 
         Row `r` starts with `shifts[r]` columns of padding, so its first `length` columns hold that much padding and
-        the beginning of the prefix; the rest of the prefix is computed again with the row. Keys know their own
-        position, not their column, which is what makes this exact.
+        the beginning of the prefix; the rest of the prefix is computed again with the row. This is exact, because keys
+        encode their own position, not their column.
         """
         if not self.length:
             return {}
@@ -292,16 +292,16 @@ def _caches_all_tokens(model: PreTrainedModel) -> bool:
 
 
 def _common_prefix(prompts: Sequence[Tokens]) -> Tokens:
-    """What all prompts begin with, leaving each at least one token of its own; of a single prompt, nothing."""
+    """The common beginning of all prompts, leaving each at least one token; empty for a single prompt."""
     if len(prompts) < 2:
         return ()
-    first, last = min(prompts), max(prompts)  # what these two share, all that lie between them share
+    first, last = min(prompts), max(prompts)  # what these two share, all between them share
     same = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
     return first[: min(same, min(map(len, prompts)) - 1)]
 
 
 def _batches(order: Iterable[int], prompts: Sequence[Tokens], new_tokens: int) -> list[list[int]]:
-    """Consecutive prompts, longest first, so that rows × (longest + new) stays in bounds (or one row)."""
+    """Batches of consecutive prompts, longest first, with rows × (longest + new) bounded (or a single row)."""
     batches: list[list[int]] = []
     for index in order:
         if batches and (len(batches[-1]) + 1) * (len(prompts[batches[-1][0]]) + new_tokens) <= _BATCH_TOKENS:

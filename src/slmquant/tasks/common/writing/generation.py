@@ -1,8 +1,8 @@
-"""What a model writes on its own: repetition, and how long it stays with the full-precision model.
+"""Measures text that a model generates: repetition, and agreement with the full-precision model.
 
-A loss averages over true text; a model that is a little damaged can still fall into a loop as soon as it reads what
-it wrote itself. So it writes: the likeliest token, again and again, without the penalties against repetition that a
-model's settings may ask for, as those would hide what is looked for.
+A loss averages over true text; a slightly damaged model can still fall into a loop as soon as it reads its own text.
+So the model generates text greedily, without the penalties against repetition that its settings may request, as those
+would hide what is measured.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from slmquant.versions import METRICS
 __all__ = ["NEW_TOKENS", "card", "measure", "prompt_tokens", "reference_path"]
 
 METRIC_VERSION = METRICS["generation"]
-"""Of all figures here; raised when their definition changes."""
+"""Version of all figures here; raised when a definition changes."""
 
 NEW_TOKENS = 96
-"""The longest continuation; half the context of a model that takes fewer than twice as many."""
+"""Longest continuation, in tokens; half the model's context if that is shorter."""
 
 _UNITS: Mapping[str, tuple[str, bool | None]] = {
     "repeated_4grams": ("ratio", False),
@@ -53,12 +53,12 @@ _UNITS: Mapping[str, tuple[str, bool | None]] = {
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Tokens:
-    """Token ids of a prompt: a question as the chat template puts it, where there is one; else the text as it is."""
+    """Token ids of a prompt: a question in the chat template, if there is one; otherwise the plain text."""
     if prompt.is_question and tokenizer.chat_template is not None:
-        said = [{"role": "user", "content": prompt.text}]
+        messages = [{"role": "user", "content": prompt.text}]
         # Some templates write today's date into the prompt unless they are given one.
         ids = tokenizer.apply_chat_template(
-            said, add_generation_prompt=True, return_dict=False, date_string="1 January 2025"
+            messages, add_generation_prompt=True, return_dict=False, date_string="1 January 2025"
         )
         return tuple(ids)
     text = f"Question: {prompt.text}\nAnswer:" if prompt.is_question else prompt.text
@@ -66,7 +66,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Tokens:
 
 
 def reference_path(context: EvalContext, spec: TaskSpec) -> Path:
-    """Where the full-precision model's continuations are kept."""
+    """Path of the full-precision model's cached continuations."""
     asked = _asked(context, spec)
     key = {
         "model": context.model_sha256,
@@ -82,16 +82,16 @@ def reference_path(context: EvalContext, spec: TaskSpec) -> Path:
 
 
 def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
-    """Continue the first `spec.limit` prompts, each up to 96 tokens; the texts are kept with the items.
+    """Continue the first `spec.limit` prompts, each by up to 96 tokens; the texts are stored with the items.
 
-    Per text, with `n` texts and the standard error of the mean:
+    Figures per text, averaged over `n` texts, with the standard error of the mean:
         * `repeated_4grams`: share of its 4-grams that have occurred in it before;
-        * `loop_tokens`: tokens of its longest stretch that is one piece at least three times in a row, 0 without one;
+        * `loop_tokens`: tokens of the longest stretch that repeats one piece at least three times in a row, else 0;
         * `ends_in_loop`: whether its last 16 tokens or more are such a stretch;
-        * `ended`: whether the model ended it by itself;
-        * `common_prefix_tokens`: how many tokens it shares with the full-precision model's text before the first
-          that differs; `same_text`: whether none does. Both not for the full-precision model itself, which leaves its
-          texts for later cells.
+        * `ended`: whether the model ended the text by itself;
+        * `common_prefix_tokens`: number of tokens before the first that differs from the full-precision model's text;
+          `same_text`: whether none differs. The full-precision model itself has neither; its texts are cached for
+          later cells.
 
     Raises:
         DataError: The full-precision model has not been measured on this yet.
@@ -100,8 +100,8 @@ def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
     asked, path = _asked(context, spec), reference_path(context, spec)
     if not context.is_reference and not path.exists():
         raise DataError(
-            f"{spec} needs the full-precision model's texts to compare with, and they are not in "
-            f"{context.cache_dir}; measure the unquantized model on {spec} first"
+            f"{spec} compares with the full-precision model's texts, which are not in {context.cache_dir}; "
+            f"measure the unquantized model on {spec} first"
         )
     reference = None if context.is_reference else _read(path, asked.tokens)
     context.progress.start(f"{spec.name}: texts", len(asked.tokens))
@@ -129,7 +129,7 @@ def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Prompt name → its tokens, in the order in which they are asked; the longest continuation; what was cut."""
+    """Prompts' tokens by name, in the order of evaluation; the longest continuation; remarks about cuts."""
 
     tokens: dict[str, Tokens]
     new_tokens: int
@@ -140,7 +140,7 @@ def _asked(context: EvalContext, spec: TaskSpec) -> _Asked:
     order = items_asked({spec.name: len(PROMPTS)}, spec)[: spec.limit]
     longest = context_limit(context.model.config)
     new_tokens = NEW_TOKENS if longest is None else min(NEW_TOKENS, longest // 2)
-    room = None if longest is None else longest - new_tokens  # what is too long is cut on its left
+    room = None if longest is None else longest - new_tokens  # longer prompts are cut on the left
     whole = {prompt.name: prompt_tokens(context.tokenizer, prompt) for prompt in (PROMPTS[index] for _, index in order)}
     cuts = Cuts(spec.name, longest)
     for name, tokens in whole.items():
@@ -173,7 +173,7 @@ def _metrics(
         for name, tokens in texts.items()
     ]
     protocol = f"greedy, no penalties, up to {asked.new_tokens} new tokens, {len(texts)} of {len(PROMPTS)} prompts"
-    found = {name: [each[name] for each in values if name in each] for name in _UNITS}
+    figures = {name: [text[name] for text in values if name in text] for name in _UNITS}
     return [
         Metric(
             name=name,
@@ -187,12 +187,12 @@ def _metrics(
             protocol=protocol,
         )
         for name, (unit, higher_is_better) in _UNITS.items()
-        if (numbers := found[name])
+        if (numbers := figures[name])
     ]
 
 
 def card() -> DataCard:
-    """The prompts, as data."""
+    """Data card of the prompts."""
     rows = json.dumps([asdict(prompt) for prompt in PROMPTS], sort_keys=True)
     return DataCard(
         name="generation",
@@ -206,7 +206,7 @@ def card() -> DataCard:
 
 def _read(path: Path, asked: Collection[str]) -> dict[str, list[int]]:
     with guarded(
-        lambda why: f"reference texts {path} cannot be read ({why}); delete the file and measure them again", DataError
+        lambda why: f"cannot read reference texts {path} ({why}); delete the file and measure them again", DataError
     ):
         texts = TypeAdapter(dict[str, list[int]]).validate_json(path.read_bytes())
         return {name: texts[name] for name in asked}

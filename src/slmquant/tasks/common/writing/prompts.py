@@ -1,4 +1,4 @@
-"""The fixed prompts of the task `generation`: what small models are used for, in a dozen kinds of text."""
+"""The fixed prompts of the task `generation`: a dozen kinds of text that small models are used for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["PROMPTS", "Prompt"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """Something to go on from.
+    """A text to continue, or a question to answer.
 
     Attributes:
-        name: What kind of text it is.
-        text: A beginning, or what a user says.
-        is_question: Whether a user says it: it is then put as the model's chat template puts it, where it has one.
+        name: The kind of text.
+        text: The beginning of a text, or a user's message.
+        is_question: Whether it is a user's message; the model's chat template is then applied, if it has one.
     """
 
     name: str

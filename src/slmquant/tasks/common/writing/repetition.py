@@ -1,4 +1,4 @@
-"""How much a text repeats itself, counted on its tokens."""
+"""Measures how much a text repeats itself, on its tokens."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 __all__ = ["ends_in_loop", "longest_loop", "repeated_ngrams"]
 
 _TIMES = 3
-"""A piece that is written so often without a break is a loop."""
+"""Repetitions in a row that make a piece a loop."""
 _LOOP_TOKENS = 16
-"""A text whose last so many tokens are a loop is taken to be caught in it; a shorter one may be an ellipsis."""
+"""Shortest loop at the end of a text that counts as being caught in it; a shorter one may be an ellipsis."""
 
 
 def repeated_ngrams(tokens: Sequence[int], n: int = 4) -> float | None:
@@ -23,7 +23,7 @@ def repeated_ngrams(tokens: Sequence[int], n: int = 4) -> float | None:
 
 
 def longest_loop(tokens: Sequence[int]) -> int:
-    """Tokens of the longest stretch that is one piece written at least three times in a row; 0 where there is none.
+    """Tokens of the longest stretch that is one piece at least three times in a row; 0 if there is none.
 
     The last repetition may be cut short, once there are three.
     """
@@ -38,7 +38,7 @@ def longest_loop(tokens: Sequence[int]) -> int:
 
 
 def ends_in_loop(tokens: Sequence[int]) -> bool:
-    """Whether the last 16 tokens or more are one piece written at least three times in a row."""
+    """Whether the last 16 tokens or more are one piece at least three times in a row."""
     for period in range(1, len(tokens) // _TIMES + 1):
         same = 0
         while same + period < len(tokens) and tokens[-1 - same] == tokens[-1 - same - period]:
