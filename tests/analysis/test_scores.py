@@ -120,7 +120,7 @@ def test_a_task_at_chance_in_full_precision_leaves_no_score_and_is_named() -> No
     scores = scores_of(cell("gptq", 20.0, 0.50, 0.40), near_chance)
 
     assert scores.perf_above_chance.value is None
-    assert f"not told from chance on {invented.HELLASWAG}" in (scores.perf_above_chance.reason or "")
+    assert f"not significantly above chance on {invented.HELLASWAG}" in (scores.perf_above_chance.reason or "")
 
 
 def test_without_a_reference_there_is_no_score_but_a_reason() -> None:
@@ -239,7 +239,7 @@ def test_infer_without_an_engine_or_a_baseline_is_absent_with_a_reason() -> None
     ]
     assert [score.value for score in found] == [None] * 4
     assert [(score.reason or "")[:24] for score in found] == [
-        "no engine was measured",
+        "not measured on an engine"[:24],
         "no full-precision cell o",
         "no full-precision cell o",
         "decode_tokens_per_s@512 ",

@@ -19,9 +19,9 @@ def test_clear_and_unclear_tasks_are_told() -> None:
     clear, unclear = early_stops(a, b)
 
     assert (clear.needed, clear.available, clear.better) == (50, 400, 0)
-    assert str(clear) == "piqa:400: A would have been known to be better in acc after 50 of 400 items"
+    assert str(clear) == "piqa:400: A would have been shown to be better in acc after 50 of 400 items"
     assert unclear == EarlyStop("arc_easy@0", "acc", 120, 120, None)
-    assert str(unclear) == "arc_easy@0: acc does not tell them apart after all 120 items"
+    assert str(unclear) == "arc_easy@0: acc does not separate A and B after all 120 items"
 
 
 def test_only_items_that_both_answered_rightly_or_wrongly_count() -> None:

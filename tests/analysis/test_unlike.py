@@ -28,7 +28,7 @@ def test_cells_that_were_run_alike_get_no_remark() -> None:
 def test_other_dtypes_are_in_the_answers_and_in_the_costs() -> None:
     assert unlike_words(A, changed("spec", "compute_dtype", "float32")) == (
         "A and B differ in compute dtype (bfloat16 and float32): differences in accuracy, loss and divergence, and in "
-        "seconds, memory and speeds, are partly those of the compute dtype."
+        "seconds, memory and speeds, are partly due to the compute dtype."
     )
 
 
@@ -36,7 +36,7 @@ def test_other_devices_are_in_the_answers_and_costs_are_not_compared() -> None:
     other = changed("spec", "device", "cuda")
 
     assert unlike_words(A, other) == (
-        "A and B differ in device (cpu and cuda): differences in accuracy, loss and divergence are partly those of the "
+        "A and B differ in device (cpu and cuda): differences in accuracy, loss and divergence are partly due to the "
         "device; seconds, memory and speeds are not compared."
     )
     assert {one.name for one in compare(A, other) if one.reason == "different devices"} >= {
@@ -66,4 +66,4 @@ def test_an_engine_is_compared_with_itself_alone() -> None:
     said = unlike_words(A, changed("spec", "engine", "llamacpp"))
 
     assert said is not None and said.startswith("A and B differ in engine (torch and llamacpp): seconds, memory and")
-    assert "nor is anything else that was measured on an engine; sizes are." in said
+    assert "other metrics measured on an engine are not compared either; sizes are." in said

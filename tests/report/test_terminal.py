@@ -44,7 +44,7 @@ def test_footnotes_state_protocol_subset_dtype_machine_and_provenance() -> None:
         "products of linears in bfloat16, on cpu",
         "Invented CPU 9000",
         "dequantized from GGUF Q4_1, off-grid",
-        "no rtn cell of the same model, scheme and machine",
+        "no rtn cell of the same model and scheme on the same machine",
     ):
         assert fact in text
 

@@ -16,7 +16,7 @@ from slmquant.runs.runner import Event, run
 from slmquant.store import Store
 from slmquant.store.record import Metric
 from slmquant.tasks.common.contract import TaskResult
-from slmquant.tracks.task_checkpoints import Answer, Answered
+from slmquant.tracks.task_checkpoints import TaskCheckpoint, TaskCheckpoints
 
 FIELDS = {"models": ["tiny"], "methods": ["rtn"], "schemes": ["W8A8"], "tasks": ["wikitext2:2"]}
 
@@ -199,8 +199,8 @@ class TestStories260k:
         with Store(tmp_path / "before.sqlite") as store:
             reference, cell = (record.spec for record in run(plan, store).records)
         kept = Metric(name="perplexity", value=12.5, unit="1", higher_is_better=False, task="tinystories:3")
-        answered = Answered.of(cell, cache_dir(), None)
-        answered.keep(cell.tasks[0], Answer(TaskResult((kept,), ()), 3600.0, 1 << 40))
+        answered = TaskCheckpoints.of(cell, cache_dir(), None)
+        answered.keep(cell.tasks[0], TaskCheckpoint(TaskResult((kept,), ()), 3600.0, 1 << 40))
         with Store(tmp_path / "results.sqlite") as store:
             first, second = run(plan, store).records
 

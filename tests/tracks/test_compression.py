@@ -12,7 +12,7 @@ from slmquant.tasks.common.contract import EvalContext, TaskResult
 from slmquant.testing.tiny import tiny
 from slmquant.tracks import task_checkpoints
 from slmquant.tracks.compression import evaluate
-from slmquant.tracks.task_checkpoints import Answered
+from slmquant.tracks.task_checkpoints import TaskCheckpoints
 
 SPECS = [TaskSpec(name="first", limit=3), TaskSpec(name="second")]
 
@@ -56,7 +56,7 @@ def context(tmp_path: Path, is_reference: bool = False) -> EvalContext:
 
 def test_a_stopped_cell_goes_on_with_the_task_that_was_in_flight(tmp_path: Path, asking: Asking) -> None:
     whole = evaluate(context(tmp_path), SPECS)
-    answered = Answered(tmp_path / "answered")
+    answered = TaskCheckpoints(tmp_path / "answered")
     asking.asked, asking.broken = [], {"second"}
     with pytest.raises(NumericalError):
         evaluate(context(tmp_path), SPECS, answered)
@@ -72,7 +72,7 @@ def test_a_stopped_cell_goes_on_with_the_task_that_was_in_flight(tmp_path: Path,
 
 
 def test_the_reference_is_asked_again_where_what_it_left_behind_is_gone(tmp_path: Path, asking: Asking) -> None:
-    answered = Answered(tmp_path / "answered")
+    answered = TaskCheckpoints(tmp_path / "answered")
     evaluate(context(tmp_path), SPECS, answered)
     found = evaluate(context(tmp_path, is_reference=True), SPECS, answered)
 
@@ -81,7 +81,7 @@ def test_the_reference_is_asked_again_where_what_it_left_behind_is_gone(tmp_path
 
 
 def test_what_cannot_be_read_is_asked_again_and_what_is_forgotten_is_gone(tmp_path: Path, asking: Asking) -> None:
-    answered = Answered(tmp_path / "answered")
+    answered = TaskCheckpoints(tmp_path / "answered")
     evaluate(context(tmp_path), SPECS[:1], answered)
     (file,) = answered.folder.iterdir()
     file.write_text(file.read_text()[:40])
@@ -96,18 +96,18 @@ def test_what_cannot_be_read_is_asked_again_and_what_is_forgotten_is_gone(tmp_pa
 def test_cells_keep_their_answers_apart(tmp_path: Path) -> None:
     spec = CellSpec(model="m", model_sha256="0", method="rtn", scheme="W8A8", tasks=tuple(SPECS))
 
-    mine = Answered.of(spec, tmp_path, None)
-    assert mine == Answered.of(spec.model_copy(), tmp_path, None)
-    assert mine != Answered.of(spec.model_copy(update={"seed": 1}), tmp_path, None)
-    assert mine != Answered.of(spec, tmp_path, tmp_path / "other data")
+    mine = TaskCheckpoints.of(spec, tmp_path, None)
+    assert mine == TaskCheckpoints.of(spec.model_copy(), tmp_path, None)
+    assert mine != TaskCheckpoints.of(spec.model_copy(update={"seed": 1}), tmp_path, None)
+    assert mine != TaskCheckpoints.of(spec, tmp_path, tmp_path / "other data")
 
 
 def test_another_version_does_not_find_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = CellSpec(model="m", model_sha256="0", method="rtn", scheme="W8A8", tasks=tuple(SPECS))
-    mine = Answered.of(spec, tmp_path, None)
+    mine = TaskCheckpoints.of(spec, tmp_path, None)
     monkeypatch.setattr(task_checkpoints, "__version__", "99")
 
-    assert Answered.of(spec, tmp_path, None) != mine
+    assert TaskCheckpoints.of(spec, tmp_path, None) != mine
 
 
 def test_a_task_that_cannot_be_asked_costs_the_others_nothing(tmp_path: Path, asking: Asking) -> None:

@@ -1,1 +1,1 @@
-"""What records mean: paired tests, scores, Pareto sets, when to stop asking; arithmetic over records, without torch."""
+"""Statistics over records, without torch: paired tests, intervals, scores, Pareto sets, early stopping."""

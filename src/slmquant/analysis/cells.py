@@ -1,4 +1,4 @@
-"""What a record says, and which other records it may be measured against."""
+"""Reading records: reference cells, comparable conditions, accuracies and texts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ REFERENCE_METHOD = "none"
 REFERENCE_SCHEME = "W16A16"
 
 Conditions = tuple[str, str, tuple[str, ...], str, str, Hashable]
-"""What two cells share when they differ in the quantization alone; see `conditions`."""
+"""Everything but the quantization; equal for cells that share a table. See `conditions`."""
 
 OF_THE_METHOD = ("consumption",)
-"""Kinds of metrics that the full-precision cell has none of."""
+"""Kinds of metrics that a full-precision cell does not have."""
 
 Machine = tuple[str, str, int, int, str | None]
 
@@ -24,9 +24,10 @@ def is_reference(record: Record) -> bool:
 
 
 def conditions(record: Record) -> Conditions:
-    """Model, its fingerprint, tasks, compute dtype, device and inputs: equal for cells that one table may hold.
+    """Key of everything but the quantization; cells with equal keys may share a table.
 
-    Inputs are the hashes of configuration, tokenizer and data, and the versions of the metrics of tasks.
+    It holds model, fingerprint, tasks, compute dtype, device and inputs. Inputs are the hashes of configuration,
+    tokenizer and data, and the versions of the task metrics.
     """
     spec = record.spec
     return spec.model, spec.model_sha256, tuple(map(str, spec.tasks)), spec.compute_dtype, spec.device, _read(spec)
@@ -41,32 +42,32 @@ def _read(spec: CellSpec) -> Hashable:
 
 
 def machine(environment: Environment) -> Machine:
-    """What seconds and bytes depend on, besides the work."""
+    """Key of hardware and thread count; seconds and bytes compare only where it is equal."""
     e = environment
     return e.platform, e.cpu, e.cores, e.threads, e.gpu
 
 
 def full_precision_of(record: Record, records: Iterable[Record]) -> Record | None:
-    """The full-precision cell of the same weights, tasks, dtype and device; None where there is none.
+    """The full-precision cell of the same weights, tasks, dtype and device; None if there is none.
 
-    Of several, one with the same seed is preferred, then the latest.
+    Among several, one with the same seed is preferred, then the latest.
     """
     here = conditions(record)[1:]
-    found = [
+    candidates = [
         r
         for r in records
         if is_reference(r) and r.status == "ok" and conditions(r)[1:] == here and r.spec.engine == record.spec.engine
     ]
-    return max(found, key=lambda r: (r.spec.seed == record.spec.seed, r.finished_at), default=None)
+    return max(candidates, key=lambda r: (r.spec.seed == record.spec.seed, r.finished_at), default=None)
 
 
 def cheapest_of(record: Record, records: Iterable[Record], method: str) -> Record | None:
-    """The cell of `method` with the same weights, scheme, device and machine; None where there is none.
+    """The cell of `method` with the same weights, scheme, device and machine; None if there is none.
 
-    Of several, one under the same conditions is preferred, then the latest.
+    Among several, one under the same conditions is preferred, then the latest.
     """
     spec, here = record.spec, machine(record.environment)
-    found = [
+    candidates = [
         r
         for r in records
         if r.status == "ok"
@@ -75,32 +76,32 @@ def cheapest_of(record: Record, records: Iterable[Record], method: str) -> Recor
         and r.spec.engine == spec.engine
         and machine(r.environment) == here
     ]
-    return max(found, key=lambda r: (conditions(r) == conditions(record), r.finished_at), default=None)
+    return max(candidates, key=lambda r: (conditions(r) == conditions(record), r.finished_at), default=None)
 
 
 def stops_early(record: Record, task: str) -> bool:
-    """Whether the cell asked only as many items of a task, given as `str(TaskSpec)`, as told cells apart."""
+    """Whether the cell stopped a task, given as `str(TaskSpec)`, as soon as cells were separated."""
     return any(spec.until_separated is not None for spec in record.spec.tasks if str(spec) == task)
 
 
 ACCURACIES = ("acc_norm", "acc", "exact_match_strict_match", "exact_match")
-"""Metrics that can stand for a task, the first that it has: length-normalized where lm-eval defines that."""
+"""Accuracy metrics, most preferred first: length-normalized where lm-eval defines it."""
 
 
 def accuracy(record: Record, task: str) -> Metric | None:
-    """The accuracy that stands for a task, see `ACCURACIES`."""
+    """The preferred accuracy of a task (see `ACCURACIES`), or None."""
     return next((metric for name in ACCURACIES if (metric := record.metric(name, task))), None)
 
 
 def accuracy_tasks(records: Sequence[Record]) -> list[str]:
-    """Tasks on which any of the records has an accuracy, in the order of the cells' own task lists."""
+    """Tasks on which any record has an accuracy, in the order of the cells' task lists."""
     return _tasks(records, ACCURACIES)
 
 
 def text_tasks(records: Sequence[Record]) -> list[str]:
-    """Tasks on which any of the records has a perplexity or a divergence, and none an accuracy.
+    """Tasks on which records have a perplexity or a divergence but no accuracy, in the order of the task lists.
 
-    In the order of the cells' own task lists. (LAMBADA has a perplexity and an accuracy: it is no text.)
+    LAMBADA has a perplexity and an accuracy, so it does not count as a text.
     """
     scored = accuracy_tasks(records)
     return [task for task in _tasks(records, ("perplexity", "kl_mean")) if task not in scored]

@@ -1,4 +1,4 @@
-"""Accuracy counted from chance: what a small model knows beyond guessing."""
+"""Chance-corrected accuracy: how far a model is above guessing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from slmquant.store.record import Metric, Record
 
 @dataclass(frozen=True)
 class AboveChance:
-    """(accuracy − chance) / (1 − chance): 0 is guessing, 1 is everything right; below chance it is negative.
+    """(accuracy − chance) / (1 − chance): 0 is guessing, 1 is all correct; negative below chance.
 
     Attributes:
         value: That ratio.
-        stderr: Its standard error: that of the accuracy over (1 − chance), as chance is known exactly.
-        interval: Where it lies with 95 % confidence: the accuracy's interval, moved and stretched alike.
-        n: Items.
+        stderr: Its standard error: the accuracy's divided by (1 − chance), as chance is known exactly.
+        interval: Its 95 % interval: the accuracy's, shifted and scaled in the same way.
+        n: Number of items.
     """
 
     value: float
@@ -28,7 +28,7 @@ class AboveChance:
 
 
 def above_chance(record: Record, task: str) -> AboveChance | None:
-    """The chance-corrected accuracy of a task; None where accuracy or chance is not known, or chance is 1."""
+    """The chance-corrected accuracy of a task; None if accuracy or chance is unknown, or chance is 1."""
     metric = accuracy(record, task)
     chance = record.metric("chance", task)
     if metric is None or chance is None or chance.value >= 1:
@@ -44,7 +44,7 @@ def above_chance(record: Record, task: str) -> AboveChance | None:
 
 
 def accuracy_interval(record: Record, metric: Metric) -> Interval | None:
-    """The interval of a figure of a cell; one that holds at any time where its answers decided when to stop."""
+    """The 95 % interval of a cell's metric; an anytime-valid one if the task stopped early."""
     if metric.task is not None and metric.n is not None and stops_early(record, metric.task):
         right = metric.value * metric.n
         return share_sequence(round(right), metric.n) if abs(right - round(right)) < 1e-6 else None

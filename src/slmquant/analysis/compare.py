@@ -1,4 +1,4 @@
-"""Two cells side by side, with the p-values of the primary endpoints corrected over the table."""
+"""Compare two cells metric by metric, with Holm-corrected p-values for the primary endpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slmquant.analysis.multiple import holm
 from slmquant.store.record import ItemOutcome, Record
 
 OF_THE_TASK = frozenset({"chance", "calibration_tokens", "items_saved"})
-"""Facts of what was asked, not of how well it went: not compared."""
+"""Metrics that describe the task rather than the result; they are not compared."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -24,29 +24,29 @@ def compare(
     items_b: Sequence[ItemOutcome] = (),
     margins: Margins = DEFAULT_MARGINS,
 ) -> list[Difference]:
-    """Every metric that either cell has: primary endpoints first, with a verdict; the rest as it is.
+    """Compare every metric that either cell has; primary endpoints come first, with a verdict.
 
     Args:
-        a: The cell that is compared with.
-        b: The cell that is compared.
-        items_a: What `a` answered on each item; accuracies are compared in pairs where both are given.
-        items_b: What `b` answered.
-        margins: What counts as no difference.
+        a: The baseline cell.
+        b: The cell to judge; verdicts are about it.
+        items_a: The answers of `a` to each item; with those of `b`, the comparison is paired.
+        items_b: The answers of `b`.
+        margins: Differences that count as none.
     """
-    wanted = {(m.name, m.task): None for m in (*a.metrics, *b.metrics) if m.name not in OF_THE_TASK}
-    table = {(name, task): difference(name, task, a, b, items_a, items_b, margins) for name, task in wanted}
-    return sorted(corrected(table).values(), key=lambda one: one.endpoint is None)
+    compared = {(m.name, m.task): None for m in (*a.metrics, *b.metrics) if m.name not in OF_THE_TASK}
+    table = {(name, task): difference(name, task, a, b, items_a, items_b, margins) for name, task in compared}
+    return sorted(corrected(table).values(), key=lambda entry: entry.endpoint is None)
 
 
 def corrected(table: Mapping[K, Difference]) -> dict[K, Difference]:
-    """The same with Holm's correction over all primary endpoints, and the verdicts that follow.
+    """The same table with p-values corrected by Holm over all primary endpoints, and with verdicts.
 
-    Claims of a difference are one family and claims of equivalence another, each of all endpoints that have a p.
+    Tests of difference are one family and tests of equivalence another; each holds all endpoints that have a p.
     """
-    p_values = holm({key: one.p_value for key, one in table.items() if one.p_value is not None})
-    equivalence = holm({key: one.p_equivalence for key, one in table.items() if one.p_equivalence is not None})
-    found = dict(table)
+    p_values = holm({key: entry.p_value for key, entry in table.items() if entry.p_value is not None})
+    equivalence = holm({key: entry.p_equivalence for key, entry in table.items() if entry.p_equivalence is not None})
+    result = dict(table)
     for key, p in p_values.items():
-        one = replace(table[key], p_corrected=p, p_equivalence_corrected=equivalence.get(key))
-        found[key] = judged(one, p, equivalence.get(key), len(p_values))
-    return found
+        entry = replace(table[key], p_corrected=p, p_equivalence_corrected=equivalence.get(key))
+        result[key] = judged(entry, p, equivalence.get(key), len(p_values))
+    return result

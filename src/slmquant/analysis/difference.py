@@ -1,4 +1,4 @@
-"""One metric of two cells: what differs, by how much, and what that says."""
+"""Compare one metric of two cells: difference, interval, p-values and verdict."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from slmquant.analysis.serial import SeriesMean
 from slmquant.store.record import ItemOutcome, Metric, Record, task_name
 
 Verdict = Literal["better", "worse", "different", "equivalent", "cannot tell", "equal", "descriptive", "refused"]
-"""Of B, seen from A.
+"""How B compares to A.
 
-Of a primary endpoint (`analysis.endpoints`) one of three answers: different, as better or worse where one direction is;
-equivalent, shown to differ by less than a stated margin; or that so few items cannot tell. All else is descriptive. Of
-figures without an error, such as sizes, the sign alone decides, and equal means that they are the same number.
+A primary endpoint (`analysis.endpoints`) gets one of three answers: different (better or worse if the metric has a
+direction); equivalent, shown to differ by less than a stated margin; or "cannot tell", too few items. Other metrics are
+"descriptive". For metrics without an error, such as sizes, the sign alone decides, and "equal" means the same number.
+"refused" means that the values are not comparable.
 """
 
 EXACT = frozenset({"bpw", "bpw_linears", "stored_bytes", "artifact_bytes", "kv_bits", "kl_nonfinite"})
-"""Figures without an error: their sign alone decides."""
+"""Metrics without an error; the sign of the difference decides."""
 
-UNPAIRED = "not in pairs: the standard error is an upper bound"
-NOT_KEPT = "stopped early: only items that both answered may be compared, and the answers are not at hand"
-FEW_WINDOWS = "{} windows of text; no verdict from fewer than {}"
-FEW_ITEMS = "{} items whose values are not right or wrong; no verdict from fewer than {}"
-NO_SPREAD = "all values differ by the same, which says nothing of how far others stray"
+UNPAIRED = "not paired: the standard error is an upper bound"
+NOT_KEPT = "stopped early: only items that both cells answered can be compared, and their answers were not stored"
+FEW_WINDOWS = "{} windows of text; a verdict needs at least {}"
+FEW_ITEMS = "{} items with continuous values; a verdict needs at least {}"
+NO_SPREAD = "all values differ by the same amount, so there is no standard error"
 
 FEWEST_WINDOWS = 4
-"""Of a text, from which on there is a verdict: the fewest whose intervals `tests/analysis/test_serial.py` simulates."""
+"""Windows of a text needed for a verdict: the fewest that `tests/analysis/test_serial.py` simulates."""
 
 FEWEST_ITEMS = 200
-"""Items that are neither right nor wrong, from which on there is a verdict: fewer may hold none of the rare jumps."""
+"""Items with continuous values needed for a verdict: a smaller sample may miss rare large values."""
 
 _NO_SPREAD = 1e-9
-"""Of a difference: a standard error so small is one of 0, but for rounding."""
+"""Relative to the difference: a smaller standard error is 0 but for rounding."""
 
 OF_THE_MACHINE = frozenset(
     {
@@ -54,43 +55,39 @@ OF_THE_MACHINE = frozenset(
         "evaluate_s",
     }
 )
-"""Costs: their protocol lists the phases that were paid for, and those differ from method to method."""
+"""Costs. Compared across protocols, which list the phases, but only on one machine."""
 
 OF_THE_TOKENIZER = ("perplexity", "kl_", "top1_agreement", "top5_agreement", "flips_to_")
-"""How the names begin of figures that only cells of the same model may be compared by."""
+"""Name prefixes of metrics that are comparable only between cells of the same model."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two cells.
+    """The comparison of one metric between two cells.
 
     Attributes:
         name: The metric.
-        task: What it was measured on; None for figures of the model itself.
+        task: The task it was measured on; None for metrics of the model itself.
         unit: Unit of both values and of their difference.
-        a: Value in the first cell; None where it was not measured. Where cells stopped early, of the items that both
-            answered.
-        b: Value in the second.
-        verdict: What that means.
-        endpoint: Which primary endpoint it is; None for what is only described, which has no p and no verdict.
-        difference: `b − a`; None where they may not be compared.
-        stderr: Standard error of the difference; None where it is not known.
-        interval: Where the difference lies, with 95 % confidence, by the same test as the p; None where that is not
-            known.
-        p_value: Two-sided p of no difference; None where it is not known. Where cells stopped early it holds for any
-            reason to stop.
-        p_corrected: The same, corrected over all primary endpoints of the table; None before that.
-        p_equivalence: p of a difference as large as `margin` or larger, by two one-sided tests.
+        a: Value in the first cell, over common items if a cell stopped early; None if not measured.
+        b: Value in the second cell, likewise.
+        verdict: How B compares to A; see `Verdict`.
+        endpoint: The primary endpoint it is; None if the metric is descriptive, without p and verdict.
+        difference: `b − a`; None if the values are not comparable.
+        stderr: Standard error of the difference; None if unknown.
+        interval: 95 % interval of the difference, by the same test as the p; None if unknown.
+        p_value: Two-sided p of no difference; None if unknown. Valid under any stopping rule if cells stopped early.
+        p_corrected: The same, corrected over all primary endpoints of the table; None before the correction.
+        p_equivalence: p of a difference of `margin` or more, by two one-sided tests.
         p_equivalence_corrected: The same, corrected over the table.
-        margin: What counts as no difference; of a perplexity as a share of it, in nats of the loss.
-        smallest_seen: The smallest difference that would have been found with a probability of 80 % among so many
-            items and so many endpoints, in the unit of the difference; None where not even the largest would, or where
-            that is not known.
-        pairs: Number of items that both answered, for a test on pairs; None for any other.
-        flips: Answers that changed from right to wrong and back, where items are right or wrong.
-        higher_is_better: Which direction is better; None where neither is.
-        reason: Why they may not be compared, or a remark.
-        estimate: The test.
+        margin: Largest difference that counts as none; for a perplexity, in nats of the loss.
+        smallest_seen: The smallest detectable difference: found with 80 % probability with this many items and
+            endpoints, in the unit of the difference. None if unknown, or if even the largest would be missed.
+        pairs: Number of items that both cells answered, for a paired test; else None.
+        flips: Answers that changed between right and wrong, if items are right or wrong.
+        higher_is_better: Which direction is better; None if neither is.
+        reason: Why the values are not comparable, or a remark.
+        estimate: The test that gave error, interval and p.
     """
 
     name: str
@@ -117,12 +114,12 @@ class Difference:
 
     @property
     def is_within_margin(self) -> bool:
-        """Whether the difference is shown to be smaller than the margin, be there one or none."""
+        """Whether the difference is shown to be smaller than the margin, even if it is not zero."""
         p = self.p_equivalence if self.p_equivalence_corrected is None else self.p_equivalence_corrected
         return p is not None and p < SIGNIFICANCE
 
     def as_json(self) -> dict[str, object]:
-        """Everything but the test itself."""
+        """All attributes as plain values, without the test itself."""
         return asdict(replace(self, estimate=None)) | {"estimate": None, "is_within_margin": self.is_within_margin}
 
 
@@ -135,10 +132,10 @@ def difference(
     items_b: Sequence[ItemOutcome] = (),
     margins: Margins = DEFAULT_MARGINS,
 ) -> Difference:
-    """Compare one metric of two cells, in pairs of the same items where their answers are given.
+    """Compare one metric of two cells, paired by item if the answers of both are given.
 
-    Shares of right answers by McNemar's mid-p, windows of a text by Student's t for neighbours that are alike, other
-    means by the bootstrap. Where cells stopped early the test holds whatever made them stop (`analysis.sequential`).
+    Accuracies are tested by McNemar's mid-p, windows of a text by Student's t for correlated neighbours, other means by
+    the bootstrap. If a cell stopped early, the test is valid under any stopping rule (`analysis.sequential`).
 
     Raises:
         ValueError: Neither cell has the metric.
@@ -146,7 +143,7 @@ def difference(
     first, second = _metric(a, name, task), _metric(b, name, task)
     some = first or second
     if some is None:
-        raise ValueError(f"neither cell has {name!r} on {task!r}")
+        raise ValueError(f"neither cell has metric {name!r} on task {task!r}")
     kind = endpoint(name, task, (a, b))
 
     def refused(reason: str) -> Difference:
@@ -171,7 +168,7 @@ def difference(
         pairs, estimate = None, _unpaired(first, second)
         remark = UNPAIRED if estimate is not None else None
     if estimate is not None and _has_no_spread(estimate):
-        # Of counts in a few windows that is chance, and says nothing of their spread.
+        # For counts in a few windows, equal differences are chance and do not show their spread.
         estimate, remark = None, NO_SPREAD
     found = Difference(
         name,
@@ -197,7 +194,7 @@ def difference(
 
 
 def _tested(one: Difference, kind: Kind, first: Metric, second: Metric, margins: Margins) -> Difference:
-    """A primary endpoint with its p-values, unless too little was measured for them to hold."""
+    """Add p-values and a verdict to a primary endpoint, unless too little was measured for them to hold."""
     one = replace(one, margin=margins.of(kind), verdict="cannot tell")
     estimate = one.estimate
     if estimate is None:
@@ -212,13 +209,13 @@ def _tested(one: Difference, kind: Kind, first: Metric, second: Metric, margins:
 
 
 def judged(one: Difference, p_value: float | None, p_equivalence: float | None, tests: int = 1) -> Difference:
-    """A primary endpoint with the verdict that its p-values give.
+    """Set the verdict of a primary endpoint from its p-values.
 
     Args:
         one: The endpoint.
-        p_value: p of no difference, corrected where the table has several.
-        p_equivalence: p of a difference as large as the margin, corrected likewise.
-        tests: How many endpoints the table has, between which the error is shared.
+        p_value: p of no difference, corrected if the table has several endpoints.
+        p_equivalence: p of a difference of at least the margin, corrected likewise.
+        tests: Number of endpoints in the table, which share the error.
     """
     verdict: Verdict = "cannot tell"
     if p_value is not None and p_value < SIGNIFICANCE:
@@ -249,14 +246,14 @@ def _smallest_seen(one: Difference, significance: float) -> float | None:
 
 
 def _error(one: Difference, estimate: Estimate) -> float | None:
-    """That of perplexities follows from that of the losses."""
+    """Standard error of the difference; for a perplexity, derived from that of the loss."""
     if estimate.stderr is None or one.name != "perplexity" or one.b is None:
         return estimate.stderr
     return one.b * estimate.stderr
 
 
 def _interval(one: Difference, metric: Metric, estimate: Estimate) -> Interval | None:
-    """Of perplexities, which are equal where losses are, that of the losses turned into it; of shares within ±1."""
+    """Interval of the difference: for a perplexity converted from the loss, for a share clipped to ±1."""
     found = estimate.interval()
     if found is None:
         return None
@@ -274,7 +271,7 @@ def _has_no_spread(estimate: Estimate) -> bool:
 
 
 def _windows(one: Difference, first: Metric, second: Metric) -> int | None:
-    """Of how few windows of a text the difference is; None where it is of no text."""
+    """Number of text windows behind the difference; None if it is not on a text."""
     if isinstance(one.estimate, SeriesMean):
         return one.estimate.windows
     return min((metric.clusters for metric in (first, second) if metric.clusters is not None), default=None)
@@ -285,7 +282,7 @@ def _unpaired(first: Metric, second: Metric) -> IndependentMeans | None:
         return None
     a, b = first.value, second.value
     draws = [worth for metric in (first, second) if (worth := independent_draws(metric)) is not None]
-    # The smaller of the two: fewer degrees of freedom than Welch's, so on the safe side.
+    # The smaller of the two is at most Welch's number of degrees of freedom, so it errs on the safe side.
     freedom = min(draws) - 1 if draws else None
     if first.name == "perplexity" and min(a, b) > 0:
         return IndependentMeans(math.log(b / a), math.hypot(first.stderr / a, second.stderr / b), freedom)
@@ -297,21 +294,21 @@ def _metric(record: Record, name: str, task: str | None) -> Metric | None:
 
 
 def _absence(a: Record, b: Record, name: str, task: str | None, in_a: bool) -> str:
-    """Says where a metric is missing, and whether it was measured on another amount of the same data."""
+    """Say which cell lacks the metric, and whether it was measured on another amount of the same data."""
     other = a if in_a else b
     for metric in other.metrics:
         if task and metric.name == name and metric.task and task_name(metric.task) == task_name(task):
-            return f"{'A' if in_a else 'B'} was measured on {metric.task}: run both on the same amount"
+            return f"{'A' if in_a else 'B'} was measured on {metric.task}; run both on the same amount of data"
     return f"not measured in {'A' if in_a else 'B'}"
 
 
 def _refusal(first: Metric, second: Metric, a: Record, b: Record) -> str | None:
     if first.protocol != second.protocol and first.name not in OF_THE_MACHINE:
-        return f"different protocols: {first.protocol or 'none stated'} and {second.protocol or 'none stated'}"
+        return f"different protocols: {first.protocol or 'not stated'} and {second.protocol or 'not stated'}"
     if first.version != second.version or first.unit != second.unit:
-        return f"different definitions: version {first.version} and {second.version} of the metric"
+        return f"different definitions of the metric: versions {first.version} and {second.version}"
     if first.name.startswith(OF_THE_TOKENIZER) and a.spec.model_sha256 != b.spec.model_sha256:
-        return "different models: it depends on the tokenizer and on the model itself"
+        return "different models: this metric depends on the tokenizer and on the model"
     on_an_engine = a.spec.engine is not None and first.name != "artifact_bytes"
     if (on_an_engine or first.name in OF_THE_MACHINE) and machine(a.environment) != machine(b.environment):
         return "different machines"

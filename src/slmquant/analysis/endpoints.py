@@ -1,8 +1,8 @@
-"""What verdicts are given on, and what counts as no loss: declared before anything is measured.
+"""Primary endpoints and equivalence margins, declared before anything is measured.
 
 The primary endpoints are one accuracy for each task with right and wrong answers, and the loss and the mean divergence
-for each text. They alone are tested, and Holm's correction spans all of them in a table. Everything else that is
-measured describes: it is shown with its interval and without a verdict.
+for each text. Only these are tested, and Holm's correction covers all of them in a table. Every other metric is
+descriptive: shown with its interval, without a verdict.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from slmquant.analysis.cells import ACCURACIES, accuracy_tasks, text_tasks
 from slmquant.store.record import Record
 
 Kind = Literal["accuracy", "perplexity", "kl_mean"]
-"""Of a primary endpoint. A perplexity is tested by its logarithm, the loss."""
+"""Kinds of primary endpoints. A perplexity is tested by its logarithm, the loss."""
 
 SIGNIFICANCE = 0.05
 """A verdict needs a corrected p below this."""
 
 POWER = 0.8
-"""The smallest difference that could have been seen is the one that is found with this probability."""
+"""Probability with which the smallest detectable difference is found."""
 
 
 @dataclass(frozen=True)
 class Margins:
-    """Differences that nobody would mind: two cells are equivalent where the difference is shown to be smaller.
+    """Differences too small to matter: cells shown to differ by less are equivalent.
 
     Attributes:
-        accuracy: Of a share of right answers: two points.
-        nats: Of a loss or a mean divergence per token; 0.01 of a loss is 1 % of the perplexity.
+        accuracy: For accuracies; the default is two percentage points.
+        nats: For losses and mean divergences per token; 0.01 nats of loss is 1 % of perplexity.
     """
 
     accuracy: float = 0.02
@@ -39,12 +39,12 @@ class Margins:
     def __post_init__(self) -> None:
         if not (0 < self.accuracy < 1 and 0 < self.nats < float("inf")):
             raise ValueError(
-                f"margins of {self.accuracy} in accuracy and {self.nats} nats; expected more than 0, and an accuracy "
+                f"margins are {self.accuracy} in accuracy and {self.nats} nats; expected both above 0 and the accuracy "
                 "below 1, such as 0.02 and 0.01"
             )
 
     def of(self, kind: Kind) -> float:
-        """The margin of an endpoint; of a perplexity that of its loss."""
+        """The margin of an endpoint; for a perplexity, the margin of its loss."""
         return self.accuracy if kind == "accuracy" else self.nats
 
 
@@ -52,7 +52,7 @@ DEFAULT_MARGINS = Margins()
 
 
 def endpoint(name: str, task: str | None, records: Sequence[Record]) -> Kind | None:
-    """Which primary endpoint of these cells a metric is; None for everything else.
+    """The kind of primary endpoint that a metric is for these cells; None if it is descriptive.
 
     The accuracy of a task is the first of `cells.ACCURACIES` that any of the cells has.
     """

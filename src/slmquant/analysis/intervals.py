@@ -1,7 +1,6 @@
-"""How far a figure may lie from the truth: intervals for shares, means and paired differences.
+"""Confidence intervals of shares, means and perplexities.
 
-Every interval here is for a sample whose size was fixed in advance; where the data decided when to stop, see
-`analysis.sequential`.
+They assume a sample size fixed in advance; see `analysis.sequential` if the data decided when to stop.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from scipy.special import stdtrit
 from slmquant.store.record import Metric
 
 CONFIDENCE = 0.95
-"""Share of such intervals that hold the truth."""
+"""Share of intervals that contain the true value."""
 
 _MANY = 500
-"""Values from which on Student's t and the normal distribution are the same within half a percent."""
+"""Sample size from which Student's t and the normal quantile agree within half a percent."""
 
 Kind = Literal[
     "wilson",
@@ -39,10 +38,10 @@ class Interval:
     """A confidence interval.
 
     Attributes:
-        low: Lower end, in the unit of the figure.
+        low: Lower end, in the unit of the metric.
         high: Upper end.
-        confidence: Share of such intervals that hold the truth.
-        kind: How it was made.
+        confidence: Share of such intervals that contain the true value.
+        kind: How it was computed.
     """
 
     low: float
@@ -54,12 +53,12 @@ class Interval:
         return self.low <= value <= self.high
 
     def rescaled(self, zero: float, unit: float) -> Interval:
-        """The interval of (figure − zero) / unit, for a positive unit that is known exactly."""
+        """The interval of (value − zero) / unit, for an exactly known, positive unit."""
         return Interval((self.low - zero) / unit, (self.high - zero) / unit, self.confidence, self.kind)
 
 
 def quantile(confidence: float) -> float:
-    """How many standard errors a two-sided normal interval reaches to either side.
+    """Half-width of a two-sided normal interval, in standard errors.
 
     Raises:
         ValueError: The confidence is not between 0 and 1.
@@ -72,59 +71,59 @@ def quantile(confidence: float) -> float:
 def wilson(share: float, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's score interval of a share of `n` independent items (JASA 22, 1927).
 
-    It stays within [0, 1] and has a width where all items or none are right, unlike the normal one.
+    Unlike the normal interval it stays within [0, 1] and has a width even if all items or none are right.
 
     Raises:
         ValueError: There is no item, or the share is not between 0 and 1.
     """
     if n < 1 or not 0 <= share <= 1:
-        raise ValueError(f"a share of {share} of {n} items; expected 0 to 1 of at least one item")
+        raise ValueError(f"share {share} of {n} items; expected a share of 0 to 1 and at least one item")
     return _score_interval(share, n, quantile(confidence), confidence)
 
 
 def _score_interval(share: float, n: float, z: float, confidence: float) -> Interval:
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    # Exact at the borders, where rounding would leave the share itself outside.
+    # Clipped to contain the share itself, which rounding would leave outside at 0 and 1.
     return Interval(min(share, max(0.0, centre - reach)), max(share, min(1.0, centre + reach)), confidence, "wilson")
 
 
 def normal(value: float, stderr: float, confidence: float = CONFIDENCE) -> Interval:
-    """`value` plus and minus so many standard errors."""
+    """Normal interval around `value`."""
     reach = quantile(confidence) * stderr
     return Interval(value - reach, value + reach, confidence, "normal")
 
 
 def student(value: float, stderr: float, n: float, confidence: float = CONFIDENCE) -> Interval:
-    """`value` plus and minus so many standard errors as Student's t says for a mean of `n` values."""
+    """Student's t interval around `value`, a mean of `n` values."""
     reach = student_quantile(n, confidence) * stderr
     return Interval(value - reach, value + reach, confidence, "student")
 
 
 def student_quantile(n: float, confidence: float = CONFIDENCE) -> float:
-    """How many standard errors a two-sided interval of a mean of `n` values reaches to either side (Student's t).
+    """Half-width of Student's t interval of a mean of `n` values, in standard errors.
 
     Args:
-        n: One more than the degrees of freedom, which need not be whole.
-        confidence: Share of such intervals that hold the truth.
+        n: Degrees of freedom plus one; need not be whole.
+        confidence: Share of such intervals that contain the true value.
 
     Raises:
         ValueError: There is less than one degree of freedom, or the confidence is not between 0 and 1.
     """
     if n < 2:
         raise ValueError(f"{n} values have no standard error; give two or more")
-    quantile(confidence)  # refuses what is no confidence
+    quantile(confidence)  # raises if the confidence is invalid
     return float(stdtrit(n - 1, (1 + confidence) / 2))
 
 
 def in_logarithm(value: float, stderr: float, n: float | None = None, confidence: float = CONFIDENCE) -> Interval:
-    """An interval that is symmetric in the logarithm: of a perplexity, whose loss is the mean that was taken.
+    """Interval symmetric in the logarithm, for a perplexity, whose logarithm is a mean loss.
 
     Args:
         value: The perplexity.
         stderr: Its standard error.
-        n: Windows that this rests on; None for many.
-        confidence: Share of such intervals that hold the truth.
+        n: Number of windows; None for many.
+        confidence: Share of such intervals that contain the true value.
 
     Raises:
         ValueError: The value is not positive.
@@ -139,8 +138,8 @@ def in_logarithm(value: float, stderr: float, n: float | None = None, confidence
 def is_plain_share(metric: Metric) -> bool:
     """Whether a metric is the share of right answers among independent items.
 
-    Its standard error gives it away: √(p(1 − p) / (n − 1)) belongs to n independent values of 0 or 1 and to nothing
-    else; the tokens of a text, which depend on each other, have another.
+    The standard error shows it: √(p(1 − p) / (n − 1)) belongs to n independent values of 0 or 1 only. Tokens of a text
+    depend on each other and have another error.
     """
     if metric.clusters is not None or metric.unit != "ratio":
         return False
@@ -153,12 +152,12 @@ def is_plain_share(metric: Metric) -> bool:
 
 
 def independent_draws(metric: Metric) -> float | None:
-    """How many independent windows a figure of a text is worth, one more than its degrees of freedom; else None."""
+    """Effective number of independent windows (degrees of freedom plus one) of a text metric, else None."""
     return metric.clusters if metric.freedom is None else metric.freedom + 1
 
 
 def interval_of(metric: Metric, confidence: float = CONFIDENCE) -> Interval | None:
-    """The interval of a stored figure; None where its standard error is not known. It stays where the figure can be."""
+    """The interval of a stored metric, within its possible range; None if its standard error is unknown."""
     if metric.stderr is None:
         return None
     draws = independent_draws(metric)
@@ -167,7 +166,7 @@ def interval_of(metric: Metric, confidence: float = CONFIDENCE) -> Interval | No
     if is_share(metric):
         return _share_of_windows(metric.value, metric.stderr, draws or metric.n, confidence)
     if metric.stderr == 0:
-        return None  # a few values that are all alike say nothing of how far others stray
+        return None  # equal values do not show the spread
     if (metric.name == "perplexity" or metric.name.startswith("kl_")) and metric.value > 0:
         return in_logarithm(metric.value, metric.stderr, draws, confidence)
     values = draws or metric.n
@@ -177,7 +176,7 @@ def interval_of(metric: Metric, confidence: float = CONFIDENCE) -> Interval | No
 
 
 def is_share(metric: Metric) -> bool:
-    """Whether a metric is a share of something, so that it lies between 0 and 1 whatever is measured."""
+    """Whether a metric is a share, so always between 0 and 1."""
     return metric.unit == "ratio" and metric.name.startswith(_SHARES)
 
 
@@ -185,12 +184,12 @@ _SHARES = ("acc", "exact_match", "chance", "top1_", "top5_", "flips_to_", "repea
 
 
 def _share_of_windows(share: float, stderr: float, draws: float | None, confidence: float) -> Interval | None:
-    """Wilson's interval with as many independent items as the standard error is worth (Korn and Graubard, 1998).
+    """Wilson's interval with the effective sample size of the standard error (Korn and Graubard, 1998).
 
-    Of a share of 0 or 1, whose error is 0, with as many as there are windows.
+    A share of 0 or 1 has an error of 0; it gets the number of windows as its sample size.
     """
     if draws is None or not 0 <= share <= 1:
         return None
-    worth = share * (1 - share) / stderr**2 if stderr > 0 and 0 < share < 1 else draws
+    effective_n = share * (1 - share) / stderr**2 if stderr > 0 and 0 < share < 1 else draws
     z = quantile(confidence) if draws >= _MANY else student_quantile(draws, confidence)
-    return _score_interval(share, worth, z, confidence)
+    return _score_interval(share, effective_n, z, confidence)

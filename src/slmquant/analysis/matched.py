@@ -1,15 +1,15 @@
 """Two shares of right answers on the same items: McNemar's mid-p test, and the interval that inverts it.
 
-Only items on which two cells disagree tell them apart. Of `m` disagreements among `n` items, `c` are for the second
-cell, and if both were equally good each would be a fair coin (McNemar, Psychometrika 12, 1947). The mid-p, which counts
-half of the probability of what was seen, errs about as often as it says where the exact p errs half as often
-(Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013).
+Only items on which two cells disagree distinguish them. Of `m` disagreements among `n` items, the second cell is right
+in `c`; if both cells were equally good, each disagreement would be a fair coin flip (McNemar, Psychometrika 12, 1947).
+The mid-p counts only half of the probability of the observed split. Its error rate is close to the nominal level, where
+the exact p is about half of it (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013).
 
 The difference of the shares is d = π (2θ − 1), with π the share of items on which the cells disagree and θ the share of
-these that the second has right. The counts are independent binomials in turn, m of n with π and c of m with θ, and each
-has a mid-p, whose normal quantile is z_π or z_θ. A difference d is rejected at z where z_π² + z_θ² > z² for every
-(π, θ) that makes it: the profile of both. At d = 0 that is θ = ½ whatever π is, so z_π is 0 at its best, and what
-remains is McNemar's mid-p itself: the interval leaves 0 out exactly where the p lies below 1 − confidence.
+these that the second has right. The two counts are binomial: m of n with probability π, then c of m with θ. Each has a
+mid-p, with normal quantiles z_π and z_θ. A difference d is rejected at z if z_π² + z_θ² > z² for every (π, θ) that
+gives d (a profile over both). At d = 0, θ is ½ for every π, so the smallest z_π is 0 and McNemar's mid-p remains: the
+interval excludes 0 exactly if the p is below 1 − confidence.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ __all__ = ["MatchedShares", "mcnemar_mid_p"]
 _Array = NDArray[np.float64]
 
 _ANGLES = 33
-"""Points on the border of the profile; an odd number has the one where only θ differs among them."""
+"""Points on the border of the profile; an odd number includes the point where only θ differs."""
 
 _SHARES = 2000
+"""Grid points of π when a p-value is minimized over it."""
 
 
 def mcnemar_mid_p(only_first: int, only_second: int) -> float:
-    """Two-sided mid-p of McNemar's test: how rarely a fair coin splits the disagreements more unevenly than this.
+    """Two-sided mid-p of McNemar's test.
 
-    Splits that are exactly as uneven count half.
+    The probability that a fair coin splits the disagreements more unevenly; equally uneven splits count half.
 
     Args:
         only_first: Items that only the first model got right.
@@ -48,15 +49,15 @@ def mcnemar_mid_p(only_first: int, only_second: int) -> float:
 
 @dataclass(frozen=True)
 class MatchedShares:
-    """The answers of two cells to the same items, as far as they matter here.
+    """Counts of right answers of two cells on the same items.
 
     Attributes:
         only_first: Items that only the first got right.
         only_second: Items that only the second got right.
-        n: Items in all.
+        n: Number of items.
 
     Raises:
-        ValueError: The counts do not fit together.
+        ValueError: The counts are inconsistent.
     """
 
     only_first: int
@@ -70,12 +71,12 @@ class MatchedShares:
 
     @property
     def mean(self) -> float:
-        """Share of the second minus share of the first."""
+        """Share of right answers of the second minus that of the first."""
         return (self.only_second - self.only_first) / self.n
 
     @property
     def stderr(self) -> float | None:
-        """Standard error of that; None for a single item."""
+        """Standard error of `mean`; None for a single item."""
         if self.n < 2:
             return None
         flipped = (self.only_first + self.only_second) / self.n
@@ -88,7 +89,7 @@ class MatchedShares:
         if null < 0:
             return MatchedShares(self.only_second, self.only_first, self.n).p_value(-null)
         m, c = self.only_first + self.only_second, self.only_second
-        # θ is a half at π = 1 and null 0, and 1 where every disagreement is for the second.
+        # θ = (1 + null / π) / 2 is 1 at π = null, where the second is right in every disagreement.
         flipped = np.linspace(null, 1.0, _SHARES)
         z_flipped = ndtri(_mid_cdf(m, self.n, flipped))
         z_second = ndtri(_mid_cdf(c, m, (1 + null / flipped) / 2)) if m else np.zeros(_SHARES)
@@ -103,14 +104,14 @@ class MatchedShares:
         return Interval(low, high, confidence, "matched pairs")
 
     def smallest_seen(self, significance: float, power: float) -> float | None:
-        """The smallest difference that `n` items with so many disagreements show with this power; None where none is.
+        """The smallest difference detectable on `n` items with this power; None if none is.
 
-        Connor, Biometrics 43 (1987), with the share of disagreements that was seen, or the difference itself where
-        that is larger: a loss of d takes at least a share d.
+        By Connor, Biometrics 43 (1987), with the observed share of disagreements, or the difference itself if that is
+        larger: a difference of d takes a share of at least d.
 
         Args:
-            significance: Below which a p counts.
-            power: Probability with which such a difference is to be found.
+            significance: Significance level.
+            power: Probability of finding such a difference.
         """
         z_alpha, z_beta = quantile(1 - significance), float(ndtri(power))
         seen = (self.only_first + self.only_second) / self.n
@@ -130,7 +131,7 @@ class MatchedShares:
 
 
 def _mid_cdf(count: int, n: int, share: _Array) -> _Array:
-    """Probability of fewer than `count` of `n`, and half that of `count`, for each share."""
+    """Binomial P(X < count) + P(X = count) / 2 of `n` trials, for each share."""
     if n == 0:
         return np.full(len(share), 0.5)
     up_to = np.asarray(bdtr(count, n, share))
@@ -139,19 +140,19 @@ def _mid_cdf(count: int, n: int, share: _Array) -> _Array:
 
 
 def _limits(count: int, n: int, z: _Array) -> _Array:
-    """The share at which `count` of `n` lies `z` standard deviations below what is expected, for each z."""
-    wanted = ndtr(-z)
+    """The share at which the mid-p of `count` of `n` equals the normal tail beyond z, for each z."""
+    target = ndtr(-z)
     low, high = np.zeros(len(z)), np.ones(len(z))
     for _ in range(36):
         middle = (low + high) / 2
-        too_small = _mid_cdf(count, n, middle) > wanted
+        too_small = _mid_cdf(count, n, middle) > target
         low, high = np.where(too_small, middle, low), np.where(too_small, high, middle)
-    # Where nothing or everything was counted, the share may lie at its border.
+    # If the count is 0 or n, the share may lie at its border, 0 or 1.
     return np.asarray(np.where(z < 0, low, high))
 
 
 def _furthest(only_first: int, only_second: int, n: int, confidence: float) -> float:
-    """The largest difference in favour of the second that is not rejected."""
+    """The largest difference in favour of the second cell that is not rejected."""
     z, flips = quantile(confidence), only_first + only_second
     angles = np.linspace(0.0, math.pi, _ANGLES)
     flipped = _limits(flips, n, z * np.cos(angles))

@@ -1,4 +1,4 @@
-"""The scores of a method and scheme over several models: where the paper's E is a mean."""
+"""Scores of a method and scheme over several models (the mean E of the paper)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _Terms = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class ModelsScores:
-    """The scores of one method and scheme.
+    """The scores of one method and scheme over several models.
 
     Attributes:
-        spec: What the cells have in common: all but the model and what it computes in.
-        models: The models, of which there are two or more.
+        spec: What the cells have in common: everything but the model and its compute dtype.
+        models: The models, two or more.
         perf: SLMQ_perf.
-        perf_above_chance: The same with accuracies counted from chance.
-        infer: Engine → SLMQ_infer on it.
+        perf_above_chance: The same with chance-corrected accuracies.
+        infer: Engine → SLMQ_infer on that engine.
         cons: SLMQ_cons.
     """
 
@@ -44,24 +44,24 @@ class ModelsScores:
 
 
 def scores_over_models(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[ModelsScores]:
-    """Score each method and scheme over the models on which it was measured alike, where there are several.
+    """Score each method and scheme that was measured in the same way on two or more models.
 
-    Alike: by the same tasks, with the same calibration set, budget and seed. Of several cells of a model, the latest
-    counts. A score that is missing for one of the models, or of other terms there, is None with a reason.
+    The same way means the same tasks, calibration set, budget and seed. Among several cells of a model, the latest
+    counts. A score is None with a reason if a model lacks it or has different terms.
     """
-    scores = {each.cell_id: each for each in score_table(records, options)}
+    scores = {cell.cell_id: cell for cell in score_table(records, options)}
     groups: dict[CellSpec, dict[str, Record]] = {}
     outdated = apart(records)
     current = [record for record in records if record.cell_id not in outdated] or records
     for record in sorted((r for r in current if r.status == "ok"), key=lambda r: r.finished_at):
         spec = record.spec
         if spec.engine is None:
-            alike = spec.question.model_copy(update={"model": "", "compute_dtype": "float32"})
-            groups.setdefault(alike, {})[spec.model] = record
+            shared_spec = spec.question.model_copy(update={"model": "", "compute_dtype": "float32"})
+            groups.setdefault(shared_spec, {})[spec.model] = record
     on_engines = {record.spec: record for record in records if record.spec.engine is not None}
     engines = dict.fromkeys(spec.engine for spec in on_engines if spec.engine is not None)
-    found = []
-    for alike, of_model in groups.items():
+    result = []
+    for shared_spec, of_model in groups.items():
         if len(of_model) < 2:
             continue
         cells = {model: scores[record.cell_id] for model, record in of_model.items()}
@@ -70,35 +70,35 @@ def scores_over_models(records: Sequence[Record], options: ScoreOptions = DEFAUL
             ran = {m: on_engines[spec] for m, r in of_model.items() if (spec := r.spec.on(engine)) in on_engines}
             if len(ran) == len(of_model):
                 measured = {model: scores[record.cell_id] for model, record in ran.items()}
-                infer[engine] = _score(measured, lambda each: each.infer, lambda terms: _infer(terms, options))
-        found.append(
+                infer[engine] = _score(measured, lambda cell: cell.infer, lambda terms: _infer(terms, options))
+        result.append(
             ModelsScores(
-                alike,
+                shared_spec,
                 tuple(of_model),
-                _score(cells, lambda each: each.perf, lambda terms: slmq_perf(terms, options.expectation)),
+                _score(cells, lambda cell: cell.perf, lambda terms: slmq_perf(terms, options.expectation)),
                 _score(
                     cells,
-                    lambda each: each.perf_above_chance,
+                    lambda cell: cell.perf_above_chance,
                     lambda terms: slmq_perf_above_chance(terms, options.expectation),
                 ),
                 infer,
-                _score(cells, lambda each: each.cons, lambda terms: _cons(terms, options)),
+                _score(cells, lambda cell: cell.cons, lambda terms: _cons(terms, options)),
             )
         )
-    return found
+    return result
 
 
 def _score(
     cells: Mapping[str, CellScores], choose: Callable[[CellScores], Score], combine: Callable[[_Terms], Score]
 ) -> Score:
-    """Term by term, the ratios of all models."""
-    scores = {model: choose(each) for model, each in cells.items()}
+    """Combine the ratios of all models, term by term."""
+    scores = {model: choose(cell) for model, cell in cells.items()}
     for model, score in scores.items():
         if score.value is None:
             return Score(None, reason=f"{model}: {score.reason}")
     terms = {tuple(score.ratios) for score in scores.values()}
     if len({frozenset(names) for names in terms}) > 1:
-        return Score(None, reason=f"not of the same terms for {', '.join(scores)}")
+        return Score(None, reason=f"the terms of the score differ between {', '.join(scores)}")
     names = next(iter(terms))
     return combine({name: [score.ratios[name] for score in scores.values()] for name in names})
 

@@ -1,4 +1,4 @@
-"""The two distributions that tests of a difference rest on, and what becomes of right and wrong answers."""
+"""p-values of the normal and Student's t distributions, and counts of flipped answers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scipy.special import stdtr
 
 @dataclass(frozen=True)
 class Flips:
-    """Answers that changed from one model to another, on the same items.
+    """Answers that changed between two models on the same items.
 
     Attributes:
         to_wrong: Items that only the first got right.
         to_right: Items that only the second got right.
-        n: Items in all.
+        n: Number of items.
     """
 
     to_wrong: int
@@ -25,7 +25,7 @@ class Flips:
 
 
 def flips(first: Sequence[float], second: Sequence[float]) -> Flips | None:
-    """How many answers flipped, in the same order of items; None where an answer is neither right, 1, nor wrong, 0."""
+    """Count flipped answers, in the same item order; None if any answer is neither 1 (right) nor 0 (wrong)."""
     if not all(value in (0, 1) for value in (*first, *second)):
         return None
     pairs = list(zip(first, second, strict=True))
@@ -33,14 +33,14 @@ def flips(first: Sequence[float], second: Sequence[float]) -> Flips | None:
 
 
 def normal_p(difference: float, stderr: float) -> float:
-    """Two-sided p of a difference under the normal approximation."""
+    """Two-sided p of a difference under the normal distribution."""
     if stderr == 0:
         return 1.0 if difference == 0 else 0.0
     return 2 * statistics.NormalDist().cdf(-abs(difference) / stderr)
 
 
 def student_p(difference: float, stderr: float, freedom: float) -> float:
-    """Two-sided p of a mean difference under Student's t with so many degrees of freedom, whole or not."""
+    """Two-sided p of a mean difference under Student's t; `freedom` need not be whole."""
     if stderr == 0:
         return 1.0 if difference == 0 else 0.0
     return 2 * float(stdtr(freedom, -abs(difference) / stderr))

@@ -1,4 +1,4 @@
-"""Two cells' values of one metric on the same items, and the test that they call for."""
+"""Paired values of one metric of two cells, and the test that fits them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from slmquant.analysis.serial import series_mean
 from slmquant.store.record import ItemOutcome, Metric
 
 PER_ITEM: Mapping[str, tuple[str, float]] = {"nll_mean": ("perplexity", 1.0), "loglikelihood": ("perplexity", -1.0)}
-"""Per-item value → the figure that is e to its mean, and with which sign."""
+"""Per-item value → (metric that is e to its mean, sign of the value in the exponent)."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The items that both cells answered, in their common order.
+    """Values of the items that both cells answered, in their common order.
 
     Attributes:
-        items: What each is called.
-        first: Values of the first cell: losses where the figure is a perplexity.
-        second: Values of the second.
-        complete: Whether neither answered any other item.
-        of_perplexity: Whether the values are losses whose mean is the logarithm of the figure.
-        of_text: Whether the items are windows of a text, which are called by their place in it.
+        items: Item names.
+        first: Values of the first cell; losses if the metric is a perplexity.
+        second: Values of the second cell, likewise.
+        complete: Whether both cells answered exactly these items.
+        of_perplexity: Whether the values are losses, whose mean is the logarithm of the metric.
+        of_text: Whether the items are windows of a text, named by their position.
     """
 
     items: tuple[str, ...]
@@ -47,7 +47,7 @@ class Pairs:
 
     @classmethod
     def of(cls, metric: Metric, items_a: Sequence[ItemOutcome], items_b: Sequence[ItemOutcome]) -> Pairs | None:
-        """The pairs of a metric; None where there are none."""
+        """The pairs of a metric; None if no item is common."""
         first, second = (_values(metric.name, metric.task, items) for items in (items_a, items_b))
         common = tuple(item for item in first if item in second)
         if not common:
@@ -64,17 +64,17 @@ class Pairs:
 
     @property
     def values(self) -> tuple[float, float]:
-        """The figure of either cell on these items."""
+        """The metric of each cell on these items."""
         a, b = statistics.fmean(self.first), statistics.fmean(self.second)
         return (math.exp(a), math.exp(b)) if self.of_perplexity else (a, b)
 
     @property
     def flips(self) -> Flips | None:
-        """How many answers flipped, where they are right or wrong."""
+        """Flipped answers; None if items are not right or wrong."""
         return None if self.of_text else flips(self.first, self.second)
 
     def estimate(self) -> Estimate | None:
-        """The test for a number of items that was fixed in advance; None for a single item."""
+        """The test for a sample size fixed in advance; None for a single item."""
         if flipped := self.flips:
             return MatchedShares(flipped.to_wrong, flipped.to_right, flipped.n)
         if len(self.items) < 2:
@@ -84,11 +84,11 @@ class Pairs:
         return BootstrapMean(self.differences)
 
     def at_any_time(self, is_share: bool) -> Estimate:
-        """The test for a number of items that the answers themselves decided.
+        """The anytime-valid test, for a sample size that the answers decided.
 
         Args:
-            is_share: Whether the values are known to lie between 0 and 1, whatever was seen; means of others have no
-                test that holds at any time, and an interval from many items on.
+            is_share: Whether the values always lie between 0 and 1. Means of unbounded values have no anytime-valid
+                test, and an interval only for many items.
         """
         if self.flips:
             return _SharesAtAnyTime(self.first, self.second)
@@ -102,7 +102,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class _SharesAtAnyTime:
-    """Right and wrong answers, by `analysis.sequential`."""
+    """Anytime-valid estimate from right and wrong answers; see `analysis.sequential`."""
 
     first: tuple[float, ...]
     second: tuple[float, ...]
@@ -128,7 +128,7 @@ class _SharesAtAnyTime:
 
 @dataclass(frozen=True)
 class _UnboundedAtAnyTime:
-    """Differences of any values: an interval that holds in the limit of many items, and no test."""
+    """Estimate from unbounded differences: an asymptotically anytime-valid interval and no test."""
 
     differences: tuple[float, ...]
 
@@ -149,7 +149,7 @@ class _UnboundedAtAnyTime:
 
 
 class _BoundedAtAnyTime(_UnboundedAtAnyTime):
-    """Differences of values between 0 and 1, by `analysis.sequential`."""
+    """Anytime-valid estimate from differences of values in [0, 1]; see `analysis.sequential`."""
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
         return bounded_sequence(self.differences, -1.0, 1.0, confidence)
@@ -159,27 +159,27 @@ class _BoundedAtAnyTime(_UnboundedAtAnyTime):
 
 
 def _p_of(estimate: Estimate, null: float) -> float:
-    """One minus the confidence at which an interval just reaches `null`."""
+    """The p of `null`: one minus the confidence at which the interval just reaches it."""
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2
-        found = estimate.interval(min(1 - 1e-12, max(1e-12, 1 - middle)))
-        low, high = (middle, high) if found is not None and null in found else (low, middle)
+        interval = estimate.interval(min(1 - 1e-12, max(1e-12, 1 - middle)))
+        low, high = (middle, high) if interval is not None and null in interval else (low, middle)
     return high
 
 
 def _values(name: str, task: str | None, items: Sequence[ItemOutcome]) -> dict[str, float]:
-    """Item → its value of a metric; of a perplexity its loss. Items without one are left out."""
-    found = {}
+    """Item → its value of a metric (the loss for a perplexity); items without a value are left out."""
+    values = {}
     for outcome in items:
         if outcome.task != task:
             continue
         if name in outcome.values:
-            found[outcome.item] = outcome.values[name]
-        for per_item, (figure, sign) in PER_ITEM.items():
-            if figure == name and per_item in outcome.values:
-                found[outcome.item] = sign * outcome.values[per_item]
-    return found
+            values[outcome.item] = outcome.values[name]
+        for per_item, (metric_name, sign) in PER_ITEM.items():
+            if metric_name == name and per_item in outcome.values:
+                values[outcome.item] = sign * outcome.values[per_item]
+    return values
 
 
 def _has_windows(task: str | None, items: Sequence[ItemOutcome]) -> bool:

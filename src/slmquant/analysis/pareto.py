@@ -1,4 +1,4 @@
-"""Which cells are worth having: none other is at least as small and at least as good."""
+"""Pareto sets: cells that no other cell beats in size or loss without being worse in the other."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from slmquant.store.record import Record
 
 @dataclass(frozen=True)
 class Point:
-    """A choice with two costs, both better when smaller."""
+    """A cell with two costs, size and loss; smaller is better."""
 
     key: str
     size: float
     loss: float
 
     def dominates(self, other: Point) -> bool:
-        """No worse in both costs, and better in one."""
+        """Whether it is no worse in both costs and better in one."""
         no_worse = self.size <= other.size and self.loss <= other.loss
         return no_worse and (self.size < other.size or self.loss < other.loss)
 
 
 @dataclass(frozen=True)
 class Front:
-    """A Pareto set and what became of the rest.
+    """A Pareto set, and why other cells are not in it.
 
     Attributes:
-        members: Points that nothing dominates, by size, then loss.
-        dominated_by: Key of each other point → keys of the members that dominate it.
-        excluded: Key of each cell that has no such point → what is missing.
+        members: Points that no other point dominates, by size, then loss.
+        dominated_by: Key of each dominated point → keys of the members that dominate it.
+        excluded: Key of each cell without a point → what is missing.
     """
 
     members: tuple[Point, ...]
@@ -38,7 +38,7 @@ class Front:
 
 
 def pareto(points: Sequence[Point], excluded: Mapping[str, str] | None = None) -> Front:
-    """The Pareto set of `points`; their order does not matter, and equal points are all kept."""
+    """The Pareto set of `points`, in any order; equal points are all kept."""
     ordered = sorted(points, key=lambda point: (point.size, point.loss, point.key))
     members = tuple(p for p in ordered if not any(other.dominates(p) for other in ordered))
     kept = {member.key for member in members}
@@ -51,12 +51,12 @@ def pareto(points: Sequence[Point], excluded: Mapping[str, str] | None = None) -
 
 
 def pareto_of(records: Sequence[Record], loss: str, task: str | None = None) -> Front:
-    """The Pareto set of cells over stored size and a metric that is better when smaller.
+    """The Pareto set of cells by stored size and a loss metric.
 
     Args:
-        records: Cells of one model under one set of conditions; the keys are their cell ids.
+        records: Cells of one model under one set of conditions; points are keyed by cell id.
         loss: `perplexity` or `kl_mean`.
-        task: The text it was measured on; the first there is where None.
+        task: The text it was measured on; None takes the first.
     """
     points, excluded = [], {}
     for record in records:

@@ -1,12 +1,12 @@
-"""How far scores may be off, and which cells a score tells apart: by drawing the measurement anew.
+"""Bootstrap intervals of scores, and the cells whose score is not significantly below the best.
 
-Items of a task are drawn with replacement, the same for all cells and full precision (Efron's bootstrap, in pairs);
-mean losses of a text move as neighbouring windows allow (`analysis.serial`). Each draw gives every cell a score; the
-interval lies between the 2.5 % and the 97.5 % quantile of them.
+Items of a task are drawn with replacement, the same for all cells and full precision (Efron's paired bootstrap); mean
+losses of a text are redrawn with correlated neighbours (`analysis.serial`). Each draw gives every cell a score; its
+interval runs from the 2.5 % to the 97.5 % quantile over draws.
 
-A score tells a cell apart from the best where their difference exceeds the 95 % quantile, over draws, of the largest
-standardized move of any pair of cells (single-step max-t; Westfall and Young, Resampling-Based Multiple Testing, 1993):
-so it allows for every pair of the table, and for the best having been picked.
+A cell's score is significantly below the best if their difference exceeds the 95 % quantile, over draws, of the largest
+standardized deviation of any pair of cells (single-step max-t; Westfall and Young, Resampling-Based Multiple Testing,
+1993). This corrects for all pairs of the table and for having picked the best.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from slmquant.store.record import ItemOutcome, Record
 DRAWS = 1000
 FEWEST_TEXT_WINDOWS = 4
 FEWEST_ROUNDS = 6
-"""Of an engine: the median of fewer strays further than they show."""
+"""Rounds needed on an engine; the median of fewer varies more than the bootstrap shows."""
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -38,12 +38,12 @@ Answers = Mapping[str, Sequence[ItemOutcome]]
 
 @dataclass(frozen=True)
 class ScoreDraws:
-    """Of the cells of one table, those whose answers were kept.
+    """Score intervals of the cells of one table whose answers were stored.
 
     Attributes:
         intervals: Cell id → the interval of its score.
-        best: The cells that the score does not tell apart from the highest, that one first; none where it tells no cell
-            apart from it, or a cell has no interval.
+        best: The cell with the highest score, then cells not significantly below it. Empty if that is every cell, or
+            if a cell has no interval.
     """
 
     intervals: Mapping[str, Interval] = field(default_factory=dict)
@@ -51,12 +51,12 @@ class ScoreDraws:
 
 
 def draw_scores(records: Sequence[Record], answers: Answers, options: ScoreOptions) -> tuple[ScoreDraws, ScoreDraws]:
-    """Of SLMQ_perf, and of the same with accuracies counted from chance.
+    """Draws of SLMQ_perf, and of the same with chance-corrected accuracies.
 
     Args:
         records: Measured cells of one model under one set of conditions.
-        answers: Cell id → its answers.
-        options: How scores are computed.
+        answers: Cell id → its per-item answers.
+        options: Scoring options.
     """
     reference = next((record for record in records if is_reference(record) and record.status == "ok"), None)
     early = reference is None or any(stops_early(reference, str(task)) for task in reference.spec.tasks)
@@ -85,10 +85,10 @@ def draw_scores(records: Sequence[Record], answers: Answers, options: ScoreOptio
 
 
 def infer_interval(score: Score, items: Sequence[ItemOutcome]) -> Interval | None:
-    """The interval of SLMQ_infer, of the rounds in which an artifact and full precision were timed in turns.
+    """The interval of SLMQ_infer from rounds that timed the artifact and full precision in alternation.
 
-    Rounds are drawn with replacement, and the median of their paired ratios enters each draw; memory and size are what
-    they are. None where the speed is of no paired rounds, or of fewer than `FEWEST_ROUNDS`.
+    Rounds are drawn with replacement and the median of their paired ratios enters each draw; memory and size stay
+    fixed. None if the speed was not measured in paired rounds, or in fewer than `FEWEST_ROUNDS`.
     """
     of_task: dict[str, list[float]] = {}
     for outcome in items:
@@ -107,7 +107,7 @@ def infer_interval(score: Score, items: Sequence[ItemOutcome]) -> Interval | Non
 
 
 def _matrix(name: str, task: str, known: Mapping[str, Sequence[ItemOutcome]]) -> tuple[tuple[str, ...], _Array] | None:
-    """The items of a task, and the values of each cell on them, full precision first; None where one lacks any."""
+    """(items of a task, values of each cell on them, full precision first); None if a cell lacks an item."""
     of_cells = [
         {outcome.item: outcome.values[name] for outcome in items if outcome.task == task and name in outcome.values}
         for items in known.values()
@@ -119,7 +119,7 @@ def _matrix(name: str, task: str, known: Mapping[str, Sequence[ItemOutcome]]) ->
 
 
 def _resampled(values: _Array, seed: int) -> _Array:
-    """Means over items drawn with replacement, `(cells, draws)`."""
+    """Means over items drawn with replacement; shape `(cells, draws)`."""
     draws, (cells, items) = np.random.default_rng(seed), values.shape
     rows = max(1, _BLOCK_ELEMENTS // (items * cells))
     parts = [
@@ -130,7 +130,7 @@ def _resampled(values: _Array, seed: int) -> _Array:
 
 
 def _ratios(means: _Array, chance: float) -> _Array:
-    """Of each cell to full precision, counted from chance; not finite where full precision is not above it."""
+    """Chance-corrected ratio of each cell to full precision; NaN where full precision is not above chance."""
     full = means[0] - chance
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(full > 0, (means[1:] - chance) / full, np.nan)

@@ -6,17 +6,17 @@
     SLMQ_infer = 100 · sqrt( ( E(M / M^c)² + E(TPS^c / TPS)² + E(S / S^c)² ) / 3 )
     SLMQ_cons  = 100 · sqrt( ( E(T_ref / T)² + E(M_ref / M)² ) / 2 )
 
-`^c` marks the compressed model and E is the mean over models. The third formula is ours, in the family of the
-other two: the paper's could not be recovered. What the paper leaves open is an option here.
+`^c` marks the compressed model and E is the mean over models. The third formula is ours, modelled on the other two: the
+paper's could not be recovered. Choices that the paper leaves open are options here.
 
-A quadratic mean rewards one large ratio, so each score carries the harmonic mean and the minimum of the
-same terms. A small model reduced to guessing still scores about 70 on SLMQ_perf, so `score_table` also gives
-one of accuracies alone, with (A^c − chance) / (A − chance) in place of A^c / A. A term below chance counts with its
-sign: sqrt and square keep it, so noise around chance averages out. No task is left out: where full precision is not
-told from chance on one, there is no such score, and the reason says so.
+A quadratic mean rewards one large ratio, so each score also carries the harmonic mean and the minimum of the same
+terms. A small model reduced to guessing still scores about 70 on SLMQ_perf, so `score_table` also gives a score from
+accuracies alone, with (A^c − chance) / (A − chance) in place of A^c / A. A term below chance counts as negative: square
+and root keep its sign, so noise around chance averages out. No task is left out: if full precision is not significantly
+above chance on a task, there is no such score, and the reason says so.
 
-The design puts scores under `tracks/`. They are arithmetic over records and need no model, so they live on
-the bank that runs without torch.
+Scores are arithmetic over records and need no model, so they are here and not in `tracks/`: this package runs without
+torch.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from slmquant.analysis.intervals import Interval
 from slmquant.store.record import Metric, Record
 
 Expectation = Literal["mean_then_square", "square_then_mean"]
-"""How the mean over models and the square are ordered: E(x)², which is BiBench's form, or E(x²)."""
+"""Order of the mean over models and the square: E(x)², as in BiBench, or E(x²)."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score times 100, or why there is none.
+    """A score times 100, or the reason why there is none.
 
     Attributes:
-        value: Quadratic mean of the terms; None where it cannot be computed.
-        harmonic_mean: Harmonic mean of the same terms; 0 where a term is 0.
+        value: Quadratic mean of the terms; None if it cannot be computed.
+        harmonic_mean: Harmonic mean of the same terms; 0 if a term is 0.
         minimum: The smallest term.
-        ratios: What entered: term → ratio (1 is parity), or its mean over models.
-        reason: Why there is no value; or a remark beside one.
-        interval: Where it lies with 95 % confidence; None where answers were not kept, or nothing was repeated.
+        ratios: The terms: name → ratio (1 is parity), or its mean over models.
+        reason: Why there is no value, or a remark on the value.
+        interval: Its 95 % interval; None if answers were not stored, or nothing was repeated.
     """
 
     value: float | None
@@ -69,14 +69,14 @@ class Score:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """The choices that the paper leaves open.
+    """Choices that the paper leaves open.
 
     Attributes:
         expectation: Mean, then square (the default), or square, then mean.
         perplexity: Whether perplexity counts as one of the data sets, inverted: ppl / ppl^c.
-        consumption_reference: The method whose cell of the same model, scheme and machine is 100.
-        inference_context: Tokens per second are those of decoding after so many tokens, or after as many below that
-            as the model takes.
+        consumption_reference: The method whose cell of the same model, scheme and machine scores 100.
+        inference_context: Context length at which decoding speed is taken, in tokens, or the longest one below that
+            which the model supports.
     """
 
     expectation: Expectation = "mean_then_square"
@@ -108,8 +108,8 @@ def slmq_perf(
 
     Args:
         ratios: Data set → A^c / A for each model (for perplexity ppl / ppl^c).
-        expectation: How the mean over models and the square are ordered.
-        reason: A remark to keep beside the value.
+        expectation: Order of the mean over models and the square.
+        reason: A remark to attach to the score.
 
     Raises:
         ValueError: There is no data set, no model, or a ratio that is negative or not finite.
@@ -120,11 +120,11 @@ def slmq_perf(
 def slmq_perf_above_chance(
     ratios: Mapping[str, Sequence[float]], expectation: Expectation = "mean_then_square"
 ) -> Score:
-    """Track 1 with accuracies counted from chance; a term below chance is negative, and counts so.
+    """Track 1 with chance-corrected accuracies; a term below chance counts as negative.
 
     Args:
         ratios: Data set → (A^c − chance) / (A − chance) for each model.
-        expectation: How the mean over models and the square are ordered.
+        expectation: Order of the mean over models and the square.
 
     Raises:
         ValueError: There is no data set, no model, or a ratio that is not finite.
@@ -133,7 +133,7 @@ def slmq_perf_above_chance(
 
 
 def signed_quadratic(terms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The quadratic mean over the first axis, in which negative terms count with their sign."""
+    """Quadratic mean over the first axis that keeps the sign of negative terms."""
     squared = (np.sign(terms) * terms**2).mean(axis=0)
     return np.asarray(np.sign(squared) * np.sqrt(np.abs(squared)))
 
@@ -147,10 +147,10 @@ def slmq_infer(
     """Track 2, inference performance, from one ratio for each model.
 
     Args:
-        memory: M / M^c of the peak memory in inference, above that of the empty process.
-        tokens_per_s: TPS^c / TPS.
-        size: S / S^c of the stored size.
-        expectation: How the mean over models and the square are ordered.
+        memory: M / M^c, peak memory during inference above that of the empty process.
+        tokens_per_s: TPS^c / TPS, decoding speed.
+        size: S / S^c, stored size.
+        expectation: Order of the mean over models and the square.
 
     Raises:
         ValueError: A sequence is empty, or a ratio is negative or not finite.
@@ -162,9 +162,9 @@ def slmq_cons(time: Sequence[float], memory: Sequence[float], expectation: Expec
     """Track 3, quantization consumption, from one ratio for each model.
 
     Args:
-        time: T_ref / T of the processor time of quantizing.
-        memory: M_ref / M of its peak memory above the loaded model.
-        expectation: How the mean over models and the square are ordered.
+        time: T_ref / T, processor time of quantizing.
+        memory: M_ref / M, peak memory of quantizing above the loaded model.
+        expectation: Order of the mean over models and the square.
 
     Raises:
         ValueError: A sequence is empty, or a ratio is negative or not finite.
@@ -173,41 +173,43 @@ def slmq_cons(time: Sequence[float], memory: Sequence[float], expectation: Expec
 
 
 def infer_score(
-    mine: Sequence[Metric], baseline: Sequence[Metric], label: str, options: ScoreOptions = DEFAULT_OPTIONS
+    metrics: Sequence[Metric], baseline: Sequence[Metric], label: str, options: ScoreOptions = DEFAULT_OPTIONS
 ) -> Score:
-    """Track 2 of one artifact against the full-precision one on the same engine, version and threads.
+    """Track 2 of one artifact against full precision on the same engine, version and thread count.
+
+    If the two were timed in alternation, the speed ratio is the median of their paired ratios; else it is the ratio of
+    medians.
 
     Args:
-        mine: What was measured of the artifact.
-        baseline: What was measured of the full-precision one.
-        label: What the baseline is called. Where the two were measured in turns, the median of their paired ratios is
-            taken for the speed; else the ratio of medians.
-        options: At which context.
+        metrics: Metrics of the artifact.
+        baseline: Metrics of the full-precision model.
+        label: Name of the baseline.
+        options: Scoring options, which set the context length.
     """
-    context = context_of(mine, "decode_tokens_per_s", options.inference_context) or options.inference_context
-    end = _thread_ending(mine, f"decode_tokens_per_s@{context}")
+    context = context_of(metrics, "decode_tokens_per_s", options.inference_context) or options.inference_context
+    end = _thread_ending(metrics, f"decode_tokens_per_s@{context}")
     speed = f"decode_tokens_per_s@{context}{end}"
     ratios: dict[str, float] = {}
     for name in (f"inference_added_rss_bytes{end}", speed, "artifact_bytes"):
-        ours, theirs = _named(mine, name), _named(baseline, name)
-        if ours is None or theirs is None or ours.value <= 0 or theirs.value <= 0:
-            return Score(None, reason=f"{name} was not measured for this artifact or for {label}")
-        if _definition(ours) != _definition(theirs):
-            return Score(None, reason=f"{name} of {label} is of another engine, version or number of threads")
-        ratios[name] = ours.value / theirs.value if name == speed else theirs.value / ours.value
-    paired = _named(mine, f"decode_speedup@{context}{end}")
+        value, base = _named(metrics, name), _named(baseline, name)
+        if value is None or base is None or value.value <= 0 or base.value <= 0:
+            return Score(None, reason=f"{name} was not measured for this artifact, or not for {label}")
+        if _definition(value) != _definition(base):
+            return Score(None, reason=f"{name} of {label} is from another engine, engine version or number of threads")
+        ratios[name] = value.value / base.value if name == speed else base.value / value.value
+    paired = _named(metrics, f"decode_speedup@{context}{end}")
     if paired is not None and f"against {label}," in (paired.protocol or ""):
         ratios[speed] = paired.value
-    how = _named(mine, speed)
+    speed_metric = _named(metrics, speed)
     memory, tokens, size = ratios.values()
     score = slmq_infer([memory], [tokens], [size], options.expectation)
-    return replace(score, reason=f"{how.protocol if how else speed}; against {label}")
+    return replace(score, reason=f"{speed_metric.protocol if speed_metric else speed}; against {label}")
 
 
 def score_table(records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS) -> list[CellScores]:
-    """Score each record against its references among `records`, in their order.
+    """Score each record against its references among `records`; the order is kept.
 
-    A score whose reference or metric is missing is None with a reason, never 0.
+    A score without reference or metric is None with a reason, never 0.
     """
     return [_cell_scores(record, records, options) for record in records]
 
@@ -219,10 +221,10 @@ def _quadratic(
     is_signed: bool = False,
 ) -> Score:
     if not terms:
-        raise ValueError("a score of no terms; give at least one")
+        raise ValueError("a score needs at least one term; got none")
     for name, ratios in terms.items():
         if not ratios:
-            raise ValueError(f"no ratio for {name!r}; give one for each model")
+            raise ValueError(f"no ratio for {name!r}; expected one per model")
         if not all(math.isfinite(ratio) and (is_signed or ratio >= 0) for ratio in ratios):
             raise ValueError(f"ratios of {name!r} are {list(ratios)}; expected finite numbers, 0 or more")
     means = {name: math.fsum(ratios) / len(ratios) for name, ratios in terms.items()}
@@ -259,42 +261,42 @@ def _cell_scores(record: Record, records: Sequence[Record], options: ScoreOption
 def _perf(record: Record, reference: Record, options: ScoreOptions) -> Score:
     ratios: dict[str, Sequence[float]] = {}
     for task in accuracy_tasks([reference]):
-        mine, full = accuracy(record, task), accuracy(reference, task)
-        if full is None or mine is None:
+        quantized, full = accuracy(record, task), accuracy(reference, task)
+        if full is None or quantized is None:
             return Score(None, reason=f"no accuracy on {task}")
-        if _definition(mine) != _definition(full):
+        if _definition(quantized) != _definition(full):
             return Score(None, reason=f"the accuracies on {task} follow different protocols")
         if full.value <= 0:
-            return Score(None, reason=f"the full-precision model gets nothing right on {task}")
-        ratios[task] = [mine.value / full.value]
+            return Score(None, reason=f"the full-precision model has an accuracy of 0 on {task}")
+        ratios[task] = [quantized.value / full.value]
     return _with_perplexities(ratios, record, reference, options)
 
 
 def _perf_above_chance(record: Record, reference: Record, options: ScoreOptions) -> Score:
     ratios: dict[str, Sequence[float]] = {}
     for task in accuracy_tasks([reference]):
-        mine, full, chance = (
+        quantized, full, chance = (
             accuracy(record, task),
             accuracy(reference, task),
             reference.metric("chance", task),
         )
-        if full is None or mine is None:
+        if full is None or quantized is None:
             return Score(None, reason=f"no accuracy on {task}")
-        if _definition(mine) != _definition(full):
+        if _definition(quantized) != _definition(full):
             return Score(None, reason=f"the accuracies on {task} follow different protocols")
         if chance is None:
             return Score(None, reason=f"the chance level of {task} is not known")
         known = accuracy_interval(reference, full)
         if full.value <= chance.value or (known is not None and chance.value in known):
-            asked = f" of {full.n} items" if full.n else ""
+            on_items = f" on {full.n} items" if full.n else ""
             return Score(
                 None,
-                reason=f"full precision is not told from chance on {task}: {full.value:.3f}{asked}, chance is "
-                f"{chance.value:.3f}; ask more items, or leave the task out",
+                reason=f"full precision is not significantly above chance on {task}: accuracy {full.value:.3f}"
+                f"{on_items}, chance {chance.value:.3f}; measure more items or leave the task out",
             )
-        ratios[task] = [(mine.value - chance.value) / (full.value - chance.value)]
+        ratios[task] = [(quantized.value - chance.value) / (full.value - chance.value)]
     if not ratios:
-        return Score(None, reason="nothing was measured that enters this score")
+        return Score(None, reason="no metric of this score was measured")
     return slmq_perf_above_chance(ratios, options.expectation)
 
 
@@ -306,14 +308,14 @@ def _with_perplexities(
 ) -> Score:
     if options.perplexity:
         for task in text_tasks([reference]):
-            mine, full = record.metric("perplexity", task), reference.metric("perplexity", task)
-            if mine is None or full is None:
+            quantized, full = record.metric("perplexity", task), reference.metric("perplexity", task)
+            if quantized is None or full is None:
                 return Score(None, reason=f"no perplexity on {task}")
-            if _definition(mine) != _definition(full):
+            if _definition(quantized) != _definition(full):
                 return Score(None, reason=f"the perplexities on {task} follow different protocols")
-            ratios[f"perplexity of {task}"] = [full.value / mine.value]
+            ratios[f"perplexity of {task}"] = [full.value / quantized.value]
     if not ratios:
-        return Score(None, reason="nothing was measured that enters this score")
+        return Score(None, reason="no metric of this score was measured")
     return slmq_perf(ratios, options.expectation)
 
 
@@ -326,7 +328,7 @@ def _named(metrics: Sequence[Metric], name: str) -> Metric | None:
 
 
 def context_of(metrics: Sequence[Metric], figure: str, longest: int) -> int | None:
-    """The longest context up to `longest` at which `figure@context` was measured, whatever the threads; else None."""
+    """The longest context up to `longest` at which `figure@context` was measured, for any thread count, or None."""
     found = [
         int(context)
         for metric in metrics
@@ -337,35 +339,37 @@ def context_of(metrics: Sequence[Metric], figure: str, longest: int) -> int | No
 
 
 def _thread_ending(metrics: Sequence[Metric], name: str) -> str:
-    """What follows a name that was measured with fewer threads than cores, `/1t`; empty where all computed."""
+    """Suffix (`/1t`) of a metric measured with fewer threads than cores; empty if all cores were used."""
     if _named(metrics, name) is not None:
         return ""
     return next((metric.name.removeprefix(name) for metric in metrics if metric.name.startswith(f"{name}/")), "")
 
 
 def _infer(record: Record, records: Sequence[Record], options: ScoreOptions) -> Score:
-    """Against the full-precision cell of the same weights, machine and engine, the latest of several."""
+    """Score against the latest full-precision cell of the same weights, machine and engine."""
     peak = record.metric("inference_added_rss_bytes")
     if peak is None:
         older = record.metric("inference_peak_rss_bytes") is not None
         return Score(
             None,
-            reason="measured before memory was counted above the empty process" if older else "no engine was measured",
+            reason="measured by a version that did not subtract the memory of the empty process; measure again"
+            if older
+            else "not measured on an engine",
         )
     here = machine(record.environment)
-    found = [
+    candidates = [
         r
         for r in records
         if is_reference(r)
         and r.status == "ok"
         and r.spec.model_sha256 == record.spec.model_sha256
         and machine(r.environment) == here
-        and (theirs := r.metric("inference_added_rss_bytes")) is not None
-        and _definition(theirs) == _definition(peak)
+        and (base := r.metric("inference_added_rss_bytes")) is not None
+        and _definition(base) == _definition(peak)
     ]
-    if not found:
+    if not candidates:
         return Score(None, reason="no full-precision cell of the same model on the same engine and machine")
-    baseline = max(found, key=lambda r: r.finished_at)
+    baseline = max(candidates, key=lambda r: r.finished_at)
     return infer_score(record.metrics, baseline.metrics, baseline.spec.label, options)
 
 
@@ -373,11 +377,11 @@ def _cons(record: Record, records: Sequence[Record], options: ScoreOptions) -> S
     method = options.consumption_reference
     reference = cheapest_of(record, records, method)
     if reference is None:
-        return Score(None, reason=f"no {method} cell of the same model, scheme and machine")
+        return Score(None, reason=f"no {method} cell of the same model and scheme on the same machine")
     ratios = []
     for name in ("quantize_cpu_s", "quantize_added_rss_bytes"):
-        mine, theirs = record.metric(name), reference.metric(name)
-        if mine is None or theirs is None or mine.value <= 0 or mine.version != theirs.version:
-            return Score(None, reason=f"{name} was not measured for this cell or for {method}")
-        ratios.append(theirs.value / mine.value)
+        own, base = record.metric(name), reference.metric(name)
+        if own is None or base is None or own.value <= 0 or own.version != base.version:
+            return Score(None, reason=f"{name} was not measured for this cell, or not for {method}")
+        ratios.append(base.value / own.value)
     return slmq_cons([ratios[0]], [ratios[1]], options.expectation)

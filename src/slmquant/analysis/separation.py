@@ -1,7 +1,7 @@
-"""Asking only as many items as the ranking of some cells needs.
+"""Early stopping: evaluate only as many items as ranking the cells needs.
 
 All cells answer the items of a task in one random order, round by round. A cell stops once every pair that it belongs
-to is decided, by the test of `analysis.sequential`; nothing here knows where answers come from.
+to is decided by the test of `analysis.sequential`. This module is independent of how answers are produced.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from slmquant.item_order import item_order_key
 from slmquant.store.record import ItemOutcome, task_name
 
 FIRST_ROUND = 50
-"""Items of the first round."""
+"""Number of items in the first round."""
 
 GROWTH = 2
-"""Each round brings the number of items to this multiple: few rounds, and never twice the items that were needed."""
+"""Each round multiplies the number of items by this: few rounds, and less than twice the items needed."""
 
 
 @dataclass(frozen=True, order=True)
@@ -34,11 +34,11 @@ class Pair:
 
 
 Answers = Mapping[str, Mapping[str, Sequence[float]]]
-"""Task → cell → its answers so far, 0 or 1, in the order that all cells share."""
+"""Task → cell → its answers so far (0 or 1), in the item order shared by all cells."""
 
 
 def weigh(answers: Answers) -> dict[Pair, Evidence]:
-    """The evidence on every pair of cells, task by task."""
+    """Compute the evidence on every pair of cells of each task."""
     return {
         Pair(task, first, second): evidence(of_cell[first], of_cell[second])
         for task, of_cell in answers.items()
@@ -47,17 +47,17 @@ def weigh(answers: Answers) -> dict[Pair, Evidence]:
 
 
 def decided(weighed: Mapping[Pair, Evidence], confidence: float = CONFIDENCE) -> frozenset[Pair]:
-    """The pairs whose better cell is known, all of them together with this confidence.
+    """The pairs whose better cell is known, at this family-wise confidence.
 
-    The error is spent over all pairs of all tasks by Holm's correction. It stays valid under any stopping because
-    each p does; pairs that were decided once remain so, as capital is counted at its largest.
+    Holm's correction covers all pairs of all tasks. The result is valid under any stopping rule, as each p is. A
+    decided pair stays decided, because evidence is the largest capital so far.
     """
-    corrected = holm({pair: found.p_value for pair, found in weighed.items()})
+    corrected = holm({pair: evidence_of_pair.p_value for pair, evidence_of_pair in weighed.items()})
     return frozenset(pair for pair, p in corrected.items() if p <= 1 - confidence)
 
 
 def undecided(answers: Answers, confidence: float = CONFIDENCE) -> dict[str, tuple[str, ...]]:
-    """Task → cells that some pair of the task still waits for; a task that is settled is left out."""
+    """Task → cells that belong to an undecided pair; fully decided tasks are left out."""
     weighed = weigh(answers)
     open_pairs = weighed.keys() - decided(weighed, confidence)
     waiting = {
@@ -68,7 +68,7 @@ def undecided(answers: Answers, confidence: float = CONFIDENCE) -> dict[str, tup
 
 
 def rounds(total: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of each round until `total` items are used: 50 items, then as many again as were used so far."""
+    """(start, stop) of each round up to `total` items: 50 items, then each round doubles the number so far."""
     start, stop = 0, min(FIRST_ROUND, total)
     while start < total:
         yield start, stop
@@ -77,13 +77,13 @@ def rounds(total: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Replay:
-    """What stopping early would have come to.
+    """Outcome of early stopping on known answers.
 
     Attributes:
-        items: Task → cell → items it would have used.
-        available: Task → items there were.
-        ranking: The pairs that would have been decided, with their evidence at that moment.
-        open_pairs: The pairs that all items together do not decide.
+        items: Task → cell → number of items it would have used.
+        available: Task → number of items available.
+        ranking: The pairs that would have been decided, with their evidence at that point.
+        open_pairs: The pairs left undecided after all items.
     """
 
     items: Mapping[str, Mapping[str, int]]
@@ -93,20 +93,20 @@ class Replay:
 
     @property
     def used(self) -> int:
-        """Answers that would have been asked for, over all tasks and cells."""
+        """Number of answers used, over all tasks and cells."""
         return sum(sum(of_cell.values()) for of_cell in self.items.values())
 
     @property
     def saved(self) -> int:
-        """Answers that would not have been asked for."""
+        """Number of answers saved."""
         return sum(self.available[task] * len(of_cell) for task, of_cell in self.items.items()) - self.used
 
 
 def replay(answers: Answers, confidence: float = CONFIDENCE) -> Replay:
-    """Stop early on answers that are all known: what `--until-separated` would have done.
+    """Simulate `--until-separated` on answers that are already known.
 
     Raises:
-        ValueError: Cells answered different numbers of items of a task.
+        ValueError: Cells have different numbers of answers on a task.
     """
     available = {task: _length(task, of_cell) for task, of_cell in answers.items()}
     known: dict[str, dict[str, Sequence[float]]] = {t: dict.fromkeys(of_cell, ()) for t, of_cell in answers.items()}
@@ -121,21 +121,21 @@ def replay(answers: Answers, confidence: float = CONFIDENCE) -> Replay:
     return Replay(
         items={task: {cell: len(values) for cell, values in of_cell.items()} for task, of_cell in known.items()},
         available=available,
-        ranking={pair: found for pair, found in weighed.items() if pair in ranked},
+        ranking={pair: pair_evidence for pair, pair_evidence in weighed.items() if pair in ranked},
         open_pairs=frozenset(weighed.keys() - ranked),
     )
 
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """After how many items of a task two cells would have been told apart.
+    """After how many items of a task two cells would have been separated.
 
     Attributes:
         task: As `str(TaskSpec)`.
-        metric: What items were right or wrong by.
-        needed: Items that would have been asked of each; all of them where that decides nothing.
-        available: Items that both answered.
-        better: 0 where the first is the better one, 1 where the second is; None where nothing is decided.
+        metric: The accuracy metric that was used.
+        needed: Items that each cell would have been asked; all of them if the pair stays undecided.
+        available: Items that both cells answered.
+        better: 0 if the first cell is better, 1 if the second is; None if undecided.
     """
 
     task: str
@@ -146,9 +146,9 @@ class EarlyStop:
 
     def __str__(self) -> str:
         if self.better is None:
-            return f"{self.task}: {self.metric} does not tell them apart after all {self.available} items"
+            return f"{self.task}: {self.metric} does not separate A and B after all {self.available} items"
         return (
-            f"{self.task}: {'AB'[self.better]} would have been known to be better in {self.metric} after "
+            f"{self.task}: {'AB'[self.better]} would have been shown to be better in {self.metric} after "
             f"{self.needed} of {self.available} items"
         )
 
@@ -156,9 +156,9 @@ class EarlyStop:
 def early_stops(
     first: Sequence[ItemOutcome], second: Sequence[ItemOutcome], confidence: float = CONFIDENCE
 ) -> list[EarlyStop]:
-    """What stopping early would have come to for two cells, from answers that were kept.
+    """Simulate early stopping for two cells from stored answers.
 
-    Items are taken in a random order; where they were asked in one, in that. The error is spent over all tasks.
+    Items are taken in the random order in which they were asked, else in a new one. The error is shared by all tasks.
     """
     answers: dict[str, dict[str, Sequence[float]]] = {}
     metrics = {}
@@ -177,16 +177,16 @@ def early_stops(
         }
         if all(value in (0, 1) for series in values.values() for value in series):
             answers[task], metrics[task] = values, name
-    found = replay(answers, confidence)
-    leaders = {pair.task: evidence.leader for pair, evidence in found.ranking.items()}
+    simulated = replay(answers, confidence)
+    leaders = {pair.task: evidence.leader for pair, evidence in simulated.ranking.items()}
     return [
-        EarlyStop(task, metrics[task], found.items[task]["first"], found.available[task], leaders.get(task))
+        EarlyStop(task, metrics[task], simulated.items[task]["first"], simulated.available[task], leaders.get(task))
         for task in answers
     ]
 
 
 def _lot(task: str, item: str) -> bytes:
-    """What `bench --until-separated` would have drawn for an item, which a task with parts calls `part/index`."""
+    """Sort key that `bench --until-separated` would have drawn for an item (`index`, or `subtask/index`)."""
     subtask, _, index = item.rpartition("/")
     return item_order_key(0, task, subtask or task, index)
 
@@ -194,5 +194,5 @@ def _lot(task: str, item: str) -> bytes:
 def _length(task: str, of_cell: Mapping[str, Sequence[float]]) -> int:
     lengths = {len(values) for values in of_cell.values()}
     if len(lengths) != 1:
-        raise ValueError(f"cells answered {sorted(lengths)} items of {task!r}; give the same items of each")
+        raise ValueError(f"cells have {sorted(lengths)} answers on {task!r}; expected the same items for every cell")
     return lengths.pop()

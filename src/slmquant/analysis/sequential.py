@@ -1,35 +1,35 @@
-"""Stopping as soon as it is clear: tests and intervals that hold whenever one looks at them.
+"""Anytime-valid tests and intervals: they hold whenever one looks at them, so also under early stopping.
 
-Two cells answer the same items in a fixed random order. Only items on which they disagree tell them apart, and if
-both were equally good each disagreement would be a fair coin. A gambler who starts with 1 and bets on that coin
-cannot expect to win, whatever he does: the chance that his capital ever reaches 1/α is at most α (Ville, "Étude
-critique de la notion de collectif", 1939). So his capital is evidence that may be looked at after every item, and
-acted on at once (Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference",
-Statistical Science 38, 2023, arXiv 2210.01948; Grünwald, de Heide and Koolen, "Safe testing", JRSS B 86, 2024,
-arXiv 1906.07801).
+Two cells answer the same items in a fixed random order. Only items on which they disagree distinguish them, and if
+both were equally good, each disagreement would be a fair coin flip. A gambler who starts with a capital of 1 and bets
+on that coin cannot expect to win under any strategy: the probability that his capital ever reaches 1/α is at most α
+(Ville, "Étude critique de la notion de collectif", 1939). So his capital is evidence that may be inspected after every
+item, and acted on at once (Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid
+inference", Statistical Science 38, 2023, arXiv 2210.01948; Grünwald, de Heide and Koolen, "Safe testing", JRSS B 86,
+2024, arXiv 1906.07801).
 
 The bet is the mixture over all biased coins under Jeffreys' prior, which needs no tuning (Robbins, Annals of
 Mathematical Statistics 41, 1970; Krichevsky and Trofimov, IEEE Transactions on Information Theory 27, 1981). After b
-disagreements for the first cell and c for the second the capital is ::
+disagreements in favour of the first cell and c in favour of the second, the capital is ::
 
     E = 2^(b+c) · B(b + 1/2, c + 1/2) / B(1/2, 1/2)
 
-What it promises. For items drawn independently: the probability that two equal cells are ever told apart, or that the
-worse one is ever declared the better, is at most α. The latter since E while the first leads is at most the capital of
-the gambler who mixes only over coins that favour it, and he cannot win where the second is the better one. For a finite
-set of items in random order, the former alone: this gambler always bets on the leader, and where both have equally many
-wins in the whole set the leader has fewer of them left.
+Guarantees. For items drawn independently, the probability that two equal cells are ever separated, or that the worse
+one is ever declared the better, is at most α. The second holds because E, while the first cell leads, is at most the
+capital of a gambler who mixes only over coins that favour the first cell, and he cannot expect to win if the second is
+better. For a finite set of items in random order only the first guarantee holds: this gambler always bets on the
+leader, and if both have equally many wins in the whole set, the leader has fewer of them left.
 
-Means. Of values that are known to lie between two bounds, whatever is seen, a gambler bets on the mean being more than
-m and another on its being less (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
-JRSS B 86, 2024, arXiv 2010.09686, section 4). With values moved to [0, 1], the first one's capital is
+Means. If the values always lie between two bounds, one gambler bets on the mean being more than m and another on its
+being less (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86, 2024,
+arXiv 2010.09686, section 4). With values rescaled to [0, 1], the capital of the first is
 
     K = mean over c of  Π_i (1 − c + c · x_i / m),     0 < c < 1,
 
-which he cannot expect to raise where the mean is m or less; it falls as m grows, so what is not yet rejected is an
-interval. This is proved for independent items of any distribution within the bounds. Of values without bounds no
-interval is known to hold at every moment; `mean_sequence` then holds in the limit of many items alone, and is refused
-for fewer than `FEWEST_ASYMPTOTIC`.
+which he cannot expect to raise if the mean is m or less. The capital falls as m grows, so the values of m that are not
+yet rejected form an interval. This is proved for independent items of any distribution within the bounds. For unbounded
+values no interval is known to hold at every sample size; `mean_sequence` holds only asymptotically, for many items, and
+is not given for fewer than `FEWEST_ASYMPTOTIC`.
 """
 
 from __future__ import annotations
@@ -46,24 +46,24 @@ from scipy.special import logsumexp
 from slmquant.analysis.intervals import CONFIDENCE, Interval
 
 FEWEST_ASYMPTOTIC = 500
-"""Items from which on `mean_sequence` is given.
+"""Smallest number of items for `mean_sequence`.
 
-Simulated over every number of items from there to 3000, it misses the mean of lognormal values in 3 % of series (σ = 1)
-or 8 % (σ = 1.5), and that of values of which 3 % jump in 4 %.
+In simulations over every number of items from this to 3000, it misses the mean of lognormal values in 3 % (σ = 1) or
+8 % (σ = 1.5) of series, and the mean of values with 3 % of large outliers in 4 %.
 """
 
 _TIGHTEST_AT = FEWEST_ASYMPTOTIC
-"""Items at which a `mean_sequence` is made narrowest."""
+"""Number of items at which a `mean_sequence` is narrowest."""
 
 _SHARES_BET = np.geomspace(0.002, 0.9, 24)
-"""Of what may be lost on one item; the gambler on a mean starts with as much on each."""
+"""Values of c in the mixture of bets on a mean: the share of capital risked on one item."""
 
 _SPENT = -2 * math.log(1 - CONFIDENCE)
 _RHO_SQUARED = (_SPENT + math.log(_SPENT + 1)) / _TIGHTEST_AT
 
 
 def log_capital(only_first: int, only_second: int) -> float:
-    """Natural logarithm of E, the evidence against two cells being equally good.
+    """Natural logarithm of E, the evidence that two cells are not equally good.
 
     Args:
         only_first: Items that only the first got right.
@@ -84,10 +84,10 @@ class Evidence:
     """How clearly two cells differ on the items that both answered.
 
     Attributes:
-        log_e: The largest capital so far, as a natural logarithm; never below 0, with which the gambler starts.
-        leader: Who led when it was largest: 0 the first, 1 the second, None where nothing was won.
-        at: After how many items it was largest.
-        items: Items that both answered.
+        log_e: Natural logarithm of the largest capital so far; at least 0, the start.
+        leader: The cell that led at that point: 0 the first, 1 the second; None if the capital never grew.
+        at: Number of items after which the capital was largest.
+        items: Number of items that both cells answered.
     """
 
     log_e: float
@@ -97,14 +97,14 @@ class Evidence:
 
     @property
     def p_value(self) -> float:
-        """1/E: a two-sided p that holds however it was decided to stop."""
+        """1/E: a two-sided p, valid under any stopping rule."""
         return math.exp(-self.log_e)
 
 
 def evidence(first: Sequence[float], second: Sequence[float]) -> Evidence:
-    """Weigh two series of answers, 0 or 1, to the same items in their random order.
+    """Compute the evidence from two series of answers (0 or 1) to the same items in one random order.
 
-    Where one cell answered fewer items, the items that both answered are weighed: the beginning of the order.
+    If one cell answered fewer items, only the common beginning of the order counts.
 
     Raises:
         ValueError: An answer is neither 0 nor 1.
@@ -125,16 +125,16 @@ def evidence(first: Sequence[float], second: Sequence[float]) -> Evidence:
 
 
 def share_sequence(right: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of a share that holds for every `n` at once, so also where the data decided when to stop.
+    """Anytime-valid interval of a share: it holds for every `n` at once, so also under early stopping.
 
-    The shares against which the mixture gambler of this module, playing a coin of that bias, has not reached
-    1/(1 − confidence).
+    It contains the shares that are not rejected: betting against a coin of that bias, the mixture gambler of this
+    module has not reached 1/(1 − confidence).
 
     Raises:
-        ValueError: There is no item, or more right than asked.
+        ValueError: There is no item, or `right` is not between 0 and `n`.
     """
     if not 0 <= right <= n or n < 1:
-        raise ValueError(f"{right} of {n} items right; expected 0 to n of at least one item")
+        raise ValueError(f"{right} of {n} items right; expected 0 to n right and at least one item")
     mixture = math.lgamma(right + 0.5) + math.lgamma(n - right + 0.5) - math.lgamma(n + 1) - math.log(math.pi)
     limit = mixture + math.log(1 - confidence)
 
@@ -151,19 +151,19 @@ def share_sequence(right: int, n: int, confidence: float = CONFIDENCE) -> Interv
 
 
 def difference_sequence(only_first: int, only_second: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of the difference of two shares, second minus first, on the same items, for every `n` at once.
+    """Anytime-valid interval of the difference of two shares on the same items, second minus first.
 
-    From the sequences of the two kinds of disagreement, each with half of the error: it has a width where none was
-    seen yet.
+    It combines the intervals of the two kinds of disagreement, each with half of the error, so it has a width even
+    before any disagreement was seen.
 
     Args:
         only_first: Items that only the first got right.
         only_second: Items that only the second got right.
-        n: Items in all.
-        confidence: Share of such intervals that hold the truth at all times.
+        n: Number of items.
+        confidence: Share of such intervals that contain the true value at every sample size.
 
     Raises:
-        ValueError: The counts do not fit together.
+        ValueError: The counts are inconsistent.
     """
     halved = (1 + confidence) / 2
     lost, won = share_sequence(only_first, n, halved), share_sequence(only_second, n, halved)
@@ -171,7 +171,7 @@ def difference_sequence(only_first: int, only_second: int, n: int, confidence: f
 
 
 def _edge(excluded: Callable[[float], bool], outer: float, inner: float) -> float:
-    """Where exclusion ends between `outer`, which is excluded, and `inner`, which is not; on the outer side."""
+    """Bisect the edge of exclusion between `outer` (excluded) and `inner` (not); returns its outer side."""
     for _ in range(60):
         middle = (outer + inner) / 2
         if excluded(middle):
@@ -182,10 +182,10 @@ def _edge(excluded: Callable[[float], bool], outer: float, inner: float) -> floa
 
 
 def bounded_sequence(values: Sequence[float], low: float, high: float, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of a mean that holds for every number of items at once, of values that cannot leave [low, high].
+    """Anytime-valid interval of the mean of values that always lie in [low, high].
 
     Raises:
-        ValueError: A value lies outside, or the bounds are none.
+        ValueError: A value lies outside [low, high], or `low` is not below `high`.
     """
     known = _between_bounds(values, low, high)
     if len(known) == 0:
@@ -198,10 +198,10 @@ def bounded_sequence(values: Sequence[float], low: float, high: float, confidenc
 
 
 def bounded_p_value(values: Sequence[float], low: float, high: float, null: float = 0.0) -> float:
-    """Two-sided p of the mean `null` that holds at every number of items: `bounded_sequence` turned round.
+    """Two-sided anytime-valid p of the mean `null`; the inverse of `bounded_sequence`.
 
     Raises:
-        ValueError: A value lies outside [low, high], or the bounds are none.
+        ValueError: A value lies outside [low, high], or `low` is not below `high`.
     """
     known, m = _between_bounds(values, low, high), (null - low) / (high - low)
     if len(known) == 0:
@@ -213,18 +213,20 @@ def bounded_p_value(values: Sequence[float], low: float, high: float, null: floa
 
 
 def _between_bounds(values: Sequence[float], low: float, high: float) -> NDArray[np.float64]:
-    """The values, moved and stretched to [0, 1]."""
+    """The values, rescaled to [0, 1]."""
     known = np.asarray(values, dtype=float)
     if not low < high:
-        raise ValueError(f"bounds of {low} and {high}; expected the lower one first")
+        raise ValueError(f"bounds are {low} and {high}; expected the lower one first")
     outside = known[(known < low) | (known > high) | np.isnan(known)]
     if len(outside):
-        raise ValueError(f"{outside[0]} lies outside the bounds {low} and {high}, which were said to hold")
+        raise ValueError(
+            f"value {outside[0]} lies outside the bounds {low} and {high}; give bounds that hold for every value"
+        )
     return (known - low) / (high - low)
 
 
 def _log_capital_of_mean(values: NDArray[np.float64], m: float) -> float:
-    """The largest capital so far of who bets that the mean of values in [0, 1] is more than m, as a logarithm."""
+    """Logarithm of the largest capital of the gambler who bets that the mean of values in [0, 1] exceeds m."""
     if m <= 0:
         return math.inf if values.any() else 0.0
     won = np.log1p(_SHARES_BET * (values[:, None] / m - 1)).cumsum(axis=0)
@@ -232,7 +234,7 @@ def _log_capital_of_mean(values: NDArray[np.float64], m: float) -> float:
 
 
 def mean_sequence(values: Iterable[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Interval of a mean of values without bounds that holds at every moment in the limit of many items alone.
+    """Asymptotically anytime-valid interval of the mean of unbounded values, for many items.
 
     An asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit
     theory and asymptotic confidence sequences", Annals of Statistics 52, 2024, arXiv 2103.06476, theorem 2.2)::

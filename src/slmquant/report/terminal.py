@@ -51,9 +51,9 @@ def _section_report(section: Section, console: Console) -> RenderableType:
     parts: list[RenderableType] = [title, Text(printable(" ".join(remarks(section))), style="dim")]
     if section.cells:
         first, *others = tables(section)
-        parts += _that_fits(first, console)
+        parts += _fit_to_width(first, console)
         for table in others:
-            parts += [Text(table.title), *_that_fits(table, console)]
+            parts += [Text(table.title), *_fit_to_width(table, console)]
     if section.failures:
         parts.append(_failures(section.failures))
     if flips(section):
@@ -106,7 +106,7 @@ def _flips(section: Section) -> RichTable:
     return table
 
 
-def _that_fits(table: Table, console: Console) -> list[RenderableType]:
+def _fit_to_width(table: Table, console: Console) -> list[RenderableType]:
     """A table, without its least telling columns where the terminal is too narrow, and which those are."""
     dropped: list[str] = []
     for title in ("", *table.drop_order):

@@ -44,7 +44,7 @@ from slmquant.schemes import parse
 from slmquant.store.inputs import UNKNOWN, changes, model_key
 from slmquant.store.record import CellSpec, Record
 from slmquant.store.sqlite import Store
-from slmquant.tracks.task_checkpoints import Answered
+from slmquant.tracks.task_checkpoints import TaskCheckpoints
 
 NO_MODEL = "unavailable"
 """Fingerprint in the rows of a model that is not available or damaged."""
@@ -308,7 +308,7 @@ class _Bench:
         record = record_of(spec, result, decision, started)
         self.store.put(record, () if isinstance(result, Failure) else result.items)
         if record.status in ("ok", "refused"):  # failed cells continue from there when tried again
-            Answered.of(spec, self.cache_dir, self.data_dir).forget()
+            TaskCheckpoints.of(spec, self.cache_dir, self.data_dir).forget()
         self.records = [other for other in self.records if other.cell_id != record.cell_id]  # after further rounds
         self.records.append(record)
         self._say(f"{spec.label}: {record.status}", record)

@@ -40,7 +40,7 @@ from slmquant.store.record import CalibrationSpec, CellSpec, DataCard, ItemOutco
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tracks.compression import Evaluation, evaluate
 from slmquant.tracks.consumption import Meter, consumption_metrics
-from slmquant.tracks.task_checkpoints import Answered
+from slmquant.tracks.task_checkpoints import TaskCheckpoints
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
             quantized, loaded.tokenizer, job.spec.model, job.spec.model_key, job.cache_dir, job.data_dir, progress
         )
         whole = [task for task in job.spec.tasks if task.until_separated is None]
-        evaluation = evaluate(context, whole, Answered.of(job.spec, job.cache_dir, job.data_dir))
+        evaluation = evaluate(context, whole, TaskCheckpoints.of(job.spec, job.cache_dir, job.data_dir))
     meter.phases[-1] = _add_earlier_process(meter.phases[-1], evaluation)
     if job.keep_in is not None:
         save_snapshot(Artifact(quantized, loaded.tokenizer, job.spec.model, loaded.sha256), job.keep_in)

@@ -59,7 +59,7 @@ class TaskSpec(_Frozen):
     """Only as many items are asked as tell the compared cells apart with this confidence; None is all of them."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+    def _omit_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave out how items are ordered where nothing is said of it: the ids of older cells stay what they were."""
         fields: dict[str, object] = dump(self)
         return {name: value for name, value in fields.items() if value is not None or name in ("name", "limit")}
@@ -106,7 +106,7 @@ class CellSpec(_Frozen):
     """Hashes of all else that it reads, and versions of its code; None in rows of slmquant's first schema."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+    def _omit_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave out an engine or inputs that there are none of: the ids of older cells stay what they were."""
         fields: dict[str, object] = dump(self)
         return {n: value for n, value in fields.items() if value is not None or n not in ("engine", "inputs")}

@@ -11,7 +11,7 @@ from slmquant.errors import RefusedError
 from slmquant.machine.meters import peak_rss_bytes
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks.common.contract import EvalContext
-from slmquant.tracks.task_checkpoints import Answer, Answered
+from slmquant.tracks.task_checkpoints import TaskCheckpoint, TaskCheckpoints
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Evaluation:
     remarks: tuple[str, ...] = ()
 
 
-def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: Answered | None = None) -> Evaluation:
+def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: TaskCheckpoints | None = None) -> Evaluation:
     """Run each task on one model; one that cannot be asked of it costs the others nothing.
 
     Args:
@@ -54,8 +54,8 @@ def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: Answered
         DataError: A task's data is absent, or the reference of a divergence was not measured yet.
         NumericalError: A loss was not finite.
     """
-    answers: list[Answer] = []
-    before: dict[TaskSpec, Answer] = {}
+    answers: list[TaskCheckpoint] = []
+    before: dict[TaskSpec, TaskCheckpoint] = {}
     refusals: dict[TaskSpec, RefusedError] = {}
     for spec in specs:
         found = None if answered is None else answered.find(spec)
@@ -68,7 +68,7 @@ def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: Answered
             except RefusedError as error:
                 refusals[spec] = error
                 continue
-            found = Answer(result, time.perf_counter() - started, peak_rss_bytes())
+            found = TaskCheckpoint(result, time.perf_counter() - started, peak_rss_bytes())
             if answered is not None:
                 answered.keep(spec, found)
         answers.append(found)

@@ -23,11 +23,11 @@ from slmquant.store.record import CellSpec, TaskSpec
 from slmquant.tasks.common.contract import TaskResult
 from slmquant.tasks.common.texts.token_means import METRIC_VERSION
 
-__all__ = ["Answer", "Answered", "versioned"]
+__all__ = ["TaskCheckpoint", "TaskCheckpoints", "versioned"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskCheckpoint:
     """One task's result, and what it took.
 
     Attributes:
@@ -41,7 +41,7 @@ class Answer:
     peak_rss_bytes: int
 
 
-_STORED = TypeAdapter(Answer)
+_STORED = TypeAdapter(TaskCheckpoint)
 
 
 def versioned(spec: CellSpec, *more: str) -> str:
@@ -52,7 +52,7 @@ def versioned(spec: CellSpec, *more: str) -> str:
 
 
 @dataclass(frozen=True)
-class Answered:
+class TaskCheckpoints:
     """The answered tasks of one cell, a file for each.
 
     Attributes:
@@ -62,15 +62,15 @@ class Answered:
     folder: Path
 
     @classmethod
-    def of(cls, spec: CellSpec, cache_dir: Path, data_dir: Path | None) -> Answered:
+    def of(cls, spec: CellSpec, cache_dir: Path, data_dir: Path | None) -> TaskCheckpoints:
         """Those of a cell whose data is looked for in `data_dir` first."""
         return cls(cache_dir / "answered" / versioned(spec, str(data_dir)))
 
-    def find(self, task: TaskSpec) -> Answer | None:
+    def find(self, task: TaskSpec) -> TaskCheckpoint | None:
         """What an earlier process answered; None where there is nothing, or nothing that can be read."""
         return or_none(lambda: _STORED.validate_json(self._path(task).read_bytes()))
 
-    def keep(self, task: TaskSpec, answer: Answer) -> None:
+    def keep(self, task: TaskSpec, answer: TaskCheckpoint) -> None:
         """Keep a task's answer, whole or not at all.
 
         Raises:
