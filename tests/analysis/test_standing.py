@@ -122,4 +122,4 @@ def test_nothing_is_the_best_where_all_are_alike() -> None:
 
     assert found.best == ()
     assert not any(best(column, section) for column in columns(section) if column.task == invented.ARC)
-    assert any("no quantized cell is told apart from the best" in note for note in notes(section))
+    assert any("no quantized cell is significantly worse than the best" in note for note in notes(section))

@@ -1,4 +1,4 @@
-"""How results are shown: a terminal table, files for other programs, and one page for people.
+"""Reports: tables on the terminal, files for other programs, and an HTML page.
 
-Every form shows the same sections (`_sections`), columns (`_columns`) and words (`_words`).
+All of them show the same sections (`_sections`), columns (`_columns`) and sentences (`_words`).
 """

@@ -19,7 +19,7 @@ PER_CENT = 100.0
 
 @dataclass(frozen=True)
 class Reading:
-    """What a column says of a cell, in the column's own unit."""
+    """The value of a cell in a column, in the column's unit."""
 
     value: float
     text: str
@@ -32,13 +32,13 @@ class Column:
     """One column.
 
     Attributes:
-        title: Its short head, with the unit.
-        meaning: One sentence; the page shows it when the head is pointed at.
-        read: Cell → what it says, or None where it was not measured.
-        lower_is_better: None where neither direction is better, and where no test says which cell is.
-        about: The task, where several tasks have the same column.
-        task: The task as `str(TaskSpec)`, of an accuracy, a perplexity or a divergence.
-        figure: Which of these, as `Standing.metric` calls them.
+        title: Short head, with the unit.
+        meaning: One sentence; the page shows it on hover.
+        read: Cell → its reading, or None if it was not measured.
+        lower_is_better: None if neither direction is better, or if no test decides which cell is.
+        about: The task, if several tasks have the same column.
+        task: The task as `str(TaskSpec)`, for an accuracy, a perplexity or a divergence.
+        figure: The name of that metric in `Standing.metric`.
     """
 
     title: str
@@ -51,23 +51,23 @@ class Column:
 
 
 def columns(section: Section) -> list[Column]:
-    """The columns of a section's table; one in which no cell has a value is left out."""
+    """The columns of a section's table; columns without any value are left out."""
     all_columns = [
         Column("bpw", "Stored bits per weight of the whole model.", _metric("bpw", decimal(2))),
         Column("MB", "Stored size, 10⁶ bytes.", _metric("stored_bytes", decimal(1), BYTES_PER_MB), True),
         *(column for text in section.texts for column in _text_columns(text, len(section.texts) > 1)),
         *(column for task in section.tasks for column in _accuracy_columns(task)),
         *_performance_scores(),
-        Column("quant s", "Wall seconds to capture statistics and to quantize.", _metric("quantize_s", seconds)),
+        Column("quant s", "Wall-clock seconds to capture statistics and to quantize.", _metric("quantize_s", seconds)),
         Column("CPU s", "The same in processor seconds.", _metric("quantize_cpu_s", seconds)),
         Column(
             "added MB",
-            "Highest resident memory meanwhile, above the loaded model's, 10⁶ bytes.",
+            "Peak resident memory during the same work, minus the loaded model's, 10⁶ bytes.",
             _metric("quantize_added_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
         Column(
             "peak MB",
-            "Highest resident memory up to the end of quantization, 10⁶ bytes.",
+            "Peak resident memory up to the end of quantization, 10⁶ bytes.",
             _metric("quantize_peak_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
         _consumption_score(section.options),
@@ -76,11 +76,11 @@ def columns(section: Section) -> list[Column]:
 
 
 SCORES = ("perf", "perf > chance", "cons")
-"""Titles of the columns that stand in a table of their own where there is one for the scores."""
+"""Titles of the columns that move to the table of scores if there is one."""
 
 
 def score_columns(section: Section) -> list[Column]:
-    """The scores of the three tracks, that of an engine once for each."""
+    """The scores of the three tracks, SLMQ_infer once per engine."""
     infer = [
         Column(
             "infer",
@@ -94,37 +94,36 @@ def score_columns(section: Section) -> list[Column]:
 
 
 def engine_columns(section: Section) -> list[Column]:
-    """Size, memory and speed of a cell on an engine; to be read from `Cell.engines`."""
+    """Size, memory and speed on an engine; read them from the cells in `Cell.engines`."""
     all_columns = [
         Column(
             "file MB",
-            "The exported artifact on disk, 10⁶ bytes, as the engine opens it.",
+            "Size of the exported artifact on disk, 10⁶ bytes.",
             _metric("artifact_bytes", decimal(1), BYTES_PER_MB),
         ),
         Column(
             "RAM MB",
-            "Highest resident memory of the engine's process while it read and wrote tokens, 10⁶ bytes.",
+            "Peak resident memory of the engine's process during prefill and decoding, 10⁶ bytes.",
             _metric("inference_peak_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
         Column(
             "added MB",
-            "Of that what the artifact added, interpreter and binding taken off; it enters SLMQ_infer.",
+            "Of that, the part added by the artifact, without interpreter and binding; it enters SLMQ_infer.",
             _metric("inference_added_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
         Column(
             "prefill tok/s",
-            "Tokens read in a second by the engine with all cores, 512 at once, or as many as the model takes.",
+            "Prompt tokens per second on all cores, for a prompt of 512 tokens or the model's maximum if shorter.",
             _at("prefill_tokens_per_s", 512),
         ),
         Column(
             "tok/s",
-            "Tokens decoded in a second by the engine with all cores after 512 tokens, or after as many as the model "
-            "takes.",
+            "Tokens decoded per second on all cores, after 512 tokens of context or the model's maximum if shorter.",
             _at("decode_tokens_per_s", 512),
         ),
         Column(
             "× full",
-            "How many times as fast as full precision the engine decodes, measured in turns with it.",
+            "Decoding speed relative to full precision, both timed in alternation.",
             _at("decode_speedup", 512),
         ),
     ]
@@ -132,10 +131,10 @@ def engine_columns(section: Section) -> list[Column]:
 
 
 def best(column: Column, section: Section) -> frozenset[str]:
-    """Cell ids whose value of the quantized cells is the best, or not told apart from it.
+    """Ids of the quantized cells that are best in a column or not significantly worse than the best.
 
-    None where nothing is told apart from the best, be it that cells are alike or that so little was measured. Figures
-    without an error, such as sizes, are told apart by what is shown.
+    Empty if no cell is significantly worse, because cells are alike or too little was measured. Metrics without an
+    error, such as sizes, are compared as displayed.
     """
     readings = {cell.record.cell_id: column.read(cell) for cell in section.quantized}
     known = {cell_id: reading for cell_id, reading in readings.items() if reading}
@@ -152,18 +151,18 @@ def best(column: Column, section: Section) -> frozenset[str]:
 
 
 def reference_words(options: ScoreOptions) -> str:
-    """The method whose SLMQ_cons is 100, in words."""
+    """Name of the method that defines an SLMQ_cons of 100."""
     method = options.consumption_reference
     return "round-to-nearest" if method == DEFAULT_OPTIONS.consumption_reference else method
 
 
 def decimal(digits: int) -> Callable[[float], str]:
-    """A format with that many digits after the point."""
+    """A formatter with `digits` decimals."""
     return lambda value: f"{value:,.{digits}f}"
 
 
 def significant(value: float) -> str:
-    """Three significant digits; plain up to a million."""
+    """Format with three significant digits; in scientific notation from 10⁶ and below 10⁻⁴."""
     if value == 0 or abs(value) >= 1e6 or abs(value) < 1e-4:
         return f"{value:.3g}"
     digits = max(0, 2 - _magnitude(value))
@@ -171,19 +170,19 @@ def significant(value: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, whole from a thousand on; a dash where there is no value."""
+    """Format with four significant digits, without decimals from 1000; a dash for None."""
     if value is None:
         return ABSENT
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def perplexity(value: float) -> str:
-    """Two digits after the point where they mean something."""
+    """Format with two decimals; three significant digits from 1000."""
     return f"{value:.2f}" if value < 1000 else significant(value)
 
 
 def seconds(value: float) -> str:
-    """One digit after the point below 100 seconds."""
+    """Format with one decimal below 100 seconds, else none."""
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
@@ -220,7 +219,7 @@ def _text_columns(text: str, several: bool) -> list[Column]:
         ),
         Column(
             "top-1 %",
-            f"Share of tokens on {text} where both models rank the same token first.",
+            f"Share of tokens on {text} for which both models rank the same token first.",
             _metric("top1_agreement", decimal(1), 1 / PER_CENT, task=text),
             about=about,
         ),
@@ -230,26 +229,26 @@ def _text_columns(text: str, several: bool) -> list[Column]:
 def _accuracy_columns(task: str) -> list[Column]:
     def read(cell: Cell) -> Reading | None:
         metric = accuracy(cell.record, task)
-        found = _reading(metric, decimal(1), 1 / PER_CENT, with_stderr=True)
-        if found is None or metric is None or metric.stderr:
-            return found
-        interval = accuracy_interval(cell.record, metric)  # all right or none: an error of 0 says too much
+        reading = _reading(metric, decimal(1), 1 / PER_CENT, with_stderr=True)
+        if reading is None or metric is None or metric.stderr:
+            return reading
+        interval = accuracy_interval(cell.record, metric)  # shown in place of an error of 0: all right or all wrong
         span = None if interval is None else f"[{PER_CENT * interval.low:.1f}, {PER_CENT * interval.high:.1f}]"
-        return replace(found, stderr=None, interval=span)
+        return replace(reading, stderr=None, interval=span)
 
     def read_above_chance(cell: Cell) -> Reading | None:
-        found = above_chance(cell.record, task)
-        if found is None:
+        corrected = above_chance(cell.record, task)
+        if corrected is None:
             return None
-        stderr = None if found.stderr is None else found.stderr * PER_CENT
-        return Reading(found.value * PER_CENT, decimal(1)(found.value * PER_CENT), stderr)
+        stderr = None if corrected.stderr is None else corrected.stderr * PER_CENT
+        return Reading(corrected.value * PER_CENT, decimal(1)(corrected.value * PER_CENT), stderr)
 
     meaning = f"Accuracy on {task}, ± one standard error."
     return [
         Column(f"{task_name(task)} %", meaning, read, False, task=task, figure="accuracy"),
         Column(
             ABOVE_CHANCE,
-            f"Accuracy on {task} counted from chance, ± one standard error: 0 is guessing, 100 all right.",
+            f"Accuracy on {task} counted from chance, ± one standard error: 0 is guessing, 100 is all correct.",
             read_above_chance,
             False,
             about=task_name(task),
@@ -283,7 +282,7 @@ def _consumption_score(options: ScoreOptions) -> Column:
 
 
 def _known(all_columns: Iterable[Column], cells: Sequence[Cell]) -> list[Column]:
-    """Those in which any of the cells has a value."""
+    """The columns in which any of the cells has a value."""
     return [column for column in all_columns if any(column.read(cell) for cell in cells)]
 
 
@@ -292,7 +291,7 @@ def _on_engine(engine: str, read: Callable[[Cell], Reading | None]) -> Callable[
 
 
 def _at(name: str, longest: int) -> Callable[[Cell], Reading | None]:
-    """At the longest context up to `longest` that was measured."""
+    """Read metric `name` at the longest measured context up to `longest`."""
 
     def read(cell: Cell) -> Reading | None:
         context = context_of(cell.record.metrics, name, longest)

@@ -1,4 +1,4 @@
-"""Tables of published cells, as Markdown: what a document's comments ask for (`published`)."""
+"""Markdown tables of published cells, as requested by the comments of a document (see `published`)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _FEW_SECONDS = 10.0
 """Below it seconds are shown with a decimal."""
 
 Answers = Mapping[str, Sequence[ItemOutcome]]
-"""Cell id → what the cell answered."""
+"""Cell id → its per-item answers."""
 
 
 def _cells(records: Sequence[Record], answers: Answers, wanted: str) -> str:
-    """Every cell that matches `wanted`, and the conditions under which all of them were measured."""
+    """Table of every cell that matches `wanted`, and the conditions under which they were measured."""
     chosen = [r for r in _chosen(records, wanted) if not is_reference(r)]
     if not chosen:
-        raise StoreError(f"no published cell matches {wanted!r}")
+        raise StoreError(f"no published cell matches {wanted!r}; check model=, scheme=, method= and seed=")
     texts: list[str | None] = [*text_tasks([r for r in chosen if r.status == "ok"])] or [None]
     measured = sorted((r for r in chosen if r.status == "ok"), key=lambda r: _value(r, "kl_mean", texts[0]))
     with_seed = len({seed for r in measured if (seed := _calibration_seed(r)) is not None}) > 1
@@ -52,10 +52,10 @@ _CHOICES: Mapping[str, Callable[[Record], object]] = {
 
 
 def _chosen(records: Sequence[Record], wanted: str) -> list[Record]:
-    """The records that `wanted`, as in `scheme=W4A16g64 seed=0`, names."""
+    """The records that match `wanted`, such as `scheme=W4A16g64 seed=0`."""
     choice = dict(part.split("=", 1) for part in wanted.split())
     if unknown := set(choice) - set(_CHOICES):
-        raise StoreError(f"a table chooses by {', '.join(sorted(unknown))}; expected {', '.join(_CHOICES)}")
+        raise StoreError(f"unknown filter {', '.join(sorted(unknown))}; expected {', '.join(_CHOICES)}")
     return [r for r in records if all(str(_CHOICES[name](r)) == value for name, value in choice.items())]
 
 
@@ -114,7 +114,7 @@ def _with_interval(value: float, interval: Interval | None, form: str, *, signed
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two cells of one model, calibration seed and text; `b` is seen from `a`."""
+    """Two cells of one model, calibration seed and text; `b` is compared with `a`."""
 
     a: Record
     b: Record
@@ -122,7 +122,7 @@ class _Pair:
 
 
 def _pairs(records: Sequence[Record], answers: Answers, wanted: str) -> str:
-    """Two cells at a time, on every model, calibration seed and text that has both."""
+    """Table of pairs of cells, on every model, calibration seed and text that has both."""
     pairs = [pair for names in wanted.split(",") for pair in _paired(records, names)]
     varying: dict[str, Callable[[_Pair], object]] = {
         "model": lambda pair: pair.a.spec.model,
@@ -151,14 +151,14 @@ def _seed_of(pair: _Pair) -> int | None:
 
 
 def _paired(records: Sequence[Record], names: str) -> list[_Pair]:
-    """The pairs that `names`, two cells called `[model/]method/scheme`, stands for.
+    """The pairs of cells that match `names`, two labels of the form `[model/]method/scheme`.
 
     Raises:
-        StoreError: It is not two names, or a name stands for no cell that the other's has a partner in.
+        StoreError: `names` is not two labels, or no two matching cells were measured alike.
     """
     words = names.split()
     if len(words) != 2:
-        raise StoreError(f"a table compares {names.strip()!r}; expected two cells, as in 'rtn/W8A8 gptq/W8A8'")
+        raise StoreError(f"cannot compare {names.strip()!r}; expected two cells, such as 'rtn/W8A8 gptq/W8A8'")
     first, second = (_named(records, word) for word in words)
     found = []
     for a in first:
@@ -168,26 +168,26 @@ def _paired(records: Sequence[Record], names: str) -> list[_Pair]:
                 texts: list[str | None] = [*text_tasks([a, b])] or [None]
                 found += [_Pair(a, b, text) for text in texts]
     if not found:
-        raise StoreError(f"no cell called {words[0]!r} was measured as one called {words[1]!r} was")
+        raise StoreError(f"no cell {words[0]!r} has the same model, tasks and calibration seed as a cell {words[1]!r}")
     return found
 
 
 def _named(records: Sequence[Record], name: str) -> list[Record]:
-    """The measured cells called `[model/]method/scheme`.
+    """The measured cells with the label `[model/]method/scheme`.
 
     Raises:
         StoreError: There is none.
     """
     found = [r for r in records if r.status == "ok" and f"/{r.spec.label}".endswith(f"/{name}")]
     if not found:
-        raise StoreError(f"0 published cells are called {name!r}; expected one or more")
+        raise StoreError(f"no published cell has the label {name!r}; expected [model/]method/scheme")
     return found
 
 
 def _report(records: Sequence[Record], answers: Answers, wanted: str) -> str:
-    """The table of every cell, as `slmquant report` has it; of several models one below the other."""
+    """The first table of `slmquant report`, one per section."""
     if wanted:
-        raise StoreError(f"a report takes the whole file; {wanted!r} says nothing to it")
+        raise StoreError(f"a report shows the whole file and takes no filter; remove {wanted!r}")
     parts = []
     for section in sections(records, answers=answers):
         table = tables(section)[0]
@@ -206,7 +206,7 @@ def _field(field: Field) -> str:
 
 
 def _difference(name: str, task: str | None, a: Record, b: Record, answers: Answers) -> str:
-    """`b − a` of a divergence or, of a perplexity, of the loss, with its interval; empty where it was not measured."""
+    """`b − a` with its interval, for a perplexity in nats of the loss; empty if not measured."""
     metric = a.metric(name, task)
     if metric is None or b.metric(name, task) is None:
         return _ABSENT
@@ -220,7 +220,7 @@ def _difference(name: str, task: str | None, a: Record, b: Record, answers: Answ
 
 
 def _conditions(chosen: Sequence[Record], reference: Record | None, texts: Sequence[str | None]) -> str:
-    """Model, calibration, texts, numbers computed in and machine, and what full precision scored."""
+    """One line: model, calibration, texts, compute dtype, machine, and the perplexity of full precision."""
     measured = [r for r in chosen if r.status == "ok"] or list(chosen)
     record = measured[0]
     provenance = "" if record.model is None else f" ({record.model.provenance})"
@@ -292,7 +292,7 @@ def _cost_conditions(chosen: Sequence[Record]) -> str:
 
 
 def _each(labels: Iterable[str | None]) -> str:
-    """Every label once, in order."""
+    """Join the distinct labels, in order."""
     return "; and ".join(dict.fromkeys(label for label in labels if label))
 
 
@@ -309,4 +309,4 @@ TABLES: Mapping[str, Callable[[Sequence[Record], Answers, str], str]] = {
     "report": _report,
     "costs": _costs,
 }
-"""Kind of table → what makes it, from the records of a file, what they answered, and what the comment says further."""
+"""Kind of table → its function of (records, answers, arguments of the comment)."""

@@ -1,4 +1,4 @@
-"""The one sentence above a section."""
+"""The headline of a section."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from slmquant.report._columns import BYTES_PER_MB, perplexity
 from slmquant.report._sections import Cell, Section
 
 SMALL_LOSS = 0.15
-"""The headline names the smallest cell whose perplexity is shown to rise by less than this share: by the upper end of
-its interval. "Keeps" is said of a cell that is equivalent to full precision alone."""
+"""The headline names the smallest cell whose perplexity rises by less than this share, at the upper end of its
+interval. The headline says "keeps" only of a cell that is equivalent to full precision."""
 
 NBSP = "\N{NO-BREAK SPACE}"
 
 
 def headline(section: Section) -> str:
-    """One sentence: the smallest cell that loses little, or else the one that loses least."""
+    """One sentence about the smallest cell with a small loss, else about the cell with the least loss."""
     chosen = _chosen(section)
     if chosen is None:
         return f"{section.model}: nothing measured yet"
@@ -25,7 +25,7 @@ def headline(section: Section) -> str:
     where += f" instead of {full_size:.0f}{NBSP}MB" if full_size is not None and chosen is not reference else ""
     if value is None:
         cells = f"{len(section.quantized)} quantized cell{'s' * (len(section.quantized) != 1)}"
-        return f"{cells}, and no text among the tasks: accuracies alone do not say which is closest to full precision"
+        return f"{cells}, but no text among the tasks: accuracies alone do not show which is closest to full precision"
     if full_value is None or chosen is reference:
         return f"{where}, {chosen.name} has a perplexity of {perplexity(value)}"
     against = f"perplexity at {perplexity(value)} against {perplexity(full_value)} in full precision"
@@ -49,7 +49,7 @@ def _change(cell: Cell, section: Section, change: float) -> str:
 
 
 def _loss(cell: Cell, section: Section) -> Difference | None:
-    """How the perplexity of a cell on the first text differs from full precision's."""
+    """The perplexity of a cell compared with full precision, on the first text."""
     for standing in section.standings:
         if standing.metric == "perplexity" and section.texts and standing.task == section.texts[0]:
             return standing.against_reference.get(cell.record.cell_id)
@@ -66,14 +66,14 @@ def _chosen(section: Section) -> Cell | None:
     for cell in section.quantized:
         value, size = perplexity_of(cell, section), _megabytes(cell)
         if value is not None and size is not None and _is_small(cell, section):
-            close.append((round(size), value, cell))  # megabytes, as they are shown
+            close.append((round(size), value, cell))  # sizes as displayed, in megabytes
     if close:
         return min(close, key=lambda choice: choice[:2])[2]
     return next(iter(section.quantized), section.reference)
 
 
 def perplexity_of(cell: Cell, section: Section) -> float | None:
-    """Its perplexity on the first text."""
+    """The perplexity of a cell on the first text, or None."""
     metric = cell.record.metric("perplexity", section.texts[0]) if section.texts else None
     return metric.value if metric else None
 

@@ -1,4 +1,4 @@
-"""Loss against size, as an SVG that takes its colours and its typeface from the page it stands in."""
+"""Plots of loss against size, as SVG with the colours and font of the page."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from slmquant.report._sections import Cell, Section
 
 SIZE_INCHES = (5.2, 4.0)
 LOG_FROM_RATIO = 3.0
-"""The vertical axis is logarithmic where the largest value is at least this many times the smallest."""
+"""The vertical axis is logarithmic if the largest value is at least this many times the smallest."""
 
 NUM_SERIES = 6
 DASHES = (0, (3, 3))
 LABEL_POINTS = 9.5
 DOT_PIXELS, TOGETHER_PIXELS = 7.0, 22.0
-"""Half the width of a point with some air; within what distance points of one scheme share a name."""
+"""Half the width of a point with margin; distance within which points of one scheme share a label."""
 
 LABEL_PLACES = (
     (8, 0, "left", "center"),
@@ -39,11 +39,11 @@ LABEL_PLACES = (
     (6, 7, "left", "bottom"),
     (6, -7, "left", "top"),
 )
-"""Where a name may stand, best first: offset in points, alignment."""
+"""Label positions, best first: (x offset, y offset in points, horizontal and vertical alignment)."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
-# Colours that stand in the SVG only to be replaced by the page's own.
+# Placeholder colours, replaced by the CSS variables of the page.
 INK, MUTED, GRID, LINE, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
 SERIES = tuple(f"#0a0a{index:02d}" for index in range(10, 10 + NUM_SERIES))
 PAGE_COLOURS = {
@@ -58,7 +58,7 @@ PAGE_COLOURS = {
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot: its heading, the SVG, and what it shows in a sentence for those who do not see it."""
+    """One plot: title, SVG, and a text description for screen readers."""
 
     title: str
     svg: str
@@ -76,8 +76,8 @@ class Series(NamedTuple):
     """How a method is drawn.
 
     Attributes:
-        colour: Number of its colour.
-        marker: Number of its marker.
+        colour: Index of its colour.
+        marker: Index of its marker.
     """
 
     colour: int
@@ -85,9 +85,9 @@ class Series(NamedTuple):
 
 
 def method_series(section: Section) -> dict[str, Series]:
-    """How each method is drawn, the same in every plot of a section.
+    """Colour and marker of each method, the same in every plot of a section.
 
-    Colours come again after six methods, with another marker each time: no two of 36 look alike.
+    Colours repeat after six methods with other markers, so 36 methods look different.
     """
     names = sorted({cell.record.spec.method for cell in section.quantized})
     return {
@@ -98,7 +98,7 @@ def method_series(section: Section) -> dict[str, Series]:
 def plot(section: Section, loss: str, title: str, task: str | None) -> Plot | None:
     """Draw `loss` (`perplexity` or `kl_mean`) on `task` against stored megabytes.
 
-    None where fewer than two quantized cells have both.
+    Returns None if fewer than two quantized cells have both.
     """
     dots = [dot for cell in section.quantized if (dot := _dot(cell, loss, task))]
     if len(dots) < 2:
@@ -159,7 +159,7 @@ def _draw_front(axes: Axes, section: Section, loss: str, task: str | None) -> No
 
 
 def _draw_reference(axes: Axes, section: Section, reference: _Dot | None) -> None:
-    """A star and a level line; where full precision has no such loss, an upright line at its size."""
+    """Draw full precision as a star and a horizontal line; without a loss, as a vertical line at its size."""
     if reference:
         axes.axhline(reference.loss, color=MUTED, linewidth=1, linestyle=DASHES, zorder=1)
         _draw_dot(axes, reference, "*", INK, size=15)
@@ -197,9 +197,9 @@ def _draw_dot(axes: Axes, dot: _Dot, marker: str, colour: str, size: float = 8.5
 
 
 def _draw_labels(axes: Axes, dots: Sequence[_Dot], reference: _Dot | None) -> None:
-    """Name points by their scheme, once for those that lie together; by their method, where all have one scheme.
+    """Label points by scheme, nearby points only once; by method if all have one scheme.
 
-    A name that would touch anything has no room; the tip still gives it.
+    A label that would overlap something is left out; the tooltip still shows it.
     """
     one_scheme = len({dot.cell.record.spec.scheme for dot in dots}) == 1
     shown = [*dots, *([reference] if reference else [])]
@@ -256,7 +256,7 @@ def _tip(dot: _Dot, title: str) -> str:
 
 
 def _for_page(svg: str, tips: dict[str, str]) -> str:
-    """Inline form: page colours, no ids that could clash, and points that can be pointed at and focused."""
+    """Prepare an SVG for inlining: page colours, no clashing ids, points that can be hovered and focused."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for gid, tip in tips.items():

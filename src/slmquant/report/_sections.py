@@ -1,4 +1,4 @@
-"""Records sorted into what one table may hold: one model under one set of conditions."""
+"""Group records into sections: one model under one set of conditions, shown in one table."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Cell:
     """A measured cell and its scores.
 
     Attributes:
-        record: What was measured in torch.
-        scores: The scores of that.
-        engines: Engine → what was measured of the same quantized model on it.
-        apart: What tells it from another cell of the same method and scheme, such as its seed; empty where there is
-            none.
+        record: The record measured in torch, or on an engine.
+        scores: Its scores.
+        engines: Engine → cell of the same quantized model on that engine.
+        apart: What distinguishes it from cells of the same method and scheme, such as the seed; empty if it is the
+            only one.
     """
 
     record: Record
@@ -40,7 +40,7 @@ class Cell:
 
     @property
     def method(self) -> str:
-        """`gptq`, or `gptq (seed 1)` where the same method and scheme stand in the table with another seed."""
+        """`gptq`, or `gptq (seed 1)` if the table has the same method and scheme with another seed."""
         return self.record.spec.method + (f" ({self.apart})" if self.apart else "")
 
     @property
@@ -53,19 +53,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """Cells that differ in the quantization alone.
+    """Cells that differ only in the quantization.
 
     Attributes:
         model: Model source.
-        cells: Measured cells: the full-precision ones first, then by divergence, else by perplexity.
+        cells: Measured cells, full precision first, then by divergence and perplexity.
         failures: Cells that were refused or failed, by method and scheme.
         texts: Tasks with a perplexity or a divergence.
         tasks: Tasks with an accuracy.
-        standings: Which cells can be told apart from full precision and from the best, by each figure.
+        standings: Comparisons with full precision and with the best cell, by task and metric.
         options: How the scores were computed.
-        outdated: Why its rows are not what would be measured now; empty where they are.
-        margins: What counts as no difference.
-        best_by_score: `perf` and `above chance` → the cells that the score does not tell apart from the highest.
+        outdated: Why its rows are outdated; empty if they are current.
+        margins: Differences that count as none.
+        best_by_score: `perf` and `above chance` → the cells not significantly below the highest score.
     """
 
     model: str
@@ -81,7 +81,7 @@ class Section:
 
     @property
     def records(self) -> list[Record]:
-        """Every record of the section, measured ones first."""
+        """All records of the section, measured ones first."""
         return [cell.record for cell in self.cells] + list(self.failures)
 
     @property
@@ -91,7 +91,7 @@ class Section:
 
     @property
     def accuracies(self) -> list[Standing]:
-        """Those of the standings that are of tasks with right and wrong answers."""
+        """The standings of tasks with right and wrong answers."""
         return [standing for standing in self.standings if standing.metric == "accuracy"]
 
     @property
@@ -106,7 +106,7 @@ class Section:
 
 
 NO_ANSWERS: Answers = {}
-"""Without answers to single items, cells are told apart by their standard errors alone."""
+"""No per-item answers; cells are then compared by their standard errors alone."""
 
 
 def sections(
@@ -115,10 +115,10 @@ def sections(
     answers: Answers = NO_ANSWERS,
     margins: Margins = DEFAULT_MARGINS,
 ) -> list[Section]:
-    """Group records by model, tasks, dtype, device and inputs, in the order in which they first appear.
+    """Group records by model, tasks, dtype, device and inputs, in order of first appearance.
 
-    Outdated rows come last, in sections of their own. What an engine made of a cell stands beside the cell; where it
-    failed, among the failures.
+    Outdated rows come last, in separate sections. A record of an engine is attached to the cell that it ran; if it
+    failed, it is among the failures.
     """
     scores = {score.cell_id: score for score in score_table(records, options)}
     groups: dict[object, list[Record]] = {}
@@ -128,12 +128,12 @@ def sections(
             groups.setdefault((conditions(record), record.cell_id in outdated), []).append(record)
     on_engines = {record.spec: record for record in records if record.spec.engine is not None}
     names = list(dict.fromkeys(spec.engine for spec in on_engines if spec.engine is not None))
-    found = []
+    result = []
     for group in groups.values():
-        beside = [on_engines[spec] for r in group for name in names if (spec := r.spec.on(name)) in on_engines]
+        of_engines = [on_engines[spec] for r in group for name in names if (spec := r.spec.on(name)) in on_engines]
         reasons = tuple(dict.fromkeys(outdated[r.cell_id] for r in group if r.cell_id in outdated))
-        found.append(replace(_section(group, beside, scores, answers, options, margins), outdated=reasons))
-    return found
+        result.append(replace(_section(group, of_engines, scores, answers, options, margins), outdated=reasons))
+    return result
 
 
 def _section(
@@ -190,7 +190,7 @@ def _with_interval(scores: CellScores, items: Sequence[ItemOutcome]) -> CellScor
 
 
 def told_apart(specs: Sequence[CellSpec]) -> dict[CellSpec, str]:
-    """What tells each cell from others of its method and scheme: seed, calibration set, budget of learning, tasks."""
+    """What distinguishes each cell from others of its method and scheme: seed, calibration, budget, tasks."""
     groups: dict[tuple[str, str], list[CellSpec]] = {}
     for spec in specs:
         groups.setdefault((spec.method, spec.scheme), []).append(spec)
@@ -207,13 +207,13 @@ def told_apart(specs: Sequence[CellSpec]) -> dict[CellSpec, str]:
             for spec in group
         ]
         differ = [len(set(values)) > 1 for values in zip(*facts, strict=True)]
-        for spec, mine in zip(group, facts, strict=True):
-            words[spec] = ", ".join(fact for fact, wanted in zip(mine, differ, strict=True) if wanted and fact)
+        for spec, own_facts in zip(group, facts, strict=True):
+            words[spec] = ", ".join(fact for fact, differs in zip(own_facts, differ, strict=True) if differs and fact)
     return words
 
 
 def _inputs_words(spec: CellSpec) -> tuple[str, str]:
-    """Which text of its name it was calibrated on, and which version of the method rounded it."""
+    """(hash of the calibration text, versions of stages and methods), as shown to users."""
     if spec.inputs is None:
         return "", ""
     text, versions = spec.inputs.calibration_sha256, (*spec.inputs.stages, *spec.inputs.methods)

@@ -1,4 +1,4 @@
-"""The tables of a section: what was measured in torch; and, where engines ran, what they made of it, and the scores."""
+"""The tables of a section: results in torch and, if engines ran, results on engines and scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OF_SCORES = ("perf > chance",)
 
 @dataclass(frozen=True)
 class Field:
-    """What one row says in one column, or None, and whether nothing in the column is better."""
+    """One row's reading in one column (None if absent), and whether it is among the best."""
 
     reading: Reading | None
     is_best: bool
@@ -41,7 +41,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Row:
-    """One cell, or one cell on one engine; `heads` say which."""
+    """One cell, or one cell on one engine, named by `heads`."""
 
     cell: Cell
     heads: tuple[str, ...]
@@ -53,11 +53,11 @@ class Table:
     """A table for the terminal and for the page.
 
     Attributes:
-        title: What it is about.
-        heads: Titles of what says which row it is.
+        title: Its title.
+        heads: Titles of the columns that identify a row.
         columns: The columns after those.
         rows: The rows.
-        drop_order: Titles of columns that a narrow terminal does without, the first to go first.
+        drop_order: Titles of columns to drop on a narrow terminal, in this order.
     """
 
     title: str
@@ -67,7 +67,7 @@ class Table:
     drop_order: tuple[str, ...]
 
     def without(self, titles: Sequence[str]) -> Table:
-        """The same without columns of these titles."""
+        """The table without the columns of these titles."""
         kept = [place for place, column in enumerate(self.columns) if column.title not in titles]
         return replace(
             self,
@@ -77,14 +77,14 @@ class Table:
 
 
 def tables(section: Section) -> list[Table]:
-    """One table where nothing ran on an engine; else three, the last with the scores of all three tracks."""
+    """One table if nothing ran on an engine; else three, the last with the scores of all tracks."""
     everything, engines = columns(section), section.engines
     if not engines:
-        return [_of_cells("Every cell", section, everything, _OF_CELLS)]
+        return [_of_cells("All cells", section, everything, _OF_CELLS)]
     return [
-        _of_cells("What was kept", section, [c for c in everything if c.title not in SCORES], _OF_CELLS),
+        _of_cells("Model quality", section, [c for c in everything if c.title not in SCORES], _OF_CELLS),
         _of_engines(section, engines),
-        _of_cells("The three tracks", section, score_columns(section), _OF_SCORES),
+        _of_cells("Scores of the three tracks", section, score_columns(section), _OF_SCORES),
     ]
 
 
@@ -102,7 +102,7 @@ def _of_cells(title: str, section: Section, shown: Sequence[Column], drop_order:
 
 
 def _of_engines(section: Section, engines: Sequence[str]) -> Table:
-    """Engine by engine, since speeds are compared on one engine; none is called the best, as none has its error."""
+    """Table by engine, as speeds compare only on one engine; none is marked best, as they have no error."""
     shown = engine_columns(section)
     rows = []
     for engine in engines:
@@ -120,7 +120,7 @@ def _of_engines(section: Section, engines: Sequence[str]) -> Table:
 
 @dataclass(frozen=True)
 class OverModels:
-    """Scores of methods over several models: heads, and a row of texts for each method and scheme."""
+    """Table of scores over several models: heads, one row of texts per method and scheme, and notes."""
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -128,20 +128,20 @@ class OverModels:
 
 
 def over_models(records: Sequence[Record], options: ScoreOptions) -> OverModels | None:
-    """The table of `analysis.over_models`; None where no method was measured on two models."""
-    found = [one for one in scores_over_models(records, options) if one.spec.method != REFERENCE_METHOD]
-    if not found:
+    """The table of `analysis.over_models`; None if no method was measured on two models."""
+    over = [entry for entry in scores_over_models(records, options) if entry.spec.method != REFERENCE_METHOD]
+    if not over:
         return None
-    engines = list(dict.fromkeys(engine for one in found for engine in one.infer))
-    nothing, apart = Score(None), told_apart([one.spec for one in found])
+    engines = list(dict.fromkeys(engine for entry in over for engine in entry.infer))
+    no_score, apart = Score(None), told_apart([entry.spec for entry in over])
     rows, reasons = [], list[str]()
-    for one in found:
-        scores = (one.perf, one.perf_above_chance, *(one.infer.get(e, nothing) for e in engines), one.cons)
+    for entry in over:
+        scores = (entry.perf, entry.perf_above_chance, *(entry.infer.get(e, no_score) for e in engines), entry.cons)
         texts = (ABSENT if score.value is None else decimal(1)(score.value) for score in scores)
-        method = one.spec.method + (f" ({apart[one.spec]})" if apart[one.spec] else "")
-        rows.append((method, one.spec.scheme, str(len(one.models)), *texts))
-        reasons += [f"{method} {one.spec.scheme}: {s.reason}" for s in scores if s.value is None and s.reason]
+        method = entry.spec.method + (f" ({apart[entry.spec]})" if apart[entry.spec] else "")
+        rows.append((method, entry.spec.scheme, str(len(entry.models)), *texts))
+        reasons += [f"{method} {entry.spec.scheme}: {s.reason}" for s in scores if s.value is None and s.reason]
     heads = ("method", "scheme", "models", "perf", "perf > chance", *(f"infer {e}" for e in engines), "cons")
     order = "averaged, then squared" if options.expectation == "mean_then_square" else "squared, then averaged"
-    models = dict.fromkeys(model for one in found for model in one.models)
+    models = dict.fromkeys(model for entry in over for model in entry.models)
     return OverModels(heads, tuple(rows), (f"Over {', '.join(models)}: ratios are {order}.", *dict.fromkeys(reasons)))

@@ -1,4 +1,4 @@
-"""What the numbers of a section say, in sentences; what they mean; and what to know before trusting them."""
+"""The sentences of a report: remarks on a section, notes below its table, definitions of its columns."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from slmquant.store.record import CalibrationSpec, CellSpec, Environment, Record
 _DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
         "bpw",
-        "Stored bits of the whole model divided by its number of weights: scales, zero points, embeddings "
-        "and head included, tied weights counted once.",
+        "Bits per weight: stored bits of the whole model divided by its number of weights. Scales, zero points, "
+        "embeddings and head are included; tied weights count once.",
     ),
-    ("MB", "Stored size in 10⁶ bytes, by the same count as bpw."),
+    ("MB", "Stored size in 10⁶ bytes, counted as for bpw."),
     (
         "ppl",
-        "Perplexity: e to the mean negative log-likelihood of a token. It depends on text, window and "
+        "Perplexity: e to the mean negative log-likelihood per token. It depends on text, window length and "
         "tokenizer, so compare it only under one protocol. Lower is better.",
     ),
     (
         "KL",
         "Kullback–Leibler divergence from the full-precision model's next-token distribution to the "
-        "quantized model's, in nats, averaged over tokens: the most sensitive measure here. 0 is identical.",
+        "quantized model's, in nats, averaged over tokens. The most sensitive measure here; 0 means identical.",
     ),
-    ("KL p99", "The 99th percentile of the same divergence over tokens: how bad the bad moments are."),
+    ("KL p99", "The 99th percentile of the same divergence over tokens: how bad the worst tokens are."),
     ("top-1 %", "Share of tokens for which both models rank the same token first."),
     (
         "accuracy %",
-        "Share of items answered as the key says, by lm-eval's definitions: length-normalized (acc_norm) where lm-eval "
-        "has it for the task, else plain (acc), or of exact answers where they are written. ± is one standard error.",
+        "Share of correct answers, by lm-eval's definitions: length-normalized (acc_norm) if lm-eval defines it for "
+        "the task, else plain (acc); exact match for tasks with written answers. ± is one standard error.",
     ),
     (
         "> chance %",
-        "(accuracy − chance) / (1 − chance): 0 is guessing and 100 everything right, with the error of the accuracy "
-        "stretched alike.",
+        "(accuracy − chance) / (1 − chance), in per cent: 0 is guessing, 100 is all correct. ± is the standard error "
+        "of the accuracy, scaled in the same way.",
     ),
     (
         "flips",
-        "Answers that full precision had right and the quantized model has wrong (−), and the other way round (+). "
+        "Answers that are right in full precision and wrong in the quantized model (−), and the reverse (+). "
         "▼ worse, ▲ better, ≈ equivalent within the margin, ? too few items to tell.",
     ),
     (
@@ -57,29 +57,30 @@ _DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "perf > chance",
-        "The same of accuracies alone, counted from chance: 100 is full precision, guessing is worth nothing and less "
-        "than guessing counts against. Absent where full precision is not told from chance on a task.",
+        "The same for accuracies alone, counted from chance: 100 is full precision, guessing counts 0, and below "
+        "chance counts negative. Absent if full precision is not significantly above chance on a task.",
     ),
     (
         "quant s",
-        "Wall seconds to capture calibration statistics and to quantize; shared work in full, loading apart.",
+        "Wall-clock seconds to capture calibration statistics and to quantize. Shared work counts in full; loading the "
+        "model does not count.",
     ),
-    ("CPU s", "The same in processor seconds, over all cores; the median of three where quantizing is short."),
+    ("CPU s", "The same in processor seconds, summed over all cores; the median of three runs if quantizing is short."),
     (
         "added MB",
-        "Highest resident memory meanwhile, above what was resident when the model was loaded, in 10⁶ bytes.",
+        "Peak resident memory during the same work, minus the memory of the loaded model, in 10⁶ bytes.",
     ),
-    ("peak MB", "Highest resident memory of the cell's process up to the end of quantization, in 10⁶ bytes."),
+    ("peak MB", "Peak resident memory of the cell's process up to the end of quantization, in 10⁶ bytes."),
     (
         "cons",
-        "SLMQ_cons: the quadratic mean of CPU s and added MB of {cheapest}, of the same model and "
-        "scheme on the same machine, relative to this cell's, times 100. Higher is cheaper.",
+        "SLMQ_cons: the quadratic mean of two ratios, CPU s and added MB of {cheapest} divided by this cell's, times "
+        "100; for the same model and scheme on the same machine. Higher is cheaper.",
     ),
 )
 
 
 def definitions(options: ScoreOptions) -> list[tuple[str, str]]:
-    """What the columns mean: title and sentence, the scores as `options` has them computed."""
+    """(column title, definition) for every column, with the score options filled in."""
     words = {
         "and_perplexity": ", and of the inverse perplexity" if options.perplexity else "",
         "cheapest": reference_words(options),
@@ -88,25 +89,25 @@ def definitions(options: ScoreOptions) -> list[tuple[str, str]]:
 
 
 def remarks(section: Section) -> list[str]:
-    """Further sentences: where the method matters most, and how many cells ended how."""
-    said = [f"Outdated, and no match for newer tables: {reason}." for reason in section.outdated]
+    """Sentences below the headline: where methods differ most, and how many cells ended in which status."""
+    sentences = [f"Outdated, do not compare with newer tables: {reason}." for reason in section.outdated]
     contest = _widest_contest(section)
     if contest:
         ranking = ", ".join(f"{cell.method} {perplexity(value)}" for value, cell in contest)
-        said.append(f"Methods lie furthest apart at {contest[0][1].record.spec.scheme}: perplexity {ranking}.")
+        sentences.append(f"Methods differ most at {contest[0][1].record.spec.scheme}: perplexity {ranking}.")
     counts = [f"{len(section.cells)} cell{'s' * (len(section.cells) != 1)} measured"]
     for status in ("refused", "failed", "timeout", "out_of_memory"):
         number = sum(record.status == status for record in section.failures)
         counts += [f"{number} {STATUS_WORDS[status]}"] if number else []
-    said.append(f"{', '.join(counts)}.")
-    return said
+    sentences.append(f"{', '.join(counts)}.")
+    return sentences
 
 
 STATUS_WORDS = {
     "ok": "measured",
     "refused": "refused",
     "failed": "failed",
-    "timeout": "out of time",
+    "timeout": "timed out",
     "out_of_memory": "out of memory",
 }
 
@@ -117,7 +118,7 @@ def scheme_words(record: Record) -> str:
 
 
 def notes(section: Section) -> list[str]:
-    """What a reader must know of this table: protocols, subsets, dtype, machine, provenance, scores."""
+    """Notes below a table: protocols, subsets, dtype, machine, provenance, scores."""
     return [
         *_model_notes(section),
         *_protocol_notes(section),
@@ -138,19 +139,19 @@ def machine_words(environment: Environment) -> str:
 
 
 def plans(section: Section) -> list[str]:
-    """The YAML plans that measure these cells again: one for each seed, calibration set and budget among them."""
+    """YAML plans that reproduce these cells: one for each combination of seed, calibration set and budget."""
     groups: dict[_Setting, list[CellSpec]] = {}
     quantized = [r.spec for r in section.records if not is_reference(r) and r.spec.engine is None]
     sets = {spec.seed: spec.calibration for spec in quantized if spec.calibration}
     budgets = {spec.seed: spec.budget for spec in quantized if spec.budget}
-    for spec in quantized:  # a cell that needs no calibration or budget goes with one that has some
+    for spec in quantized:  # a cell without calibration or budget joins a plan that has one
         setting = (spec.seed, spec.calibration or sets.get(spec.seed), spec.budget or budgets.get(spec.seed))
         groups.setdefault(setting, []).append(spec)
     return [_plan(setting, specs, section.engines) for setting, specs in groups.items()]
 
 
 _Setting = tuple[int, CalibrationSpec | None, str | None]
-"""Seed, calibration set and budget of learning."""
+"""(seed, calibration set, budget)."""
 
 
 def _plan(setting: _Setting, specs: list[CellSpec], engines: list[str]) -> str:
@@ -174,7 +175,7 @@ def _plan(setting: _Setting, specs: list[CellSpec], engines: list[str]) -> str:
 
 
 def _widest_contest(section: Section) -> list[tuple[float, Cell]]:
-    """Perplexities and cells of the scheme at which methods differ most, best first."""
+    """(perplexity, cell) at the scheme where methods differ most, best first."""
     by_scheme: dict[str, list[tuple[float, Cell]]] = {}
     for cell in section.quantized:
         value = perplexity_of(cell, section)
@@ -185,87 +186,88 @@ def _widest_contest(section: Section) -> list[tuple[float, Cell]]:
 
 
 def _model_notes(section: Section) -> list[str]:
-    said = []
+    sentences = []
     for card in dict.fromkeys(record.model for record in section.records if record.model):
-        said.append(
+        sentences.append(
             f"Model: {section.model}, {card.architecture}, {card.parameters / 1e6:,.1f} million parameters, "
             f"{card.embedding_share:.0%} of them in embeddings and head; weights: {card.provenance}."
         )
     spec = section.records[0].spec
     seeds = ", ".join(_unique(str(record.spec.seed) for record in section.records))
-    products = "" if spec.compute_dtype == "float32" else f", products of linears in {spec.compute_dtype}"
-    said.append(f"Evaluated in float32{products}, on {spec.device}; seed {seeds}.")
+    products = "" if spec.compute_dtype == "float32" else f", matrix products of linear layers in {spec.compute_dtype}"
+    sentences.append(f"Evaluated in float32{products}, on {spec.device}; seed {seeds}.")
     labels = _unique(calibration_label(r.spec.calibration) or "" for r in section.records)
     calibrations = [label for label in labels if label]
     if calibrations:
-        said.append(f"Calibration, where a method looks at data: {'; '.join(calibrations)}.")
-    return said
+        sentences.append(f"Calibration of the methods that use data: {'; '.join(calibrations)}.")
+    return sentences
 
 
 def _protocol_notes(section: Section) -> list[str]:
-    said = []
+    sentences = []
     for text in section.texts:
         metrics = [m for cell in section.cells if (m := cell.record.metric("perplexity", text))]
-        said += _unique(
+        sentences += _unique(
             f"{text}: {m.protocol or 'protocol not stated'}{f', {m.n:,} tokens' if m.n else ''}." for m in metrics
         )
     for task in section.tasks:
         metrics = [m for cell in section.cells if (m := accuracy(cell.record, task))]
-        said += _unique(
+        sentences += _unique(
             f"{task}: {m.name}{f' on {m.n:,} items' if m.n else ''}, ± one standard error." for m in metrics
         )
-    return said
+    return sentences
 
 
 def _noise_notes(section: Section) -> list[str]:
-    """How far full precision in its usual form is from itself, and which cells are as close."""
-    said: list[str] = []
+    """The noise floor of the divergence, and the cells that are below it."""
+    sentences: list[str] = []
     if section.reference is None:
-        return said
+        return sentences
     for text in section.texts:
         floor = section.reference.record.metric("kl_noise_floor", text)
         if floor is None:
             continue
-        found = [(cell.name, cell.record.metric("kl_mean", text)) for cell in section.quantized]
-        inside = [name for name, metric in found if metric and metric.value <= floor.value]
-        said.append(
-            f"{text}: full precision with its residual stream rounded to bfloat16 diverges from itself by "
-            f"{floor.value:.4f} nats, a yardstick of what matters and no limit of what can be told apart; as close as "
-            f"that: {', '.join(inside) or 'none'}."
+        divergences = [(cell.name, cell.record.metric("kl_mean", text)) for cell in section.quantized]
+        inside = [name for name, metric in divergences if metric and metric.value <= floor.value]
+        sentences.append(
+            f"{text}: rounding the residual stream to bfloat16 alone makes full precision diverge by {floor.value:.4f} "
+            f"nats. This shows what is negligible, not what is detectable. Cells at or below it: "
+            f"{', '.join(inside) or 'none'}."
         )
-    return said
+    return sentences
 
 
 _BY = {"accuracy": "", "perplexity": " in perplexity", "kl_mean": " in divergence"}
 
 
 def _standing_notes(section: Section) -> list[str]:
-    """The three answers on each task and text: who differs from full precision, who does not, and who may."""
-    said = []
+    """The verdicts against full precision and the best cells, for each task and text."""
+    sentences = []
     names = {cell.record.cell_id: cell.name for cell in section.quantized}
     for standing in section.standings:
         by = _BY[standing.metric]
         if standing.against_reference:
-            said.append(f"{_with_n(standing)}: against full precision{by}: {_answers(standing, names)}.")
+            sentences.append(f"{_with_n(standing)}: against full precision{by}: {_answers(standing, names)}.")
         if len(standing.best) > 1:
-            said.append(
-                f"{standing.task}: the best{by}, {names[standing.best[0]]}, is not told apart from "
+            sentences.append(
+                f"{standing.task}: the best{by}, {names[standing.best[0]]}, is not significantly better than "
                 f"{_listed(standing.best[1:], names)}."
             )
         elif standing.against_best and not standing.best:
-            said.append(f"{standing.task}: no quantized cell is told apart from the best{by}.")
+            sentences.append(f"{standing.task}: no quantized cell is significantly worse than the best{by}.")
     if section.standings:
-        said.append(
-            "Different: p below 0.05 over all cells, tasks and texts of the table (Holm), by McNemar's mid-p on the "
-            "same items or Student's t on the same windows of a text, neighbours taken as alike. Equivalent: shown to "
-            f"differ by less than {section.margins.accuracy:.3g} in accuracy or {section.margins.nats:.3g} nats. "
-            "Bold: the best and what is not told apart from it, nothing where nothing is."
+        sentences.append(
+            "Better, worse or different: p below 0.05, corrected over all cells, tasks and texts of the table (Holm); "
+            "tested by McNemar's mid-p on the same items, or by Student's t on the same windows of a text, allowing "
+            "for correlated neighbours. Equivalent: shown to differ by less than "
+            f"{section.margins.accuracy:.3g} in accuracy or {section.margins.nats:.3g} nats. "
+            "Bold: the best and the cells not significantly worse; no cell is bold if that would be all of them."
         )
-    return said
+    return sentences
 
 
 def _answers(standing: Standing, names: dict[str, str]) -> str:
-    """`worse: a, b; equivalent: c; too few items to tell: d (a loss of 0.15 would show in four of five tries)`."""
+    """`worse: a, b; equivalent: c; too few items to tell: d (80 % sure to detect a difference of 0.15)`."""
     parts = []
     for verdict, words in _ANSWERS.items():
         cells = [cell for cell in names if cell in standing.named(verdict)]
@@ -273,8 +275,12 @@ def _answers(standing: Standing, names: dict[str, str]) -> str:
             whose = "all" if len(cells) == len(standing.against_reference) > 1 else _listed(cells, names)
             parts.append(f"{words}: {whose}")
     if standing.named("cannot tell"):
-        seen = standing.smallest_seen
-        parts[-1] += f" (80 % sure to see a difference of {seen:.2g})" if seen is not None else " (none would be seen)"
+        smallest = standing.smallest_seen
+        parts[-1] += (
+            f" (80 % sure to detect a difference of {smallest:.2g})"
+            if smallest is not None
+            else " (no difference is detectable)"
+        )
     return "; ".join(parts)
 
 
@@ -299,22 +305,22 @@ def _with_n(standing: Standing) -> str:
 
 
 VERDICT_SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "cannot tell": "?"}
-"""How a cell stands against full precision, in one character."""
+"""Verdict against full precision → sign in tables."""
 
 
 def flips(section: Section) -> list[tuple[Cell, list[str]]]:
-    """Quantized cells with their flips against full precision, one text for each of `section.accuracies`.
+    """Quantized cells and their flips against full precision, one text per entry of `section.accuracies`.
 
-    Empty where no answers were kept.
+    Empty if no answers were stored.
     """
     rows = []
     for cell in section.quantized:
-        found = [standing.against_reference.get(cell.record.cell_id) for standing in section.accuracies]
+        differences = [standing.against_reference.get(cell.record.cell_id) for standing in section.accuracies]
         texts = [
-            f"−{one.flips.to_wrong} +{one.flips.to_right} {VERDICT_SIGNS.get(one.verdict, '')}"
-            if one and one.flips
+            f"−{difference.flips.to_wrong} +{difference.flips.to_right} {VERDICT_SIGNS.get(difference.verdict, '')}"
+            if difference and difference.flips
             else ABSENT
-            for one in found
+            for difference in differences
         ]
         if any(text != ABSENT for text in texts):
             rows.append((cell, texts))
@@ -322,14 +328,14 @@ def flips(section: Section) -> list[tuple[Cell, list[str]]]:
 
 
 def _score_notes(section: Section) -> list[str]:
-    said = [
-        f"Scores: 100 is parity, with full precision for perf and infer, with {reference_words(section.options)} for "
-        "cons. A model that only guesses still gets about 70 of perf; perf > chance counts accuracies from chance."
+    sentences = [
+        f"Scores: 100 is parity with full precision (perf, infer) or with {reference_words(section.options)} (cons). A "
+        "model that only guesses still gets a perf of about 70; perf > chance counts accuracies from chance."
     ]
     if any(task.until_separated is not None for record in section.records for task in record.spec.tasks):
-        said.append(
-            "perf: cells stopped as soon as they were told apart, so each score is over the items that its cell was "
-            "asked; `slmquant compare` holds two cells against each other on those that both answered."
+        sentences.append(
+            "perf: cells stopped early, so each score covers only the items that its cell answered; `slmquant compare` "
+            "compares two cells on the items that both answered."
         )
     for title, scores in (
         ("perf", [cell.scores.perf for cell in section.cells]),
@@ -340,8 +346,8 @@ def _score_notes(section: Section) -> list[str]:
             for e in section.engines
         ),
     ):
-        said += [f"{title}: {reason}." for reason in _unique(score.reason or "" for score in scores) if reason]
-    return said
+        sentences += [f"{title}: {reason}." for reason in _unique(score.reason or "" for score in scores) if reason]
+    return sentences
 
 
 def _unique(values: Iterable[str]) -> list[str]:

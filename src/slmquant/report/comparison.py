@@ -1,4 +1,4 @@
-"""Two cells side by side on a terminal."""
+"""The comparison of two cells, for the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERDICT_STYLES = {
 
 
 def comparison_report(a: Record, b: Record, differences: Sequence[Difference]) -> RenderableType:
-    """The metrics of two cells side by side: what is tested, with a verdict on B; and what is described."""
+    """The metrics of two cells side by side: tested ones with a verdict on B, then descriptive ones."""
     tested = [d for d in differences if d.endpoint is not None]
     described = [d for d in differences if d.endpoint is None]
     labels = ((printable(record.spec.label), "bold") for record in (a, b))
@@ -40,10 +40,12 @@ def comparison_report(a: Record, b: Record, differences: Sequence[Difference]) -
         known = ((d.margin, d.endpoint) for d in tested)
         margins = dict.fromkeys(f"{margin:.3g} {_UNITS[kind]}" for margin, kind in known if margin and kind)
         rules = f"Equivalent: shown to differ by less than {' or '.join(margins)}. " if margins else ""
-        rules += "Smallest seen: what would be found with a probability of 80 % among so many items.\n"
+        rules += (
+            "Smallest seen: the smallest difference that would be detected with 80 % probability on this many items.\n"
+        )
         parts.append(Text(rules, style="dim"))
     if described:
-        parts += [Text("Described, without a verdict"), _described(described)]
+        parts += [Text("Descriptive metrics, without a verdict"), _described(described)]
     if any(d.reason == UNPAIRED for d in differences):
         parts.append(Text(f"* {UNPAIRED}\n", style="dim"))
     return Group(*parts)

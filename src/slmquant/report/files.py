@@ -31,7 +31,7 @@ def write_report_json(
     options: ScoreOptions = DEFAULT_OPTIONS,
     answers: Answers = NO_ANSWERS,
 ) -> Path:
-    """Write `results.json` into `folder`: whole records, each with its cell id and its scores."""
+    """Write `results.json` into `folder`: full records with their cell ids and scores; returns its path."""
     path = folder / "results.json"
     with atomic_file(path) as temporary:
         text = json.dumps(as_json(records, options, answers), indent=1, ensure_ascii=False)
@@ -42,15 +42,15 @@ def write_report_json(
 def as_json(
     records: Sequence[Record], options: ScoreOptions = DEFAULT_OPTIONS, answers: Answers = NO_ANSWERS
 ) -> list[JsonObject]:
-    """Records as JSON objects: what is stored, and beside it `cell_id`, `scores` and an `interval` for each metric.
+    """Records as JSON objects, with `cell_id`, `scores` and an `interval` per metric added.
 
-    Folders of this machine are left out of names and reasons. An interval is the ends of a 95 % confidence interval,
-    or null where the metric has no standard error.
+    Local folders are removed from names and reasons. An interval is the two ends of a 95 % confidence interval, or null
+    if the metric has no standard error.
     """
     cells = [cell for section in sections(records, options, answers) for cell in section.cells]
-    known = {each.record.cell_id: each.scores for cell in cells for each in (cell, *cell.engines.values())}
+    known = {measured.record.cell_id: measured.scores for cell in cells for measured in (cell, *cell.engines.values())}
     table = [known.get(scores.cell_id, scores) for scores in score_table(records, options)]
-    found: list[JsonObject] = [
+    objects: list[JsonObject] = [
         {
             "cell_id": record.cell_id,
             **record.model_dump(mode="json"),
@@ -67,7 +67,7 @@ def as_json(
         for record, scores in zip(records, table, strict=True)
     ]
     publish = publisher(records)
-    return [{name: published(value, publish) for name, value in one.items()} for one in found]
+    return [{name: published(value, publish) for name, value in fields.items()} for fields in objects]
 
 
 def _ends(record: Record, metric: Metric) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""Results as one HTML page that works offline: nothing is fetched, styles, script and plots are inside."""
+"""Results as one self-contained HTML page: styles, script and plots are inline, nothing is fetched."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from slmquant.store.publication import publisher
 from slmquant.store.record import DataCard, Record
 
 GLYPHS = ("●", "■", "▲", "◆", "▼", "✚")
-"""The plot's markers, in the order of its series."""
+"""Text glyphs of the plot markers, in the same order."""
 
 
 @dataclass(frozen=True)
 class _Detail:
-    """What is told of a cell when it is opened."""
+    """The details of a cell, shown when it is expanded."""
 
     cell: Cell
     scores: tuple[tuple[str, Score], ...]
@@ -85,7 +85,7 @@ def render(
     answers: Answers = NO_ANSWERS,
     margins: Margins = DEFAULT_MARGINS,
 ) -> str:
-    """The page as text; the same records give the same text. Nothing in it names a folder of this machine."""
+    """The page as text, without local folders; deterministic for the same records."""
     here = files("slmquant.report")
     publish = publisher(records)
     environment = Environment(

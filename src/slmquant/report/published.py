@@ -1,8 +1,8 @@
-"""Tables of documents, filled in from published cells: no figure of a document is typed by hand.
+"""Fill the tables of documents from published cells, so that no number is typed by hand.
 
     python -m slmquant.report.published README.md docs/*.md
 
-A table stands between two comments, of which the first says what it shows:
+A table is written between two comments; the first says what it shows:
 
     <!-- cells results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- pairs results/published/weights.jsonl gptq/W4A16g64 gptq_sink/W4A16g64, awq/W4A16g64 autoround/W4A16g64 -->
@@ -11,14 +11,13 @@ A table stands between two comments, of which the first says what it shows:
     <!-- costs results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- end -->
 
-`cells` prints every cell of the file that matches, whatever became of it: those that were measured, by divergence, then
-those that were refused or failed, with the reason. `model=`, `scheme=`, `method=` and `seed=` choose among them.
-`pairs` compares two cells at a time by divergence and by loss, on every model, calibration seed and text of the file
-that has both. `report` is the first table that `slmquant report` prints of the file, with all of its columns. `costs`
-prints what quantizing took each cell that was measured, of those that `cells` would print, cheapest first.
-`printed` is a table that a benchmark wrote as JSON (`--output`); with `differences` behind it, the lines that the
-benchmark prints below. Differences are paired over the windows of the text, and intervals are those of `slmquant
-compare`.
+`cells` prints every matching cell of the file: measured ones by divergence, then refused and failed ones with the
+reason. `model=`, `scheme=`, `method=` and `seed=` filter them. `pairs` compares two cells at a time by divergence and
+loss, on every model, calibration seed and text of the file that has both. `report` is the first table that `slmquant
+report` prints of the file, with all of its columns. `costs` prints the time and memory of quantizing for each measured
+cell among those of `cells`, cheapest first. `printed` is a table that a benchmark wrote as JSON (`--output`), or with
+`differences` the lines that the benchmark prints below it. Differences are paired over the windows of the text, and
+intervals are those of `slmquant compare`.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ _BLOCK = re.compile(rf"(<!-- ({'|'.join((*TABLES, _PRINTED))}) (\S+)(.*?) -->\n)
 
 
 def fill_in(text: str, folder: Path) -> str:
-    """A document with its tables made anew from the files that it names, relative to `folder`.
+    """Return a document with its tables regenerated from the files it names, relative to `folder`.
 
     Raises:
-        StoreError: A file cannot be read, or a table names cells that it does not hold.
+        StoreError: A file cannot be read, or has no cell that a table names.
     """
 
     def table(found: re.Match[str]) -> str:
@@ -61,7 +60,7 @@ def fill_in(text: str, folder: Path) -> str:
 
 def _printed(path: Path, wanted: str) -> str:
     """A benchmark's table with its conditions, or the lines below it."""
-    with guarded(lambda why: f"{path} cannot be read: {why}; let the benchmark write it again", StoreError):
+    with guarded(lambda why: f"{path} cannot be read: {why}; run the benchmark again", StoreError):
         told = json.loads(path.read_text(encoding="utf-8"))
         if wanted == "differences":
             return "\n".join(f"- {line}" for line in told["differences"]) + "\n"
@@ -69,7 +68,7 @@ def _printed(path: Path, wanted: str) -> str:
 
 
 def main(paths: Sequence[str]) -> int:
-    """Fill in the tables of each document; they name files relative to the current folder."""
+    """Fill the tables of each document; file names in them are relative to the current folder."""
     for path in map(Path, paths):
         filled = fill_in(path.read_text(encoding="utf-8"), Path.cwd())
         with atomic_file(path) as temporary:

@@ -31,7 +31,7 @@ def print_report(
     answers: Answers = NO_ANSWERS,
     margins: Margins = DEFAULT_MARGINS,
 ) -> None:
-    """Print a table for each model and set of conditions, with its headline and its footnotes."""
+    """Print the tables of each model and set of conditions, with headline and footnotes."""
     for section in sections(records, options, answers, margins):
         console.print(_section_report(section, console))
     summary = over_models(records, options)
@@ -46,8 +46,8 @@ def print_report(
 
 
 def _section_report(section: Section, console: Console) -> RenderableType:
-    said = printable(headline(section), keep=NBSP)
-    title = Text.assemble((printable(section.model), "bold cyan"), "  ", (said, "bold"))
+    sentence = printable(headline(section), keep=NBSP)
+    title = Text.assemble((printable(section.model), "bold cyan"), "  ", (sentence, "bold"))
     parts: list[RenderableType] = [title, Text(printable(" ".join(remarks(section))), style="dim")]
     if section.cells:
         first, *others = tables(section)
@@ -57,13 +57,16 @@ def _section_report(section: Section, console: Console) -> RenderableType:
     if section.failures:
         parts.append(_failures(section.failures))
     if flips(section):
-        parts += [Text("Answers against full precision: right → wrong (−), wrong → right (+)"), _flips(section)]
+        parts += [
+            Text("Changed answers compared with full precision: right → wrong (−), wrong → right (+)"),
+            _flips(section),
+        ]
     parts += [Text(printable(f"· {note}"), style="dim") for note in notes(section)]
     return Group(*parts, "")
 
 
 def record_report(record: Record) -> RenderableType:
-    """Everything that is known of one cell, apart from its items."""
+    """Everything recorded about one cell, except its items."""
     spec = record.spec
     facts = RichTable.grid(padding=(0, 2))
     for name, value in (
@@ -86,12 +89,12 @@ def record_report(record: Record) -> RenderableType:
 
 
 def plain(text: str) -> Text:
-    """A name that somebody chose: nothing in it is markup, and a terminal obeys nothing in it."""
+    """Untrusted text without markup or control characters."""
     return Text(printable(text))
 
 
 def span(interval: Interval | None) -> str:
-    """Its ends in brackets."""
+    """The ends of an interval in brackets, or a dash."""
     return ABSENT if interval is None else f"[{number(interval.low)}, {number(interval.high)}]"
 
 
@@ -107,7 +110,7 @@ def _flips(section: Section) -> RichTable:
 
 
 def _fit_to_width(table: Table, console: Console) -> list[RenderableType]:
-    """A table, without its least telling columns where the terminal is too narrow, and which those are."""
+    """Drop the least important columns until the table fits the terminal; a note names the dropped ones."""
     dropped: list[str] = []
     for title in ("", *table.drop_order):
         dropped += [title] if any(column.title == title for column in table.columns) else []
@@ -116,7 +119,7 @@ def _fit_to_width(table: Table, console: Console) -> list[RenderableType]:
             break
     if not dropped:
         return [drawn]
-    note = f"Not shown in {console.width} columns: {', '.join(dropped)}. Widen the terminal, or see the page.\n"
+    note = f"Not shown in {console.width} columns: {', '.join(dropped)}. Widen the terminal, or open the HTML page.\n"
     return [drawn, Text(note, style="dim")]
 
 
