@@ -139,7 +139,7 @@ def test_rows_of_an_older_method_are_measured_again_and_those_of_others_are_not(
     second = bench(model, data, tmp_path / "one.sqlite", said)
 
     assert second.skipped == 2
-    assert any("version 1 of 'gptq', which is now 99" in text for text in said)
+    assert any("'gptq' (version 1, now 99)" in text for text in said)
     with Store(tmp_path / "one.sqlite") as store:
         assert len(store.records(method="gptq")) == 2
         (reason,) = apart(store.records()).values()

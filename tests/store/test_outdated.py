@@ -68,7 +68,7 @@ def test_a_new_row_is_another_cell_and_what_its_label_means(path: Path) -> None:
         assert store.get("rtn/W8A8") == new
         assert store.get(old.cell_id) == old
         assert new.cell_id not in apart(store.records())
-    assert changes(old.spec, new.spec) == ["an older version of slmquant, which recorded less"]
+    assert changes(old.spec, new.spec) == ["the version of slmquant (older ones recorded fewer inputs)"]
 
 
 def test_reports_hold_outdated_rows_apart_and_say_so(path: Path) -> None:
@@ -98,7 +98,7 @@ def test_list_shows_outdated_rows_below_the_others(path: Path) -> None:
         ({"config_sha256": "e" * 64}, "configuration"),
         ({"tokenizer_sha256": "e" * 64}, "tokenizer"),
         ({"data_sha256": (("wikitext2", "e" * 64),)}, "data of wikitext2"),
-        ({"methods": (("rtn", 2),)}, "version 1 of 'rtn', which is now 2"),
+        ({"methods": (("rtn", 2),)}, "'rtn' (version 1, now 2)"),
     ],
 )
 def test_no_two_hashes_have_one_name(change: dict[str, object], word: str) -> None:

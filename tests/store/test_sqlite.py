@@ -156,7 +156,7 @@ def test_an_ambiguous_name_lists_the_cells_it_may_mean(path: Path) -> None:
     with Store(path) as store:
         for record in cells:
             store.put(record)
-        with pytest.raises(StoreError, match="means 2 cells") as error:
+        with pytest.raises(StoreError, match="matches 2 cells") as error:
             store.get("rtn/W8A8")
 
     assert all(record.cell_id in str(error.value) for record in cells)
@@ -186,9 +186,9 @@ def test_a_file_that_is_no_store_is_refused_untouched(tmp_path: Path) -> None:
     connection.close()
 
     for read_only in (True, False):
-        with pytest.raises(StoreError, match="no SQLite database"):
+        with pytest.raises(StoreError, match="not a SQLite database"):
             Store(text, read_only=read_only)
-        with pytest.raises(StoreError, match="no slmquant store"):
+        with pytest.raises(StoreError, match="not an slmquant store"):
             Store(foreign, read_only=read_only)
 
     assert text.read_text() == "not a database, " * 100

@@ -1,4 +1,4 @@
-"""What is kept: records in SQLite, one writer, read without torch."""
+"""The result store: records in SQLite, with one writer, readable without torch."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ __all__ = ["Record", "Store", "default_store_path"]
 
 
 def default_store_path() -> Path:
-    """Where results go by default: `SLMQUANT_STORE`, else `results/slmquant.sqlite` in the current folder."""
+    """Default path of the store: `SLMQUANT_STORE`, else `results/slmquant.sqlite` in the current folder."""
     return Path(os.environ.get("SLMQUANT_STORE") or Path("results", "slmquant.sqlite")).expanduser()

@@ -1,4 +1,4 @@
-"""Records as flat rows, for spreadsheets, data frames and other programs."""
+"""Export records as flat rows for spreadsheets, data frames and other programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Value = str | int | float | None
 Row = dict[str, Value]
 
 Ends = Callable[[Record, Metric], tuple[float, float] | None]
-"""The ends of a figure's confidence interval, or None; how they are found is not the store's business."""
+"""Function that returns the two ends of a metric's confidence interval, or None; callers supply it."""
 
 METRIC_ORDER = (
     "bpw",
@@ -41,14 +41,15 @@ METRIC_ORDER = (
     "calibration_tokens",
     "evaluate_s",
 )
-"""The order in which metrics are written; others follow by name."""
+"""Column order of metrics; others follow by name."""
 
 
 def rows(records: Sequence[Record], ends: Ends | None = None) -> list[Row]:
-    """One flat row per record; all rows have the same columns in the same order, None where nothing is known.
+    """One flat row per record; all rows have the same columns in the same order, with None for unknown values.
 
-    First who and how (`model` ... `seed`), then each metric as `name[task]`, with `name[task]_stderr`,
-    `name[task]_low`, `name[task]_high` and `name[task]_n` where any record has them, then the seconds of each phase.
+    The columns are identity and settings (`cell_id` ... `finished_at`); then each metric as `name[task]`, with
+    `name[task]_stderr`, `name[task]_low`, `name[task]_high` and `name[task]_n` if any record has them; then the seconds
+    of each phase.
     """
     outdated = apart(records)
     flat = [_row(record, ends, outdated.get(record.cell_id)) for record in records]
@@ -66,10 +67,10 @@ def rows(records: Sequence[Record], ends: Ends | None = None) -> list[Row]:
 
 
 def write_csv(records: Sequence[Record], path: Path, ends: Ends | None = None) -> None:
-    """Write `rows` as comma-separated values with a header; what is not known is an empty field.
+    """Write `rows` as comma-separated values with a header; unknown values are empty fields.
 
-    No text names a folder of this machine. Texts that a spreadsheet would take for a formula begin with an apostrophe:
-    names come from models and files.
+    Texts name no local folder. Texts that a spreadsheet would run as a formula get a leading apostrophe, because names
+    come from models and files.
     """
     table, publish = rows(records, ends), publisher(records)
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -85,12 +86,12 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def _harmless(value: Value) -> Value:
-    """A text that a spreadsheet would compute, with an apostrophe before it, so that it is shown as it is written."""
+    """Prefix a text that a spreadsheet would run as a formula with an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
 
 
 def write_jsonl(records: Sequence[Record], path: Path) -> None:
-    """Write `rows` as one JSON object per line; what is not known is null. No text names a folder of this machine."""
+    """Write `rows` as one JSON object per line; unknown values are null, and texts name no local folder."""
     publish = publisher(records)
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(published(row, publish), ensure_ascii=False) + "\n" for row in rows(records))
@@ -105,8 +106,8 @@ def _row(record: Record, ends: Ends | None, outdated: str | None) -> Row:
             row[f"{column}_stderr"] = metric.stderr
         if metric.n is not None:
             row[f"{column}_n"] = metric.n
-        if ends is not None and (found := ends(record, metric)) is not None:
-            row[f"{column}_low"], row[f"{column}_high"] = found
+        if ends is not None and (interval := ends(record, metric)) is not None:
+            row[f"{column}_low"], row[f"{column}_high"] = interval
     for phase in record.phases:
         row[f"phase_{phase.name}_s"] = phase.seconds
     return row
@@ -142,7 +143,7 @@ def _identity(record: Record, outdated: str | None) -> Row:
 
 
 def calibration_label(calibration: CalibrationSpec | None) -> str | None:
-    """`wikitext2_train 128×512 seed 0`, or None for a cell that looked at no data."""
+    """`wikitext2_train 128×512 seed 0`, or None for a cell without calibration data."""
     if calibration is None:
         return None
     size = f"{calibration.num_samples}×{calibration.seq_len}"

@@ -1,6 +1,6 @@
-"""Cells in a text file, one JSON object a line, so that what was measured can lie in a repository and be read again.
+"""Cells as a text file, one JSON object per line, so that results can be kept in a repository and read again.
 
-A line holds a record and what was answered on each item; a store that is given them takes them for its own.
+A line holds a record and its per-item answers; `restore` puts them back into a store.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from slmquant.store.sqlite import Store
 __all__ = ["read_cells", "restore", "write_cells"]
 
 _DIGITS = 9
-"""Significant digits of an item's values: more than float32, in which models compute, can tell apart."""
+"""Significant digits of an item's values; more than the precision of float32, in which models compute."""
 
 
 def write_cells(records: Iterable[Record], answers: Mapping[str, Sequence[ItemOutcome]], path: Path) -> None:
-    """Write records, with the items of those that `answers` knows by cell id, in the order given."""
+    """Write records in the order given, each with its items from `answers` (by cell id)."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             items = [_item(item) for item in answers.get(record.cell_id, ())]
@@ -32,17 +32,17 @@ def write_cells(records: Iterable[Record], answers: Mapping[str, Sequence[ItemOu
 
 
 def read_cells(path: Path) -> tuple[list[Record], dict[str, list[ItemOutcome]]]:
-    """The records of a file in its order, and the items of each by cell id.
+    """Read the records of a file in its order, and their items by cell id.
 
     Raises:
-        StoreError: There is no such file, or a line of it is none that `write_cells` wrote.
+        StoreError: There is no such file, or a line is not in the format of `write_cells`.
     """
     records: list[Record] = []
     answers: dict[str, list[ItemOutcome]] = {}
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"published cells in {path} cannot be read: {error}") from error
+        raise StoreError(f"published cells {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line:
             continue
@@ -51,13 +51,13 @@ def read_cells(path: Path) -> tuple[list[Record], dict[str, list[ItemOutcome]]]:
             record = Record.model_validate(cell["record"])
             answers[record.cell_id] = [ItemOutcome.model_validate(item) for item in cell["items"]]
         except (ValueError, ValidationError, KeyError, TypeError) as error:
-            raise StoreError(f"{path}, line {number}, is no published cell: {error}") from error
+            raise StoreError(f"{path}, line {number}, is not a published cell: {error}") from error
         records.append(record)
     return records, answers
 
 
 def restore(path: Path, store: Store) -> int:
-    """Put the cells of a file into a store that does not hold them yet; returns how many were."""
+    """Add the cells of a file that a store lacks; returns how many were added."""
     records, answers = read_cells(path)
     known = {record.cell_id for record in store.records()}
     missing = [record for record in records if record.cell_id not in known]

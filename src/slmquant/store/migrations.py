@@ -1,7 +1,7 @@
-"""The ways from one form of the database to the next, in order.
+"""Migrations of the database schema, in order.
 
-A database's `user_version` is the number of migrations it has seen; the table `migrations` names them. To
-change the form, append a function: never edit one that has been released.
+A database's `user_version` is the number of migrations applied to it; its table `migrations` names them. To change the
+schema, append a function; never edit one that has been released.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 
 def create_records_and_items(connection: sqlite3.Connection) -> None:
-    """Records as JSON beside the columns that are searched, and the items of each cell."""
+    """Create the tables of records (JSON plus searchable columns) and of per-item answers."""
     connection.execute(
         """
         CREATE TABLE records (
@@ -48,7 +48,7 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (create_records_a
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Apply what `connection`'s database has not seen yet, all of it or nothing."""
+    """Apply all missing migrations to a database in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(

@@ -1,7 +1,7 @@
-"""What one cell of a benchmark leaves behind: the only bridge between running models and reading results.
+"""The record of one benchmark cell; the only link between running models and reading results.
 
-A `Record` is complete by itself: what was asked (`CellSpec`), what came of it (`status`, `reason`,
-`metrics`), what it cost (`phases`), on what data and on which machine. Everything is JSON.
+A `Record` is self-contained: the specification (`CellSpec`), the outcome (`status`, `reason`, `metrics`), its cost
+(`phases`), the data and the machine. It is stored as JSON.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pydantic import (
 from slmquant.store.inputs import Inputs, model_key
 
 SCHEMA_VERSION = 2
-"""Raised when the stored form of a record changes. Every change so far only added fields that may be absent, so records
-of older schemas are read as they are. 1: no `inputs`. 2: `inputs`."""
+"""Version of the record format. Every change so far only added optional fields, so records of older schemas are read as
+they are. 1: no `inputs`. 2: `inputs`."""
 
 Status = Literal["ok", "refused", "failed", "timeout", "out_of_memory"]
 
@@ -35,7 +35,7 @@ class _Frozen(BaseModel):
 
 
 class CalibrationSpec(_Frozen):
-    """What a method may look at."""
+    """The calibration set: the text windows that a method may use."""
 
     corpus: str = "wikitext2_train"
     """Name of the corpus; see `slmquant tasks --corpora`."""
@@ -44,30 +44,32 @@ class CalibrationSpec(_Frozen):
     seq_len: int = Field(default=512, ge=8)
     """Tokens in a window."""
     seed: int = 0
-    """Which windows are drawn."""
+    """Seed that selects the windows."""
 
 
 class TaskSpec(_Frozen):
-    """One task, and how much of it. Written `name`, `name:limit`, `name:limit@seed` or `name:limit@seed~confidence`."""
+    """One task and its size, written `name`, `name:limit`, `name:limit@seed` or `name:limit@seed~confidence`."""
 
     name: str
     limit: int | None = Field(default=None, ge=1)
-    """Items of a zero-shot task or windows of a text; None is all of them."""
+    """Number of items of a zero-shot task or of windows of a text; None means all."""
     order_seed: int | None = Field(default=None, ge=0)
-    """Items are asked in the random order of this seed; None is the order of the data."""
+    """Seed of a random item order; None keeps the order of the data."""
     until_separated: float | None = Field(default=None, gt=0.5, lt=1)
-    """Only as many items are asked as tell the compared cells apart with this confidence; None is all of them."""
+    """Stop early once the compared cells are separated with this confidence; None uses all items."""
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out how items are ordered where nothing is said of it: the ids of older cells stay what they were."""
+        """Leave out unset fields that older versions did not have, so that the ids of older cells stay the same."""
         fields: dict[str, object] = dump(self)
         return {name: value for name, value in fields.items() if value is not None or name in ("name", "limit")}
 
     @model_validator(mode="after")
     def _has_an_order(self) -> TaskSpec:
         if self.until_separated is not None and self.order_seed is None:
-            raise ValueError(f"task {self.name!r} stops early, which needs a random order; give it a seed")
+            raise ValueError(
+                f"task {self.name!r} stops early, which needs a random item order; give it a seed (`name:limit@seed`)"
+            )
         return self
 
     def __str__(self) -> str:
@@ -77,53 +79,53 @@ class TaskSpec(_Frozen):
 
 
 def task_name(label: str) -> str:
-    """The name of a task that is written as `str(TaskSpec)` writes it."""
+    """The name of a task from `str(TaskSpec)`."""
     return label.split("@")[0].split(":")[0]
 
 
 class CellSpec(_Frozen):
-    """The identity of a cell. Two cells with the same `cell_id` would measure the same thing."""
+    """The identity of a cell; two cells with the same `cell_id` measure the same thing."""
 
     model: str
     """Model source, as given (`smollm2-135m-instruct`, a hub id, a file name)."""
     model_sha256: str
-    """Fingerprint of its weights: a model that changed is another cell."""
+    """Fingerprint of the weights; a changed model is another cell."""
     method: str
     scheme: str
     """Canonical scheme name."""
     calibration: CalibrationSpec | None = None
-    """None where the method looks at no data."""
+    """None if the method uses no data."""
     tasks: tuple[TaskSpec, ...] = ()
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """What evaluation computes in."""
+    """Dtype of matrix products during evaluation."""
     device: str = "cpu"
     seed: int = 0
     budget: Literal["fast", "paper"] | None = None
-    """What learning may cost; None where the method does not learn."""
+    """Compute budget of learned methods; None if the method does not learn."""
     engine: str | None = None
-    """The engine that runs the exported model, which is then asked no tasks; None for a model measured in torch."""
+    """Engine that runs the exported model (without tasks); None for a model measured in torch."""
     inputs: Inputs | None = None
-    """Hashes of all else that it reads, and versions of its code; None in rows of slmquant's first schema."""
+    """Hashes of all other inputs and versions of the code; None in records of the first schema."""
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out an engine or inputs that there are none of: the ids of older cells stay what they were."""
+        """Leave out an unset engine or unset inputs, so that the ids of older cells stay the same."""
         fields: dict[str, object] = dump(self)
         return {n: value for n, value in fields.items() if value is not None or n not in ("engine", "inputs")}
 
     def on(self, engine: str) -> CellSpec:
-        """The cell in which an engine runs what this one quantizes."""
+        """The cell in which an engine runs the model that this cell quantizes."""
         inputs = None if self.inputs is None else self.inputs.on_engine()
         return self.model_copy(update={"engine": engine, "tasks": (), "inputs": inputs})
 
     @property
     def question(self) -> CellSpec:
-        """What was asked for by name, whatever the model's files and the data held and whichever code answered."""
+        """The spec by names alone, without hashes of model and data and without code versions."""
         return self.model_copy(update={"model_sha256": "", "inputs": None})
 
     @property
     def model_key(self) -> str:
-        """One hash of weights, configuration and tokenizer, as far as they are known: the name of what is cached."""
+        """Cache key: one hash of weights, configuration and tokenizer, as far as they are known."""
         if self.inputs is None:
             return self.model_sha256
         return model_key(self.model_sha256, self.inputs.config_sha256, self.inputs.tokenizer_sha256)
@@ -136,12 +138,12 @@ class CellSpec(_Frozen):
 
     @property
     def label(self) -> str:
-        """`model/method/scheme`, and the engine where there is one, as tables print it."""
+        """`model/method/scheme`, plus `/engine` if there is one, as tables print it."""
         return f"{self.model}/{self.method}/{self.scheme}" + ("" if self.engine is None else f"/{self.engine}")
 
 
 class Metric(_Frozen):
-    """One number with its meaning. An unknown number has no `Metric`; it is never 0."""
+    """One measured number and its meaning. An unknown number has no `Metric`; it is never stored as 0."""
 
     name: str
     """`perplexity`, `kl_mean`, `acc`, `stored_bytes`, `quantize_s`, ..."""
@@ -149,21 +151,21 @@ class Metric(_Frozen):
     unit: str
     """`nats`, `ratio`, `bytes`, `bits`, `s`, `tokens`, `count`, or `1` for a pure number."""
     higher_is_better: bool | None
-    """None where neither direction is better."""
+    """None if neither direction is better."""
     task: str | None = None
-    """The task it was measured on, as `str(TaskSpec)`; None for figures of the model itself."""
+    """The task it was measured on, as `str(TaskSpec)`; None for metrics of the model itself."""
     n: int | None = None
-    """How many tokens or items it is an average of."""
+    """Number of tokens or items in the average."""
     stderr: FiniteFloat | None = None
     """Standard error of `value`, in its unit."""
     clusters: int | None = None
-    """How many windows of a text the standard error rests on; None where the `n` items are independent themselves."""
+    """Number of text windows behind the standard error; None if the `n` items are independent."""
     freedom: FiniteFloat | None = Field(default=None, ge=1)
-    """Degrees of freedom of `stderr`; None where they are `clusters` − 1, or the `n` items' own."""
+    """Degrees of freedom of `stderr`; None if they are `clusters` − 1 or, for independent items, `n` − 1."""
     version: int = 1
     """Version of the metric's definition; see `tracks`."""
     protocol: str | None = None
-    """How it was measured, where that changes the number (text, window, stride, BOS)."""
+    """How it was measured, if that affects the number (text, window, stride, BOS)."""
 
 
 class Repeat(_Frozen):
@@ -185,19 +187,19 @@ class Phase(_Frozen):
     cpu_s: float | None = None
     """Processor time of the cell's own process, over all its threads."""
     added_rss_bytes: int | None = None
-    """Highest resident memory within the phase, less what was resident when it began."""
+    """Peak resident memory within the phase minus the resident memory at its start."""
     noise: float | None = None
-    """Share of the machine's processor time that others used meanwhile, or other machines on the same host."""
+    """Share of the machine's processor time used meanwhile by other processes or by other machines on the host."""
     repeated: tuple[Repeat, ...] = ()
-    """Every run, where a short phase was repeated in processes of its own; the figures above are then medians."""
+    """All runs of a short phase that was repeated in separate processes; the values above are then medians."""
     peak_rss_bytes: int | None = None
-    """Highest resident memory of the cell's own process up to the end of this phase."""
+    """Peak resident memory of the cell's process up to the end of this phase."""
     shared: bool = False
-    """True where the work was done once for several cells and is charged to each that used it."""
+    """True if the work was done once for several cells; each cell is charged in full."""
 
 
 class ItemOutcome(_Frozen):
-    """What the model answered on one item, kept so that cells can be compared in pairs."""
+    """The model's result on one item, stored so that cells can be compared item by item."""
 
     task: str
     item: str
@@ -205,30 +207,30 @@ class ItemOutcome(_Frozen):
     values: dict[str, float]
     """Per-item metrics (`acc`: 0 or 1, ...)."""
     text: str | None = None
-    """What the model wrote, where it is kept for eyes to read."""
+    """Text that the model wrote, if stored for inspection."""
 
 
 class DataCard(_Frozen):
-    """Where data came from and exactly which data it was."""
+    """Origin and identity of a data set."""
 
     name: str
     split: str
     rows: int
-    """Documents or items of the whole split."""
+    """Number of documents or items in the whole split."""
     sha256: str
-    """Of the rows' canonical JSON, or of the text."""
+    """Hash of the rows as canonical JSON, or of the text."""
     licence: str
     source: str
-    """`hub:<id>`, `folder`, or `package:<name>==<version>`; never a path of this machine."""
+    """`hub:<id>`, `folder`, or `package:<name>==<version>`; never a local path."""
 
 
 class Environment(_Frozen):
-    """On what a cell ran."""
+    """Machine and software that a cell ran on."""
 
     platform: str
     cpu: str
     cpu_flags: tuple[str, ...] = ()
-    """The instruction sets that matter here: avx2, avx512f, avx512_bf16, amx_bf16, neon, ..."""
+    """Relevant instruction sets: avx2, avx512f, avx512_bf16, amx_bf16, neon, ..."""
     cores: int
     threads: int
     memory_bytes: int
@@ -237,16 +239,16 @@ class Environment(_Frozen):
     versions: dict[str, str]
     """Package → version: slmquant, torch, transformers, lm_eval, ..."""
     git_revision: str | None = None
-    """Of slmquant's own checkout, with `+dirty` where it had changes; None for an installed package."""
+    """Commit of the slmquant checkout, with `+dirty` if it had changes; None for an installed package."""
 
 
 class ModelCard(_Frozen):
-    """What is known of the model that was measured."""
+    """Facts about the measured model."""
 
     architecture: str
     """`model_type` of its config."""
     parameters: int
-    """Tied weights counted once."""
+    """Number of parameters; tied weights count once."""
     embedding_share: float
     """Share of the parameters in embeddings and head, 0 to 1."""
     provenance: str
@@ -261,7 +263,7 @@ class Record(_Frozen):
     spec: CellSpec
     status: Status
     reason: str | None = None
-    """Why it is not `ok`: one line; or a remark on an `ok` cell."""
+    """One line: why the cell is not `ok`, or a remark on an `ok` cell."""
     metrics: tuple[Metric, ...] = ()
     phases: tuple[Phase, ...] = ()
     data: tuple[DataCard, ...] = ()
@@ -272,11 +274,11 @@ class Record(_Frozen):
 
     @property
     def cell_id(self) -> str:
-        """The identity of its cell."""
+        """Identity of the cell."""
         return self.spec.cell_id
 
     def metric(self, name: str, task: str | None = None) -> Metric | None:
-        """The metric of that name (and task, where given), or None where it was not measured."""
+        """The metric of that name (and task, if given), or None if it was not measured."""
         for metric in self.metrics:
             if metric.name == name and (task is None or metric.task == task):
                 return metric

@@ -1,8 +1,8 @@
-"""Records in one SQLite file: write-ahead log, one writer, readers never blocked.
+"""The result store: one SQLite file with a write-ahead log, one writer, and readers that are never blocked.
 
-The writer holds an exclusive transaction on a second, empty database beside the store
-(`<name>.writer-lock`). The operating system drops it when the process ends, however it ends; readers never
-look at it. Each `put` is one transaction: a process killed at any moment leaves every finished cell whole.
+The writer holds an exclusive transaction on a second, empty database next to the store (`<name>.writer-lock`). The
+operating system releases it when the process ends for any reason; readers ignore it. Each `put` is one transaction, so
+a process killed at any moment leaves every finished cell intact.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from slmquant.store.migrations import MIGRATIONS, migrate
 from slmquant.store.record import SCHEMA_VERSION, ItemOutcome, Record, Status
 
 APPLICATION_ID = 0x534C4D51
-"""`SLMQ`, in the header of every store: another program's SQLite file is not mistaken for one."""
+"""`SLMQ`, in the header of every store; distinguishes it from SQLite files of other programs."""
 
 BUSY_TIMEOUT_S = 10.0
-"""How long a short wait for SQLite's own lock may take, e.g. while another process checkpoints."""
+"""Longest wait for SQLite's own lock, e.g. while another process checkpoints the log."""
 
 
 class Store:
-    """The results of any number of runs.
+    """A result store for any number of runs.
 
     ::
 
@@ -42,12 +42,12 @@ class Store:
             best = store.records(method="gptq", status="ok")
 
     Args:
-        path: The file; a writer creates it, and the folders above it.
-        read_only: Only look. Any number of readers work beside the one writer.
+        path: The file; a writer creates it and its parent folders.
+        read_only: Open for reading only. Any number of readers may work while one writer does.
 
     Raises:
-        StoreError: Another process writes to it, it is no store, a newer slmquant wrote it, or (for a reader)
-            there is none.
+        StoreError: Another process writes to it, it is not a store, a newer slmquant wrote it, or (for a reader) it
+            does not exist.
     """
 
     def __init__(self, path: Path | str, read_only: bool = False) -> None:
@@ -69,13 +69,13 @@ class Store:
             raise
 
     def put(self, record: Record, items: Iterable[ItemOutcome] = ()) -> None:
-        """Keep a record and what was answered on each item, replacing what was kept of the same cell.
+        """Store a record and its per-item answers, replacing those of the same cell.
 
         Raises:
-            StoreError: The store is open for reading only, the disk is full, or an item occurs twice.
+            StoreError: The store is read-only, the disk is full, or an item occurs twice.
         """
         if self.read_only:
-            raise StoreError(f"{self.path} is open for reading only")
+            raise StoreError(f"cannot write to {self.path}: it is open for reading only")
         spec = record.spec
         row = (
             record.cell_id,
@@ -99,33 +99,33 @@ class Store:
             connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", outcomes)
 
     def get(self, name: str) -> Record:
-        """The one record that `name` means: a cell id, a unique prefix of one, or `[model/]method/scheme[/engine]`.
+        """The record named by a cell id, a unique prefix of one, or a label `[model/]method/scheme[/engine]`.
 
-        A label means the latest row of the current code where there is one, else an older one.
+        If current and outdated records have the same label, the current one is returned.
 
         Raises:
-            UnknownNameError: There is none; the message gives the nearest labels.
-            StoreError: There are several; the message gives their cell ids.
+            UnknownNameError: No record matches; the message gives the nearest labels.
+            StoreError: Several records match; the message gives their cell ids.
         """
         if "/" in name:
             ending = f"/{name.lower()}"
-            found = [record for record in self.records() if f"/{record.spec.label.lower()}".endswith(ending)]
-            outdated = apart(found)
-            found = [record for record in found if record.cell_id not in outdated] or found
+            matching = [record for record in self.records() if f"/{record.spec.label.lower()}".endswith(ending)]
+            outdated = apart(matching)
+            matching = [record for record in matching if record.cell_id not in outdated] or matching
         else:
-            found = self._select("substr(cell_id, 1, ?) = ?", (len(name), name.lower())) if name else []
-        if len(found) == 1:
-            return found[0]
-        if not found:
+            matching = self._select("substr(cell_id, 1, ?) = ?", (len(name), name.lower())) if name else []
+        if len(matching) == 1:
+            return matching[0]
+        if not matching:
             labels = {record.spec.label.removeprefix(f"{record.spec.model}/") for record in self.records()}
             raise UnknownNameError("cell", name, labels)
-        matches = ", ".join(f"{record.cell_id} ({record.spec.label})" for record in found[:8])
-        raise StoreError(f"{name!r} means {len(found)} cells; give a longer cell id: {matches}")
+        listed = ", ".join(f"{record.cell_id} ({record.spec.label})" for record in matching[:8])
+        raise StoreError(f"{name!r} listed {len(matching)} cells; give one cell id: {listed}")
 
     def finished(self, cell_id: str) -> bool:
-        """Whether a plan may skip this cell: it is `ok`, or refused for a reason that will not change.
+        """Whether a plan may skip this cell, because it is `ok` or `refused`.
 
-        What failed, ran out of time or out of memory is tried again.
+        Cells that failed, timed out or ran out of memory are tried again.
         """
         query = "SELECT status FROM records WHERE cell_id = ?"
         with self._explained():
@@ -133,7 +133,7 @@ class Store:
         return row is not None and row[0] in ("ok", "refused")
 
     def forget(self, model: str, model_sha256: str) -> None:
-        """Drop the records of a model that had this fingerprint, and their items."""
+        """Delete the records of a model with this fingerprint, and their items."""
         where = "model = ? AND model_sha256 = ?"
         with self._explained(), self._transaction() as connection:
             cells = f"SELECT cell_id FROM records WHERE {where}"
@@ -147,26 +147,26 @@ class Store:
         scheme: str | None = None,
         status: Status | None = None,
     ) -> list[Record]:
-        """Records in the order in which they were finished; each argument that is given must match."""
-        wanted = {"model": model, "method": method, "scheme": scheme, "status": status}
-        given = {column: value for column, value in wanted.items() if value is not None}
+        """The records that match all given arguments, in the order in which they were finished."""
+        filters = {"model": model, "method": method, "scheme": scheme, "status": status}
+        given = {column: value for column, value in filters.items() if value is not None}
         where = " AND ".join(f"{column} = ?" for column in given)
         return self._select(where or "TRUE", tuple(given.values()))
 
     def items(self, cell_id: str, task: str | None = None) -> list[ItemOutcome]:
-        """What one cell answered on each item of a task, in its order; of all tasks where none is named."""
+        """The per-item answers of one cell on a task (None for all tasks), in their order."""
         query = "SELECT task, item, item_values FROM items WHERE cell_id = ?"
         arguments: tuple[str, ...] = (cell_id,)
         if task is not None:
             query, arguments = f"{query} AND task = ?", (cell_id, task)
         with self._explained():
             rows = self._connection.execute(f"{query} ORDER BY position", arguments).fetchall()
-        damaged = f"{self.path} holds answers of cell {cell_id} that cannot be read"
-        with guarded(lambda why: f"{damaged} ({why}); take a copy of it from before", StoreError):
+        damaged = f"{self.path} contains unreadable answers of cell {cell_id}"
+        with guarded(lambda why: f"{damaged} ({why}); restore the file from a backup", StoreError):
             return [_outcome(name, item, json.loads(document)) for name, item, document in rows]
 
     def close(self) -> None:
-        """Fold the log into the file and let another writer in."""
+        """Merge the log into the file and release the writer lock."""
         self._connection.close()
         self._release_lock()
 
@@ -185,20 +185,21 @@ class Store:
         return [self._record(version, text) for version, text in rows]
 
     def _record(self, version: object, text: object) -> Record:
-        if not isinstance(version, int) or not isinstance(text, str):  # SQLite holds any kind in any column
-            raise StoreError(f"{self.path} holds a record whose columns are damaged; take a copy of it from before")
+        if not isinstance(version, int) or not isinstance(text, str):  # SQLite columns may hold values of any type
+            raise StoreError(f"{self.path} contains a record with damaged columns; restore the file from a backup")
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"{self.path} holds a record of schema {version}; this slmquant reads up to {SCHEMA_VERSION}: update it"
+                f"{self.path} contains a record of schema {version}; this slmquant reads up to {SCHEMA_VERSION}: "
+                "update slmquant"
             )
         try:
             return Record.model_validate_json(text)
         except ValidationError as error:
-            raise StoreError(f"{self.path} holds a record that cannot be read: {error.errors()[0]['msg']}") from error
+            raise StoreError(f"{self.path} contains an unreadable record: {error.errors()[0]['msg']}") from error
 
     def _open(self) -> sqlite3.Connection:
-        # A reader gets a connection that could write, and is told not to: the last one to close then folds
-        # the log away. A folder that cannot be written to has no log, and is read as it lies.
+        # A reader gets a writable connection with `query_only` set, so that the last one to close merges the log.
+        # In a folder without write permission there is no log, and the file is opened as immutable.
         fixed = self.read_only and not os.access(self.path.parent, os.W_OK)
         uri = self.path.absolute().as_uri() + ("?immutable=1" if fixed else "")
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
@@ -223,11 +224,11 @@ class Store:
         owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
         tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if owner != APPLICATION_ID and (tables or version or self.read_only):
-            raise StoreError(f"{self.path} is a SQLite database, but no slmquant store; name another with --store")
+            raise StoreError(f"{self.path} is a SQLite database, but not an slmquant store; name another with --store")
         if version > len(MIGRATIONS):
             raise StoreError(
-                f"{self.path} is of schema {version}, written by a newer slmquant; this one reads up to "
-                f"{len(MIGRATIONS)}: update it, or name another store with --store"
+                f"{self.path} has schema {version}, written by a newer slmquant; this one reads up to "
+                f"{len(MIGRATIONS)}: update slmquant, or name another store with --store"
             )
         return version
 
@@ -240,9 +241,9 @@ class Store:
         except sqlite3.OperationalError as error:
             lock.close()
             if "locked" not in str(error):
-                raise StoreError(f"cannot write beside {self.path}: {error}") from error
+                raise StoreError(f"cannot lock {lock_path}: {error}") from error
             raise StoreError(
-                f"{self.path} is being written by another process (a bench under way?); "
+                f"{self.path} is being written by another process, probably a running `slmquant bench`; "
                 "wait for it, or name another store with --store"
             ) from error
         return lock
@@ -268,14 +269,14 @@ class Store:
             yield
         except sqlite3.Error as error:
             if "not a database" in str(error):
-                raise StoreError(f"{self.path} is no SQLite database; name another store with --store") from error
+                raise StoreError(f"{self.path} is not a SQLite database; name another store with --store") from error
             raise StoreError(f"cannot use the store {self.path}: {error}") from error
         except OSError as error:
             raise StoreError(f"cannot use the store {self.path}: {error}") from error
 
 
 def _item_json(outcome: ItemOutcome) -> str:
-    """An item's values by name, and its text, which is no number, among them: older stores need no migration."""
+    """JSON of an item's values by name, with its text as the key `text`; older stores need no migration."""
     return json.dumps(outcome.values if outcome.text is None else {**outcome.values, "text": outcome.text})
 
 
