@@ -56,12 +56,12 @@ def context(tmp_path: Path, is_reference: bool = False) -> EvalContext:
 
 def test_a_stopped_cell_goes_on_with_the_task_that_was_in_flight(tmp_path: Path, asking: Asking) -> None:
     whole = evaluate(context(tmp_path), SPECS)
-    answered = TaskCheckpoints(tmp_path / "answered")
+    checkpoints = TaskCheckpoints(tmp_path / "checkpoints")
     asking.asked, asking.broken = [], {"second"}
     with pytest.raises(NumericalError):
-        evaluate(context(tmp_path), SPECS, answered)
+        evaluate(context(tmp_path), SPECS, checkpoints)
     asking.broken = set()
-    found = evaluate(context(tmp_path), SPECS, answered)
+    found = evaluate(context(tmp_path), SPECS, checkpoints)
 
     assert asking.asked == ["first", "second", "second"]
     assert (found.metrics, found.items, found.data) == (whole.metrics, whole.items, whole.data)
@@ -72,25 +72,25 @@ def test_a_stopped_cell_goes_on_with_the_task_that_was_in_flight(tmp_path: Path,
 
 
 def test_the_reference_is_asked_again_where_what_it_left_behind_is_gone(tmp_path: Path, asking: Asking) -> None:
-    answered = TaskCheckpoints(tmp_path / "answered")
-    evaluate(context(tmp_path), SPECS, answered)
-    found = evaluate(context(tmp_path, is_reference=True), SPECS, answered)
+    checkpoints = TaskCheckpoints(tmp_path / "checkpoints")
+    evaluate(context(tmp_path), SPECS, checkpoints)
+    found = evaluate(context(tmp_path, is_reference=True), SPECS, checkpoints)
 
     assert asking.asked == ["first", "second", "first"]
     assert found.before == (SPECS[1],)
 
 
 def test_what_cannot_be_read_is_asked_again_and_what_is_forgotten_is_gone(tmp_path: Path, asking: Asking) -> None:
-    answered = TaskCheckpoints(tmp_path / "answered")
-    evaluate(context(tmp_path), SPECS[:1], answered)
-    (file,) = answered.folder.iterdir()
+    checkpoints = TaskCheckpoints(tmp_path / "checkpoints")
+    evaluate(context(tmp_path), SPECS[:1], checkpoints)
+    (file,) = checkpoints.folder.iterdir()
     file.write_text(file.read_text()[:40])
 
-    assert answered.find(SPECS[0]) is None
-    evaluate(context(tmp_path), SPECS[:1], answered)
-    assert answered.find(SPECS[0]) is not None
-    answered.forget()
-    assert not answered.folder.exists()
+    assert checkpoints.find(SPECS[0]) is None
+    evaluate(context(tmp_path), SPECS[:1], checkpoints)
+    assert checkpoints.find(SPECS[0]) is not None
+    checkpoints.forget()
+    assert not checkpoints.folder.exists()
 
 
 def test_cells_keep_their_answers_apart(tmp_path: Path) -> None:

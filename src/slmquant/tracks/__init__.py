@@ -1,1 +1,1 @@
-"""What is measured: compression (what was kept), consumption (what it cost), inference (what it takes to run)."""
+"""The tracks: compression (model quality) and consumption (time and memory of quantizing)."""

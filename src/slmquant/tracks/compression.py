@@ -1,4 +1,4 @@
-"""Track 1, compression performance: what the quantized model still knows, task by task."""
+"""Track 1, compression performance: evaluate the quantized model task by task."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from slmquant.tracks.task_checkpoints import TaskCheckpoint, TaskCheckpoints
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of all tasks of a cell.
+    """Results of all tasks of a cell.
 
     Attributes:
-        metrics: Of all tasks.
-        data: What they were asked of.
-        items: Outcomes one by one.
-        before: Tasks that an earlier process had answered.
-        before_s: What those took.
-        before_peak_rss_bytes: Highest resident memory of that process; 0 where there are none.
-        refused: Tasks that cannot be asked of this model, and why, a line each.
-        remarks: What the tasks say of what was asked, a line each.
+        metrics: Metrics of all tasks.
+        data: Data sets that the tasks used.
+        items: Outcomes of single items.
+        before: Tasks that an earlier process had finished.
+        before_s: Wall seconds that those took.
+        before_peak_rss_bytes: Peak resident memory of that process; 0 if there was none.
+        refused: Tasks that this model does not support, and why, one line each.
+        remarks: Remarks of the tasks, one line each.
     """
 
     metrics: tuple[Metric, ...]
@@ -39,28 +39,27 @@ class Evaluation:
     remarks: tuple[str, ...] = ()
 
 
-def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: TaskCheckpoints | None = None) -> Evaluation:
-    """Run each task on one model; one that cannot be asked of it costs the others nothing.
+def evaluate(context: EvalContext, specs: Sequence[TaskSpec], checkpoints: TaskCheckpoints | None = None) -> Evaluation:
+    """Run each task on one model; a task that the model does not support does not stop the others.
 
     Args:
         context: The model.
         specs: The tasks.
-        answered: What an earlier process answered of them, which is taken as it is, and where every further answer is
-            kept; None where nothing is kept.
+        checkpoints: Results of an earlier process, which are reused; new results are stored in it. None stores nothing.
 
     Raises:
-        RefusedError: No task can be asked of this model.
-        UnknownNameError: No such task.
-        DataError: A task's data is absent, or the reference of a divergence was not measured yet.
+        RefusedError: The model supports none of the tasks.
+        UnknownNameError: A task is not known.
+        DataError: A task's data is missing, or the reference of a divergence was not measured yet.
         NumericalError: A loss was not finite.
     """
     answers: list[TaskCheckpoint] = []
     before: dict[TaskSpec, TaskCheckpoint] = {}
     refusals: dict[TaskSpec, RefusedError] = {}
     for spec in specs:
-        found = None if answered is None else answered.find(spec)
-        if found is not None and (not context.is_reference or tasks.has_reference(context, spec)):
-            before[spec] = found
+        checkpoint = None if checkpoints is None else checkpoints.find(spec)
+        if checkpoint is not None and (not context.is_reference or tasks.has_reference(context, spec)):
+            before[spec] = checkpoint
         else:
             started = time.perf_counter()
             try:
@@ -68,10 +67,10 @@ def evaluate(context: EvalContext, specs: Sequence[TaskSpec], answered: TaskChec
             except RefusedError as error:
                 refusals[spec] = error
                 continue
-            found = TaskCheckpoint(result, time.perf_counter() - started, peak_rss_bytes())
-            if answered is not None:
-                answered.keep(spec, found)
-        answers.append(found)
+            checkpoint = TaskCheckpoint(result, time.perf_counter() - started, peak_rss_bytes())
+            if checkpoints is not None:
+                checkpoints.keep(spec, checkpoint)
+        answers.append(checkpoint)
     if refusals and not answers:
         raise next(iter(refusals.values()))
     results = [answer.result for answer in answers]

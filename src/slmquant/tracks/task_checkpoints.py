@@ -1,8 +1,8 @@
-"""Tasks that a cell answered before it was stopped: kept until its row is stored, so that it goes on with the next.
+"""Checkpoints of finished tasks, so that an interrupted cell resumes with the next task.
 
-A task may take half an hour and a cell hours; a killed run should lose neither. What is kept is a task's whole result,
-as it would have gone into the row. Cells are deterministic, so a row that is put together from two processes says
-what one process would have said.
+A task may take half an hour and a cell hours; a killed run should lose neither. A checkpoint holds a task's complete
+result, exactly as it enters the record, and is removed once the record is stored. Cells are deterministic, so a record
+assembled from two processes equals that of one process.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["TaskCheckpoint", "TaskCheckpoints", "versioned"]
 
 @dataclass(frozen=True)
 class TaskCheckpoint:
-    """One task's result, and what it took.
+    """One task's result and its cost.
 
     Attributes:
         result: Metrics and items.
         seconds: Wall time.
-        peak_rss_bytes: Highest resident memory of its process until then.
+        peak_rss_bytes: Peak resident memory of the process until then.
     """
 
     result: TaskResult
@@ -45,7 +45,7 @@ _STORED = TypeAdapter(TaskCheckpoint)
 
 
 def versioned(spec: CellSpec, *more: str) -> str:
-    """A name for what is kept of a cell: another version of slmquant, or of what it computes with, does not find it."""
+    """Cache name of a cell; it changes with the version of slmquant and of the libraries it computes with."""
     of_texts = f"texts {METRIC_VERSION}"
     versions = (__version__, torch.__version__, transformers.__version__, version("lm_eval"), of_texts, *more)
     return f"{spec.cell_id}-{hashlib.sha256(' '.join(versions).encode()).hexdigest()[:12]}"
@@ -53,34 +53,34 @@ def versioned(spec: CellSpec, *more: str) -> str:
 
 @dataclass(frozen=True)
 class TaskCheckpoints:
-    """The answered tasks of one cell, a file for each.
+    """The checkpoints of one cell, one file per task.
 
     Attributes:
-        folder: Where they lie; made when the first is kept.
+        folder: Their folder; created with the first checkpoint.
     """
 
     folder: Path
 
     @classmethod
     def of(cls, spec: CellSpec, cache_dir: Path, data_dir: Path | None) -> TaskCheckpoints:
-        """Those of a cell whose data is looked for in `data_dir` first."""
+        """The checkpoints of a cell that reads its data from `data_dir` first."""
         return cls(cache_dir / "answered" / versioned(spec, str(data_dir)))
 
     def find(self, task: TaskSpec) -> TaskCheckpoint | None:
-        """What an earlier process answered; None where there is nothing, or nothing that can be read."""
+        """The checkpoint of a task; None if there is none or it is unreadable."""
         return or_none(lambda: _STORED.validate_json(self._path(task).read_bytes()))
 
-    def keep(self, task: TaskSpec, answer: TaskCheckpoint) -> None:
-        """Keep a task's answer, whole or not at all.
+    def keep(self, task: TaskSpec, checkpoint: TaskCheckpoint) -> None:
+        """Write the checkpoint of a task atomically.
 
         Raises:
             SourceError: The disk is full.
         """
         with atomic_file(self._path(task)) as temporary:
-            temporary.write_bytes(_STORED.dump_json(answer))
+            temporary.write_bytes(_STORED.dump_json(checkpoint))
 
     def forget(self) -> None:
-        """Remove all, when the cell's row is stored."""
+        """Remove all checkpoints of the cell, once its record is stored."""
         remove(self.folder)
 
     def _path(self, task: TaskSpec) -> Path:
