@@ -134,11 +134,11 @@ def test_an_output_never_touches_what_it_is_made_from(tmp_path: Path) -> None:
     source.mkdir(parents=True)
     (tmp_path / "link").symlink_to(source)
     for output, why in (
-        (source, "is what it would be made from"),
-        (tmp_path / "link", "is what it would be made from"),
-        (tmp_path / "models" / ".." / "models" / "source", "is what it would be made from"),
-        (source / "quantized", "lies in"),
-        (tmp_path / "models", "holds"),
+        (source, "is also the input"),
+        (tmp_path / "link", "is also the input"),
+        (tmp_path / "models" / ".." / "models" / "source", "is also the input"),
+        (source / "quantized", "is inside the input"),
+        (tmp_path / "models", "contains the input"),
     ):
         with pytest.raises(OutputError, match=why):
             check_output(output, True, overwrite=True, source=source)

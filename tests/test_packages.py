@@ -116,8 +116,8 @@ def test_a_full_disk_is_told_before_the_download(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("log", "told"),
     [
-        ("Failed to establish a new connection: NewConnectionError", "no connection"),
-        ("npm error code ENOTFOUND", "no connection"),
+        ("Failed to establish a new connection: NewConnectionError", "cannot reach the npm registry"),
+        ("npm error code ENOTFOUND", "cannot reach the npm registry"),
         ("npm error code E404", "has no tiny@1.0"),
         ("OSError: [Errno 28] No space left on device", "disk became full"),
         ("npm error something odd\nmore", "failed: something odd"),

@@ -1,22 +1,22 @@
-"""Everything slmquant raises on purpose.
+"""All errors that slmquant raises on purpose.
 
 ::
 
-    SlmquantError                  one line for the user: what, the value, what was expected, what to do
-    ├── UnknownNameError           no such method, model, task, corpus, ...; carries the nearest known names
-    ├── SchemeError                a scheme that cannot be read or that contradicts itself
-    ├── RefusedError               a combination that is understood and impossible; a cell becomes `refused`
-    ├── UnavailableError           a package or an engine that is not here; a cell becomes `failed`, to be tried again
-    ├── ModelError                 a model that cannot be used: not decoder-only, pickled, corrupt, NaN weights
+    SlmquantError                  one line for the user: what is wrong, the value, what was expected, what to do
+    ├── UnknownNameError           unknown method, model, task, corpus, ...; names the nearest known ones
+    ├── SchemeError                a scheme that cannot be parsed or contradicts itself
+    ├── RefusedError               a valid but unsupported combination; a cell becomes `refused`
+    ├── UnavailableError           a missing package or engine; a cell becomes `failed` and is tried again
+    ├── ModelError                 an unusable model: not decoder-only, pickled, corrupt, NaN weights
     ├── SourceError                a source that cannot be fetched: no network, checksum mismatch
-    │   └── SpaceError             no room left on a disk, wherever it shows
-    ├── DataError                  a corpus or a task whose data is absent or malformed
-    ├── NumericalError             a solver or a loss that stopped being finite
+    │   └── SpaceError             a full disk, wherever it shows
+    ├── DataError                  missing or malformed data of a corpus or task
+    ├── NumericalError             a solver or loss that became non-finite
     ├── StoreError                 a result store that cannot be read or written
-    └── OutputError                an output that would take the place of something else
+    └── OutputError                an output path that is not writable or holds something else
 
-A command prints these as one line and exits with `exit_code`; of any other exception, a bug, it prints one line, too,
-and saves the traceback in a file. What libraries raise becomes one of these in `slmquant.boundary`.
+A command prints these errors as one line and exits with `exit_code`. For any other exception, which is a bug, it prints
+one line and saves the traceback to a file. Exceptions of libraries are converted in `slmquant.boundary`.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ __all__ = [
 
 
 class SlmquantError(Exception):
-    """The root: an error whose message is meant for the user."""
+    """Base class; its message is meant for the user."""
 
     exit_code = 1
 
 
 class UnknownNameError(SlmquantError):
-    """A name that is not known, answered with the nearest known ones and the list.
+    """An unknown name; the message lists the known names, nearest ones first.
 
     Attributes:
-        kind: What was looked up ("method", "model", ...).
-        name: The name that was asked for.
-        known: Every name that would have been understood.
+        kind: Kind of name ("method", "model", ...).
+        name: The unknown name.
+        known: All known names.
     """
 
     exit_code = 2
@@ -65,19 +65,19 @@ class UnknownNameError(SlmquantError):
 
 
 class SchemeError(SlmquantError):
-    """A scheme name that cannot be read, or a scheme that contradicts itself."""
+    """A scheme name that cannot be parsed, or a scheme that contradicts itself."""
 
     exit_code = 2
 
 
 class RefusedError(SlmquantError):
-    """A combination that is understood and cannot be done; the reason is a finding."""
+    """A valid combination that is not supported; the reason is part of the results."""
 
     exit_code = 3
 
 
 class UnavailableError(SlmquantError):
-    """A package or an engine that is not here; the message says how to install it."""
+    """A package or engine that is not installed; the message says how to install it."""
 
     exit_code = 5
 
@@ -95,19 +95,19 @@ class SourceError(SlmquantError):
 
 
 class SpaceError(SourceError):
-    """A disk that has no room for what shall be written."""
+    """A disk without enough free space for an output."""
 
     exit_code = 10
 
 
 class DataError(SlmquantError):
-    """A corpus or task whose data is absent or malformed."""
+    """Missing or malformed data of a corpus or task."""
 
     exit_code = 6
 
 
 class NumericalError(SlmquantError):
-    """A computation that stopped being finite."""
+    """A computation that became non-finite."""
 
     exit_code = 7
 
@@ -119,6 +119,6 @@ class StoreError(SlmquantError):
 
 
 class OutputError(SlmquantError):
-    """An output path that cannot be written, or not without losing what lies there."""
+    """An output path that cannot be written, or only by losing existing data."""
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half-written, and checksums."""
+"""Atomic writes, output checks, disk space and checksums."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from slmquant.exchange import put_back, put_in_place
 _CHUNK_BYTES = 1 << 22
 _LEFTOVER_AGE_S = 24 * 3600
 _MARK = "slmquant-unfinished"
-"""In the name of what is not whole yet, so that nothing of anybody else's is ever taken for it."""
+"""Part of the name of unfinished files, so that no other file is mistaken for one."""
 
 
 def cache_dir() -> Path:
-    """Where fetched models, captured statistics and reference states are kept (`SLMQUANT_CACHE`)."""
+    """Cache folder for models, calibration statistics and reference states (`SLMQUANT_CACHE`)."""
     return Path(os.environ.get("SLMQUANT_CACHE") or platformdirs.user_cache_dir("slmquant")).expanduser()
 
 
@@ -45,10 +45,10 @@ def sha256(path: Path, start: int = 0, stop: int | None = None) -> str:
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:
-    """Check, before a long write, that the disk of `folder` can take `needed_bytes`.
+    """Check, before a long write, that the disk of `folder` has `needed_bytes` free.
 
     Raises:
-        SpaceError: It cannot.
+        SpaceError: It has less.
     """
     while not folder.exists():
         folder = folder.parent
@@ -56,33 +56,33 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise SpaceError(
             f"{size_text(needed_bytes)} are needed in {folder} and {size_text(free)} are free; "
-            "free some, or point SLMQUANT_CACHE at another disk"
+            "free some space, or set SLMQUANT_CACHE to a folder on another disk"
         )
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder and below."""
+    """Total size of all files in a folder and its subfolders."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def remove_leftovers(folder: Path, pattern: str = ".*") -> None:
-    """Remove the hidden temporary entries of `folder` that a killed process left there over a day ago."""
+    """Remove hidden temporary entries of `folder` older than a day, left by killed processes."""
     for entry in folder.glob(pattern):
         try:
             if time.time() - entry.stat().st_mtime < _LEFTOVER_AGE_S:
                 continue
-        except FileNotFoundError:  # its owner has just finished
+        except FileNotFoundError:  # its process has just finished
             continue
         remove(entry)
 
 
 def forget_oldest(folder: Path, most_bytes: int) -> list[Path]:
-    """Remove the entries of `folder` that were used longest ago, until all together take `most_bytes` at most.
+    """Remove the least recently used entries of `folder` until it takes at most `most_bytes`.
 
-    What was used within a day stays, since another process may read it; `mark_used` says that something is.
+    Entries used within a day stay, because another process may read them; `mark_used` marks an entry as used.
 
     Returns:
-        What was removed.
+        The removed paths.
     """
     entries = list(folder.glob("[!.]*")) if folder.is_dir() else []
     sizes = {entry: folder_bytes(entry) if entry.is_dir() else entry.stat().st_size for entry in entries}
@@ -98,13 +98,13 @@ def forget_oldest(folder: Path, most_bytes: int) -> list[Path]:
 
 
 def mark_used(path: Path) -> None:
-    """Let `path` count as used now, where the system allows it."""
+    """Set the modification time of `path` to now, if permitted."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, where it is there."""
+    """Remove a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -119,21 +119,20 @@ def check_output(
     source: Path | None = None,
     least_bytes: int = 0,
 ) -> None:
-    """Refuse an output that would take the place of something else, before anything is computed for it.
+    """Check an output path before the computation: it must be writable and not destroy other data.
 
     Args:
-        path: Where a file or a folder shall be written.
-        folder: Whether it will be a folder.
-        ours: Whether a folder that is there already is an earlier output, which may be replaced; None where that
-            cannot be told.
-        overwrite: Whether a file, or a folder of other things, may be replaced, too.
-        source: What it is made from, which it must not touch.
-        least_bytes: What it takes at the least, as far as that is known already.
+        path: Path of the file or folder to write.
+        folder: Whether the output is a folder.
+        ours: Returns whether an existing folder is an earlier output, which may be replaced; None if unknown.
+        overwrite: Whether an existing file, or a folder with other contents, may be replaced.
+        source: Input of the computation, which the output must not touch.
+        least_bytes: Lower bound of the size of the output.
 
     Raises:
-        OutputError: A file is there already; a folder lies where a file shall be written, or the reverse; or the folder
-            holds other things; it is the source, holds it, or lies in it; or nothing can be written there.
-        SpaceError: The disk has no room for it.
+        OutputError: The file exists; the path is a folder instead of a file, or the reverse; the folder has other
+            contents; the path is the source, contains it, or is inside it; or it is not writable.
+        SpaceError: The disk has not enough free space.
     """
     if source is not None:
         _check_apart(path, source)
@@ -147,14 +146,14 @@ def check_output(
 
 
 def _check_apart(path: Path, source: Path) -> None:
-    """Refuse an output that would destroy what it is made from, by whatever links it is named."""
+    """Refuse an output that would destroy its source; links are resolved first."""
     output, origin = path.resolve(), source.resolve()
     if output == origin:
-        raise OutputError(f"{path} is what it would be made from, and would be lost; name another place")
+        raise OutputError(f"output {path} is also the input and would be lost; choose another path")
     if origin.is_relative_to(output):
-        raise OutputError(f"{path} holds {source}, what it would be made from; name another place")
+        raise OutputError(f"output {path} contains the input {source}; choose another path")
     if output.is_relative_to(origin):
-        raise OutputError(f"{path} lies in {source}, what it would be made from; name another place")
+        raise OutputError(f"output {path} is inside the input {source}; choose another path")
 
 
 def _check_replaceable(path: Path, folder: bool, ours: Callable[[Path], bool] | None, overwrite: bool) -> None:
@@ -162,23 +161,23 @@ def _check_replaceable(path: Path, folder: bool, ours: Callable[[Path], bool] | 
         return
     if not folder:
         if path.is_dir():
-            raise OutputError(f"{path} is a folder; give the name of a file to write")
+            raise OutputError(f"{path} is a folder; give a file name")
         if not overwrite:
-            raise OutputError(f"{path} is there already; name a new file, or say --overwrite")
+            raise OutputError(f"{path} already exists; choose a new file name, or use --overwrite")
         return
     if not path.is_dir():
-        raise OutputError(f"{path} is a file; give the name of a folder to write")
+        raise OutputError(f"{path} is a file; give a folder name")
     if not overwrite and any(path.iterdir()) and (ours is None or not ours(path)):
         raise OutputError(
-            f"{path} is a folder with other things in it, which would be lost; name a new folder, or say --overwrite"
+            f"{path} is a folder with other contents, which would be lost; choose a new folder, or use --overwrite"
         )
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and see that it can be written to, before anything is computed for it.
+    """Create a folder and check, before the computation, that it is writable.
 
     Raises:
-        OutputError: It cannot.
+        OutputError: It is not.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,20 +186,19 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds, else remove it.
+    """Yield a temporary path next to `path`; rename it to `path` if the block succeeds, else remove it.
 
-    Who may read it is what the user's umask says, whatever a library makes of it. A link is followed: the file that it
-    names is replaced.
+    The permissions follow the user's umask, whatever a library sets. A link is followed: its target is replaced.
 
     Raises:
-        OutputError: Nothing can be written there.
+        OutputError: The path is not writable.
         SpaceError: The disk is full.
     """
     with writing(path):
         target, temporary = _beside(path)
         mode = _touch(temporary)
     try:
-        with writing(path):  # which looks at the disk before it is cleared
+        with writing(path):  # checks the disk before the temporary file is removed
             yield temporary
             temporary.chmod(mode)
             temporary.replace(target)
@@ -210,14 +208,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; rename it onto `path` if the block succeeds, else remove it.
+    """Yield a temporary folder next to `path`; rename it to `path` if the block succeeds, else remove it.
 
-    An existing folder at `path` is replaced only once the new one is whole, in one step where the system has one (see
-    `slmquant.exchange`). Who may read it and what is in it is what the user's umask says. A link is followed: the
-    folder that it names is replaced.
+    An existing folder at `path` is replaced only once the new one is complete, atomically if the system supports it (see
+    `slmquant.exchange`). The permissions of the folder and its contents follow the user's umask. A link is followed:
+    its target is replaced.
 
     Raises:
-        OutputError: Nothing can be written there.
+        OutputError: The path is not writable.
         SpaceError: The disk is full.
     """
     with writing(path):
@@ -225,7 +223,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
-        with writing(path):  # which looks at the disk before it is cleared
+        with writing(path):  # checks the disk before the temporary file is removed
             yield temporary
             _open_to_others(temporary, mode)
             put_in_place(temporary, target)
@@ -234,22 +232,22 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
-    """Where `path` really lies, and a name beside it for what is not whole yet; old ones of its kind are removed."""
+    """(resolved `path`, new temporary path next to it); old temporary files of `path` are removed."""
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    name = target.name.encode()[:80].decode(errors="ignore")  # a name takes 255 bytes
+    name = target.name.encode()[:80].decode(errors="ignore")  # file names may have 255 bytes
     put_back(target, f".{glob.escape(name)}.{_MARK}-*")
     remove_leftovers(target.parent, f".{glob.escape(name)}.{_MARK}-*")
     return target, target.parent / f".{name}.{_MARK}-{secrets.token_hex(6)}"
 
 
 def _touch(path: Path) -> int:
-    """Make an empty file; the permissions that it gets are those of the user's umask."""
+    """Create an empty file and return its permissions, which follow the user's umask."""
     with path.open("xb") as file:
         return stat.S_IMODE(os.fstat(file.fileno()).st_mode)
 
 
 def _open_to_others(folder: Path, mode: int) -> None:
-    """Give what is in a folder the permissions that the folder itself got."""
+    """Apply the permissions of a folder to its contents."""
     for entry in folder.rglob("*"):
         entry.chmod(mode if entry.is_dir() else mode & 0o666)

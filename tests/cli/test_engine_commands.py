@@ -162,7 +162,7 @@ def test_what_lies_there_is_not_lost(folder: Path) -> None:
 
     for words in (("-o", "photos"), ("-o", "new", "--keep", "photos")):
         refused = run(*quantized, *words).exception
-        assert isinstance(refused, OutputError) and "other things in it, which would be lost" in str(refused)
+        assert isinstance(refused, OutputError) and "other contents, which would be lost" in str(refused)
     assert isinstance(run("export", str(folder), "--format", "gguf", "-o", "photos").exception, OutputError)
     assert (Path("photos") / "one.jpg").exists() and not Path("new").exists()
     assert run(*quantized, "-o", "new").exit_code == run(*quantized, "-o", "new").exit_code == 0  # its own may go

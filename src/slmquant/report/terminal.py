@@ -178,7 +178,7 @@ def _metrics(record: Record) -> RichTable:
 def _phases(record: Record) -> RichTable:
     table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("phase")
-    for name in ("seconds", "CPU s", "added MB", "peak MB", "others"):
+    for name in ("seconds", "CPU s", "added MB", "peak MB", "other load"):
         table.add_column(name, justify="right")
     table.add_column("")
     for phase in record.phases:
