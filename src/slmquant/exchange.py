@@ -1,8 +1,8 @@
-"""Two folders change places, in one step where the operating system has one.
+"""Swap two folders, atomically if the operating system supports it.
 
-Linux has `renameat2` with `RENAME_EXCHANGE`, macOS `renamex_np` with `RENAME_SWAP`; some file systems know neither.
-There it takes two renames, and a process that is killed between them leaves nothing under the name: the folder that was
-there lies beside it, whole, and `put_back` gives it its name again.
+Linux has `renameat2` with `RENAME_EXCHANGE`, macOS `renamex_np` with `RENAME_SWAP`; some file systems support neither.
+There the swap takes several renames, and a process killed between them leaves no folder under the name. The old folder
+is then complete under a temporary name next to it, and `put_back` restores its name.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _RENAME_SWAP = 2
 _RETIRED = ".retired"
-"""At the end of the name of a folder that waits for the other one to take its place."""
+"""Name suffix of the old folder while the new one takes its place."""
 
 
 def put_in_place(new: Path, target: Path) -> None:
-    """Give the folder `new` the name `target`; a folder that is there already changes places with it.
+    """Rename the folder `new` to `target`; an existing folder there is swapped with it.
 
     Raises:
-        OSError: The system does not let them be renamed.
+        OSError: The system refuses to rename them.
     """
     if not target.exists():
         try:
             new.replace(target)
         except OSError:
-            if not target.is_dir():  # else another process has just made it
+            if not target.is_dir():  # else another process has just created it
                 raise
         else:
             return
@@ -38,10 +38,10 @@ def put_in_place(new: Path, target: Path) -> None:
 
 
 def exchange(new: Path, old: Path) -> None:
-    """Let the folders `new` and `old`, which lie in one folder, change names.
+    """Swap the names of the folders `new` and `old`, which have the same parent.
 
     Raises:
-        OSError: The system does not let them be renamed.
+        OSError: The system refuses to rename them.
     """
     if not _in_one_step(new, old):
         retired = new.with_name(new.name + _RETIRED)
@@ -51,11 +51,11 @@ def exchange(new: Path, old: Path) -> None:
 
 
 def put_back(target: Path, pattern: str) -> None:
-    """Give a folder its name `target` again that a process killed within `exchange` left without one.
+    """Restore the folder `target` if a process was killed while swapping it.
 
     Args:
-        target: What is missing.
-        pattern: Which entries beside it may be what was there.
+        target: The folder that may be missing.
+        pattern: Glob pattern of the temporary names that it may have.
     """
     if target.exists():
         return
@@ -66,7 +66,7 @@ def put_back(target: Path, pattern: str) -> None:
 
 
 def _in_one_step(new: Path, old: Path) -> bool:
-    """Exchange them in one step; False where the system or the file system has none."""
+    """Swap two folders in one system call; False if the system or file system does not support it."""
     first, second = os.fsencode(new), os.fsencode(old)
     calls: dict[str, tuple[str, tuple[object, ...]]] = {
         "linux": ("renameat2", (_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE)),
@@ -77,6 +77,6 @@ def _in_one_step(new: Path, old: Path) -> bool:
     name, arguments = calls[sys.platform]
     try:
         ended: int = getattr(ctypes.CDLL(None), name)(*arguments)
-    except (OSError, AttributeError):  # no such library, or one without it
+    except (OSError, AttributeError):  # no C library, or one without this function
         return False
     return ended == 0

@@ -210,9 +210,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder next to `path`; rename it to `path` if the block succeeds, else remove it.
 
-    An existing folder at `path` is replaced only once the new one is complete, atomically if the system supports it (see
-    `slmquant.exchange`). The permissions of the folder and its contents follow the user's umask. A link is followed:
-    its target is replaced.
+    An existing folder at `path` is replaced only once the new one is complete, in one step if the system supports it
+    (see `slmquant.exchange`). The permissions of the folder and its contents follow the user's umask. A link is
+    followed: its target is replaced.
 
     Raises:
         OutputError: The path is not writable.

@@ -145,7 +145,7 @@ def test_costs_are_those_of_both_phases_cheapest_first(tmp_path: Path) -> None:
         ["`gptq`", "W4A16g64", "70", "20", "91", "540"],
     ]
     text = fill_in("<!-- costs cells.jsonl -->\n<!-- end -->\n", tmp_path)
-    assert "others took up to 25% of all processor time" in text
+    assert "other processes took up to 25% of all processor time" in text
 
 
 def test_what_a_benchmark_printed_is_shown(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_what_a_benchmark_printed_is_shown(tmp_path: Path) -> None:
         ("cells cells.jsonl scheme=W2A16", "no published cell"),
         ("cells cells.jsonl bits=4", "unknown filter bits"),
         ("costs cells.jsonl bits=4", "unknown filter bits"),
-        ("costs cells.jsonl", "says what quantizing took"),
+        ("costs cells.jsonl", "has a measured cost of quantizing"),
         ("pairs cells.jsonl rtn/W4A16g64", "expected two cells"),
         ("pairs cells.jsonl rtn gptq/W4A16g64", "no published cell has the label 'rtn'"),
         ("cells absent.jsonl", "cannot be read"),

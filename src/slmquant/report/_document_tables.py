@@ -19,7 +19,7 @@ __all__ = ["TABLES", "Answers", "markdown"]
 
 _ABSENT = ""
 _FEW_SECONDS = 10.0
-"""Below it seconds are shown with a decimal."""
+"""Below this, seconds are shown with one decimal."""
 
 Answers = Mapping[str, Sequence[ItemOutcome]]
 """Cell id → its per-item answers."""
@@ -237,11 +237,11 @@ def _conditions(chosen: Sequence[Record], reference: Record | None, texts: Seque
     return "; ".join(parts) + ". In brackets: 95 % intervals."
 
 
-def _costs(records: Sequence[Record], answers: Answers, wanted: str) -> str:  # noqa: ARG001  # as all tables have it
-    """What quantizing each cell took, in processor time of its own process and memory above the loaded model."""
+def _costs(records: Sequence[Record], answers: Answers, wanted: str) -> str:  # noqa: ARG001  # same signature as the other tables
+    """Table of the cost of quantizing each cell: processor time and memory above the loaded model."""
     chosen = [r for r in _chosen(records, wanted) if r.status == "ok" and r.metric("quantize_cpu_s") is not None]
     if not chosen:
-        raise StoreError(f"no published cell that matches {wanted!r} says what quantizing took")
+        raise StoreError(f"no published cell that matches {wanted!r} has a measured cost of quantizing")
     chosen.sort(key=lambda record: _value(record, "quantize_cpu_s", None))
     with_seed = len({seed for r in chosen if (seed := _calibration_seed(r)) is not None}) > 1
     rows = []
@@ -262,7 +262,7 @@ def _costs(records: Sequence[Record], answers: Answers, wanted: str) -> str:  # 
 
 
 def _phase_cpu(record: Record, name: str) -> str:
-    """Processor seconds of a phase, with their least and most where it was run several times."""
+    """Processor seconds of a phase, with the range if it was repeated."""
     phase = next((phase for phase in record.phases if phase.name == name), None)
     if phase is None or phase.cpu_s is None:
         return _ABSENT
@@ -276,7 +276,7 @@ def _seconds(value: float) -> str:
 
 
 def _cost_conditions(chosen: Sequence[Record]) -> str:
-    """Models, calibration and machines, how busy others kept those, and what the columns count."""
+    """One line: models, calibration, machines, load of other processes, and what the columns count."""
     parts = [_each(record.spec.model for record in chosen)]
     if labels := _each(calibration_label(record.spec.calibration) for record in chosen):
         parts.append(f"calibrated on {labels}")
@@ -284,10 +284,10 @@ def _cost_conditions(chosen: Sequence[Record]) -> str:
     parts.append(f"computed in {_each(record.spec.compute_dtype for record in chosen)} on {machines}")
     noise = [metric.value for record in chosen if (metric := record.metric("quantize_noise")) is not None]
     if noise:
-        parts.append(f"others took up to {max(noise):.0%} of all processor time meanwhile")
+        parts.append(f"other processes took up to {max(noise):.0%} of all processor time")
     return "; ".join(parts) + (
-        ". Seconds are those of the cell's own process over all its threads, of several runs the median; statistics "
-        "that cells share are charged to each. Memory is the highest above what was resident before."
+        ". Seconds are processor time of the cell's process over all threads, the median of several runs; shared "
+        "statistics are charged to each cell. Memory is the peak above what was resident before."
     )
 
 

@@ -1,6 +1,6 @@
-"""Texts of records as others may see them: no folder of this machine is named.
+"""Remove local folders from the texts of records before they are published.
 
-A store keeps model sources as they were given, which is how a cell is found again. Reports are given away.
+A store keeps model sources as given, because cells are identified by them. Reports are shared with others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from slmquant.store.record import Record
 
 
 def publisher(records: Sequence[Record]) -> Callable[[str], str]:
-    """What takes the folders out of a text: those of the records' models and of this process, by name, and others."""
+    """A function that removes local folders from a text, those of the records' models and of this process included."""
     sources = {Path(record.spec.model).expanduser() for record in records}
     folders = {source.parent for source in sources if source.is_absolute()}
     folders |= {Path(record.spec.model).parent for record in records if record.spec.model.startswith("~/")}
@@ -24,7 +24,7 @@ def publisher(records: Sequence[Record]) -> Callable[[str], str]:
 
 
 def published(value: object, publish: Callable[[str], str]) -> object:
-    """A value of JSON with every text in it, names of fields aside, as `publish` gives it."""
+    """Apply `publish` to every text in a JSON value, except field names."""
     if isinstance(value, str):
         return publish(value)
     if isinstance(value, dict):
