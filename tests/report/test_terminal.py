@@ -233,7 +233,7 @@ def test_three_tracks_stand_side_by_side_where_engines_ran() -> None:
     ]
     full = next(row for row in tracks.rows if row.cell.is_reference)
     assert [field.reading.text for field in full.fields if field.reading] == ["100.0"] * 4
-    assert "The three tracks" in printed([*cells, *ran], width=100)
+    assert "Scores of the three tracks" in printed([*cells, *ran], width=100)
 
 
 def test_speeds_of_a_busy_machine_carry_a_warning() -> None:

@@ -120,7 +120,7 @@ class Store:
             labels = {record.spec.label.removeprefix(f"{record.spec.model}/") for record in self.records()}
             raise UnknownNameError("cell", name, labels)
         listed = ", ".join(f"{record.cell_id} ({record.spec.label})" for record in matching[:8])
-        raise StoreError(f"{name!r} listed {len(matching)} cells; give one cell id: {listed}")
+        raise StoreError(f"{name!r} matches {len(matching)} cells; give one cell id: {listed}")
 
     def finished(self, cell_id: str) -> bool:
         """Whether a plan may skip this cell, because it is `ok` or `refused`.
