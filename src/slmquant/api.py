@@ -23,6 +23,7 @@ import torch
 
 from slmquant import methods, tasks
 from slmquant.artifact import Artifact as Artifact
+from slmquant.calib.cached import CachedCalibration, CaptureJob, run_capture
 from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.corpora import calibration_corpus
 from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
@@ -30,14 +31,14 @@ from slmquant.files import cache_dir
 from slmquant.formats import native
 from slmquant.methods.common.work import Budget
 from slmquant.model.sources.identity import key_of
-from slmquant.model.sources.load import identify, load
+from slmquant.model.sources.load import LoadedModel, identify, load
 from slmquant.model.sources.resolve import place_of
 from slmquant.progress import Progress, Silent
 from slmquant.quantization import quantize_
 from slmquant.runs.plan import Dtype, make_plan
 from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.runner import run
-from slmquant.runs.work import CaptureJob, CellCalibration, evaluation_context, run_capture
+from slmquant.runs.work import evaluation_context
 from slmquant.schemes import Scheme, parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 from slmquant.store import Record, Store, default_store_path
@@ -83,17 +84,17 @@ def quantize(
     if (reason := recipe.refusal(parsed)) is not None:
         raise RefusedError(f"{method}: {reason}")
     needs = recipe.needs_for(parsed)
-    chosen = _dtype(source, dtype, device, spec, data_dir, progress)
+    loaded = load(source, device=device, progress=progress)
+    chosen = _dtype(source, dtype, device, spec, data_dir, progress, loaded)
     captured = None
     if needs:
         job = CaptureJob(source, spec, needs, chosen, device, data_dir, cache_dir())
-        captured = run_capture(job, progress)
-    loaded = load(source, device=device, progress=progress)
+        captured = run_capture(job, progress, loaded)
     quantized = quantize_(
         loaded.model,
         method,
         parsed,
-        CellCalibration(spec, captured, loaded, data_dir),
+        CachedCalibration(spec, captured, loaded, data_dir),
         dtype=getattr(torch, chosen),
         seed=seed,
         budget=budget,
@@ -148,7 +149,8 @@ def evaluate(
         artifact.quantized, artifact.tokenizer, artifact.source, _key(artifact), cache_dir(), data_dir,
         progress or Silent(),
     )  # fmt: skip
-    missing = [spec for spec in specs if not context.is_reference and not tasks.has_reference(context, spec)]
+    key = context.reference_key
+    missing = [spec for spec in specs if not context.is_reference and not tasks.has_reference(key, spec)]
     if missing:
         _measure_reference(artifact, missing, data_dir, progress or Silent())
     return evaluate_tasks(context, specs)
@@ -191,7 +193,13 @@ def bench(
 
 
 def _dtype(
-    source: str, dtype: Dtype, device: str, calibration: CalibrationSpec, data_dir: Path | None, progress: Progress
+    source: str,
+    dtype: Dtype,
+    device: str,
+    calibration: CalibrationSpec,
+    data_dir: Path | None,
+    progress: Progress,
+    loaded: LoadedModel,
 ) -> str:
     if dtype not in get_args(Dtype):
         raise UnknownNameError("dtype", dtype, get_args(Dtype))
@@ -199,7 +207,7 @@ def _dtype(
         return dtype
     job = PrecisionJob(source, key_of(source), calibration.corpus, device, data_dir, cache_dir())
     try:
-        return decide_precision(job, progress).dtype
+        return decide_precision(job, progress, loaded).dtype
     except DataError:  # no text to measure on; a method that needs one will raise this itself
         return "float32"
 

@@ -119,12 +119,14 @@ def test_penalties_of_the_model_are_left_out(context: Build, wide: Callable[[int
 
 def test_the_full_precision_model_comes_first(context: Build, wide: Callable[[int], LlamaForCausalLM]) -> None:
     asked = context(model=wide(1))
-    assert not has_reference(asked, SPEC)
+    assert not has_reference(asked.reference_key, SPEC)
     with pytest.raises(DataError, match="measure the unquantized model on generation first"):
         _run(asked)
     _run(context(model=wide(0), is_reference=True))
-    assert has_reference(asked, SPEC) and not has_reference(asked, TaskSpec(name="generation", limit=3))
-    path = reference_path(asked, SPEC)
+    assert has_reference(asked.reference_key, SPEC) and not has_reference(
+        asked.reference_key, TaskSpec(name="generation", limit=3)
+    )
+    path = reference_path(asked.reference_key, SPEC)
     assert path is not None
     path.write_text("[]")
     with pytest.raises(DataError, match="delete the file and measure them again"):

@@ -126,7 +126,7 @@ def test_overflowing_weights_name_the_window(context: Build) -> None:
         broken.model.get_output_embeddings().weight[3, 0] = float("nan")
     with pytest.raises(NumericalError, match=r"window \d+ of wikitext2 is not finite at 63 of 63"):
         _run(broken)
-    assert not has_reference(broken, SPEC)
+    assert not has_reference(broken.reference_key, SPEC)
 
 
 def test_a_damaged_reference_says_what_to_do(context: Build) -> None:

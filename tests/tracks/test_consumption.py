@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from slmquant.machine.phases import Meter
 from slmquant.store.record import Phase
-from slmquant.tracks.consumption import Meter, consumption_metrics, median_phase
+from slmquant.tracks.consumption import consumption_metrics, median_phase
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

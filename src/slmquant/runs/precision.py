@@ -22,6 +22,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from slmquant.analysis.intervals import student
 from slmquant.calib.corpora import load_corpus
@@ -30,9 +31,9 @@ from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
 from slmquant.files import atomic_file
 from slmquant.machine.environment import environment, usable_cores
 from slmquant.model.compatibility.context import fitting
-from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.running.output_head import OutputHead
-from slmquant.model.sources.load import load
+from slmquant.model.sources.load import LoadedModel, load
 from slmquant.progress import Progress
 from slmquant.store.record import Metric
 
@@ -102,8 +103,13 @@ class PrecisionDecision:
         ]  # fmt: skip
 
 
-def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision:
+def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel | None = None) -> PrecisionDecision:
     """Measure both dtypes, or read an earlier measurement of the same model on the same machine.
+
+    Args:
+        job: Which model, text and device.
+        progress: Receives progress updates.
+        loaded: The model in float32 if it is loaded already, which is left as it is; None to load it.
 
     Raises:
         DataError: The corpus is absent or too short.
@@ -113,17 +119,14 @@ def decide_precision(job: PrecisionJob, progress: Progress) -> PrecisionDecision
     if path.exists():
         return PrecisionDecision(**json.loads(path.read_text(encoding="utf-8")))
     torch.set_num_threads(usable_cores())
-    plain, products = load(job.model, device=job.device), load(job.model, device=job.device)
-    multiply_in_(products.model, torch.bfloat16)
-    length = fitting(_WINDOW_TOKENS, plain.model.config)
-    windows = calibration_windows(plain.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
-    heads = (OutputHead(plain.model), OutputHead(products.model))
-    for head in heads:
-        _timed(head, windows[0])  # the first run includes set-up time
+    loaded = loaded or load(job.model, device=job.device)
+    length = fitting(_WINDOW_TOKENS, loaded.model.config)
+    windows = calibration_windows(loaded.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
+    _compared(loaded.model, windows[0])  # the first run includes set-up time
     progress.start("choose the compute dtype", len(windows))
     runs = []
     for window in windows:  # in turn, so that other load affects both dtypes alike
-        runs.append(_compared(heads, window))
+        runs.append(_compared(loaded.model, window))
         progress.advance()
     decision = _decide(runs, windows.numel())
     with atomic_file(path) as temporary:
@@ -153,14 +156,17 @@ def _timed(head: OutputHead, window: Tensor) -> tuple[float, Tensor]:
 
 
 @torch.inference_mode()
-def _compared(heads: tuple[OutputHead, OutputHead], window: Tensor) -> _Run:
-    (plain_s, plain), (products_s, products) = (_timed(head, window) for head in heads)
+def _compared(model: PreTrainedModel, window: Tensor) -> _Run:
+    head = OutputHead(model)
+    plain_s, plain = _timed(head, window)
+    with multiplying_in(model.base_model, torch.bfloat16):
+        products_s, products = _timed(head, window)
     chunk = max(1, len(plain) // 4)  # a quarter of the logits at a time
     parts = []
     for reference, other, targets in zip(
         plain.split(chunk), products.split(chunk), window[1:].split(chunk), strict=True
     ):
-        blocks = [heads[0].logits(reference), heads[1].logits(other)]
+        blocks = [head.logits(reference), head.logits(other)]
         loss = next_token_nll(log_normalize_(blocks[0].clone()), targets)
         compared = compare_(blocks[0], blocks[1], targets)
         parts.append(torch.stack([loss, compared.nll, compared.divergence.forward]).double())

@@ -11,16 +11,18 @@ from dataclasses import replace
 import torch
 
 from slmquant import methods
+from slmquant.calib.cached import CachedCalibration
 from slmquant.machine.environment import usable_cores
+from slmquant.machine.phases import Meter
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
 from slmquant.runs.inputs import check_model
-from slmquant.runs.work import CellCalibration, CellJob, CellResult
+from slmquant.runs.work import CellJob, CellResult
 from slmquant.schemes import parse
 from slmquant.store.record import Phase
-from slmquant.tracks.consumption import Meter, consumption_metrics, median_phase
+from slmquant.tracks.consumption import consumption_metrics, median_phase
 
 SHORT_CPU_S = 5.0
 """Quantizations that take less processor time than this, in seconds, are repeated."""
@@ -38,7 +40,7 @@ def run_quantize(job: CellJob, progress: Progress) -> Phase:
     torch.manual_seed(job.spec.seed)
     loaded = load(job.spec.model, device=job.spec.device, mapped=not methods.load(job.spec.method).rewrites_weights)
     check_model(job.spec, loaded)
-    calibration = CellCalibration(job.spec.calibration, job.captured, loaded, job.data_dir)
+    calibration = CachedCalibration(job.spec.calibration, job.captured, loaded, job.data_dir)
     meter = Meter()
     with meter.phase("quantize"):
         quantize_(

@@ -14,14 +14,17 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from slmquant import methods
+import torch
+
+from slmquant import methods, tasks
+from slmquant.calib.cached import CapturedFile, CaptureJob, run_capture
 from slmquant.calib.statistics import Statistic
 from slmquant.engine_bench.session import EngineResult
 from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.files import cache_dir
 from slmquant.machine.clock import now
 from slmquant.machine.process import Failure, run_isolated
-from slmquant.model.sources.load import check_device, identify
+from slmquant.model.sources.load import check_device, identify, read_settings
 from slmquant.progress import Progress, Silent
 from slmquant.runs.early_stopping.loop import Separation
 from slmquant.runs.engine_cells import EngineStage, absence
@@ -32,18 +35,15 @@ from slmquant.runs.precision import PrecisionJob, decide_precision
 from slmquant.runs.repeats import with_repeats
 from slmquant.runs.rows import Decision, record_of
 from slmquant.runs.work import (
-    CapturedFile,
-    CaptureJob,
     CellJob,
     CellResult,
-    has_reference_states,
-    run_capture,
     run_cell,
 )
 from slmquant.schemes import parse
 from slmquant.store.inputs import UNKNOWN, changes, model_key
 from slmquant.store.record import CellSpec, Record
 from slmquant.store.sqlite import Store
+from slmquant.tasks.common.contract import ReferenceKey
 from slmquant.tracks.task_checkpoints import TaskCheckpoints
 
 NO_MODEL = "unavailable"
@@ -320,10 +320,22 @@ class _Bench:
         self._say(f"{spec.label}: {record.status}, done before", record)
 
     def _has_reference_states(self, spec: CellSpec) -> bool:
-        """Whether all states that the divergence compares with are cached."""
-        job = CellJob(spec, None, self.data_dir, self.cache_dir)
-        answer = run_isolated(has_reference_states, job, self.progress)
-        return answer is True  # after a failure, the reference's row says what is wrong
+        """Whether all states that the divergence compares with are cached; loads no weights."""
+        try:
+            settings = read_settings(spec.model)
+            key = ReferenceKey(
+                model_sha256=spec.model_key,
+                dtype=getattr(torch, spec.compute_dtype),
+                device=torch.device(spec.device),
+                config=settings.config,
+                tokenizer=settings.tokenizer,
+                cache_dir=self.cache_dir,
+                data_dir=self.data_dir,
+                progress=self.progress,
+            )
+            return all(tasks.has_reference(key, task) for task in spec.tasks)
+        except SlmquantError:
+            return False  # the reference's row will say what is wrong
 
     def _say(self, text: str, record: Record | None = None) -> None:
         self._tell(Event(text, record, len(self.records), self._total))

@@ -14,7 +14,7 @@ from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
-    from slmquant.tasks.common.contract import EvalContext, Task
+    from slmquant.tasks.common.contract import ReferenceKey, Task
 
 __all__ = ["TaskNameError", "has_items", "has_reference", "known", "own_tasks", "parse", "reference_path", "resolve"]
 
@@ -103,17 +103,17 @@ def has_items(spec: TaskSpec) -> bool:
     return spec.name not in _own()
 
 
-def reference_path(context: EvalContext, spec: TaskSpec) -> Path | None:
+def reference_path(key: ReferenceKey, spec: TaskSpec) -> Path | None:
     """Path of the cached full-precision reference for `spec`; None if the task needs none."""
     from slmquant.tasks.common.contract import ComparingTask
 
     task = resolve(spec)
-    return task.reference_path(context, spec) if isinstance(task, ComparingTask) else None
+    return task.reference_path(key, spec) if isinstance(task, ComparingTask) else None
 
 
-def has_reference(context: EvalContext, spec: TaskSpec) -> bool:
+def has_reference(key: ReferenceKey, spec: TaskSpec) -> bool:
     """Whether the full-precision reference for `spec` is cached, or none is needed."""
-    path = reference_path(context, spec)
+    path = reference_path(key, spec)
     return path is None or path.exists()
 
 

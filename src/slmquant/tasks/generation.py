@@ -10,7 +10,7 @@ from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
     from slmquant.progress import Progress
-    from slmquant.tasks.common.contract import EvalContext, TaskResult
+    from slmquant.tasks.common.contract import EvalContext, ReferenceKey, TaskResult
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class GenerationTask:
 
         return generation.card().sha256
 
-    def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
+    def reference_path(self, key: ReferenceKey, spec: TaskSpec) -> Path:
         """Path of the full-precision model's cached continuations."""
         from slmquant.tasks.common.writing import generation
 
-        return generation.reference_path(context, spec)
+        return generation.reference_path(key, spec)
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
         """Continue the first `spec.limit` prompts; see `common.writing.generation.measure`."""

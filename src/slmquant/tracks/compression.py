@@ -58,7 +58,7 @@ def evaluate(context: EvalContext, specs: Sequence[TaskSpec], checkpoints: TaskC
     refusals: dict[TaskSpec, RefusedError] = {}
     for spec in specs:
         checkpoint = None if checkpoints is None else checkpoints.find(spec)
-        if checkpoint is not None and (not context.is_reference or tasks.has_reference(context, spec)):
+        if checkpoint is not None and (not context.is_reference or tasks.has_reference(context.reference_key, spec)):
             before[spec] = checkpoint
         else:
             started = time.perf_counter()

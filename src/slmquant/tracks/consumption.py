@@ -10,48 +10,14 @@ phase of a few seconds is repeated, and the median counts (`runs.repeats`).
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
-from slmquant.machine.meters import cpu_times, forget_peak, noise_between, peak_rss_bytes, rss_bytes
 from slmquant.store.record import Metric, Phase, Repeat
 from slmquant.versions import METRICS
 
 VERSION = METRICS["consumption"]
 """1: seconds are load + capture + quantize; memory is the peak resident memory until quantizing ended. 2: loading is
 separate; processor time, memory above what was resident before, noise; captures only what the cell needs."""
-
-
-@dataclass
-class Meter:
-    """Measures wall time, processor time, memory and load of other processes for each phase."""
-
-    phases: list[Phase] = field(default_factory=list)
-    _peak: int = 0
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure a block as one phase; nothing is recorded if it raises."""
-        self._peak = max(self._peak, peak_rss_bytes())
-        forgotten = forget_peak()
-        resident, others = rss_bytes(), cpu_times()
-        started, cpu = time.perf_counter(), time.process_time()
-        yield
-        seconds, spent = time.perf_counter() - started, time.process_time() - cpu
-        noise, peak = noise_between(others, cpu_times()), peak_rss_bytes()
-        self._peak = max(self._peak, peak)
-        self.phases.append(
-            Phase(
-                name=name,
-                seconds=seconds,
-                cpu_s=spent,
-                added_rss_bytes=max(0, peak - resident) if forgotten else None,
-                noise=None if noise is None else min(1.0, noise.others + noise.stolen),
-                peak_rss_bytes=self._peak,
-            )
-        )
 
 
 def median_phase(phases: Sequence[Phase]) -> Phase:

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -119,6 +120,24 @@ def unmap_(model: PreTrainedModel) -> None:
     """Give every parameter memory of its own."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a source says of its model beside the weights."""
+
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+
+def read_settings(source: str, progress: Progress | None = None) -> Settings:
+    """Configuration and tokenizer of the model that `source` names; no weights are loaded.
+
+    Raises:
+        UnknownNameError, SourceError, ModelError: As for `load`, as far as it shows without the weights.
+    """
+    identity, configuration = _identified(resolve(source, progress))
+    return Settings(configuration.config, _tokenizer(identity.folder))
 
 
 def identify(source: str, progress: Progress | None = None) -> Identity:

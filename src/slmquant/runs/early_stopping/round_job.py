@@ -11,6 +11,7 @@ from slmquant import tasks
 from slmquant.calib.calibration import NoCalibration
 from slmquant.errors import RefusedError
 from slmquant.machine.environment import usable_cores
+from slmquant.machine.phases import Meter
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
@@ -19,7 +20,6 @@ from slmquant.schemes import parse
 from slmquant.store.record import CellSpec, Phase, TaskSpec
 from slmquant.tasks.common.contract import EvalContext, TaskResult
 from slmquant.tasks.common.lm_eval.task import LmEvalTask
-from slmquant.tracks.consumption import Meter
 
 
 @dataclass(frozen=True)

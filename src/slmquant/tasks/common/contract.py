@@ -8,10 +8,35 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from slmquant.progress import Progress, Silent
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
+
+
+@dataclass(frozen=True)
+class ReferenceKey:
+    """What decides where the full-precision model's cached references lie; the weights are not needed to ask.
+
+    Attributes:
+        model_sha256: Hash of the full-precision model, including its configuration and tokenizer.
+        dtype: Dtype in which its linears multiply.
+        device: Where it runs.
+        config: Its configuration, for the length of its context.
+        tokenizer: Its tokenizer.
+        cache_dir: Folder of the cache.
+        data_dir: Local folder of data, tried first; None for none.
+        progress: Receives progress updates.
+    """
+
+    model_sha256: str
+    dtype: torch.dtype
+    device: torch.device
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    cache_dir: Path
+    data_dir: Path | None = None
+    progress: Progress = field(default_factory=Silent)
 
 
 @dataclass
@@ -42,6 +67,20 @@ class EvalContext:
     is_reference: bool = False
     reference_head: Tensor | None = None
     progress: Progress = field(default_factory=Silent)
+
+    @property
+    def reference_key(self) -> ReferenceKey:
+        """Where its full-precision references are cached."""
+        return ReferenceKey(
+            model_sha256=self.model_sha256,
+            dtype=self.dtype,
+            device=self.device,
+            config=self.model.config,
+            tokenizer=self.tokenizer,
+            cache_dir=self.cache_dir,
+            data_dir=self.data_dir,
+            progress=self.progress,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -100,6 +139,6 @@ class Task(Protocol):
 class ComparingTask(Task, Protocol):
     """A task that compares with cached results of the full-precision model."""
 
-    def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
+    def reference_path(self, key: ReferenceKey, spec: TaskSpec) -> Path:
         """Path of the cached results; raises `DataError` if data that is part of their key is missing."""
         ...

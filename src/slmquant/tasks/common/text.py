@@ -10,7 +10,7 @@ from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
     from slmquant.progress import Progress
-    from slmquant.tasks.common.contract import EvalContext, TaskResult
+    from slmquant.tasks.common.contract import EvalContext, ReferenceKey, TaskResult
 
 __all__ = ["TextTask"]
 
@@ -37,11 +37,11 @@ class TextTask:
 
         return load_corpus(self.corpus, data_dir, progress).card.sha256
 
-    def reference_path(self, context: EvalContext, spec: TaskSpec) -> Path:
+    def reference_path(self, key: ReferenceKey, spec: TaskSpec) -> Path:
         """Path of the full-precision model's cached states on this text; see `texts.perplexity.reference_path`."""
         from slmquant.tasks.common.texts import perplexity
 
-        return perplexity.reference_path(self.corpus, context, spec)
+        return perplexity.reference_path(self.corpus, key, spec)
 
     def run(self, context: EvalContext, spec: TaskSpec) -> TaskResult:
         """Measure `spec.limit` windows, spread over the text; see `texts.perplexity.measure`."""

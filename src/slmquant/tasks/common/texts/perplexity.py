@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens, window_bos
@@ -26,7 +27,7 @@ from slmquant.errors import DataError, NumericalError
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.running.output_head import OutputHead
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
-from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.contract import EvalContext, ReferenceKey, TaskResult
 from slmquant.tasks.common.texts.divergence import (
     TokenFigures,
     divergence_metrics,
@@ -74,24 +75,24 @@ class _Scores:
     figures: TokenFigures
 
 
-def reference_path(corpus: str, context: EvalContext, spec: TaskSpec) -> Path:
+def reference_path(corpus: str, where: ReferenceKey, spec: TaskSpec) -> Path:
     """Path of the full-precision model's cached final hidden states on a corpus.
 
     Raises:
         DataError: The corpus was not found.
     """
     key = {
-        "model": context.model_sha256,
-        "corpus": load_corpus(corpus, context.data_dir, context.progress).card.sha256,
-        "window": _window_tokens(context),
+        "model": where.model_sha256,
+        "corpus": load_corpus(corpus, where.data_dir, where.progress).card.sha256,
+        "window": _window_tokens(where.config),
         "limit": spec.limit,
-        "dtype": str(context.dtype),
-        "device": context.device.type,
+        "dtype": str(where.dtype),
+        "device": where.device.type,
         "torch": torch.__version__,
         "version": [METRIC_VERSION, FILE_VERSION],
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    return context.cache_dir / "reference" / f"{digest}.safetensors"
+    return where.cache_dir / "reference" / f"{digest}.safetensors"
 
 
 @torch.inference_mode()
@@ -107,7 +108,7 @@ def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
         NumericalError: A loss is not finite.
     """
     windows = _windows(corpus, context, spec)
-    path = reference_path(corpus, context, spec)
+    path = reference_path(corpus, context.reference_key, spec)
     if not context.is_reference and not path.exists():
         raise DataError(
             f"{spec} compares with the full-precision model's states, which are not in {context.cache_dir}; "
@@ -128,13 +129,13 @@ def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
     )
 
 
-def _window_tokens(context: EvalContext) -> int:
-    return fitting(_WINDOW_TOKENS, context.model.config)
+def _window_tokens(config: PreTrainedConfig) -> int:
+    return fitting(_WINDOW_TOKENS, config)
 
 
 def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
     corpus = load_corpus(name, context.data_dir, context.progress)
-    window, bos = _window_tokens(context), window_bos(context.tokenizer)
+    window, bos = _window_tokens(context.model.config), window_bos(context.tokenizer)
     tokens = text_tokens(context.tokenizer, corpus.text)
     length = window if bos is None else window - 1
     available = len(tokens) // length

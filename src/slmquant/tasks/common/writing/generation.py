@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from slmquant.boundary import guarded
 from slmquant.errors import DataError
@@ -25,7 +25,7 @@ from slmquant.files import atomic_file
 from slmquant.model.compatibility.context import context_limit
 from slmquant.model.running.token_trees import Tokens
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
-from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.contract import EvalContext, ReferenceKey, TaskResult
 from slmquant.tasks.common.cuts import Cuts
 from slmquant.tasks.common.order import items_asked
 from slmquant.tasks.common.writing.generate import continue_greedily
@@ -65,20 +65,20 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Tokens:
     return tuple(tokenizer.encode(text))
 
 
-def reference_path(context: EvalContext, spec: TaskSpec) -> Path:
+def reference_path(where: ReferenceKey, spec: TaskSpec) -> Path:
     """Path of the full-precision model's cached continuations."""
-    asked = _asked(context, spec)
+    asked = _asked(where.config, where.tokenizer, spec)
     key = {
-        "model": context.model_sha256,
+        "model": where.model_sha256,
         "prompts": [asked.tokens[name] for name in asked.tokens],
         "new_tokens": asked.new_tokens,
-        "dtype": str(context.dtype),
-        "device": context.device.type,
+        "dtype": str(where.dtype),
+        "device": where.device.type,
         "torch": torch.__version__,
         "version": METRIC_VERSION,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    return context.cache_dir / "reference" / f"{digest}.json"
+    return where.cache_dir / "reference" / f"{digest}.json"
 
 
 def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
@@ -97,7 +97,8 @@ def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
         DataError: The full-precision model has not been measured on this yet.
         NumericalError: A logit is not finite.
     """
-    asked, path = _asked(context, spec), reference_path(context, spec)
+    asked = _asked(context.model.config, context.tokenizer, spec)
+    path = reference_path(context.reference_key, spec)
     if not context.is_reference and not path.exists():
         raise DataError(
             f"{spec} compares with the full-precision model's texts, which are not in {context.cache_dir}; "
@@ -136,12 +137,12 @@ class _Asked:
     remarks: tuple[str, ...]
 
 
-def _asked(context: EvalContext, spec: TaskSpec) -> _Asked:
+def _asked(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: TaskSpec) -> _Asked:
     order = items_asked({spec.name: len(PROMPTS)}, spec)[: spec.limit]
-    longest = context_limit(context.model.config)
+    longest = context_limit(config)
     new_tokens = NEW_TOKENS if longest is None else min(NEW_TOKENS, longest // 2)
     room = None if longest is None else longest - new_tokens  # longer prompts are cut on the left
-    whole = {prompt.name: prompt_tokens(context.tokenizer, prompt) for prompt in (PROMPTS[index] for _, index in order)}
+    whole = {prompt.name: prompt_tokens(tokenizer, prompt) for prompt in (PROMPTS[index] for _, index in order)}
     cuts = Cuts(spec.name, longest)
     for name, tokens in whole.items():
         cuts.asked(name, len(tokens), room)

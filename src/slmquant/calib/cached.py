@@ -1,0 +1,162 @@
+"""Statistics that cells share through the cache, and the calibration of one cell that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from slmquant.calib import cache
+from slmquant.calib.capture import capture
+from slmquant.calib.corpora import Corpus, load_corpus
+from slmquant.calib.statistics import Statistic, Statistics
+from slmquant.calib.windows import calibration_windows
+from slmquant.errors import DataError
+from slmquant.machine.environment import usable_cores
+from slmquant.machine.phases import Meter
+from slmquant.model.compatibility.context import fitting
+from slmquant.model.computing.linear import multiply_in_, multiplying_in
+from slmquant.model.discovery.relations import Relations, discover
+from slmquant.model.sources.identity import key_of
+from slmquant.model.sources.load import LoadedModel, load, unmap_
+from slmquant.progress import Progress
+from slmquant.store.record import CalibrationSpec, DataCard, Phase
+
+
+@dataclass(frozen=True)
+class CaptureJob:
+    """Statistics to capture of one model on one calibration set, for all cells that need exactly these."""
+
+    model: str
+    calibration: CalibrationSpec
+    wanted: frozenset[Statistic]
+    dtype: str
+    device: str
+    data_dir: Path | None
+    cache_dir: Path
+
+
+@dataclass(frozen=True)
+class CapturedFile:
+    """Captured statistics on disk, and the data they were captured on."""
+
+    path: Path
+    card: DataCard
+
+
+@dataclass(frozen=True)
+class CalibrationBill:
+    """What the calibration of a cell used and cost.
+
+    Attributes:
+        tokens: Calibration tokens that were read; None if none were.
+        data: The text they come from.
+        phase: The capture of statistics, shared with other cells; None if the cell needs no statistics.
+    """
+
+    tokens: int | None = None
+    data: tuple[DataCard, ...] = ()
+    phase: Phase | None = None
+
+
+def run_capture(job: CaptureJob, progress: Progress, loaded: LoadedModel | None = None) -> CapturedFile:
+    """Capture statistics into the cache, unless they are cached already.
+
+    Args:
+        job: Which statistics.
+        progress: Receives progress updates.
+        loaded: The model in float32 if it is loaded already, which is left as it is; None to load it.
+
+    Raises:
+        DataError: The corpus is absent or too short.
+        NumericalError: An activation was not finite.
+    """
+    torch.set_num_threads(usable_cores())
+    corpus = load_corpus(job.calibration.corpus, job.data_dir, progress)
+    key = cache.CaptureKey(key_of(job.model), corpus.card.sha256, job.calibration, job.dtype, job.wanted)
+    path = key.path(job.cache_dir)
+    if path.exists():
+        return CapturedFile(path, corpus.card)
+    given, loaded = loaded, loaded or load(job.model, device=job.device)
+    windows = _windows(loaded, corpus, job.calibration)
+    relations = discover(loaded.model)
+    dtype = getattr(torch, job.dtype)
+    if given is None:
+        multiply_in_(loaded.model, dtype)
+        unmap_(loaded.model)
+    meter = Meter()
+    left_as_it_is = nullcontext() if given is None else multiplying_in(loaded.model.base_model, dtype)
+    with left_as_it_is, meter.phase("capture"):
+        captured = capture(loaded.model, relations, windows, job.wanted, progress)
+    cache.save(captured, path, meter.phases[0].model_copy(update={"shared": True}))
+    return CapturedFile(path, corpus.card)
+
+
+class CachedCalibration:
+    """The calibration of one cell: windows, and statistics shared with other cells, each loaded when needed.
+
+    Args:
+        spec: Which windows of which text; None if the cell uses no data.
+        captured: Statistics captured for several cells; None if this one needs none.
+        loaded: The model, whose tokenizer and context length the windows follow.
+        data_dir: Local folder of data, tried first.
+    """
+
+    def __init__(
+        self,
+        spec: CalibrationSpec | None,
+        captured: CapturedFile | None,
+        loaded: LoadedModel,
+        data_dir: Path | None,
+    ) -> None:
+        self._spec, self._captured, self._loaded, self._data_dir = spec, captured, loaded, data_dir
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        if self._spec is None:
+            raise DataError("the method reads calibration text, and the cell was given none; name a corpus")
+        return load_corpus(self._spec.corpus, self._data_dir)
+
+    @cached_property
+    def windows(self) -> Tensor:
+        """Token ids, `(samples, seq)`."""
+        if self._spec is None:
+            raise DataError("the method reads calibration text, and the cell was given none; name a corpus")
+        return _windows(self._loaded, self._corpus, self._spec)
+
+    def bill(self, reads_text: bool) -> CalibrationBill:
+        """What the cell used and cost, if `reads_text` says that its method looks at calibration text at all."""
+        if not reads_text or self._spec is None:
+            return CalibrationBill()
+        if self._captured is not None:
+            path, card = self._captured.path, self._captured.card
+            return CalibrationBill(cache.load(path, ()).tokens, (card,), cache.cost(path))
+        return CalibrationBill(self.windows.numel(), (self._corpus.card,))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Remarks for the row: windows that are shorter than asked for."""
+        if self._spec is None:
+            return ()
+        length = fitting(self._spec.seq_len, self._loaded.model.config)
+        if length == self._spec.seq_len:
+            return ()
+        return (f"calibrated on windows of {length} tokens instead of {self._spec.seq_len}: the model takes no more",)
+
+    def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
+        """The `wanted` statistics, as they were captured for several cells."""
+        del relations  # the file was captured with the same relations
+        if self._captured is None:
+            raise DataError(f"the method needs {', '.join(sorted(wanted))}, and the cell was given no statistics")
+        return cache.load(self._captured.path, wanted).statistics
+
+
+def _windows(loaded: LoadedModel, corpus: Corpus, spec: CalibrationSpec) -> Tensor:
+    """The calibration windows of `spec`, shortened to the model's context if need be."""
+    length = fitting(spec.seq_len, loaded.model.config)
+    return calibration_windows(loaded.tokenizer, corpus, spec.num_samples, length, spec.seed)
