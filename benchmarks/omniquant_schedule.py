@@ -17,9 +17,9 @@ from variants import Reading, add_options, bench_of, conditions, console
 
 from slmquant import methods
 from slmquant.methods.common.learning import Schedule
-from slmquant.methods.common.work import Budget
 from slmquant.methods.omniquant import FAST, OmniQuant, OmniSettings
 from slmquant.schemes import Scheme
+from slmquant.store.record import Budget
 
 SCHEDULES = ("128@0.05", "64@0.1", "128@0.03", "128@0.075", "128@0.1", "64@0.15", "320@0.03")
 

@@ -29,7 +29,6 @@ from slmquant.calib.corpora import calibration_corpus
 from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
 from slmquant.files import cache_dir
 from slmquant.formats import native
-from slmquant.methods.common.work import Budget
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, identify, load
 from slmquant.model.sources.resolve import place_of
@@ -42,7 +41,7 @@ from slmquant.runs.work import evaluation_context
 from slmquant.schemes import Scheme, parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 from slmquant.store import Record, Store, default_store_path
-from slmquant.store.record import CalibrationSpec, TaskSpec
+from slmquant.store.record import Budget, CalibrationSpec, TaskSpec
 from slmquant.tracks.compression import Evaluation
 from slmquant.tracks.compression import evaluate as evaluate_tasks
 

@@ -13,7 +13,9 @@
     ├── DataError                  missing or malformed data of a corpus or task
     ├── NumericalError             a solver or loss that became non-finite
     ├── StoreError                 a result store that cannot be read or written
-    └── OutputError                an output path that is not writable or holds something else
+    ├── OutputError                an output path that is not writable or holds something else
+    ├── PlanError                  a plan that cannot be read, or a wrong field of one
+    └── TaskNameError              a task that cannot be read
 
 A command prints these errors as one line and exits with `exit_code`. For any other exception, which is a bug, it prints
 one line and saves the traceback to a file. Exceptions of libraries are converted in `slmquant.boundary`.
@@ -25,19 +27,26 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "FAILED_CELLS",
     "DataError",
     "ModelError",
     "NumericalError",
     "OutputError",
+    "PlanError",
     "RefusedError",
     "SchemeError",
     "SlmquantError",
     "SourceError",
     "SpaceError",
     "StoreError",
+    "TaskNameError",
     "UnavailableError",
     "UnknownNameError",
 ]
+
+
+FAILED_CELLS = 9
+"""Exit code of a command that finished, with cells that failed."""
 
 
 class SlmquantError(Exception):
@@ -120,5 +129,17 @@ class StoreError(SlmquantError):
 
 class OutputError(SlmquantError):
     """An output path that cannot be written, or only by losing existing data."""
+
+    exit_code = 2
+
+
+class PlanError(SlmquantError):
+    """A plan cannot be read, or one of its fields is wrong."""
+
+    exit_code = 2
+
+
+class TaskNameError(SlmquantError):
+    """A task cannot be read."""
 
     exit_code = 2

@@ -12,7 +12,7 @@ from slmquant.errors import RefusedError
 from slmquant.methods.common.parts import Rounding
 from slmquant.methods.common.recipe import Recipe, static_scale
 from slmquant.methods.common.solver import Solver
-from slmquant.methods.common.work import Budget, Work
+from slmquant.methods.common.work import Work
 from slmquant.model.computing import kv_cache
 from slmquant.model.computing.assembly import Assembly
 from slmquant.model.computing.grids import grid_of
@@ -22,6 +22,7 @@ from slmquant.model.discovery.relations import InputGroup, Relations, discover
 from slmquant.model.size import count_parameters
 from slmquant.progress import Progress, Silent
 from slmquant.schemes import PerGroup, Scheme
+from slmquant.store.record import Budget
 
 
 @torch.no_grad()

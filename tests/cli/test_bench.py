@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from slmquant import formats
 from slmquant.calib.calibration import NoCalibration
 from slmquant.cli import app, bench
-from slmquant.errors import OutputError, UnknownNameError
+from slmquant.errors import OutputError, PlanError, UnknownNameError
 from slmquant.quantization import quantize_
-from slmquant.runs.plan import Plan, PlanError, read_plan_fields
+from slmquant.runs.plan import Plan, read_plan_fields
 from slmquant.runs.runner import Event
 from slmquant.schemes import parse
 from tests import invented

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from slmquant.errors import PlanError
 from slmquant.machine.process import Failure
 from slmquant.progress import Progress, Silent
 from slmquant.runs.early_stopping import loop
 from slmquant.runs.early_stopping.loop import Separation
 from slmquant.runs.early_stopping.round_job import RoundJob, RoundResult
 from slmquant.runs.early_stopping.tally import Tally
-from slmquant.runs.plan import PlanError, make_plan
+from slmquant.runs.plan import make_plan
 from slmquant.runs.work import CellJob, CellResult
 from slmquant.store import Store
 from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase, TaskSpec

@@ -8,10 +8,11 @@ import pytest
 
 from slmquant import engines
 from slmquant.engines.common.contract import EngineStatus
+from slmquant.errors import PlanError
 from slmquant.machine.process import Failure
 from slmquant.report._sections import sections
 from slmquant.runs.engine_cells import absence, groups
-from slmquant.runs.plan import PlanError, make_plan
+from slmquant.runs.plan import make_plan
 from slmquant.runs.runner import Event, run
 from slmquant.store import Record, Store
 from slmquant.store.record import CellSpec

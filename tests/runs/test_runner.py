@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from slmquant.errors import NumericalError, RefusedError, SchemeError, SourceError, UnknownNameError
+from slmquant.errors import NumericalError, PlanError, RefusedError, SchemeError, SourceError, UnknownNameError
 from slmquant.files import cache_dir
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.progress import Progress, Silent
-from slmquant.runs.plan import Plan, PlanError, make_plan, read_plan_fields
+from slmquant.runs.plan import Plan, make_plan, read_plan_fields
 from slmquant.runs.runner import Event, run
 from slmquant.store import Store
 from slmquant.store.record import Metric

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 
-from slmquant.store.record import CellSpec, Environment, Metric, Record
+from slmquant.store.record import REFERENCE, CellSpec, Environment, Metric, Record
 
-REFERENCE_METHOD = "none"
 REFERENCE_SCHEME = "W16A16"
 
 Conditions = tuple[str, str, tuple[str, ...], str, str, Hashable]
@@ -20,7 +19,7 @@ Machine = tuple[str, str, int, int, str | None]
 
 def is_reference(record: Record) -> bool:
     """Whether this is a full-precision cell."""
-    return record.spec.method == REFERENCE_METHOD and record.spec.scheme == REFERENCE_SCHEME
+    return record.spec.method == REFERENCE and record.spec.scheme == REFERENCE_SCHEME
 
 
 def conditions(record: Record) -> Conditions:

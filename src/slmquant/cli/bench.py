@@ -10,6 +10,7 @@ import typer
 
 from slmquant.bounds import LARGEST_SEED, LONGEST_S, LONGEST_WINDOW, MOST_SAMPLES, SHORTEST_WINDOW
 from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar, shown, tell
+from slmquant.errors import FAILED_CELLS
 
 if TYPE_CHECKING:
     from slmquant.analysis.standing import Answers
@@ -27,7 +28,6 @@ ENGINE_SCHEMES = ("W4A16g32E8",)
 """All engines' formats hold it; embeddings in 16 bits would be most of what decoding reads."""
 
 INTERRUPTED = 130
-FAILED_CELLS = 9
 """Exit code of a finished bench with cells that are neither `ok` nor `refused`."""
 
 

@@ -20,12 +20,12 @@ from slmquant.cli._output import (
     say,
     tell,
 )
+from slmquant.errors import FAILED_CELLS
 
 if TYPE_CHECKING:
     from slmquant.analysis.scores import Score
     from slmquant.engine_bench.session import EngineJob, EngineResult, Settings
 
-_FAILED = 9
 """Exit code of a bench with rows that are not `ok`."""
 
 
@@ -97,7 +97,7 @@ def command(
         if not quiet:
             tell(f"all figures and raw samples: {path}")
     if any(result.status != "ok" for result in results):
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(FAILED_CELLS)
 
 
 def _pairs(names: Sequence[str], artifacts: int, references: Sequence[str]) -> list[tuple[str, str | None]]:

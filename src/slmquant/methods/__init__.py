@@ -6,9 +6,7 @@ import sys
 
 from slmquant import plugins
 from slmquant.methods.common.recipe import Recipe, combine
-
-REFERENCE = "none"
-"""The method that quantizes nothing: every comparison's yardstick."""
+from slmquant.store.record import REFERENCE as REFERENCE
 
 
 def names() -> list[str]:

@@ -40,13 +40,14 @@ from slmquant.core.signround import LearnedRounding
 from slmquant.methods.common.learning import Schedule, learn, learning, refusal_to_learn
 from slmquant.methods.common.parts import Rounding
 from slmquant.methods.common.recipe import Recipe
-from slmquant.methods.common.work import Budget, Work
+from slmquant.methods.common.work import Work
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.grids import grid_of
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.running.block_walk import CurrentBlock, Exact
 from slmquant.schemes.scheme import Scheme
+from slmquant.store.record import Budget
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,14 @@ from slmquant.core.learned_clip import ClipLogits
 from slmquant.methods.common.equivalent import EquivalentScale, equivalent_scales
 from slmquant.methods.common.learning import LearningBlock, Schedule, learn, learning, refusal_to_learn
 from slmquant.methods.common.recipe import Recipe
-from slmquant.methods.common.work import Budget, Work
+from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.running.block_walk import CurrentBlock, Exact
 from slmquant.schemes.scheme import Scheme
+from slmquant.store.record import Budget
 
 _TWO, _FOUR = 2, 4
 """Bits: up to which the authors' scripts learn longer, and up to which they move more from activations."""

@@ -50,12 +50,13 @@ from slmquant.errors import RefusedError
 from slmquant.methods.common.activation_clip import clip_activations_, ratio_for
 from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.rotation_trial import Candidate, Gradient, Trial
-from slmquant.methods.common.work import Budget, Work
+from slmquant.methods.common.work import Work
 from slmquant.methods.quarot import PUBLISHED_ROUNDING, Rotations, install_, random_rotations, unturned_stream
 from slmquant.model.discovery.relations import Relations
 from slmquant.model.rewriting.rotate import ResidualStream, fold_norms_
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
+from slmquant.store.record import Budget
 
 _LEVEL = 0.05
 """How often a rotation that is no better than the random ones may be taken for one that is."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from slmquant.analysis.cells import REFERENCE_METHOD
 from slmquant.analysis.over_models import scores_over_models
 from slmquant.analysis.scores import Score, ScoreOptions
 from slmquant.report._columns import (
@@ -21,7 +20,7 @@ from slmquant.report._columns import (
     score_columns,
 )
 from slmquant.report._sections import Cell, Section, told_apart
-from slmquant.store.record import Record
+from slmquant.store.record import REFERENCE, Record
 
 _OF_CELLS = (
     ABOVE_CHANCE, "bpw", "peak MB", "quant s", "added MB", "KL p99", "cons", "top-1 %", "perf > chance", "CPU s",
@@ -129,7 +128,7 @@ class OverModels:
 
 def over_models(records: Sequence[Record], options: ScoreOptions) -> OverModels | None:
     """The table of `analysis.over_models`; None if no method was measured on two models."""
-    over = [entry for entry in scores_over_models(records, options) if entry.spec.method != REFERENCE_METHOD]
+    over = [entry for entry in scores_over_models(records, options) if entry.spec.method != REFERENCE]
     if not over:
         return None
     engines = list(dict.fromkeys(engine for entry in over for engine in entry.infer))

@@ -22,11 +22,10 @@ from slmquant.bounds import (
     SHORTEST_WINDOW,
 )
 from slmquant.calib.corpora import check_corpus
-from slmquant.errors import SlmquantError
-from slmquant.methods.common.work import Budget
+from slmquant.errors import PlanError
 from slmquant.runs.inputs import Contents
 from slmquant.schemes import Scheme, parse
-from slmquant.store.record import CalibrationSpec, CellSpec, TaskSpec
+from slmquant.store.record import Budget, CalibrationSpec, CellSpec, ComputeDtype, TaskSpec
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
@@ -34,12 +33,6 @@ Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 _LARGEST_FILE, _DEEPEST, _MOST_ALIASES = 1 << 18, 16, 100
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 70, 70, 40
-
-
-class PlanError(SlmquantError):
-    """A plan cannot be read, or one of its fields is wrong."""
-
-    exit_code = 2
 
 
 def as_task(value: object) -> TaskSpec:
@@ -143,9 +136,7 @@ class Plan(BaseModel):
         early = {"order_seed": self.seed, "until_separated": self.until_separated}
         return tuple(spec.model_copy(update=early) if tasks.has_items(spec) else spec for spec in self.tasks)
 
-    def cells(
-        self, model: str, sha256: str, dtype: Literal["float32", "bfloat16"], contents: Contents | None = None
-    ) -> list[CellSpec]:
+    def cells(self, model: str, sha256: str, dtype: ComputeDtype, contents: Contents | None = None) -> list[CellSpec]:
         """All cells of a model, in the order in which they run: the reference, then scheme by scheme.
 
         Args:
@@ -164,7 +155,7 @@ class Plan(BaseModel):
         self,
         model: str,
         sha256: str,
-        dtype: Literal["float32", "bfloat16"],
+        dtype: ComputeDtype,
         contents: Contents | None,
         method: str,
         scheme: str,

@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import LoadedModel, load
 from slmquant.progress import Progress
-from slmquant.store.record import Metric
+from slmquant.store.record import ComputeDtype, Metric
 
 MIN_SPEEDUP = 1.1
 """Smallest speedup at which bfloat16 is worth its rounding."""
@@ -74,7 +73,7 @@ class PrecisionDecision:
         tokens: Number of tokens that both dtypes ran over.
     """
 
-    dtype: Literal["float32", "bfloat16"]
+    dtype: ComputeDtype
     speedup: float
     kl: float
     kl_stderr: float

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from slmquant.engine_bench.session import EngineResult
 from slmquant.machine.clock import now
 from slmquant.machine.environment import environment
 from slmquant.machine.process import Failure
 from slmquant.runs.work import CellResult
-from slmquant.store.record import CellSpec, Metric, Record
+from slmquant.store.record import CellSpec, ComputeDtype, Metric, Record
 
 
 @dataclass(frozen=True)
 class Decision:
     """The dtype to compute in, the measurement behind it, and a remark if it could not be made."""
 
-    dtype: Literal["float32", "bfloat16"]
+    dtype: ComputeDtype
     metrics: tuple[Metric, ...] = ()
     remark: str | None = None
 

@@ -27,6 +27,12 @@ SCHEMA_VERSION = 2
 """Version of the record format. Every change so far only added optional fields, so records of older schemas are read as
 they are. 1: no `inputs`. 2: `inputs`."""
 
+ComputeDtype = Literal["float32", "bfloat16"]
+"""What linears multiply in."""
+Budget = Literal["fast", "paper"]
+"""What learning may cost: `fast` suits two cores and a model of 135M, `paper` is the authors' setting, for a GPU."""
+REFERENCE = "none"
+"""The method of the full-precision reference."""
 Status = Literal["ok", "refused", "failed", "timeout", "out_of_memory"]
 
 
@@ -96,11 +102,11 @@ class CellSpec(_Frozen):
     calibration: CalibrationSpec | None = None
     """None if the method uses no data."""
     tasks: tuple[TaskSpec, ...] = ()
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: ComputeDtype = "float32"
     """Dtype of matrix products during evaluation."""
     device: str = "cpu"
     seed: int = 0
-    budget: Literal["fast", "paper"] | None = None
+    budget: Budget | None = None
     """Compute budget of learned methods; None if the method does not learn."""
     engine: str | None = None
     """Engine that runs the exported model (without tasks); None for a model measured in torch."""

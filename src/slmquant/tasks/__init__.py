@@ -10,19 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmquant import plugins
-from slmquant.errors import SlmquantError, UnknownNameError
+from slmquant.errors import TaskNameError, UnknownNameError
 from slmquant.store.record import TaskSpec
 
 if TYPE_CHECKING:
     from slmquant.tasks.common.contract import ReferenceKey, Task
 
-__all__ = ["TaskNameError", "has_items", "has_reference", "known", "own_tasks", "parse", "reference_path", "resolve"]
-
-
-class TaskNameError(SlmquantError):
-    """A task cannot be read."""
-
-    exit_code = 2
+__all__ = ["has_items", "has_reference", "known", "own_tasks", "parse", "reference_path", "resolve"]
 
 
 def parse(text: str) -> TaskSpec:

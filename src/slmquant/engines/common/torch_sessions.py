@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slmquant.engines.common.contract import EngineStatus, OpenOptions
 from slmquant.errors import RefusedError
+from slmquant.store.record import ComputeDtype
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ class TorchEngine:
 
     title: str
     summary: str
-    dtype: Literal["float32", "bfloat16"]
+    dtype: ComputeDtype
     formats: tuple[str, ...] = ("native",)
     extra: str | None = None
 

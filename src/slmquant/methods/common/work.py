@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -16,9 +15,7 @@ from slmquant.model.discovery.relations import Relations
 from slmquant.model.rewriting.online_rotations import Online
 from slmquant.progress import Progress, Silent
 from slmquant.schemes.scheme import Scheme, WeightSpec
-
-Budget = Literal["fast", "paper"]
-"""What learning may cost: `fast` suits two cores and a model of 135M, `paper` is the authors' setting, for a GPU."""
+from slmquant.store.record import Budget
 
 
 @dataclass(frozen=True)
