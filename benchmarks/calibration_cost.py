@@ -20,8 +20,9 @@ from torch.profiler import ProfilerActivity, profile
 from slmquant.calib.capture import capture
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
-from slmquant.model.computing.linear import multiply_in_, weight_at
+from slmquant.model.computing.linear import multiply_in_
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.model.sources.load import load
 
 PANELS = 10 / 16

@@ -28,8 +28,8 @@ from slmquant.core.clip import clipped, group_losses
 from slmquant.core.hessian import Weighting
 from slmquant.methods.awq import ClippedNearest
 from slmquant.model.computing.grids import grid_of
-from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.schemes import parse
 
 

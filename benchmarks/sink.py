@@ -21,8 +21,8 @@ from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sink import SINK_SHARE
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.grids import grid_of
-from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import load
 from slmquant.schemes import parse

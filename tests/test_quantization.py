@@ -14,7 +14,8 @@ from slmquant.methods.common.parts import Rounding
 from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
-from slmquant.model.discovery.relations import Relations, discover
+from slmquant.model.discovery.relations import discover
+from slmquant.model.structure import Relations
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import Scheme, parse

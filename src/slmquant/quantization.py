@@ -16,10 +16,11 @@ from slmquant.methods.common.work import Work
 from slmquant.model.computing import kv_cache
 from slmquant.model.computing.assembly import Assembly
 from slmquant.model.computing.grids import grid_of
-from slmquant.model.computing.linear import weight_at
 from slmquant.model.computing.quantized_model import QuantizedModel
-from slmquant.model.discovery.relations import InputGroup, Relations, discover
+from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.model.size import count_parameters
+from slmquant.model.structure import InputGroup, Relations
 from slmquant.progress import Progress, Silent
 from slmquant.schemes import PerGroup, Scheme
 from slmquant.store.record import Budget

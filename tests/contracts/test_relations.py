@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from slmquant.errors import ModelError
 from slmquant.files import cache_dir
-from slmquant.model.discovery.relations import ChannelLink, Relations, discover
+from slmquant.model.discovery.relations import discover
+from slmquant.model.structure import ChannelLink, Relations
 from slmquant.testing.preservation import logit_change, scale_everything_
 from slmquant.testing.tiny import ARCHITECTURES, tiny
 from tests.contracts.expected_relations import EXPECTED

@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 
 from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
-from slmquant.model.discovery.relations import Relations, discover
+from slmquant.model.discovery.relations import discover
 from slmquant.model.discovery.residual_stream import discover_stream
 from slmquant.model.rewriting.online_rotations import attach_
-from slmquant.model.rewriting.rotate import ResidualStream, rotate_model_
+from slmquant.model.rewriting.rotate import rotate_model_
+from slmquant.model.structure import Relations, ResidualStream
 from slmquant.testing.preservation import logit_change
 from slmquant.testing.tiny import ARCHITECTURES, tiny
 from tests.contracts.expected_rotations import HEADS, KEEPS_MEAN, REFUSED, WRITERS

@@ -21,9 +21,10 @@ from slmquant.methods.hqq import HalfQuadratic
 from slmquant.methods.lqer import LowRankCorrection
 from slmquant.methods.smoothquant import Smoothing
 from slmquant.methods.smoothquant_plus import SearchedSmoothing
-from slmquant.model.computing.linear import QuantizedLinear, weight_at
+from slmquant.model.computing.linear import QuantizedLinear
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_, quantize_by_
 from slmquant.schemes import parse

@@ -21,7 +21,8 @@ from slmquant.model.discovery.float64 import computing_in_float64
 from slmquant.model.discovery.relations import discover
 from slmquant.model.discovery.residual_stream import discover_stream
 from slmquant.model.rewriting.online_rotations import OnlineRotation, RotatedKeys
-from slmquant.model.rewriting.rotate import ResidualStream, fold_norms_
+from slmquant.model.rewriting.rotate import fold_norms_
+from slmquant.model.structure import ResidualStream
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse

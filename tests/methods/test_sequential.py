@@ -19,8 +19,9 @@ from slmquant.methods.gptaq import Gptaq
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.model.computing.grids import grid_of
-from slmquant.model.computing.linear import replace_linears_, weight_at
+from slmquant.model.computing.linear import replace_linears_
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.model.running.block_walk import walk
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_

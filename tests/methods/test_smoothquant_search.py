@@ -11,8 +11,8 @@ from slmquant.core.affine import Grid
 from slmquant.core.smooth import smoothing_factors
 from slmquant.methods.common.work import Work
 from slmquant.methods.smoothquant_search import STRENGTHS, StrengthSearch, _Search, sampled_inputs
-from slmquant.model.computing.linear import weight_at
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.progress import Silent
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens

@@ -12,11 +12,13 @@ from transformers import PreTrainedModel
 
 from slmquant.core.affine import Grid
 from slmquant.errors import ModelError
-from slmquant.model.computing.linear import QuantizedLinear, multiplying_in, replace_linears_, weight_at
+from slmquant.model.computing.linear import QuantizedLinear, multiplying_in, replace_linears_
 from slmquant.model.discovery.float64 import computing_in_float64
-from slmquant.model.discovery.relations import Relations, discover
+from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.model.running import block_walk as blocks_module
 from slmquant.model.running.block_walk import CurrentBlock, walk
+from slmquant.model.structure import Relations
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
 
 

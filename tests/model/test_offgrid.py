@@ -11,9 +11,10 @@ from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
 from slmquant.model.discovery.float64 import logits_in_float64
-from slmquant.model.discovery.relations import Relations, discover
+from slmquant.model.discovery.relations import discover
 from slmquant.model.sources import offgrid
 from slmquant.model.sources.offgrid import move_off_grid
+from slmquant.model.structure import Relations
 from slmquant.testing.tiny import tiny
 
 GROUP = 8

@@ -9,8 +9,9 @@ from torch import nn
 from slmquant.core.hadamard import hadamard
 from slmquant.core.rotation import DenseRotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
-from slmquant.model.computing.linear import multiplying_in, replace_linears_, weight_at
+from slmquant.model.computing.linear import multiplying_in, replace_linears_
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.model.rewriting.online_rotations import (
     Online,
     OnlineRotation,

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from slmquant.model.discovery.relations import ChannelLink, InputGroup, Relations, discover
+from slmquant.model.discovery.relations import discover
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors, shift_group_
+from slmquant.model.structure import ChannelLink, InputGroup, Relations
 from slmquant.testing.tiny import tiny
 
 

@@ -21,9 +21,10 @@ from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiply_in_, multiplying_in
-from slmquant.model.discovery.relations import Relations, discover
+from slmquant.model.discovery.relations import discover
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, load, unmap_
+from slmquant.model.structure import Relations
 from slmquant.progress import Progress
 from slmquant.store.record import CalibrationSpec, DataCard, Phase
 

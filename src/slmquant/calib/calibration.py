@@ -14,7 +14,7 @@ from slmquant.calib.capture import capture
 from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.errors import DataError
 from slmquant.model.computing.linear import multiplying_in
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.structure import Relations
 from slmquant.progress import Progress
 
 

@@ -20,10 +20,11 @@ from slmquant.calib.importance import importance_hessians
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core import hessian
 from slmquant.errors import NumericalError
-from slmquant.model.computing.linear import multiplying_in, weight_at
-from slmquant.model.discovery.relations import InputGroup, Relations
+from slmquant.model.computing.linear import multiplying_in
+from slmquant.model.linears import weight_at
 from slmquant.model.running.block_walk import CurrentBlock
 from slmquant.model.running.output_head import OutputHead
+from slmquant.model.structure import InputGroup, Relations
 from slmquant.progress import Progress, Silent
 
 _BATCH_TOKENS = 2048

@@ -28,8 +28,8 @@ from transformers import PreTrainedModel
 
 from slmquant.core import hessian
 from slmquant.errors import NumericalError
-from slmquant.model.computing.linear import weight_at
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.linears import weight_at
+from slmquant.model.structure import Relations
 from slmquant.progress import Progress
 
 _TOKENS_AT_ONCE = 1024

@@ -38,9 +38,9 @@ from slmquant.core.clip import clipped
 from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.work import Work
 from slmquant.model.computing.grids import grid_of
-from slmquant.model.computing.linear import weight_at
-from slmquant.model.discovery.relations import ChannelLink, Relations
+from slmquant.model.linears import weight_at
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors
+from slmquant.model.structure import ChannelLink, Relations
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme, WeightSpec
 

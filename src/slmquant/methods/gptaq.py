@@ -41,8 +41,8 @@ from slmquant.methods.common.stacked import round_stacked
 from slmquant.methods.common.work import Work
 from slmquant.methods.gptq import Gptq
 from slmquant.model.computing.linear import multiplying_in
-from slmquant.model.discovery.relations import Relations
 from slmquant.model.running.block_walk import CurrentBlock, Exact
+from slmquant.model.structure import Relations
 from slmquant.schemes.scheme import Scheme
 
 

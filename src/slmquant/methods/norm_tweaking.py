@@ -38,9 +38,10 @@ from slmquant.methods.common.parts import Rounding
 from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.work import Work
 from slmquant.methods.gptq_sequential import SequentialGptq
-from slmquant.model.computing.linear import Linear, multiplying_in
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.computing.linear import multiplying_in
+from slmquant.model.linears import Linear
 from slmquant.model.running.block_walk import CurrentBlock, Exact
+from slmquant.model.structure import Relations
 from slmquant.schemes.scheme import Scheme
 
 _LEAST_SHARE = 1e-3

@@ -57,8 +57,8 @@ from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.linear import multiplying_in
-from slmquant.model.discovery.relations import Relations
 from slmquant.model.running.block_walk import CurrentBlock, Exact
+from slmquant.model.structure import Relations
 from slmquant.schemes.scheme import Scheme
 from slmquant.store.record import Budget
 

@@ -46,10 +46,10 @@ from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.work import Work
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
-from slmquant.model.discovery.relations import Relations
 from slmquant.model.discovery.residual_stream import discover_stream
 from slmquant.model.rewriting.online_rotations import OnlineRotation, RotatedKeys, attach_
-from slmquant.model.rewriting.rotate import ResidualStream, rotate_model_
+from slmquant.model.rewriting.rotate import rotate_model_
+from slmquant.model.structure import Relations, ResidualStream
 from slmquant.schemes.scheme import Scheme
 
 _MOST_CHANGE = 0.01

@@ -26,9 +26,9 @@ from slmquant.core.smooth import smoothing_factors
 from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
-from slmquant.model.computing.linear import weight_at
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.linears import weight_at
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors
+from slmquant.model.structure import Relations
 from slmquant.schemes.scheme import Scheme
 
 

@@ -31,9 +31,9 @@ from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
 from slmquant.model.computing.grids import grid_of
-from slmquant.model.computing.linear import weight_at
-from slmquant.model.discovery.relations import InputGroup, Relations
+from slmquant.model.linears import weight_at
 from slmquant.model.rewriting.rescale import scale_group_
+from slmquant.model.structure import InputGroup, Relations
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 

@@ -37,10 +37,11 @@ from slmquant.methods.rtn import Nearest
 from slmquant.methods.smoothquant import Smoothing
 from slmquant.model.computing.activations import ActivationQuantizer, static_scale
 from slmquant.model.computing.grids import grid_of
-from slmquant.model.computing.linear import multiplying_in, weight_at
+from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.discovery.float64 import computing_in_float64
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.linears import weight_at
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors
+from slmquant.model.structure import Relations
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 

@@ -52,8 +52,8 @@ from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.rotation_trial import Candidate, Gradient, Trial
 from slmquant.methods.common.work import Work
 from slmquant.methods.quarot import PUBLISHED_ROUNDING, Rotations, install_, random_rotations, unturned_stream
-from slmquant.model.discovery.relations import Relations
-from slmquant.model.rewriting.rotate import ResidualStream, fold_norms_
+from slmquant.model.rewriting.rotate import fold_norms_
+from slmquant.model.structure import Relations, ResidualStream
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 from slmquant.store.record import Budget

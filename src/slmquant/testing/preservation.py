@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from slmquant.model.discovery.block_replay import in_features, out_features
 from slmquant.model.discovery.float64 import logits_in_float64
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.linears import in_features, out_features
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_
+from slmquant.model.structure import Relations
 
 
 def logit_change(model: PreTrainedModel, rewrite_: Callable[[PreTrainedModel], None]) -> float:

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import Integers
-from slmquant.model.computing.linear import Linear, QuantizedLinear, weight_at
+from slmquant.model.computing.linear import QuantizedLinear
 from slmquant.model.computing.quantized_model import QuantizedModel
+from slmquant.model.linears import Linear, weight_at
 from slmquant.model.rewriting.online_rotations import activation_clip
 
 SIXTEEN_BITS = "16 bits"

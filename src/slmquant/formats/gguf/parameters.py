@@ -14,10 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.formats.common.entries import run_time_refusal
-from slmquant.model.computing.linear import Linear, QuantizedLinear, weight_at
+from slmquant.model.computing.linear import QuantizedLinear
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.gguf import architectures, metadata
 from slmquant.model.gguf.architectures import ARCHITECTURES, Architecture
+from slmquant.model.linears import Linear, weight_at
 
 
 @dataclass(frozen=True)

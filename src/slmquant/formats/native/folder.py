@@ -38,9 +38,8 @@ from slmquant.formats.native.manifest import Manifest, read, write
 from slmquant.formats.native.weights import decode_weight, encode_weight, facts_of
 from slmquant.model.computing.assembly import Assembly
 from slmquant.model.computing.grids import grid_of
-from slmquant.model.computing.linear import Linear, linear_at, weight_at
 from slmquant.model.computing.quantized_model import QuantizedModel
-from slmquant.model.discovery.relations import InputGroup
+from slmquant.model.linears import Linear, linear_at, weight_at
 from slmquant.model.rewriting.online_rotations import attach_
 from slmquant.model.rewriting.online_rotations import decode as decode_online
 from slmquant.model.rewriting.online_rotations import encode as encode_online
@@ -48,6 +47,7 @@ from slmquant.model.size import count_parameters
 from slmquant.model.sources.configuration import state_tie_
 from slmquant.model.sources.resolve import public_name, remember_place, remembered_source
 from slmquant.model.sources.token_rows import refuse_beyond_, remarks_of
+from slmquant.model.structure import InputGroup
 from slmquant.schemes import Scheme, parse
 
 _WEIGHTS = "model.safetensors"

@@ -35,7 +35,8 @@ from slmquant.formats.common.entries import as_stored
 from slmquant.formats.openvino.runtime import import_openvino
 from slmquant.model.compatibility.cache_names import cache_argument
 from slmquant.model.compatibility.quiet import quiet_transformers
-from slmquant.model.computing.linear import Linear, QuantizedLinear
+from slmquant.model.computing.linear import QuantizedLinear
+from slmquant.model.linears import Linear
 
 if TYPE_CHECKING:
     import openvino as ov

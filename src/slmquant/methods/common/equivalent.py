@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 from slmquant.core.smooth import smoothing_factors
 from slmquant.methods.common.learning import input_ranges
 from slmquant.methods.common.work import Work
-from slmquant.model.discovery.relations import ChannelLink, InputGroup, Relations
 from slmquant.model.rewriting.online_rotations import OnlineRotation
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors, shift_group_
 from slmquant.model.running.block_walk import CurrentBlock
+from slmquant.model.structure import ChannelLink, InputGroup, Relations
 
 _START_SAMPLES = 16
 

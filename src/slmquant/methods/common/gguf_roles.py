@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import gguf
 
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.structure import Relations
 from slmquant.schemes.mixtures import Role
 
 _TENSORS: Mapping[gguf.MODEL_TENSOR, Role] = MappingProxyType(

@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 from slmquant.errors import RefusedError
 from slmquant.methods.common.gguf_roles import roles_of
-from slmquant.model.computing.linear import weight_at
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.linears import weight_at
+from slmquant.model.structure import Relations
 from slmquant.schemes.mixtures import MIXTURES, MixtureName
 from slmquant.schemes.scheme import Scheme, WeightSpec, gguf_spec
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.methods.common.work import Work
-from slmquant.model.discovery.relations import Relations
 from slmquant.model.running.block_walk import CurrentBlock, Exact
+from slmquant.model.structure import Relations
 from slmquant.schemes.scheme import Scheme, WeightSpec
 
 

@@ -16,7 +16,7 @@ from slmquant.methods.common.parts import BlockSolver, Correction, Rounding, Tra
 from slmquant.methods.common.solver import BlockByBlock, Solver, WeightByWeight
 from slmquant.model.computing import activations
 from slmquant.model.computing.grids import unsupported
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.structure import Relations
 from slmquant.schemes.scheme import ActivationSpec, Scheme
 
 

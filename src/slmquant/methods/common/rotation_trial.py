@@ -29,7 +29,7 @@ from slmquant.methods.common.work import Work
 from slmquant.methods.quarot import Rotations
 from slmquant.model.computing.activations import activation_elements
 from slmquant.model.computing.linear import multiplying_in
-from slmquant.model.rewriting.rotate import ResidualStream
+from slmquant.model.structure import ResidualStream
 
 _TOKENS_AT_ONCE = 1024
 """Of one forward and backward pass: the logits of more would not fit beside what the pass keeps."""

@@ -14,9 +14,9 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.methods.common.parts import BlockSolver, Correction, Rounding
 from slmquant.methods.common.stacked import round_stacked
 from slmquant.methods.common.work import Work
-from slmquant.model.computing.linear import weight_at
-from slmquant.model.discovery.relations import InputGroup, Relations
+from slmquant.model.linears import weight_at
 from slmquant.model.running.block_walk import walk
+from slmquant.model.structure import InputGroup, Relations
 from slmquant.progress import track
 from slmquant.schemes import Scheme
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from slmquant.calib.calibration import Calibration
 from slmquant.methods.common.mixed import specs_of
-from slmquant.model.discovery.relations import Relations
 from slmquant.model.rewriting.online_rotations import Online
+from slmquant.model.structure import Relations
 from slmquant.progress import Progress, Silent
 from slmquant.schemes.scheme import Scheme, WeightSpec
 from slmquant.store.record import Budget

@@ -13,9 +13,9 @@ from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
 from slmquant.model.computing.kv_cache import quantize_cache_
 from slmquant.model.computing.linear import multiply_in_, replace_linears_
 from slmquant.model.computing.quantized_model import QuantizedModel
-from slmquant.model.discovery.relations import InputGroup
 from slmquant.model.rewriting.online_rotations import Online, activation_clip, key_rotation, stored_bits
 from slmquant.model.size import count_parameters, size_of
+from slmquant.model.structure import InputGroup
 from slmquant.schemes import Scheme
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 

@@ -10,35 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.affine import QuantizedTensor
 from slmquant.model.computing.activations import ActivationQuantizer
 from slmquant.model.computing.side_branches import Branch, branch_of
-
-Linear = nn.Linear | Conv1D
-"""Types of linears: torch's, and GPT-2's with its transposed weight."""
-
-
-def linear_at(model: nn.Module, name: str) -> Linear:
-    """The linear of that name.
-
-    Raises:
-        TypeError: The module of that name is not a linear.
-    """
-    module = model.get_submodule(name)
-    if not isinstance(module, Linear):
-        raise TypeError(f"{name!r} is a {type(module).__name__}, expected a linear")
-    return module
-
-
-def weight_at(model: nn.Module, name: str) -> Tensor:
-    """The weight of the linear of that name as `(out, in)`, for either layout; a view."""
-    module = model.get_submodule(name)
-    if isinstance(module, QuantizedLinear):
-        return module.weight
-    linear = linear_at(model, name)
-    return linear.weight.T if isinstance(linear, Conv1D) else linear.weight
+from slmquant.model.linears import Linear, linear_at, weight_at
 
 
 class QuantizedLinear(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from slmquant.core.affine import QuantizedTensor
-from slmquant.model.discovery.relations import InputGroup
 from slmquant.model.rewriting.online_rotations import Online
 from slmquant.model.size import ModelSize
+from slmquant.model.structure import InputGroup
 from slmquant.schemes import Scheme
 
 

@@ -15,26 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from slmquant.model.discovery.float64 import computing_in_float64
 
-LINEAR_TYPES = (nn.Linear, Conv1D)
-"""Modules that compute `x @ W + b` with a weight of two dimensions; Conv1D keeps its weight transposed."""
-
 TensorKey = tuple[int, ...]
-
-
-def out_features(linear: nn.Module) -> int:
-    """Number of output channels of a linear of either layout."""
-    weight = linear.get_parameter("weight")
-    return weight.shape[1 if isinstance(linear, Conv1D) else 0]
-
-
-def in_features(linear: nn.Module) -> int:
-    """Number of input channels of a linear of either layout."""
-    weight = linear.get_parameter("weight")
-    return weight.shape[0 if isinstance(linear, Conv1D) else 1]
 
 
 @dataclass(frozen=True)
@@ -163,22 +147,6 @@ def tensor_key(tensor: Tensor) -> TensorKey:
     """A key that is equal for two views of the same memory, as long as both tensors are alive."""
     version = tensor._version  # changes with every in-place operation
     return tensor.data_ptr(), tensor.numel(), tensor.shape[-1], tensor.stride(-1), version
-
-
-def gain_offset(norm: nn.Module) -> float | None:
-    """The `a` in a norm's `normalized · (a + weight) + bias`: 0, or 1 as in Gemma; None if neither fits."""
-    bare = copy.deepcopy(norm).cpu().double().train(False)
-    gain, bias = bare.get_parameter("weight"), getattr(bare, "bias", None)
-    probe = torch.linspace(-1.0, 2.0, gain.numel(), dtype=torch.float64).expand(1, 1, -1)
-    with torch.no_grad():
-        if bias is not None:
-            bias.zero_()
-        for offset in (0.0, 1.0):
-            gain.fill_(-offset)
-            output = bare(probe)
-            if isinstance(output, Tensor) and not output.any():
-                return offset
-    return None
 
 
 def _scaled(tensor: Tensor, factors: Tensor) -> Tensor:

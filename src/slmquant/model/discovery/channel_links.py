@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slmquant.model.discovery.block_replay import BlockReplay, out_features
+from slmquant.model.discovery.block_replay import BlockReplay
+from slmquant.model.linears import out_features
 
 TOKEN_SCALES = (1.0, 1.0, 0.1, 10.0, 1e3, 1.0)
 """Magnitude of the numbers that replace the source's output, per token; their count is the sequence length."""

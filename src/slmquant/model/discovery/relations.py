@@ -27,79 +27,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
-from slmquant.model.discovery.block_replay import (
-    LINEAR_TYPES,
-    BlockReplay,
-    TensorKey,
-    gain_offset,
-    in_features,
-    out_features,
-    record_block_calls,
-    tensor_key,
-)
+from slmquant.model.discovery.block_replay import BlockReplay, TensorKey, record_block_calls, tensor_key
 from slmquant.model.discovery.channel_links import TOKEN_SCALES, batch_size, followed_rows
+from slmquant.model.linears import Linear, gain_offset, in_features, out_features
+from slmquant.model.structure import ChannelLink, InputGroup, Relations
 
 _TOLERANCE = 1e-9
 _SEED = 20251117
-
-
-@dataclass(frozen=True)
-class InputGroup:
-    """Linears that receive the same tensor.
-
-    Attributes:
-        linears: Their module names, in execution order.
-        norm: The norm whose output feeds all of them *and nothing else*, so that its weight may absorb a scale per
-            channel; None if there is none.
-    """
-
-    linears: tuple[str, ...]
-    norm: str | None
-
-
-@dataclass(frozen=True)
-class ChannelLink:
-    """Input channels of `target` follow output channels of `source`, linearly for positive factors.
-
-    Attributes:
-        source: Name of the linear whose output channels are followed.
-        target: Name of the linear whose input channels follow.
-        source_rows: For each input channel of the target, the output channel of the source that it follows. Every input
-            channel is covered; with grouped-query attention several follow the same row.
-    """
-
-    source: str
-    target: str
-    source_rows: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Relations:
-    """The structure of a model, as needed by transforms. All names are full module names.
-
-    Attributes:
-        linears: Every linear that the blocks call, in execution order, without head and embeddings. A matrix that is
-            not called as a module (the fused experts of a mixture) is not included.
-        blocks: The decoder blocks, first to last.
-        groups: Linears that receive the same tensor; every linear is in exactly one group.
-        links: Pairs of linears whose channels follow each other.
-        embedding: The token embedding.
-        head: The module that computes logits; None if the model has none.
-        tied: True if head and embedding are one parameter.
-    """
-
-    linears: tuple[str, ...]
-    blocks: tuple[str, ...]
-    groups: tuple[InputGroup, ...]
-    links: tuple[ChannelLink, ...]
-    embedding: str
-    head: str | None
-    tied: bool
-
-    @property
-    def head_weight(self) -> str | None:
-        """Name under which the head's weight is stored: the embedding if they are tied."""
-        return self.embedding if self.tied else self.head
 
 
 @dataclass(frozen=True)
@@ -176,7 +110,7 @@ def decoder_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def _linears(block: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in block.named_modules() if isinstance(module, LINEAR_TYPES)}
+    return {name: module for name, module in block.named_modules() if isinstance(module, Linear)}
 
 
 def _kind(block: nn.Module) -> object:
@@ -280,7 +214,7 @@ def _sound(replay: BlockReplay, passages: list[_Passage]) -> list[_Passage]:
 
 def _channels(maker: nn.Module) -> int:
     """Number of output channels of a norm or a linear."""
-    return out_features(maker) if isinstance(maker, LINEAR_TYPES) else maker.get_parameter("weight").numel()
+    return out_features(maker) if isinstance(maker, Linear) else maker.get_parameter("weight").numel()
 
 
 def _renamed(found: _BlockRelations, block: str) -> _BlockRelations:

@@ -26,28 +26,12 @@ from transformers import PreTrainedModel
 
 from slmquant.core.rotation import DenseRotation, random_hadamard, random_orthogonal
 from slmquant.errors import RefusedError
-from slmquant.model.discovery.block_replay import (
-    LINEAR_TYPES,
-    BlockCall,
-    BlockReplay,
-    gain_offset,
-    out_features,
-    record_block_calls,
-    tensor_key,
-)
+from slmquant.model.discovery.block_replay import BlockCall, BlockReplay, record_block_calls, tensor_key
 from slmquant.model.discovery.float64 import computing_in_float64
-from slmquant.model.discovery.relations import ChannelLink, Relations
+from slmquant.model.linears import Linear, gain_offset, out_features
 from slmquant.model.rewriting.online_rotations import attach_
-from slmquant.model.rewriting.rotate import (
-    BlockStream,
-    Heads,
-    ResidualStream,
-    StreamNorm,
-    fold_norms_,
-    rotate_heads_,
-    rotate_stream_,
-    stream_boundaries,
-)
+from slmquant.model.rewriting.rotate import fold_norms_, rotate_heads_, rotate_stream_, stream_boundaries
+from slmquant.model.structure import BlockStream, ChannelLink, Heads, Relations, ResidualStream, StreamNorm
 
 _TOLERANCE = 1e-8
 _TOKENS = 6
@@ -187,7 +171,7 @@ class _BlockProbe:
         modules = [
             name
             for name, module in self.replay.block.named_modules()
-            if name and not isinstance(module, LINEAR_TYPES) and not any(module.children())
+            if name and not isinstance(module, Linear) and not any(module.children())
         ]
         silent = {name: self.entering.new_zeros(self.entering.shape) for name in writers}
         run = self.replay.run((*modules, *(name for group in self.groups for name in group)), replace_outputs=silent)

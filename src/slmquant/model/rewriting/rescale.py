@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from slmquant.errors import RefusedError
-from slmquant.model.discovery.block_replay import gain_offset, in_features, out_features
-from slmquant.model.discovery.relations import ChannelLink, InputGroup, Relations
+from slmquant.model.linears import gain_offset, in_features, out_features
 from slmquant.model.rewriting.online_rotations import turns_input
+from slmquant.model.structure import ChannelLink, InputGroup, Relations
 
 
 def scale_group_(model: PreTrainedModel, relations: Relations, group: InputGroup, factors: Tensor) -> None:

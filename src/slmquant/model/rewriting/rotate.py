@@ -16,7 +16,6 @@ Heads are rotated between values and output projection (R2), the inputs of other
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,73 +23,9 @@ from transformers.pytorch_utils import Conv1D
 
 from slmquant.core.hadamard import hadamard
 from slmquant.core.rotation import Rotation
-from slmquant.model.computing.linear import linear_at, weight_at
-from slmquant.model.discovery.block_replay import gain_offset
-from slmquant.model.discovery.relations import Relations
+from slmquant.model.linears import gain_offset, linear_at, weight_at
 from slmquant.model.rewriting.online_rotations import OnlineRotation
-
-
-@dataclass(frozen=True)
-class StreamNorm:
-    """A norm of the residual stream and the linears that read it; nothing else reads it.
-
-    Attributes:
-        name: The norm; it may have a gain and a bias, or neither.
-        readers: The linears.
-    """
-
-    name: str
-    readers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Heads between two linears; channels within a head may be mixed.
-
-    Attributes:
-        source: The linear that computes the heads.
-        target: The linear that reads the heads.
-        size: Channels of a head.
-        starts: For each head of the target's input, the first row of the source that it comes from; equal for heads
-            that share keys and values.
-    """
-
-    source: str
-    target: str
-    size: int
-    starts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class BlockStream:
-    """Readers and writers of the residual stream in one block.
-
-    Attributes:
-        block: Name of the block.
-        norms: The norms that read the stream, with their linears.
-        writers: The linears whose outputs are added to the stream, possibly times a constant.
-        heads: Heads that may be rotated.
-    """
-
-    block: str
-    norms: tuple[StreamNorm, ...]
-    writers: tuple[str, ...]
-    heads: tuple[Heads, ...]
-
-
-@dataclass(frozen=True)
-class ResidualStream:
-    """The residual stream of a model, if it can be rotated.
-
-    Attributes:
-        width: Number of channels.
-        subtracts_mean: Whether some norm subtracts the mean, so that only mean-preserving rotations are allowed.
-        blocks: Readers and writers of each block.
-    """
-
-    width: int
-    subtracts_mean: bool
-    blocks: tuple[BlockStream, ...]
+from slmquant.model.structure import BlockStream, Heads, Relations, ResidualStream
 
 
 @torch.no_grad()

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
-from slmquant.model.computing.linear import Linear, linear_at, multiplying_in, weight_at
+from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.discovery.block_replay import BlockCall, record_block_calls
-from slmquant.model.discovery.relations import InputGroup, Relations
+from slmquant.model.linears import Linear, linear_at, weight_at
+from slmquant.model.structure import InputGroup, Relations
 
 _BATCH_TOKENS = 2048
 """Tokens of a forward pass: enough for fast products, and the attention scores of one batch stay small."""

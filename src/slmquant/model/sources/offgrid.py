@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.errors import ModelError
-from slmquant.model.discovery.block_replay import in_features, out_features
 from slmquant.model.discovery.float64 import logits_in_float64
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import in_features, out_features
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_
 
 _LARGEST_EXPONENT = 0.25
