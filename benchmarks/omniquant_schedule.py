@@ -21,7 +21,7 @@ from slmquant.methods.omniquant import FAST, OmniQuant, OmniSettings
 from slmquant.schemes import Scheme
 from slmquant.store.record import Budget
 
-SCHEDULES = ("128@0.05", "64@0.1", "128@0.03", "128@0.075", "128@0.1", "64@0.15", "320@0.03")
+SCHEDULES = ("128@0.1", "64@0.1", "128@0.03", "128@0.05", "128@0.075", "64@0.15", "320@0.03")
 
 
 def always(chosen: OmniSettings, _budget: Budget, _scheme: Scheme) -> OmniSettings:
