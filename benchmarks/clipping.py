@@ -1,12 +1,12 @@
-"""What AWQ's search for clipped ranges makes of RTN, kind of linear by kind: what it minimises, and what comes of it.
+"""Effect of AWQ's search for clipped ranges on RTN by kind of linear: the search's objective, and the actual loss.
 
     python benchmarks/clipping.py stories15m --schemes W4A16g64 W3A16g64
 
-The search minimises the squared error that each group adds to the output by itself, `Σ e_g H_gg e_gᵀ`. What a linear
-loses is `e H eᵀ`, in which errors of different groups add up or cancel. Both are printed as shares of what they are
-without clipping, under inputs that calibration did not see, as geometric means over the linears of a kind; then at how
-many of them the loss falls. `weighed` searches under tokens that count by the inverse of their energy. The last row of
-a scheme has the divergence of the whole model, less RTN's.
+The search minimises the squared error that each group alone adds to the output, `Σ e_g H_gg e_gᵀ`. The actual loss of a
+linear is `e H eᵀ`, in which errors of different groups add up or cancel. Both are printed relative to those without
+clipping, under inputs that calibration did not use, as geometric means over the linears of a kind; then the number of
+linears whose loss falls. `weighed` searches with tokens weighted by the inverse of their energy. The last row of a
+scheme has the divergence of the whole model, minus that of RTN.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from slmquant.schemes import parse
 
 @dataclass(frozen=True)
 class Shares:
-    """What clipping leaves of a loss, under each weighting of tokens in its search."""
+    """Losses with clipping relative to those without: the search's sum over groups, and the actual loss."""
 
     by_groups: float
     whole: float
 
 
 def shares(W: Tensor, grid: Grid, seen: InputStatistics, unseen: InputStatistics, weighting: Weighting) -> Shares:
-    """What is left of the loss of nearest rounding."""
+    """Losses of clipped nearest rounding, relative to nearest rounding without clipping."""
     H = unseen.weighted("uniform")
     plain, narrow = (W - grid.rounded(W, affine) for affine in (None, clipped(W, seen.weighted(weighting), grid)))
     size = min(grid.group_size, W.shape[1])
@@ -52,7 +52,7 @@ def shares(W: Tensor, grid: Grid, seen: InputStatistics, unseen: InputStatistics
 
 
 def mean(values: list[float]) -> str:
-    """The geometric mean."""
+    """The geometric mean, as text."""
     return f"{float(torch.tensor(values, dtype=torch.float64).log().mean().exp()):.3f}"
 
 

@@ -1,9 +1,9 @@
-"""How many steps of which size OmniQuant's `fast` budget should take: divergence and processor seconds of several.
+"""Compares numbers and sizes of steps for OmniQuant's `fast` budget: divergence and processor seconds.
 
     python benchmarks/omniquant_schedule.py stories260k --schemes W3A16g32 W4A4
 
-Steps are those of clipping; scales and shifts take half of them, as in the authors' scripts, and all fall to 0. Each
-step sees two windows. The first row is what the others are held against.
+The sizes are those of clipping; scales and shifts take steps of half the size, as in the authors' scripts, and all fall
+to 0. Each step uses two windows. The others are compared with the first row.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ def differences(
 
 
 def paired(first: Reading, second: Reading) -> Pairs:
-    """Losses of two files on the same windows, which `compare` would hold against each other in the same way."""
+    """Losses of two files on the same windows, paired as in `slmquant compare`."""
     places = tuple(str(place) for place in first.positions)
     return Pairs(places, first.losses, second.losses, complete=True, of_perplexity=True, of_text=True)
 

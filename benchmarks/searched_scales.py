@@ -1,11 +1,11 @@
-"""Scales from ranges and searched ones, under every rounding that takes either: divergence, paired, with its cost.
+"""Compares scales from ranges with searched ones, under every rounding that supports both: divergence and cost.
 
     python benchmarks/searched_scales.py stories15m --schemes W4A16g64 W3A16g64
 
-`range`, `mse` and `loss` are those of `core.gptq.Scales`; all else is as each method's paper has it, but that QuaRot,
-whose authors search as `mse` does, is shown without as well. `weighed` counts tokens by the inverse of their energy,
-with a share for the first ones, as `gptq_sink` does; with `loss` these are `gptq_mse`, `gptq_sequential_mse`,
-`gptaq_mse` and `autoround_mse`. Differences are from the first row of each method.
+`range`, `mse` and `loss` are those of `core.gptq.Scales`; everything else is as in each method's paper, except that
+QuaRot, whose authors search as `mse` does, is also shown without. `weighed` weights tokens by the inverse of their
+energy, with a share for the first ones, as `gptq_sink` does; with `loss` these are `gptq_mse`, `gptq_sequential_mse`,
+`gptaq_mse` and `autoround_mse`. Differences are paired, from the first row of each method.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from slmquant.methods.gptq_sequential import SequentialGptq
 from slmquant.methods.gptq_sink import SINK_SHARE
 
 Label = tuple[Scales, bool]
-"""Where scales come from, and whether tokens are weighed."""
+"""The source of scales, and whether tokens are weighted."""
 
 LABELS: tuple[Label, ...] = (("range", False), ("mse", False), ("loss", False), ("range", True), ("loss", True))
 
@@ -49,7 +49,7 @@ def gptaq_of(label: Label) -> Gptaq:
 
 
 def autoround_of(label: Label) -> AutoRound | None:
-    """AutoRound from such a start; None where weights of tokens would change nothing."""
+    """AutoRound from such a start; None if weights of tokens would change nothing."""
     if label[0] == "range":
         return None if label[1] else AutoRound()
     return AutoRound(search=gptq_of(label))

@@ -1,9 +1,9 @@
-"""Every strength of SmoothQuant+: what its search sees beside what comes of it.
+"""Compares all strengths of SmoothQuant+: the objective of its search, and the divergence on other text.
 
     python benchmarks/smoothing.py stories15m --schemes W4A16g64 W3A16g64
 
-`searched` is the divergence on calibration text that the search of `smoothquant_plus` goes by, the next column that on
-text which calibration did not see; differences are from RTN.
+`searched` is the divergence on calibration text, which the search of `smoothquant_plus` minimises; the next column is
+the divergence on text that calibration did not use; differences are from RTN.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Recipes side by side on one model: divergence from full precision, paired differences, processor seconds.
+"""Compares recipes on one model: divergence from full precision, paired differences, processor seconds.
 
-What the benchmarks share that compare settings of a method, which have no name of their own. Methods are calibrated on
-windows of one text and judged on windows spread over another. A difference is paired: the mean over the windows of
-what one recipe diverges more than another, with its 95 % interval, which knows that neighbouring windows are alike.
+Shared by benchmarks that compare unnamed settings of a method. Methods are calibrated on windows of one text and
+evaluated on windows spread over another. Differences are paired: the mean over windows of the difference in divergence,
+with its 95 % interval, which allows for dependent neighbouring windows.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from slmquant.schemes import parse
 
 @dataclass(frozen=True)
 class Bench:
-    """One model, what recipes look at, and what they are judged on.
+    """One model with windows for calibration and for evaluation.
 
     Attributes:
         model: The full-precision model.
-        calibration: Windows that recipes look at.
-        windows: Windows that they are judged on.
-        positions: Where each of those lies in its text, in windows.
-        seed: Of everything that a recipe draws.
+        calibration: Calibration windows.
+        windows: Evaluation windows.
+        positions: Position of each evaluation window in its text, in windows.
+        seed: Random seed of recipes.
     """
 
     model: PreTrainedModel
@@ -52,7 +52,7 @@ class Bench:
     seed: int = 0
 
     def read(self, name: str, recipe: Recipe, scheme: str) -> Reading | str:
-        """What the recipe makes of the model; the reason where it is refused."""
+        """Quantize the model by a recipe and measure it; returns the reason if it is refused."""
         model = copy.deepcopy(self.model)
         calibration = FreshCalibration(model, self.calibration, torch.float32, Silent())
         started = time.process_time()
@@ -66,13 +66,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Reading:
-    """What became of the model.
+    """Measurements of a quantized model.
 
     Attributes:
         divergences: Mean KL divergence from full precision in each window, in nats.
-        positions: Where each window lies.
-        cpu_s: What quantizing took, in seconds of all cores together.
-        notes: What the recipe had to say.
+        positions: Position of each window in its text.
+        cpu_s: Processor seconds of quantizing, over all cores.
+        notes: The recipe's notes.
     """
 
     divergences: tuple[float, ...]
@@ -82,11 +82,11 @@ class Reading:
 
     @property
     def divergence(self) -> str:
-        """Its mean."""
+        """The mean divergence, as text."""
         return f"{statistics.fmean(self.divergences):.4f}"
 
     def less(self, other: Reading) -> str:
-        """How much more than the other this one diverges, with the 95 % interval."""
+        """The mean of this divergence minus the other's, with its 95 % interval, as text."""
         apart = [mine - theirs for mine, theirs in zip(self.divergences, other.divergences, strict=True)]
         found = series_mean(apart, None, self.positions)
         interval = found.interval()
@@ -94,19 +94,19 @@ class Reading:
 
 
 def add_options(parser: argparse.ArgumentParser, schemes: Sequence[str]) -> None:
-    """Options of the command line that `bench_of` reads, and `--schemes`."""
+    """Add the command-line options that `bench_of` reads, and `--schemes`."""
     parser.add_argument("model", nargs="?", default="stories15m")
     parser.add_argument("--schemes", nargs="+", default=schemes)
-    parser.add_argument("--corpus", default="tinystories", help="judged on")
-    parser.add_argument("--windows", type=int, default=16, help="that are judged on")
-    parser.add_argument("--calibration", default="exl_tiny_calib", help="the text that methods look at")
-    parser.add_argument("--samples", type=int, default=64, help="windows of it")
-    parser.add_argument("--seq-len", type=int, default=256, help="tokens of every window")
+    parser.add_argument("--corpus", default="tinystories", help="corpus to evaluate on")
+    parser.add_argument("--windows", type=int, default=16, help="number of evaluation windows")
+    parser.add_argument("--calibration", default="exl_tiny_calib", help="corpus to calibrate on")
+    parser.add_argument("--samples", type=int, default=64, help="number of calibration windows")
+    parser.add_argument("--seq-len", type=int, default=256, help="tokens per window")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def bench_of(given: argparse.Namespace) -> Bench:
-    """What `add_options` asked for."""
+    """Make a bench from the options of `add_options`."""
     loaded = load(given.model)
     looked_at = calibration_windows(
         loaded.tokenizer, load_corpus(given.calibration), given.samples, given.seq_len, given.seed
@@ -129,7 +129,7 @@ def divergence(full: PreTrainedModel, other: PreTrainedModel, windows: Int[Tenso
 
 
 def conditions(given: argparse.Namespace) -> str:
-    """What all rows share, for a title."""
+    """The conditions that all rows share, for a title."""
     return (
         f"{given.model}: {given.windows} windows of {given.seq_len} tokens of {given.corpus}, calibrated on "
         f"{given.samples} of {given.calibration}, seed {given.seed}"
@@ -137,11 +137,11 @@ def conditions(given: argparse.Namespace) -> str:
 
 
 def console() -> Console:
-    """As wide as the tables need where it writes to no terminal."""
+    """A console that is wide enough for the tables if it does not write to a terminal."""
     return Console(width=None if Console().is_terminal else 160, highlight=False)
 
 
 def by_name(readings: Mapping[str, Reading | str], name: str) -> Reading | None:
-    """A reading, where there is one."""
+    """The reading of that name, or None if there is none or it was refused."""
     found = readings.get(name)
     return found if isinstance(found, Reading) else None

@@ -218,8 +218,8 @@ def _measure_reference(
     loaded = load(artifact.source, device=artifact.quantized.model.device)
     if loaded.sha256 != artifact.source_sha256:
         raise ModelError(
-            f"the weights of {artifact.source} have fingerprint {loaded.sha256[:16]}, not "
-            f"{artifact.source_sha256[:16]} as those that the artifact was made from; nothing can be compared with them"
+            f"the weights of {artifact.source} have changed: fingerprint {loaded.sha256[:16]}, expected "
+            f"{artifact.source_sha256[:16]} as in the artifact; restore them, or quantize the model again"
         )
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration(), dtype=artifact.quantized.dtype)
     context = evaluation_context(

@@ -185,7 +185,7 @@ def other_weights(model: Path, data: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "methods", "said"),
     [
-        (other_weights, ("rtn", "gptq"), "the weights of .* changed while the run was under way"),
+        (other_weights, ("rtn", "gptq"), "the weights of .* changed during the run"),
         (rotate_faster, ("rtn", "gptq"), "the configuration of .* changed"),
         (forget_a_merge, ("rtn", "gptq"), "the tokenizer of .* changed"),
         (correct_the_calibration, ("gptq",), "the text wikitext2_train changed"),

@@ -162,7 +162,7 @@ def capture(
 def capture_block(
     block: CurrentBlock, groups: Sequence[InputGroup], wanted: Collection[Statistic], dtype: torch.dtype
 ) -> Statistics:
-    """Statistics of the inputs of some groups of a block, behind the already quantized blocks.
+    """Statistics of the inputs of some groups of a block, as computed by the quantized blocks before it.
 
     Args:
         block: The block, with its current weights.

@@ -120,10 +120,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_text(words: Sequence[str]) -> None:
-    """Refuse words that are no text: they would be written into rows, JSON and manifests, which are UTF-8.
+    """Refuse arguments that are not text, as they would be written into rows, JSON and manifests, which are UTF-8.
 
     Raises:
-        OutputError: A word, or a variable of ours, holds bytes that the locale's encoding does not have.
+        OutputError: An argument, or a variable of slmquant, holds bytes outside the locale's encoding.
     """
     texts = {f"word {place} of the command line": word for place, word in enumerate(words, start=1)}
     texts |= {f"the variable {name}": os.environ.get(name, "") for name in _VARIABLES}

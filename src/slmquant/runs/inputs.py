@@ -97,10 +97,10 @@ class Contents:
 
 
 def check_model(spec: CellSpec, loaded: LoadedModel) -> None:
-    """Hold what was loaded for a cell against what its row will say that it measured.
+    """Check that a cell's loaded model is the one that its row will name.
 
     Raises:
-        ModelError: Weights, configuration or tokenizer are no longer those that the run was planned for.
+        ModelError: Weights, configuration or tokenizer have changed since the run started.
     """
     pairs = [("weights", spec.model_sha256, loaded.sha256)]
     if (inputs := spec.inputs) is not None:
@@ -109,21 +109,21 @@ def check_model(spec: CellSpec, loaded: LoadedModel) -> None:
     for what, expected, found in pairs:
         if expected != found:
             raise ModelError(
-                f"the {what} of {spec.model} changed while the run was under way (SHA-256 {found[:16]}, expected "
-                f"{expected[:16]} as it was at its start); run the same command again, which measures what is there now"
+                f"the {what} of {spec.model} changed during the run (SHA-256 {found[:16]}, expected "
+                f"{expected[:16]} as at its start); run the same command again to measure the present files"
             )
 
 
 def check_calibration(spec: CellSpec, cards: Sequence[DataCard]) -> None:
-    """The same for the text that a cell was calibrated on.
+    """Check that a cell was calibrated on the text that its row will name.
 
     Raises:
-        DataError: It is no longer the text that the run was planned for.
+        DataError: The text has changed since the run started.
     """
     expected = None if spec.inputs is None else spec.inputs.calibration_sha256
     for card in cards:
         if expected not in (None, UNKNOWN, card.sha256):
             raise DataError(
-                f"the text {card.name} changed while the run was under way (SHA-256 {card.sha256[:16]}, expected "
-                f"{str(expected)[:16]} as it was at its start); run the same command again"
+                f"the text {card.name} changed during the run (SHA-256 {card.sha256[:16]}, expected "
+                f"{str(expected)[:16]} as at its start); run the same command again"
             )

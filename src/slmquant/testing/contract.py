@@ -1,4 +1,4 @@
-"""What all contracts share: the error, and how a promise is demanded."""
+"""Shared by all contracts: the error, the outcome, and checks of single promises."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 
 class ContractError(AssertionError):
-    """A plug-in broke its promise."""
+    """A plug-in violates its contract."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of holding a plug-in to its contract.
+    """The outcome of checking a plug-in's contract on one case.
 
     Attributes:
-        refusal: The reason it gave for refusing the case; None if it took the case.
-        notes: Remarks it made.
+        refusal: The reason it gave for refusing the case; None if it did not refuse.
+        notes: Its remarks.
     """
 
     refusal: str | None
@@ -23,13 +23,13 @@ class Outcome:
 
 
 def demand(kept: bool, promise: str) -> None:
-    """Raise `ContractError` with the promise unless it was kept."""
+    """Raise `ContractError` with the promise unless it is kept."""
     if not kept:
         raise ContractError(promise)
 
 
 def demand_described(plugin: object, *attributes: str) -> None:
-    """Demand that each of these attributes is a text on one line."""
+    """Demand that each of these attributes is one line of text."""
     for attribute in attributes:
         text = getattr(plugin, attribute, None)
         demand(isinstance(text, str) and "\n" not in text, f"{attribute} is one line of text; got {text!r}")

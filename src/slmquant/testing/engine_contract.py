@@ -1,9 +1,11 @@
-"""What every engine promises: sequences that grow by what is fed, and torch's numbers. Shipped, for plug-ins.
+"""The contract of engines: sessions that keep a sequence, and torch's logits. Shipped for plug-ins, too.
 
-from slmquant.testing.engine_contract import check_engine
+In a test:
 
-def test_my_engine(tmp_path):
-check_engine("my_engine", artifact_path, tokens, reference_logits)
+    from slmquant.testing.engine_contract import check_engine
+
+    def test_my_engine():
+        check_engine("my_engine", artifact_path, tokens, reference_logits)
 """
 
 from __future__ import annotations
@@ -19,27 +21,27 @@ from slmquant.engines.common.contract import Chooses, Engine, OpenOptions, Sessi
 from slmquant.testing.contract import ContractError, Outcome, demand, demand_described
 
 SAME_SEQUENCE_KL = 1e-3
-"""Divergence, in nats, that computing a sequence in other pieces may make (kernels of other shapes, rounded caches)."""
+"""Largest divergence, in nats, between a sequence fed at once and in pieces (other kernel shapes, rounded caches)."""
 
 
 def check_engine(
     name: str, artifact: Path, tokens: Sequence[int], reference: NDArray[np.float32], divergence: float = 1e-2
 ) -> Outcome:
-    """Hold an engine to its contract on one artifact.
+    """Check an engine's contract on one artifact.
 
-    It describes itself, and says whether it can be used here and, if not, what to install. A session gives rows of
-    logits for every fed token that agree with the reference; feeding in pieces is feeding at once; `reset` forgets;
-    the context is a bound; what it chooses by itself is its most probable token.
+    The engine describes itself, and says whether it can be used here and, if not, what to install. A session returns a
+    row of logits for every fed token, which agrees with the reference; feeding in pieces gives the same as feeding at
+    once; `reset` forgets the sequence; the context is a bound; a token that it chooses itself is the most probable.
 
     Args:
         name: Name of the engine.
         artifact: A file or folder in one of its formats.
         tokens: At least 8 token ids.
-        reference: `(len(tokens), vocab)`: torch's logits after each of them.
+        reference: torch's logits after each token, `(len(tokens), vocab)`.
         divergence: Largest mean divergence from the reference, in nats.
 
     Raises:
-        ContractError: It breaks a promise; the message says which.
+        ContractError: The engine breaks a promise; the message says which.
     """
     engine = engines.load(name)
     try:
@@ -85,7 +87,7 @@ def _check_bound(session: Session, token: int) -> None:
 
 
 def _check_pieces(session: Session, tokens: list[int], rows: NDArray[np.float32]) -> None:
-    """Another sequence in between, then the same one in three pieces, the last token by itself."""
+    """Feed another sequence, reset, then feed the same one in three pieces, the last token alone."""
     session.reset()
     session.feed(tokens[::-1][: len(tokens) // 2])
     session.reset()

@@ -1,9 +1,11 @@
-"""What every format promises: a model is written whole and read back, or refused with a reason. Shipped, for plug-ins.
+"""The contract of formats: write a model and read it back, or refuse with a reason. Shipped for plug-ins, too.
 
-from slmquant.testing.format_contract import check_format
+In a test:
 
-def test_my_format(tmp_path):
-check_format("my_format", artifact, tmp_path)
+    from slmquant.testing.format_contract import check_format
+
+    def test_my_format(tmp_path):
+        check_format("my_format", artifact, tmp_path)
 """
 
 from __future__ import annotations
@@ -26,27 +28,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCALE_TOLERANCE = 2**-10
-"""Relative error that rounding scales to a format's own 16 bits may leave in a weight stored `exact`."""
+"""Largest relative error of a weight stored `exact`, from rounding scales to a format's own 16 bits."""
 
 _DENSE_TOLERANCE = 2**-7
 """Relative error of bfloat16."""
 
 
 def check_format(name: str, artifact: Artifact, folder: Path, otherwise: str | None = None) -> Outcome:
-    """Hold a format to its contract on one artifact.
+    """Check a format's contract on one artifact.
 
-    It describes itself. It refuses in a sentence, and then writes nothing; or it writes one file or folder, whose
-    account of weights and bytes adds up, which reads back as what was evaluated wherever it says so, and which it
-    refuses to read with an error of slmquant's own once it is damaged.
+    The format describes itself. It refuses in a sentence, and then writes nothing; or it writes one file or folder. The
+    file's account of weights and bytes adds up, weights marked as exact read back as they were evaluated, and reading a
+    damaged file raises an error of slmquant's own.
 
     Args:
         name: Name of the format.
-        artifact: What to write; its parameters should be exact in bfloat16, which most formats store.
+        artifact: The artifact to write; its parameters should be exact in bfloat16, which most formats store.
         folder: An empty folder to work in.
-        otherwise: What to store weights as that do not fit.
+        otherwise: The format's type for weights that cannot be stored as requested.
 
     Raises:
-        ContractError: It breaks a promise; the message says which.
+        ContractError: The format breaks a promise; the message says which.
     """
     fmt = formats.load(name)
     with _about(name, artifact):
@@ -61,7 +63,7 @@ def check_format(name: str, artifact: Artifact, folder: Path, otherwise: str | N
             return Outcome(reason)
         try:
             written = fmt.write(artifact, path, otherwise)
-        except RefusedError as refusal:  # what only the finished file shows
+        except RefusedError as refusal:  # some problems show only in the finished file
             _check_nothing_left(path)
             return Outcome(str(refusal))
         _check_written(fmt, artifact, path, written)
@@ -79,7 +81,7 @@ def _about(name: str, artifact: Artifact) -> Iterator[None]:
 def _check_misfits(
     fmt: Format, placements: Sequence[Placement], artifact: Artifact, path: Path, otherwise: str | None
 ) -> str | None:
-    """Check the account of weights; the reason why one does not fit, or None if all do."""
+    """Check the account of weights; returns why one of them does not fit, or None if all do."""
     placed = sum(placement.parameters for placement in placements)
     demand(
         placed == artifact.quantized.size.parameters,
@@ -137,7 +139,7 @@ def _check_read(fmt: Format, artifact: Artifact, path: Path, placements: Sequenc
 
 
 def _check_damage(fmt: Format, path: Path) -> None:
-    """Cut the largest file of a copy in half."""
+    """Check that reading a copy whose largest file is cut in half raises an error."""
     damaged = path.parent / f"damaged{fmt.suffix}"
     shutil.copytree(path, damaged) if path.is_dir() else shutil.copy(path, damaged)
     files = [p for p in damaged.rglob("*") if p.is_file()] if damaged.is_dir() else [damaged]

@@ -1,9 +1,11 @@
-"""What every task promises: the same figures each time, with their n, of named data. Shipped, for plug-ins.
+"""The contract of tasks: reproducible figures with their n, from named data. Shipped for plug-ins, too.
 
-from slmquant.testing.task_contract import check_task
+In a test:
 
-def test_my_task():
-check_task("my_task:4", context)
+    from slmquant.testing.task_contract import check_task
+
+    def test_my_task():
+        check_task("my_task:4", context)
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ from slmquant.versions import METRICS
 
 
 def check_task(text: str, context: EvalContext) -> Outcome:
-    """Hold a task to its contract on one model.
+    """Check a task's contract on one model.
 
-    It describes itself, and its figures have a version. Its data has a hash that stays the same. It gives finite
-    figures under its own name, from named data, the same ones when it is run again; with its data absent it says so.
+    The task describes itself, and its figures have a version. The hash of its data does not change. It gives finite
+    figures under its own name, from named data, and the same ones when run again; if its data is missing, it says so.
 
     Args:
         text: The task as a user writes it, `name` or `name:limit`.
-        context: The model to ask. A task that compares with full precision is run as the reference first.
+        context: The model to evaluate. If the task compares with full precision, run it on the reference first.
 
     Raises:
-        ContractError: It breaks a promise; the message says which.
+        ContractError: The task breaks a promise; the message says which.
     """
     spec = tasks.parse(text)
     task = tasks.resolve(spec)
