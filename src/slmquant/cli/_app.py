@@ -26,9 +26,9 @@ INTERRUPTED = 130
 _VARIABLES = ("SLMQUANT_CACHE", "SLMQUANT_DATA", "SLMQUANT_STORE")
 
 COMMANDS = {
-    "Do": ("bench", "quantize", "export", "bench-engine", "chat", "serve"),
-    "Find out": ("models", "methods", "schemes", "tasks", "engines"),
-    "Get": ("pull",),
+    "Quantize and measure": ("bench", "quantize", "export", "bench-engine", "chat", "serve"),
+    "List what is available": ("models", "methods", "schemes", "tasks", "engines"),
+    "Download": ("pull",),
     "Read results": ("list", "show", "compare", "report"),
 }
 """Panel → commands; the command `x-y` is the function `command` of `slmquant.cli.x_y`."""

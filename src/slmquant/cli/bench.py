@@ -84,7 +84,7 @@ def command(
             min=0.001,
             max=LONGEST_S,
             help="Time limit of a cell, or of a step on an engine, in seconds.",
-            show_default="none, 300",
+            show_default="none; 300 on engines",
         ),
     ] = None,
     until_separated: Annotated[
@@ -98,7 +98,7 @@ def command(
     engines: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated engines to export and measure every cell on; see `slmquant engines`.",
+            help="Comma-separated engines to measure every cell on, after export; see `slmquant engines`.",
             show_default="none",
         ),
     ] = None,
