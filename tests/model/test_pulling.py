@@ -87,7 +87,7 @@ def test_kept_on_its_grid_it_has_another_name_and_says_so(files: Path) -> None:
 
 
 def test_on_grid_makes_no_sense_for_exact_weights(files: Path) -> None:
-    with pytest.raises(SourceError, match="tiny comes as float32 and lies on no grid"):
+    with pytest.raises(SourceError, match="tiny is published in float32, not on a grid"):
         pull("tiny", on_grid=True, local=files)
 
 

@@ -54,7 +54,7 @@ def test_a_missing_or_broken_gguf_file_is_named(tmp_path: Path) -> None:
         resolve(str(tmp_path / "absent.gguf"))
 
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"broken\.gguf is truncated or no GGUF file"):
+    with pytest.raises(ModelError, match=r"broken\.gguf is truncated or not a GGUF file"):
         resolve(str(tmp_path / "broken.gguf"))
 
 

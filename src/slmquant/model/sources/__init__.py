@@ -1,1 +1,1 @@
-"""Where weights come from: known names, hub ids, folders and files, and how each is read. `load.load` is the door."""
+"""Model sources: known names, hub ids, folders and files, and their readers. The entry point is `load.load`."""

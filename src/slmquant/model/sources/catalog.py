@@ -1,4 +1,4 @@
-"""Models that can be had without a hub: which files, out of which packages, with which checksums."""
+"""Known models that need no hub: their files, the packages that contain them, and checksums."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from slmquant.packages import Package
 
 @dataclass(frozen=True)
 class Part:
-    """A file in a package, or one piece of it."""
+    """A file in a package, or a piece of a file."""
 
     package: Package
     member: str
-    """Its name inside the archive."""
+    """Path inside the archive."""
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,28 @@ class SourceFile:
     """A file that a model is made from."""
 
     name: str
-    """How it is called in a folder given with `--from`."""
+    """File name in a folder given with `--from`."""
     sha256: str
-    """Of the whole file."""
+    """SHA-256 of the whole file."""
     size_bytes: int
     parts: tuple[Part, ...] = ()
-    """Joined in this order they are the file; empty where no package carries it."""
+    """Pieces of the file, in order; empty if no package contains it."""
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that `slmquant pull` can make.
+    """A model that `slmquant pull` can fetch and convert.
 
     Attributes:
-        name: What a user calls it.
+        name: The name that users type.
         architecture: transformers' `model_type`.
-        parameters: Tied weights counted once.
-        licence: Its licence, as an SPDX name where there is one.
-        origin: Whose model it is.
-        layout: What its weight file is: the first of `files`.
-        precision: How exact the published weights are, as provenance states it.
-        files: The weight file first, then the tokenizer's where the weight file does not hold it.
-        on_grid: True where the weights come from a coarse grid, which flatters methods that use the same one;
+        parameters: Number of parameters; tied weights are counted once.
+        licence: Its licence, as an SPDX identifier if there is one.
+        origin: The original model and its authors.
+        layout: Layout of the weight file, which is the first of `files`.
+        precision: Number format of the published weights, for provenance.
+        files: The weight file, then the tokenizer's files if the weight file does not contain it.
+        on_grid: Whether the weights lie on a coarse quantization grid, which flatters methods that use the same grid;
             `pull` then moves them off it.
     """
 
@@ -60,12 +60,12 @@ class KnownModel:
 
     @property
     def packages(self) -> tuple[Package, ...]:
-        """The packages to download, each once; empty where none carries the model."""
+        """The packages to download, each once; empty if none contains the model."""
         return tuple(dict.fromkeys(part.package for file in self.files for part in file.parts))
 
     @property
     def download_bytes(self) -> int | None:
-        """Size of all those packages; None where none carries the model."""
+        """Size of all these packages; None if none contains the model."""
         sizes = [package.archive_bytes or 0 for package in self.packages]
         return sum(sizes) if sizes else None
 
@@ -202,10 +202,10 @@ KNOWN = {model.name: model for model in _MODELS}
 
 
 def known(name: str) -> KnownModel:
-    """The model of that name.
+    """The known model called `name`.
 
     Raises:
-        UnknownNameError: There is none.
+        UnknownNameError: There is no such model.
     """
     try:
         return KNOWN[name]

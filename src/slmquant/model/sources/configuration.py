@@ -1,4 +1,4 @@
-"""What a folder's `config.json` says, held against its weight files before anything is built from it."""
+"""Read a folder's `config.json`, and check it against the weight files before building a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHUNK_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Packed:
-    """How a checkpoint of packed weights is read."""
+    """Layout and settings of a checkpoint of packed weights."""
 
     layout: PackedLayout
     settings: Mapping[str, JsonValue]
@@ -34,12 +34,12 @@ class Packed:
 
 @dataclass(frozen=True)
 class Configuration:
-    """A decoder-only model as its folder describes it.
+    """A decoder-only model as described by its folder.
 
     Attributes:
-        config: transformers' configuration; of packed weights it says nothing.
-        tensors: What the weight files hold.
-        packed: How packed weights are read; None where they are plain numbers.
+        config: transformers' configuration, without entries about packed weights.
+        tensors: The tensors in the weight files.
+        packed: Layout of packed weights; None if the weights are plain numbers.
     """
 
     config: PreTrainedConfig
@@ -47,29 +47,33 @@ class Configuration:
     packed: Packed | None
 
     def skeleton(self) -> PreTrainedModel:
-        """The model without numbers."""
+        """The model on the meta device, without weights."""
         with torch.device("meta"):
             return cast(PreTrainedModel, AutoModelForCausalLM.from_config(self.config))
 
 
 def read_configuration(folder: Path) -> Configuration:
-    """The configuration of a decoder-only model whose weights are safe to read.
+    """Read the configuration of a decoder-only model, and check that its weights can be read safely.
 
-    A configuration that calls head and embedding tied, beside files that hold two different ones, is corrected.
+    If the configuration ties head and embedding, but the files hold two different ones, the configuration is corrected.
 
     Raises:
-        ModelError: There is no `config.json`; it is malformed, not of a decoder-only model, or does not belong to the
-            weight files; or the weights are packed in a layout that is not read.
+        ModelError: `config.json` is missing, malformed, not of a decoder-only model, or does not match the weight
+            files; or the weights are packed in an unsupported layout.
     """
     path = folder / "config.json"
     if not path.exists():
-        raise ModelError(f"{folder} has no config.json; expected a model in transformers' form")
+        raise ModelError(f"{folder} has no config.json; expected a model in transformers' format")
     with reading(path, "a configuration"):
         raw = json.loads(path.read_bytes())
     if not isinstance(raw, dict):
         raise ModelError(f"{path} holds a {type(raw).__name__}, expected an object; fetch it again")
     _refuse_other_weights(folder, raw)
-    with guarded(lambda why: f"{path} is not one that transformers knows, and code beside a model is never run: {why}"):
+    with guarded(
+        lambda why: (
+            f"{path} is not a configuration that transformers supports (code in a model's folder is never run): {why}"
+        )
+    ):
         config = cast(PreTrainedConfig, AutoConfig.from_pretrained(_bounded(folder, raw), trust_remote_code=False))
     _refuse_other_models(folder, config)
     tensors = stored_tensors(folder)
@@ -78,14 +82,14 @@ def read_configuration(folder: Path) -> Configuration:
         _refuse_codes(folder, tensors)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    found = Configuration(config, tensors, packed)
-    if getattr(config, "tie_word_embeddings", False) and _has_own_head(folder, found):
+    configuration = Configuration(config, tensors, packed)
+    if getattr(config, "tie_word_embeddings", False) and _has_own_head(folder, configuration):
         config.tie_word_embeddings = False
-    return found
+    return configuration
 
 
 def state_tie_(model: PreTrainedModel) -> None:
-    """Make a configuration that calls head and embedding tied say what the model has, where it has two."""
+    """Correct a configuration that ties head and embedding if the model has two different ones."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = getattr(model.config, "tie_word_embeddings", False)
     if tied and head is not None and head.get_parameter("weight") is not embedding.get_parameter("weight"):
@@ -93,30 +97,31 @@ def state_tie_(model: PreTrainedModel) -> None:
 
 
 def _bounded(folder: Path, raw: Mapping[str, JsonValue]) -> Path:
-    """`folder`, whose layers are no more than tensors that it holds: each has one at least.
+    """Return `folder` after checking that it has at least one tensor for each layer.
 
-    Architectures that are not decoder-only, which are refused by name, may have no weights here.
+    This bounds the size of the model that is built. (Architectures that are not decoder-only may have no weights here;
+    they are refused later, by name.)
     """
     for key in _LAYER_KEYS:
         layers = raw.get(key)
         if isinstance(layers, int) and layers > 1 and layers > (count := len(stored_tensors(folder))):
             raise ModelError(
-                f"{folder}/config.json says {key} = {layers}, and the weight files hold {count} tensors; "
-                "expected one for each layer at least: fetch the model again"
+                f"{folder}/config.json says {key} = {layers}, but the weight files hold {count} tensors; "
+                "expected at least one for each layer: fetch the model again"
             )
     return folder
 
 
 def _refuse_other_weights(folder: Path, raw: Mapping[str, JsonValue]) -> None:
-    """What would make transformers load other files than those that are fingerprinted."""
+    """Refuse settings that make transformers load other files than the fingerprinted ones."""
     if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"{folder} holds an adapter (adapter_config.json), whose numbers are added to another model's; "
-            "merge it into its model first (merge_and_unload of PEFT)"
+            f"{folder} holds an adapter (adapter_config.json), whose weights are added to another model; "
+            "merge it into its model first (PEFT's merge_and_unload)"
         )
     if raw.get("transformers_weights") is not None:
         raise ModelError(
-            f"{folder}/config.json names a weight file of its own (transformers_weights = "
+            f"{folder}/config.json names another weight file (transformers_weights = "
             f"{raw['transformers_weights']!r}); rename that file to model.safetensors and delete the entry"
         )
 
@@ -141,44 +146,44 @@ def _packed(folder: Path, raw: Mapping[str, JsonValue]) -> Packed | None:
     layout = LAYOUTS.get(str(method))
     if layout is None:
         raise ModelError(
-            f"{folder} is quantized already, by {method!r}, which is not read here ({', '.join(LAYOUTS)} are); "
+            f"{folder} is already quantized, with the unsupported method {method!r} (supported: {', '.join(LAYOUTS)}); "
             "give the full-precision model"
         )
     groups = settings.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
         if isinstance(group, dict) and group.get("input_activations"):
             raise ModelError(
-                f"{folder} is quantized already and rounds activations ({layout.title}), which a full-precision "
-                "model does not; give the model that it was made from"
+                f"{folder} is already quantized and rounds activations ({layout.title}), which a full-precision model "
+                "does not; give the model that it was made from"
             )
     return Packed(layout, copy.deepcopy(settings))
 
 
 def _refuse_codes(folder: Path, tensors: Sequence[StoredTensor]) -> None:
-    """Codes of quantized weights without a word on how they are read would be taken for the weights."""
+    """Refuse integer or FP8 codes without a `quantization_config`: they would be taken for the weights."""
     codes = [t for t in tensors if t.dtype not in _REAL and (t.name.endswith(".weight") or t.dtype.startswith("F"))]
     if codes:
         raise ModelError(
-            f"{folder} holds {len(codes)} weights as {codes[0].dtype}, the first {codes[0].name}, and its config.json "
-            "has no quantization_config that says how they are read; fetch the folder again, or its original"
+            f"{folder} holds {len(codes)} weights as {codes[0].dtype}, the first {codes[0].name}, but its config.json "
+            "has no quantization_config that explains them; fetch the folder again, or its original"
         )
 
 
-def _has_own_head(folder: Path, found: Configuration) -> bool:
-    """Whether the files hold a head and an embedding of different numbers."""
+def _has_own_head(folder: Path, configuration: Configuration) -> bool:
+    """Whether the files hold a head that differs from the embedding."""
     del folder
-    with guarded(lambda why: f"no {found.config.model_type} can be built from config.json: {why}"):
-        tied = getattr(found.skeleton(), "_tied_weights_keys", None) or {}
+    with guarded(lambda why: f"no {configuration.config.model_type} can be built from config.json: {why}"):
+        tied = getattr(configuration.skeleton(), "_tied_weights_keys", None) or {}
     pairs = tied.items() if isinstance(tied, dict) else ()
     for target, source in pairs:
-        head, embedding = _stored(found.tensors, target), _stored(found.tensors, source)
+        head, embedding = _stored(configuration.tensors, target), _stored(configuration.tensors, source)
         if head is not None and embedding is not None and not _same(head, embedding):
             return True
     return False
 
 
 def _stored(tensors: Sequence[StoredTensor], name: str) -> StoredTensor | None:
-    """The tensor of a parameter, whose name may lack the prefix of the body."""
+    """The stored tensor of a parameter; its name may lack the prefix of the model's body."""
     return next((t for t in tensors if name == t.name or name.endswith(f".{t.name}")), None)
 
 

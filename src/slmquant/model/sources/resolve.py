@@ -1,4 +1,4 @@
-"""What a user's word for a model means, and the folder that it stands for."""
+"""Resolve a model source (name, path or hub id) to the model's folder."""
 
 from __future__ import annotations
 
@@ -28,50 +28,50 @@ class LocalModel:
     name: str
     folder: Path
     architecture: str | None
-    """`model_type` of its config; None where the config names none."""
+    """`model_type` of its config; None if the config states none."""
     size_bytes: int
-    """Of all its files."""
+    """Total size of its files."""
     provenance: Provenance | None
     """None for a folder that slmquant did not write."""
 
 
 KEPT_BYTES = 10_000_000_000
-"""Models converted from GGUF files may take so much of the cache; those used longest ago go first."""
+"""Maximum size of cached models converted from GGUF; the least recently used are deleted first."""
 
 
 def models_dir() -> Path:
-    """Where pulled models are kept, one folder each."""
+    """Folder of pulled models, one subfolder per model."""
     return cache_dir() / "models"
 
 
 def local_models() -> list[LocalModel]:
-    """The models in the cache, by name."""
+    """The models in the cache, sorted by name."""
     folders = sorted(path.parent for path in models_dir().glob("[!.]*/config.json"))
     return [_local(folder) for folder in folders]
 
 
 def _local(folder: Path) -> LocalModel:
-    """What a folder says of itself; what of it cannot be read is None, and told when the model is opened."""
-    said = or_none(lambda: json.loads((folder / "config.json").read_bytes()).get("model_type"))
+    """Facts of a model folder; unreadable ones are None (loading the model reports errors)."""
+    model_type = or_none(lambda: json.loads((folder / "config.json").read_bytes()).get("model_type"))
     return LocalModel(
         name=folder.name,
         folder=folder,
-        architecture=said if isinstance(said, str) else None,
+        architecture=model_type if isinstance(model_type, str) else None,
         size_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
         provenance=or_none(lambda: read_provenance(folder)),
     )
 
 
 def resolve(source: str, progress: Progress | None = None) -> Path:
-    """The folder, in transformers' form, of the model that `source` names.
+    """The folder, in transformers' format, of the model that `source` names.
 
-    In this order: a name in the cache or the catalogue; a local folder; a local `.gguf` file, which is
-    converted once and kept, as long as all such take at most `KEPT_BYTES`; a hub id `organisation/name`, which
+    `source` is tried in this order: a name in the cache or among the known models; a local folder; a local `.gguf`
+    file, which is converted once and cached (at most `KEPT_BYTES` for all); a hub id `organisation/name`, which
     transformers' own client downloads.
 
     Raises:
-        UnknownNameError: It looks like a name and is none that is known.
-        SourceError: It is known but not here, or the hub cannot be reached.
+        UnknownNameError: `source` looks like a name, but is unknown.
+        SourceError: The source is known but not on this machine, or the hub cannot be reached.
         ModelError: A GGUF file cannot be read.
     """
     pulled = models_dir() / source
@@ -80,13 +80,15 @@ def resolve(source: str, progress: Progress | None = None) -> Path:
         return pulled
     if is_name and source.removesuffix(ON_GRID_SUFFIX) in KNOWN:
         flag = " --on-grid" if source.endswith(ON_GRID_SUFFIX) else ""
-        raise SourceError(f"{source} is not here yet; run: slmquant pull {source.removesuffix(ON_GRID_SUFFIX)}{flag}")
+        raise SourceError(
+            f"{source} is not on this machine yet; run: slmquant pull {source.removesuffix(ON_GRID_SUFFIX)}{flag}"
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         return path
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise SourceError(f"there is no file {source}")
+            raise SourceError(f"there is no file {source}; check the path")
         return _converted(path, progress or Silent())
     if path.is_file():
         raise ModelError(f"{source} is a single file; expected a folder, a .gguf file, a known name or a hub id")
@@ -98,7 +100,7 @@ def resolve(source: str, progress: Progress | None = None) -> Path:
 
 
 def place_of(source: str) -> Path | None:
-    """Where the files lie that `source` names, as far as they are on this machine; nothing is fetched or converted."""
+    """Local path of `source`; None if it is not on this machine. Nothing is fetched or converted."""
     pulled = models_dir() / source
     if re.fullmatch(r"[\w.-]+", source) and (pulled / "config.json").exists():
         return pulled
@@ -107,21 +109,23 @@ def place_of(source: str) -> Path | None:
 
 
 def is_path(source: str) -> bool:
-    """Whether `source` is a file or folder here rather than a name or a hub id."""
+    """Whether `source` is a local path, not a name or hub id."""
     return Path(source).is_absolute() or source.startswith((".", "~")) or Path(source).exists()
 
 
 def public_name(source: str) -> str:
-    """`source` without folders: a file may be given away, and paths of this machine are nobody's business."""
+    """`source` without local folders, because artifacts may be shared."""
     return Path(source).expanduser().resolve().name if is_path(source) else source
 
 
 def remember_place(source: str, weights: str) -> None:
-    """Keep in the cache where the model lies that artifacts call by its `public_name`, as far as it can be written.
+    """Store the local path of a source in the cache, so that artifacts can state its `public_name` only.
+
+    Errors in writing are ignored.
 
     Args:
-        source: As it was given.
-        weights: The fingerprint of its weights.
+        source: The source, as the user gave it.
+        weights: Fingerprint of its weights.
     """
     place = place_of(source)
     if place is None or not is_path(source):
@@ -132,7 +136,7 @@ def remember_place(source: str, weights: str) -> None:
 
 
 def remembered_source(source: str, weights: str) -> str:
-    """The source that an artifact names: where it lay when the artifact was written here, else the name itself."""
+    """The stored path of the source that an artifact names; the name itself if none is stored."""
     kept = or_none(lambda: _place_file(source, weights).read_text(encoding="utf-8"))
     return kept or source
 
@@ -143,17 +147,17 @@ def _place_file(name: str, weights: str) -> Path:
 
 
 def folder_of_files(model: KnownModel) -> Path:
-    """`models/NAME` beside the data folder: where the files of a model that no package carries may lie.
+    """The folder `models/NAME` next to the data folder, for the files of a model that no package contains.
 
     Raises:
-        SourceError: There is no such folder, or it lacks one of the files.
+        SourceError: The folder is missing, or lacks one of the files.
     """
     names = " and ".join(file.name for file in model.files)
     data = os.environ.get("SLMQUANT_DATA")
     folder = Path(data).expanduser().parent / "models" / model.name if data else None
     if folder is None or not folder.is_dir():
         raise SourceError(
-            f"no package carries {model.name}; run: slmquant pull {model.name} --from DIR with {names} in DIR"
+            f"no package contains {model.name}; run: slmquant pull {model.name} --from DIR with {names} in DIR"
         )
     if absent := [file.name for file in model.files if not (folder / file.name).is_file()]:
         raise SourceError(
@@ -164,7 +168,7 @@ def folder_of_files(model: KnownModel) -> Path:
 
 
 def licence_of(folder: Path) -> str | None:
-    """The licence that a model card (README.md) in `folder` declares; None where there is none."""
+    """The licence declared in the model card (README.md) of `folder`; None if there is none."""
     card = folder / "README.md"
     if not card.exists():
         return None
@@ -175,14 +179,14 @@ def licence_of(folder: Path) -> str | None:
 
 
 def _converted(path: Path, progress: Progress) -> Path:
-    """The folder made from a GGUF file; made now if its bytes have not been seen before."""
+    """The folder converted from a GGUF file; converted now unless it is cached."""
     digest = sha256(path)
     kept = cache_dir() / "converted"
     folder = kept / f"{path.stem}-{digest[:12]}"
     if (folder / "config.json").exists():
         mark_used(folder)
         return folder
-    from slmquant.model.sources.pull import convert_gguf  # imports torch, which a name does not need
+    from slmquant.model.sources.pull import convert_gguf  # imports torch, which resolving a name does not need
 
     converted = convert_gguf(path, digest, folder, progress)
     forget_oldest(kept, KEPT_BYTES)
@@ -207,8 +211,8 @@ def _from_hub(hub_id: str) -> Path:
                 snapshot_download(
                     hub_id,
                     allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"],
-                    ignore_patterns=["*/*"],  # other forms of the same weights
+                    ignore_patterns=["*/*"],  # the same weights in other formats
                 )
             )
     except RepositoryNotFoundError:
-        raise SourceError(f"the hub has no model {hub_id} that you may read; check its name or your login") from None
+        raise SourceError(f"the hub has no model {hub_id} that you may read; check the name and your login") from None

@@ -1,4 +1,4 @@
-"""Tokens beyond the rows of an embedding: a tokenizer to which tokens were added, and a model that was not resized."""
+"""Tokens without a row in the embedding: tokens added to a tokenizer without resizing the model."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slmquant.errors import ModelError
 
-_REMEDY = "take the tokenizer that belongs to the model, or resize the embedding (resize_token_embeddings)"
+_REMEDY = "use the tokenizer that belongs to the model, or resize the embedding (resize_token_embeddings)"
 _NAMED = 3
 
 
 def beyond(tokenizer: PreTrainedTokenizerBase, rows: int) -> tuple[str, ...]:
-    """The tokens whose ids have no row, in the order of their ids."""
+    """Tokens whose ids have no row in the embedding, sorted by id."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return tuple(sorted((token for token, id_ in vocabulary.items() if id_ >= rows), key=vocabulary.__getitem__))
 
 
 def used_by_template(tokenizer: PreTrainedTokenizerBase, rows: int) -> tuple[str, ...]:
-    """Those of `beyond` that the chat template writes."""
+    """Tokens without a row that the chat template writes."""
     template = getattr(tokenizer, "chat_template", None)
     texts = list(template.values()) if isinstance(template, dict) else [template or ""]
     return tuple(token for token in beyond(tokenizer, rows) if any(token in str(text) for text in texts))
@@ -32,20 +32,20 @@ def named(tokens: tuple[str, ...]) -> str:
 
 
 def remarks_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """A sentence where the tokenizer has tokens that the embedding has no row for; else nothing."""
+    """A remark if the tokenizer has tokens without a row in the embedding."""
     rows = _rows(model)
     if not (lost := beyond(tokenizer, rows)):
         return ()
     return (
-        f"the tokenizer has {len(lost)} tokens that the embedding of {rows} rows has none for ({named(lost)}): "
-        f"a text that uses one ends in an error; {_REMEDY}",
+        f"{len(lost)} tokens of the tokenizer have no row in the embedding of {rows} rows ({named(lost)}): "
+        f"text with such a token is an error; {_REMEDY}",
     )
 
 
 def refuse_beyond_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make the embedding refuse, by name, a token that it has no row for; done where there is such a token at all.
+    """Make the model raise ModelError for tokens without a row in the embedding, if the tokenizer has any.
 
-    The model's forward then raises ModelError.
+    It is a hook on the embedding, so the error is raised in the forward pass.
     """
     rows = _rows(model)
     if not beyond(tokenizer, rows):
@@ -58,7 +58,7 @@ def refuse_beyond_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         if ids.numel() and (highest := int(ids.max())) >= rows:
             token = tokenizer.convert_ids_to_tokens(highest)
             raise ModelError(
-                f"token {highest} ({token!r}) is in the text, and the embedding has {rows} rows; {_REMEDY}"
+                f"token {highest} ({token!r}) is in the text, but the embedding has only {rows} rows; {_REMEDY}"
             )
 
     model.get_input_embeddings().register_forward_pre_hook(check)
