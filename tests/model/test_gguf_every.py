@@ -77,7 +77,7 @@ def written(path: Path, name: str = "llama", drop: str = "", **keys: object) -> 
     [
         ({"blk.0.attn_q_norm.weight": np.ones(16, dtype=np.float32)}, "holds 1 tensors.*blk.0.attn_q_norm.weight"),
         ({"rope_factors_long.weight": np.ones(8, dtype=np.float32)}, "rope_factors_long.weight"),
-        ({"rope_freqs.weight": np.linspace(1, 3, 8).astype(np.float32)}, "otherwise than Llama 3"),
+        ({"rope_freqs.weight": np.linspace(1, 3, 8).astype(np.float32)}, "differs from Llama 3"),
         ({"llama.attention.sliding_window": 16}, "attention.sliding_window is 16"),
         ({"llama.expert_count": 4}, "expert_count is 4"),
         ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0}, "longrope"),

@@ -1,1 +1,1 @@
-"""Facts of the GGUF format that reading and writing share: architectures, metadata, tokenizers."""
+"""Facts about GGUF, shared by reading and writing: architectures, metadata, tokenizers."""

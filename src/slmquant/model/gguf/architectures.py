@@ -1,7 +1,7 @@
-"""What llama.cpp's graphs want of each architecture, as data: names of keys, orders of rows, gains of norms.
+"""Requirements of llama.cpp's graphs for each architecture: key names, row orders, gains of norms.
 
-Every entry is held against llama.cpp in the tests: a tiny random model of it is written, loaded there, and its logits
-are compared with torch's. An architecture or a setting that is not here is refused.
+Every entry is tested against llama.cpp: a tiny random model is written and loaded there, and its logits are compared
+with torch's. An architecture or a setting that is not listed here is refused.
 
 Facts: transformers' modelling files, and llama.cpp's `src/models` and `conversion`.
 """
@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 Rows = Literal["interleaved", "apart"]
-"""How rows are ordered anew.
+"""How rows are reordered.
 
-* `interleaved`: rotary pairs lie side by side (rows 0 and d/2 of a head become 0 and 1), as llama.cpp's older
-  rotation wants them of queries and keys.
-* `apart`: a fused projection that gives query, key and value of one head after the other gives all queries first.
+* `interleaved`: rotary pairs become neighbours (rows 0 and d/2 of a head become 0 and 1), as llama.cpp's older rotary
+  embedding expects for queries and keys.
+* `apart`: a fused projection with query, key and value head by head is reordered to all queries, keys and values.
 """
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -36,16 +36,16 @@ class Architecture:
     """One `model_type` of transformers as a graph of llama.cpp.
 
     Attributes:
-        graph: llama.cpp's name for it.
-        rows: Linears, by the last part of their names, whose rows are ordered anew.
-        biases: Linears, by the last part of their names, whose bias the graph reads.
-        gain_offset: What is added to the gain of every norm: 1 where transformers computes with `1 + weight`.
-        epsilon: Where the configuration has the epsilon of its norms.
+        graph: llama.cpp's architecture.
+        rows: Linears whose rows are reordered, by the last part of their names.
+        biases: Linears whose bias the graph reads, by the last part of their names.
+        gain_offset: Added to the gain of every norm: 1 if transformers computes with `1 + weight`.
+        epsilon: Name of the norms' epsilon in the configuration.
         layer_norm: Whether its norms subtract the mean.
-        floats: Further numbers, by the end of their key, and where the configuration has them.
-        required: Settings that the graph takes for granted; None stands for an absence.
-        present: Settings without which it would take numbers of its own.
-        own_head: Whether it wants a head beside the embedding, so that no model with a tied one can be run.
+        floats: Further numbers: end of the GGUF key → name in the configuration.
+        required: Settings with the values that the graph assumes; None for a setting that must be absent.
+        present: Settings that must be present, because the graph would otherwise use defaults.
+        own_head: Whether it needs a separate head, so that models with a tied head are refused.
     """
 
     graph: gguf.MODEL_ARCH
@@ -61,7 +61,7 @@ class Architecture:
 
     @property
     def name(self) -> str:
-        """As `general.architecture` says it."""
+        """Its name in `general.architecture`."""
         return str(gguf.MODEL_ARCH_NAMES[self.graph])
 
 
@@ -183,16 +183,16 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
     }
 )
-"""By `model_type`."""
+"""Architectures by `model_type`."""
 
 
 def row_order(rows: Rows, count: int, heads: int) -> Tensor:
-    """For each row of the file, the row of the model that lies there; `(count,)` of int64.
+    """For each row of the file, the index of that row in the model; `(count,)` of int64.
 
     Args:
-        rows: Which order.
-        count: Rows of the weight.
-        heads: Heads that it serves: key-value heads for a key.
+        rows: The kind of order.
+        count: Number of rows of the weight.
+        heads: Number of heads in the weight: key-value heads for a key projection.
     """
     places = torch.arange(count)
     if rows == "interleaved":
@@ -201,23 +201,25 @@ def row_order(rows: Rows, count: int, heads: int) -> Tensor:
 
 
 def refusal_of(config: PreTrainedConfig) -> str | None:
-    """Why no graph of llama.cpp computes what a model of this configuration computes; None where one does."""
+    """Why no graph of llama.cpp computes a model of this configuration; None if one does."""
     architecture = ARCHITECTURES.get(config.model_type)
     if architecture is None:
-        return f"architecture {config.model_type!r} is none of {', '.join(ARCHITECTURES)}"
-    for name, wanted in architecture.required.items():
-        if (found := getattr(config, name, None)) != wanted:
-            return f"llama.cpp computes {config.model_type} with {name} = {wanted}, this model has {found}"
+        return f"architecture {config.model_type!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
+    for name, required in architecture.required.items():
+        if (actual := getattr(config, name, None)) != required:
+            return f"llama.cpp computes {config.model_type} with {name} = {required}, this model has {actual}"
     for name in architecture.present:
         if getattr(config, name, None) is None:
             return f"llama.cpp computes {config.model_type} with {name}, this model has none"
     if architecture.own_head and config.tie_word_embeddings:
-        return f"llama.cpp's {config.model_type} has a head of its own, this model's is tied to the embedding"
+        return f"llama.cpp's {config.model_type} needs a separate head, but this model's is tied to the embedding"
     if config.model_type == "smollm3":
-        turned = [int((layer + 1) % config.no_rope_layer_interval != 0) for layer in range(config.num_hidden_layers)]
-        if list(config.no_rope_layers) != turned:
-            return f"llama.cpp turns queries and keys of smollm3 in layers {turned}, this model {config.no_rope_layers}"
+        rotated = [int((layer + 1) % config.no_rope_layer_interval != 0) for layer in range(config.num_hidden_layers)]
+        if list(config.no_rope_layers) != rotated:
+            return (
+                f"llama.cpp rotates queries and keys of smollm3 in layers {rotated}, this model {config.no_rope_layers}"
+            )
     scalar = getattr(config, "query_pre_attn_scalar", None)
     if scalar is not None and scalar != config.head_dim:
-        return f"llama.cpp divides scores by the root of head_dim {config.head_dim}, this model by that of {scalar}"
+        return f"llama.cpp divides scores by the root of head_dim {config.head_dim}, this model by the root of {scalar}"
     return None

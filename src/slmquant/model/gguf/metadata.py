@@ -1,4 +1,4 @@
-"""The keys that tell llama.cpp the shape of a model: sizes, heads, epsilons, rotary frequencies, windows."""
+"""GGUF keys that describe a model for llama.cpp: sizes, heads, epsilons, rotary frequencies, windows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from transformers import PreTrainedConfig
 from slmquant.model.gguf.architectures import ARCHITECTURES, row_order
 
 Value = bool | int | float | str
-"""What a key holds; whole numbers are written as uint32, others as float32."""
+"""Value of a key; integers are written as uint32, floats as float32."""
 
 
 @dataclass(frozen=True)
 class Rope:
-    """How positions turn queries and keys.
+    """Settings of the rotary position embedding.
 
     Attributes:
-        keys: Ends of keys under `rope.`, and what they hold.
-        divisors: For each pair of inputs, what its frequency is divided by, where the keys cannot say it.
+        keys: Keys under `rope.` and their values.
+        divisors: Divisor of each rotary frequency, if the keys cannot express it; else None.
     """
 
     keys: Mapping[str, Value]
@@ -29,7 +29,7 @@ class Rope:
 
 
 def keys_of(config: PreTrainedConfig) -> Iterator[tuple[str, Value]]:
-    """Every key of a model of an architecture that is known, without the architecture's prefix."""
+    """All keys of a model of a supported architecture, without the architecture's prefix."""
     architecture = ARCHITECTURES[config.model_type]
     yield "context_length", _context(config)
     yield "embedding_length", config.hidden_size
@@ -55,17 +55,17 @@ def keys_of(config: PreTrainedConfig) -> Iterator[tuple[str, Value]]:
 
 
 def head_size(config: PreTrainedConfig) -> int:
-    """Outputs of one head."""
+    """Channels per head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def key_heads(config: PreTrainedConfig) -> int:
-    """Heads of keys and values."""
+    """Number of key-value heads."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def order_of(config: PreTrainedConfig, module: str, count: int) -> Tensor | None:
-    """How the `count` rows of a linear, and of its bias, lie in the file; None where as in the model."""
+    """Order of the `count` rows of a linear, or of its bias, in the file; None for the model's order."""
     rows = ARCHITECTURES[config.model_type].rows.get(leaf := module.rpartition(".")[2])
     if rows is None:
         return None
@@ -74,7 +74,7 @@ def order_of(config: PreTrainedConfig, module: str, count: int) -> Tensor | None
 
 
 def rope_of(config: PreTrainedConfig) -> Rope | None:
-    """How a model of this configuration turns its heads; None where it does not, or where `rope_refusal` says why."""
+    """Rotary settings of a configuration; None if it has none, or if `rope_refusal` has a reason."""
     given = getattr(config, "rope_parameters", None)
     if not given or rope_refusal(config) is not None:
         return None
@@ -98,45 +98,45 @@ def rope_of(config: PreTrainedConfig) -> Rope | None:
 
 
 def rope_refusal(config: PreTrainedConfig) -> str | None:
-    """Why llama.cpp's keys cannot say how this model turns its heads; None where they can."""
+    """Why llama.cpp's keys cannot express this model's rotary embedding; None if they can."""
     given = getattr(config, "rope_parameters", None)
     if not given:
         return None
     parameters, local = given.get("full_attention", given), given.get("sliding_attention", {})
     kind = parameters.get("rope_type", "default")
     if kind not in ("default", "linear", "yarn", "llama3"):
-        return f"rotary scaling {kind!r} is not written yet; default, linear, yarn and llama3 are"
+        return f"rotary scaling {kind!r} is not supported; default, linear, yarn and llama3 are"
     if kind == "llama3" and config.model_type != "llama":
-        return f"llama.cpp reads llama3's rotary frequencies for llama, not for {config.model_type}"
+        return f"llama.cpp supports llama3 rotary scaling for llama only, not for {config.model_type}"
     if local.get("rope_type", "default") != "default":
-        return "llama.cpp scales the frequencies of full attention alone, this model those of its windows too"
-    given_otherwise = [name for name in ("attention_factor", "mscale", "mscale_all_dim") if parameters.get(name)]
-    if kind == "yarn" and (given_otherwise or parameters.get("truncate") is False):
-        return f"yarn with {', '.join(given_otherwise) or 'truncate = false'} is not written yet"
+        return "llama.cpp scales rotary frequencies of full attention only, this model also those of sliding windows"
+    unsupported = [name for name in ("attention_factor", "mscale", "mscale_all_dim") if parameters.get(name)]
+    if kind == "yarn" and (unsupported or parameters.get("truncate") is False):
+        return f"yarn with {', '.join(unsupported) or 'truncate = false'} is not supported"
     return None
 
 
 def window_refusal(config: PreTrainedConfig) -> str | None:
-    """Why llama.cpp attends to other tokens than this model; None where to the same."""
+    """Why llama.cpp attends to other tokens than this model; None if to the same."""
     period = {"gemma2": 2, "gemma3_text": 6}.get(config.model_type)
     if period is None or not _window(config):
         return None
     for layer, kind in enumerate(config.layer_types):
-        wanted = "full_attention" if (layer + 1) % period == 0 else "sliding_attention"
-        if kind != wanted:
-            return f"llama.cpp gives layer {layer} of {config.model_type} {wanted}, this model {kind}"
+        expected = "full_attention" if (layer + 1) % period == 0 else "sliding_attention"
+        if kind != expected:
+            return f"llama.cpp computes layer {layer} of {config.model_type} with {expected}, this model with {kind}"
     return None
 
 
 def _window(config: PreTrainedConfig) -> int | None:
-    """Tokens that windowed layers look back to, where the graph has such layers."""
+    """Size of the sliding window; None if the graph has no windowed layers."""
     if config.model_type in ("gemma2", "gemma3_text"):
         return int(config.sliding_window)
     return None
 
 
 def _context(config: PreTrainedConfig) -> int:
-    """Positions that the file promises; the graphs of mistral and phi3 have no windows, so no more than one of them."""
+    """Context length to state; at most one window for mistral and phi3, whose graphs have no windows."""
     longest = int(config.max_position_embeddings)
     if config.model_type in ("mistral", "phi3") and config.sliding_window is not None:
         return min(longest, int(config.sliding_window))
@@ -144,7 +144,7 @@ def _context(config: PreTrainedConfig) -> int:
 
 
 def _divisors(config: PreTrainedConfig, base: float, turned: int) -> Tensor:
-    """What transformers divides each frequency by, from its own numbers."""
+    """Divisors of the rotary frequencies, computed by transformers."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     plain = base ** -(torch.arange(0, turned, 2, dtype=torch.float64) / turned)

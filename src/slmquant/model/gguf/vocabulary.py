@@ -1,4 +1,4 @@
-"""The tokenizer that a GGUF file holds: byte-level BPE with a named splitting rule, or SentencePiece's with scores."""
+"""Read the tokenizer of a GGUF file: byte-level BPE with a named splitting rule, or SentencePiece BPE with scores."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _RULES: Mapping[str, str] = MappingProxyType(
         "smaug-bpe": THREE_DIGITS,
     }
 )
-"""llama.cpp's names of splitting rules → what they do: GPT-2's rule, that after single digits, or a pattern."""
+"""llama.cpp's names of splitting rules → GPT-2's rule, the same after splitting digits, or a pattern."""
 _WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3"})
 _SPACE = "▁"
 
 
 def tokenizer_of(fields: Mapping[str, object]) -> PreTrainedTokenizerFast:
-    """The tokenizer of a file's keys.
+    """The tokenizer described by a file's keys.
 
     Raises:
-        ModelError: Its kind, or its rule of splitting, is not read here.
+        ModelError: Its kind, or its splitting rule, is not supported.
         KeyError: A key is missing.
     """
     tokens = cast(list[str], fields["tokenizer.ggml.tokens"])
@@ -58,7 +58,7 @@ def tokenizer_of(fields: Mapping[str, object]) -> PreTrainedTokenizerFast:
     elif kind == "llama":
         made = _sentencepiece(fields, tokens, types, ids)
     else:
-        raise ModelError(f"its tokenizer is of the kind {kind!r}, and gpt2 and llama are read here")
+        raise ModelError(f"its tokenizer is of the kind {kind!r}; supported: gpt2, llama")
     added = {gguf.TokenType.CONTROL: True, gguf.TokenType.UNKNOWN: True, gguf.TokenType.USER_DEFINED: False}
     for token, type_ in zip(tokens, types, strict=True):
         if type_ in added:
@@ -84,7 +84,7 @@ def _byte_level(fields: Mapping[str, object], ids: Mapping[str, int]) -> Tokeniz
     pre = str(fields.get("tokenizer.ggml.pre", "gpt-2"))
     rule = _RULES.get(pre)
     if rule is None:
-        raise ModelError(f"its tokenizer splits text by the rule {pre!r}, and {', '.join(_RULES)} are read here")
+        raise ModelError(f"its tokenizer splits text by the rule {pre!r}; supported: {', '.join(_RULES)}")
     merges = [tuple(merge.split(" ", 1)) for merge in cast(list[str], fields["tokenizer.ggml.merges"])]
     pairs = cast(list[tuple[str, str]], merges)
     made = Tokenizer(models.BPE(vocab=dict(ids), merges=pairs, ignore_merges=pre in _WHOLE_WORDS_FIRST))
@@ -99,7 +99,7 @@ def _byte_level(fields: Mapping[str, object], ids: Mapping[str, int]) -> Tokeniz
 def _sentencepiece(
     fields: Mapping[str, object], tokens: list[str], types: list[int], ids: Mapping[str, int]
 ) -> Tokenizer:
-    """Every way to split a token into two others is a merge; merges are ranked by the score of their union."""
+    """Every split of a token into two other tokens is a merge, ranked by the score of the union."""
     scores = cast(list[float], fields["tokenizer.ggml.scores"])
     merges = [
         (scores[id_], token[:cut], token[cut:])
@@ -130,7 +130,7 @@ def _sentencepiece(
 def _add_ends_(
     made: Tokenizer, fields: Mapping[str, object], special: Mapping[str, str | None], ids: Mapping[str, int], bos: bool
 ) -> None:
-    """Let every text begin and end as the file says; SentencePiece's begin with BOS where it does not say."""
+    """Add BOS and EOS as the file states; if it does not state BOS, only SentencePiece texts begin with it."""
     first = special["bos_token"] if fields.get("tokenizer.ggml.add_bos_token", bos) else None
     last = special["eos_token"] if fields.get("tokenizer.ggml.add_eos_token", False) else None
     around = [token for token in (first, last) if token is not None]
