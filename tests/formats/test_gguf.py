@@ -197,7 +197,7 @@ def test_a_file_of_another_program_is_said_to_be(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
 
-    with pytest.raises(ModelError, match="not exported by this slmquant"):
+    with pytest.raises(ModelError, match="not exported by this version of slmquant"):
         FORMAT.read(tmp_path / "other.gguf")
 
 

@@ -70,7 +70,7 @@ def test_a_weight_that_is_not_finite_is_named(tiny_folder: Path, value: float) -
     weight[3, 4] = value
     change_weights(tiny_folder, name, weight)
 
-    assert f"{name} has 1 of {weight.numel()} weights that are not finite" in refusal(tiny_folder)
+    assert f"1 of {weight.numel()} weights of {name} are not finite" in refusal(tiny_folder)
 
 
 def test_a_missing_weight_is_never_made_up(tiny_folder: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_folder_without_tokenizer_is_refused(tiny_folder: Path) -> None:
 def test_pickled_weights_are_refused(tiny_folder: Path) -> None:
     (tiny_folder / "model.safetensors").rename(tiny_folder / "pytorch_model.bin")
 
-    assert "pickled weights only (pytorch_model.bin)" in refusal(tiny_folder)
+    assert "only pickled weights (pytorch_model.bin)" in refusal(tiny_folder)
 
 
 @pytest.mark.parametrize(
@@ -133,5 +133,5 @@ def test_code_beside_a_model_is_never_run(tiny_folder: Path) -> None:
     (tiny_folder / "evil.py").write_text(f"open({str(tiny_folder / 'ran')!r}, 'w')\n")
     change_config(tiny_folder, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
 
-    assert "code beside a model is never run" in refusal(tiny_folder)
+    assert "code in a model's folder is never run" in refusal(tiny_folder)
     assert not (tiny_folder / "ran").exists()
