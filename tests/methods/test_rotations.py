@@ -116,7 +116,7 @@ def test_learned_rotations_are_no_worse_than_their_start_where_nothing_was_learn
             return trial.candidate(work.calibration.windows[-SHORT.held_out :]).loss
 
     assert loss(learned) <= loss(start) + 1e-4
-    assert "3 windows set aside" in work.notes[-1]
+    assert "3 held-out windows" in work.notes[-1]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

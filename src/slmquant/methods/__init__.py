@@ -1,4 +1,4 @@
-"""How numbers are found: one file, one method; the folder listing is the feature list."""
+"""Quantization methods, one per file; a file's name is the method's name."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from slmquant.store.record import REFERENCE as REFERENCE
 
 
 def names() -> list[str]:
-    """Every method, by the name of its file."""
+    """Names of all methods, which are the names of their files."""
     return plugins.names(sys.modules[__name__])
 
 
 def load(name: str) -> Recipe:
-    """The method of that name, or the combination `a+b` of several.
+    """Load the method of that name, or the combination `a+b` of several.
 
     Raises:
-        UnknownNameError: A part is not a method; the message carries the nearest names.
+        UnknownNameError: A part is not a method; the message suggests similar names.
         RefusedError: The parts cannot be combined; see `combine`.
     """
     parts = name.lower().split("+")
@@ -26,7 +26,7 @@ def load(name: str) -> Recipe:
 
 
 def documentation(name: str) -> str:
-    """What the file of a method says about it: paper, deviations, cost.
+    """The docstring of a method's file: paper, equation, deviations, cost.
 
     Raises:
         UnknownNameError: No such method.

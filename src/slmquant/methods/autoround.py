@@ -1,4 +1,4 @@
-"""AutoRound: learns whether each weight is rounded up or down, and how far each range is clipped, by signed gradients.
+"""AutoRound: learns the rounding of each weight and the clipping of each range by signed gradient descent.
 
 Cheng, Zhang, Shen, Cai, He, Lv, Liu, "Optimize Weight Rounding via Signed Gradient Descent for the Quantization of
 LLMs", Findings of EMNLP 2024, arXiv 2309.05516. For each block in turn, with offsets `v` in [−½, ½] for every weight
@@ -6,22 +6,24 @@ and factors `α, β` in [0, 1] for every range (equations in `core.signround`), 
 
     ‖ block(x; ŵ(v, α, β)) − block(x⁰; w) ‖²
 
-where `x` comes from the quantized blocks before and `x⁰` from the full-precision model, which is the default of the
-authors' library. The step is `lr / iterations` and falls linearly to 0: offsets can just reach ½.
+where `x` is the output of the quantized blocks before it and `x⁰` that of the full-precision model, the default of the
+authors' library. The step size is `lr / iterations` and falls linearly to 0, so an offset can just reach ½.
 
 Deviations:
-    * A symmetric scale is `max(α |min w|, β |max w|)` over half the steps of the grid, as everywhere here; the library
-      gives it the sign that puts the larger end on the lowest code, as GGUF's `Q4_0` and `Q5_0` do here.
-    * What is kept is the best of a few states on windows that were set aside. The authors keep the state with the
-      smallest loss on whatever batch it met.
-    * Embeddings and head are rounded to nearest, as in the library's default; norms and biases are not tuned.
-    * Products are taken in what the linears of the result multiply in; offsets and gradients of them are float32.
+    * A symmetric scale is `max(α |min w|, β |max w|)` divided by half the number of steps of the grid, as in every
+      method here. The library gives it the sign that puts the larger end on the lowest code, as GGUF's `Q4_0` and
+      `Q5_0` do here.
+    * The result is the best of a few states, compared on held-out windows. The authors keep the state with the smallest
+      loss on its training batch.
+    * Embeddings and head are rounded to nearest, as by default in the library; norms and biases are not tuned.
+    * Matrix products are computed in the dtype of the quantized model's linears; offsets and their gradients are
+      float32.
 
 Budgets: `fast` is 48 steps of 4 windows, `paper` 200 steps of 8, as published (with windows of 2048 tokens).
 
-Cost: two forward passes over the calibration tokens; for each step a forward and a backward pass of the block, and
-some twenty passes over its weights. Three tensors of hidden states for all tokens, and about 30 bytes for each weight
-of a block.
+Cost: two forward passes over the calibration tokens; in each step a forward and a backward pass of the block, and
+about twenty passes over its weights. Memory: three tensors of hidden states for all tokens, and about 30 bytes for each
+weight of a block.
 """
 
 from __future__ import annotations
@@ -52,11 +54,11 @@ from slmquant.store.record import Budget
 
 @dataclass(frozen=True)
 class SignedGradient:
-    """What a budget buys.
+    """Settings of AutoRound for one budget.
 
     Attributes:
-        schedule: Steps and windows.
-        lr: The first step, times the number of steps: with 1 an offset can just reach ½.
+        schedule: Number of steps and windows.
+        lr: First step size times the number of steps; with 1 an offset can just reach ½.
     """
 
     schedule: Schedule
@@ -73,12 +75,12 @@ BUDGETS: Mapping[Budget, SignedGradient] = MappingProxyType(
 
 @dataclass(frozen=True)
 class AutoRound:
-    """Signed gradient descent on how the weights of a block are rounded.
+    """Learns the rounding of a block's weights by signed gradient descent.
 
     Attributes:
-        budgets: What each budget buys.
-        search: What searches the scales that learning starts from; None starts from whole ranges, as published.
-        embeddings: How embeddings and head are rounded.
+        budgets: Settings by budget.
+        search: GPTQ settings whose scale search gives the starting scales; None starts from full ranges, as published.
+        embeddings: Rounding of embeddings and head.
     """
 
     budgets: Mapping[Budget, SignedGradient] = field(default_factory=lambda: BUDGETS)
@@ -88,7 +90,7 @@ class AutoRound:
     wants_exact: Exact = "outputs"
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Integers only, for whose scales there is a search where one is wanted; any model that can be walked."""
+        """Refuse all but integers, and integers without a scale search if `search` is set; any model will do."""
         del relations
         if (reason := refusal_to_learn(scheme)) is not None or self.search is None:
             return reason
@@ -96,7 +98,7 @@ class AutoRound:
         return next((reason for reason in reasons if reason is not None), None)
 
     def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
-        """Codes of the block's linears; the block is left as it was."""
+        """Return the codes of the block's linears; the block itself is unchanged."""
         settings = self.budgets[work.budget]
         weights = self._roundings(block, work)
         learner = _SignedDescent(weights, settings, work.dtype)
@@ -105,19 +107,19 @@ class AutoRound:
 
     @torch.no_grad()
     def _roundings(self, block: CurrentBlock, work: Work) -> Mapping[str, LearnedRounding]:
-        """All linears at their start."""
+        """Learned roundings of all linears, in their initial state."""
         inputs = {} if self.search is None else capture_block(block, block.groups, self.search.needs, work.dtype)
-        found = {}
+        roundings = {}
         for group in block.groups:
             for name in group.linears:
                 weight, grid = block.weight(name).float(), grid_of(work.specs[name])
                 start = None if self.search is None else self.search.searched(weight, grid, inputs[group.linears[0]])
-                found[name] = LearnedRounding(weight, grid, start)
-        return found
+                roundings[name] = LearnedRounding(weight, grid, start)
+        return roundings
 
 
 class _SignedDescent:
-    """The offsets and ranges of all linears of a block."""
+    """Offsets and ranges of all linears of a block, updated by signed gradients."""
 
     def __init__(self, roundings: Mapping[str, LearnedRounding], settings: SignedGradient, dtype: torch.dtype) -> None:
         self._roundings, self._settings, self._dtype = roundings, settings, dtype
@@ -126,7 +128,7 @@ class _SignedDescent:
         return {name: rounding.dense(self._dtype) for name, rounding in self._roundings.items()}
 
     def begin_(self) -> None:
-        """Learning begins at the start."""
+        """Do nothing: learning begins at the initial state."""
 
     def step_(self, done: float) -> None:
         lr = self._settings.lr / self._settings.schedule.iterations * (1 - done)

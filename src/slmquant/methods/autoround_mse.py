@@ -1,13 +1,13 @@
-"""AutoRound that starts from searched scales, not from the range of each group.
+"""AutoRound that starts from searched scales instead of the range of each group.
 
-Ours, from `autoround` and `gptq_mse`. Scales, with their signs, are those that `gptq_mse` would find for what the
-rounded blocks before give; offsets and ranges are learned from there. A range may shrink from where it starts, or grow
-as far as the weights reach. Embeddings and head are rounded by `gptq_mse`.
+Ours, from `autoround` and `gptq_mse`. The starting scales and their signs are those that `gptq_mse` would find for the
+outputs of the rounded blocks before; offsets and ranges are learned from there. A range may shrink, or grow up to the
+largest weights. Embeddings and head are rounded by `gptq_mse`.
 
-Deviations: as `autoround`, but for the start.
+Deviations: as `autoround`, except for the start.
 
-Cost: as `autoround`, and for each block one pass over the calibration tokens for Hessians, a Cholesky factorisation for
-each linear, and 21 passes over its weight.
+Cost: as `autoround`, plus, for each block, one pass over the calibration tokens for Hessians, and for each linear a
+Cholesky factorisation and 21 passes over its weight.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEARCH = Gptq(weighting="energy", sink_share=SINK_SHARE, scales="loss")
 
 METHOD = Recipe(
     title="AutoRound-MSE",
-    summary="AutoRound that starts from the scales which GPTQ-MSE finds, signs included.",
+    summary="AutoRound that starts from the scales and signs found by GPTQ-MSE.",
     reference="ours; cf. Cheng et al., Findings of EMNLP 2024, arXiv 2309.05516",
     blocks=AutoRound(search=SEARCH, embeddings=SEARCH),
 )

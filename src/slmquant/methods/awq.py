@@ -1,25 +1,26 @@
-"""AWQ: scales up the weights of loud inputs before rounding, and narrows the range of each group.
+"""AWQ: scales up the weights of large inputs before rounding, and clips the range of each group.
 
 Lin, Tang, Tang, Yang, Chen, Wang, Xiao, Dang, Gan, Han, "AWQ: Activation-aware Weight Quantization for On-Device LLM
 Compression and Acceleration", MLSys 2024, arXiv 2306.00978. Inputs are divided by `s = mean|x|^r` and weight columns
-multiplied; `r` is the one of twenty that minimises `‖(Q(W diag(s)) diag(s)⁻¹ − W) X‖²` (eq. 4, 5). Then each group of
-weights covers the share of its range, one of ten, that minimises the error which the group adds to the output.
+multiplied by `s`; of twenty values, `r` is the one that minimises `‖(Q(W diag(s)) diag(s)⁻¹ − W) X‖²` (eq. 4, 5).
+Then each group of weights is clipped to a share of its range: of ten shares, the one that minimises the group's error
+in the output.
 
 Deviations:
     * Losses are `tr(ΔW H ΔWᵀ)` with the Hessian `H = E[x xᵀ]`: the same squared errors over all calibration tokens,
-      without forward passes. The clip search is thereby exact, where the authors sample tokens. Tokens count alike, as
-      in the paper, also where a rounding that follows weighs them otherwise (`awq+gptq_sink`).
-    * The loss is that of the linears which read the input, their outputs side by side. The authors compare the
-      outputs of the whole attention or feed-forward block for q, k, v and for gate, up.
-    * Which passages a scale can take is discovered; with grouped-query attention v → o too, where the authors' first
-      code has none. A link is only scaled if source and target together lose less.
-    * The ranges of queries and keys are clipped as well, which the authors leave out.
-    * Nothing is clipped where the parameters of a group depend on more than its range (one scale for a tensor, scales
-      in two levels, ternary weights).
-    * The rounding of activations is no part of the loss.
+      without forward passes. This makes the clip search exact, while the authors sample tokens. All tokens have equal
+      weight, as in the paper, even if the following rounding weights them differently (`awq+gptq_sink`).
+    * The loss is that of the linears that read the input, with their outputs concatenated. For q, k, v and for gate, up
+      the authors compare the outputs of the whole attention or feed-forward block.
+    * The layers between which a scale can move are discovered, v → o under grouped-query attention included, which the
+      authors' first code leaves out. A link is scaled only if that lowers the loss of source and target together.
+    * Queries and keys are clipped as well; the authors leave them out.
+    * Nothing is clipped if the parameters of a group depend on more than its range (one scale for a tensor, scales in
+      two levels, ternary weights).
+    * The loss does not include the rounding of activations.
 
-Cost: one forward pass over the calibration tokens, a Hessian for each distinct input; 20 and 10 roundings of every
-weight, with as many products of `O(out · in²)` for the former.
+Cost: one forward pass over the calibration tokens, and a Hessian for each distinct input; 20 roundings of every weight
+for the scales, each with a product of `O(out · in²)`, and 10 roundings for the clipping.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ from slmquant.schemes.scheme import Scheme, WeightSpec
 
 @dataclass(frozen=True)
 class ActivationAwareScaling:
-    """Moves the power of each input's magnitude into the weights that loses least when they are rounded to nearest."""
+    """Scales each input by the power of its magnitude that gives the least loss after rounding to nearest."""
 
     needs: frozenset[Statistic] = frozenset({"range", "hessian"})
     recaptures: bool = False
     learns: bool = False
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Without weights to round there is no loss to search by; without passages there is nothing to scale."""
+        """Refuse schemes that leave weights alone, and models in which no norm or linear can absorb a scale."""
         if scheme.weights is None:
             return f"AWQ scales inputs by the rounding errors of weights, which {scheme} leaves in 16 bits"
         if relations is None or any(group.norm for group in relations.groups) or relations.links:
@@ -63,7 +64,7 @@ class ActivationAwareScaling:
 
     @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
-        """Scale through norms, then through links: rows that a link scales would weigh differently in their group."""
+        """Scale through norms first, then through links, because a link rescales rows of weights that share a group."""
         relations = work.relations
         search = _Search(work, statistics)
         for group in track(relations.groups, "AWQ: search scales through norms", work.progress):
@@ -80,10 +81,10 @@ class ActivationAwareScaling:
 
 
 class _Search:
-    """What has been found so far.
+    """Searches scaling factors and remembers those already applied.
 
     Attributes:
-        factors: First linear of a group → what its input was divided by.
+        factors: First linear of a group → factors that its input was divided by.
     """
 
     def __init__(self, work: Work, statistics: Statistics) -> None:
@@ -103,7 +104,7 @@ class _Search:
         return best_factors(torch.cat(weights), H, inputs.absmean, rounded)
 
     def link(self, link: ChannelLink) -> Float[Tensor, " in"] | None:
-        """The best factors for the target's inputs; None where they help source and target together less than none."""
+        """The best factors for the target's inputs; None if they do not lower the joint loss of source and target."""
         W = self._weight(link.target)
         inputs, H = self._inputs(link.target)
         found = best_factors(W, H, inputs.absmean, partial(self._rounded, link.target), partial(shared_factors, link))
@@ -129,23 +130,23 @@ class _Search:
 
 
 def _energy(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"]) -> float:
-    """Mean square of the output, at least so much that a linear of zeros divides by something."""
+    """Mean square of the output, clamped above 0 so that a linear of zeros causes no division by zero."""
     return max(output_loss(W, H), torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)
 class ClippedNearest:
-    """Rounds to nearest within the share of each group's range that errs least on the calibration inputs."""
+    """Rounds to nearest, with each group clipped to the share of its range that gives the least output error."""
 
     needs: frozenset[Statistic] = frozenset({"hessian"})
 
     def refusal(self, spec: WeightSpec) -> str | None:
-        """None: any numbers will do."""
+        """None: every number format is supported."""
         del spec
         return None
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
-        """Codes of `weight`; in the whole range where there are no inputs (an embedding) or groups are not alone."""
+        """Codes of `weight`; unclipped without input statistics (an embedding) or if groups share parameters."""
         if statistics is None or grid.spans_groups:
             return grid.quantize(weight)
         return grid.quantize(weight, clipped(weight, statistics.weighted("uniform"), grid))
@@ -153,7 +154,7 @@ class ClippedNearest:
 
 METHOD = Recipe(
     title="AWQ",
-    summary="Scales weight columns of loud inputs up before rounding, and clips each group where its output gains.",
+    summary="Scales up the weights of large inputs before rounding, and clips each group to lower its output error.",
     reference="Lin et al., MLSys 2024, arXiv 2306.00978",
     transforms=(ActivationAwareScaling(),),
     rounding=ClippedNearest(),

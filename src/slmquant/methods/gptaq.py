@@ -1,21 +1,21 @@
-"""GPTAQ: GPTQ that also makes up for what the blocks before have got wrong.
+"""GPTAQ: GPTQ that also compensates the errors of the blocks before.
 
 Li, Yin, Lee, Xiao, Panda, "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", ICML 2025,
-arXiv 2504.02692. Minimises `‖Ŵ X − W X̃‖²` column by column, `X` being the inputs behind quantized blocks and `X̃` those
-of the full-precision model. `core.gptaq` derives the update of the paper's algorithm 1,
+arXiv 2504.02692. Minimises `‖Ŵ X − W X̃‖²` column by column, where `X` are the inputs from the quantized blocks before
+and `X̃` those of the full-precision model. `core.gptaq` derives the update of the paper's algorithm 1,
 
     ΔW_F = −(w − v) / U_qq · U_qF + w P_qF,   P = striu(ΔX Xᵀ Uᵀ) U,   ΔX = X̃ − X,   (X Xᵀ)⁻¹ = UᵀU
 
 Deviations:
-    * `strength`, the factor of `P`, is 0.25 as in the authors' code; the paper has none, which is 1.
-    * Whatever `gptq_sequential` says of inputs that a scheme rounds, of column order, groups and the head.
+    * `strength`, the factor of `P`, is 0.25 as in the authors' code; the paper has no such factor (`strength` 1).
+    * Those of `gptq_sequential` about rounded inputs, column order, groups and the head.
 
-As in the authors' code, the linears of a block that share an input are rounded together, and the next ones see what
-the rounded ones give: q, k and v, then o, then gate and up, then down.
+As in the authors' code, the linears of a block that share an input are rounded together, and the next ones read the
+outputs of the rounded ones: q, k and v, then o, then gate and up, then down.
 
-Cost: for each group of a block two passes over the calibration tokens up to that group, one as the block was and one as
-far as it is rounded, and two of the block to go on; two tensors of hidden states for all tokens, and for one input at a
-time two `in × in` matrices instead of one.
+Cost: for each group of a block, two passes over the calibration tokens up to that group: one through the
+full-precision block and one through the block as rounded so far; then two passes of the whole block. Two tensors of
+hidden states for all tokens, and two `in × in` matrices instead of one, for one input at a time.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from slmquant.schemes.scheme import Scheme
 
 @dataclass(frozen=True)
 class Gptaq:
-    """Column by column, with feedback of the errors made here and of those made before.
+    """Rounds column by column, compensating both its own errors and those of the blocks before.
 
     Attributes:
         damp: Fraction of the Hessian's mean diagonal that is added to its diagonal.
-        act_order: Whether columns go by decreasing diagonal of the Hessian.
-        strength: How much of the errors made before is made up for, in [0, 1]; 0 is sequential GPTQ.
-        weighting: What a token counts for; the paper's is `uniform`.
-        sink_share: Share that the first token of each window has alone; see `gptq_sink`.
-        scales: Whether scales cover ranges or are searched, see `core.gptq.Scales`.
+        act_order: Whether columns are rounded in order of decreasing Hessian diagonal.
+        strength: Share of the earlier blocks' errors to compensate, in [0, 1]; 0 is sequential GPTQ.
+        weighting: Weight of a token; `uniform` in the paper.
+        sink_share: Share reserved for the first token of each window; see `gptq_sink`.
+        scales: Whether scales cover ranges or are searched; see `core.gptq.Scales`.
         embeddings: The rounding of embedding and head.
     """
 
@@ -71,17 +71,17 @@ class Gptaq:
     wants_exact: Exact = "inputs"
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Any model will do, and any grid for which there are such scales."""
+        """Refuse grids without the requested scales, and weighting by importance; any model will do."""
         del relations
         if self.weighting == "importance":
-            return "what a token matters is seen from the end of the model, not block after block; weigh by energy"
+            return "importance needs gradients from the end of the model, not block after block; use weighting='energy'"
         searched = Gptq(scales=self.scales)
         reasons = (searched.refusal(spec) for spec in scheme.weight_specs)
         return next((reason for reason in reasons if reason is not None), None)
 
     @torch.no_grad()
     def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
-        """Codes of the block's linears; its plain linears then hold what the codes stand for."""
+        """Return the codes of the block's linears, and set their weights to the dequantized codes."""
         plain = {name: block.weight(name).clone() for group in block.groups for name in group.linears}
         solved: dict[str, QuantizedTensor] = {}
         for group in block.groups:
@@ -113,17 +113,17 @@ class _Moments(NamedTuple):
     cross: Float[Tensor, "in in"]
 
 
-class _Seen(Exception):  # noqa: N818  # no error: it ends a pass through a block that has shown enough
-    """The input was taken in."""
+class _Seen(Exception):  # noqa: N818  # no error: it ends a pass through a block once the input is observed
+    """The input was observed."""
 
 
 class _Observer:
-    """Gathers the moments of one input, batch by batch: of each it is shown `x̃` first, then `x`.
+    """Accumulates the moments of one input, batch by batch; for each batch it reads `x̃` first, then `x`.
 
     Args:
-        name: Of the linear that reads the input.
-        block: Its block.
-        weighting: What a token counts for, by its `x`.
+        name: Name of the linear that reads the input.
+        block: The block that contains the linear.
+        weighting: Weight of a token, computed from its `x`.
         sink_share: Share of the first token of each window.
     """
 
@@ -136,7 +136,7 @@ class _Observer:
         self._exact: Tensor | None = None
         self._tokens = 0
         self.batch = torch.Size()
-        """Windows and tokens of the batch that is shown."""
+        """Shape (windows, tokens) of the current batch."""
 
     def __call__(self, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = hessian.multiplied(args[0], linear.get_parameter("weight").dtype)
@@ -158,7 +158,7 @@ class _Observer:
         raise _Seen
 
     def finished(self) -> _Moments:
-        """The means; to be asked for once, when all batches were shown."""
+        """Return the mean moments; call once, after all batches."""
         if self._tokens == 0:
             raise NumericalError(f"no calibration token reached {self.name!r}; does the model route around it?")
         H, cross = hessian.finish_(self._hessian, self._tokens), self._cross.div_(self._tokens)
@@ -178,7 +178,7 @@ def _observed(
     solved: Mapping[str, QuantizedTensor],
     dtype: torch.dtype,
 ) -> _Moments:
-    """What a linear reads in the full-precision block, and in the one whose solved linears are rounded."""
+    """Moments of a linear's inputs in the full-precision block and in the block as rounded so far."""
     exact = block.exact_inputs
     if exact is None:
         raise ValueError(f"GPTAQ was given {block.name} without the inputs of the full-precision model")
@@ -195,7 +195,7 @@ def _observed(
 
 
 def _move_on_(block: CurrentBlock, plain: Mapping[str, Float[Tensor, "out in"]], dtype: torch.dtype) -> None:
-    """Put the full-precision block's outputs in the place of its exact inputs."""
+    """Replace the block's exact inputs by the full-precision block's outputs."""
     exact = block.exact_inputs
     if exact is None:
         raise ValueError(f"GPTAQ was given {block.name} without the inputs of the full-precision model")
@@ -212,7 +212,7 @@ def _put_(block: CurrentBlock, weights: Mapping[str, Float[Tensor, "out in"]]) -
 
 METHOD = Recipe(
     title="GPTAQ",
-    summary="GPTQ block after block that aims at the full-precision model's outputs, not at its own inputs'.",
+    summary="GPTQ, block by block, that aims at the full-precision model's outputs and compensates earlier errors.",
     reference="Li et al., ICML 2025, arXiv 2504.02692",
     blocks=Gptaq(),
 )

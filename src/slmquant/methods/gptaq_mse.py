@@ -1,12 +1,12 @@
-"""GPTAQ under the Hessian of `gptq_sink`, with scales that are searched for the loss it leaves.
+"""GPTAQ with the Hessian of `gptq_sink` and with scales searched for the least loss.
 
-Ours, from `gptaq`, `gptq_sink` and `gptq_mse`. Tokens count by the inverse of their energy, with a share of their own
-for the first ones, in the Hessian and in the cross moment alike; scales are found as `gptq_mse` finds them, for the
-part of the loss that the rounding of a weight itself leaves.
+Ours, from `gptaq`, `gptq_sink` and `gptq_mse`. Tokens are weighted by the inverse of their energy, with a share
+reserved for the first tokens, both in the Hessian and in the cross moment. Scales are searched as in `gptq_mse`, for
+the part of the loss that comes from rounding the weight itself.
 
-Deviations: as `gptaq`, but for these two.
+Deviations: as `gptaq`, except for these two changes.
 
-Cost: as `gptaq`, and 21 passes over each weight.
+Cost: as `gptaq`, plus 21 passes over each weight.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from slmquant.methods.gptq_sink import SINK_SHARE
 
 METHOD = Recipe(
     title="GPTAQ-MSE",
-    summary="GPTAQ whose tokens count by relative error, under scales searched for the least loss that GPTQ leaves.",
+    summary="GPTAQ that weights tokens by relative error, with scales searched for the least loss after GPTQ.",
     reference="ours; cf. Li et al., ICML 2025, arXiv 2504.02692",
     blocks=Gptaq(
         weighting="energy",

@@ -1,7 +1,7 @@
-"""GPTQ whose tokens count by the inverse of their energy: every token's error is relative to its input.
+"""GPTQ with tokens weighted by the inverse of their energy: each token's error is relative to its input.
 
-Ours; no paper. `H = Σ x xᵀ / |x|²`, so that no token decides alone, however large its input; see `gptq_sink`, which
-adds a share for the first token.
+Ours; no paper. `H = Σ x xᵀ / |x|²`, so that no single token dominates, however large its input. `gptq_sink` adds a
+share for the first token.
 
 Deviations: as `gptq`.
 
@@ -15,7 +15,7 @@ from slmquant.methods.gptq import Gptq
 
 METHOD = Recipe(
     title="GPTQ-energy",
-    summary="GPTQ whose Hessian counts every token's error relative to the energy of its input.",
+    summary="GPTQ with each token weighted by the inverse of its input's energy, so that errors are relative.",
     reference="ours; cf. Sung et al., 2025, arXiv 2503.01820",
     rounding=Gptq(weighting="energy"),
 )

@@ -1,23 +1,22 @@
-"""GPTQ with scales that are searched for the loss that it minimises, not taken from the range of each group.
+"""GPTQ with scales searched for the loss it minimises, instead of taken from the range of each group.
 
-Ours, from two known parts. The search is that of llama.cpp's quantizers (`kquant`): some scales around the one that
-covers the range are tried, and a line is fitted through the codes that each gives. GPTQ's own code has a search as
-well (`--mse`), which shrinks the range and counts all weights alike. Here an error counts for what GPTQ will make of
-it: with `(H + λI)⁻¹ = UᵀU`, columns in the order in which they are rounded, the loss that GPTQ minimises is a sum over
-columns,
+Ours, from two known parts. The search is that of llama.cpp's quantizers (`kquant`): it tries some scales around the one
+that covers the range, and fits a line through the codes of each. GPTQ's own code has a search as well (`--mse`), which
+shrinks the range and weights all weights equally. Here the weight of an error is its cost after GPTQ: with
+`(H + λI)⁻¹ = UᵀU` and columns in the order of rounding, the loss that GPTQ minimises is a sum over columns,
 
-    tr((W − Ŵ) H (W − Ŵ)ᵀ) = Σ_q e_q² / U_qq²        e_q: the error of column q when its turn comes
+    tr((W − Ŵ) H (W − Ŵ)ᵀ) = Σ_q e_q² / U_qq²        e_q: the error of column q when it is rounded
 
-so `1 / U_qq²` is what a squared error in column `q` costs after the columns behind it have made up for what they can.
-Weights are taken as they are at the start, as errors handed on are not known yet. The Hessian is that of `gptq_sink`;
-it matters less here, as a searched scale already makes room for the column that a massive activation reads.
-`gptq_mse_uniform` counts tokens alike: what this name stood for before.
-Symmetric scales may come out negative: the lowest code reaches one step further than the highest, and the search gives
-it to whichever end is larger.
+so `1 / U_qq²` is the cost of a squared error in column `q` after the following columns have compensated what they can.
+The search uses the original weights, because the errors passed on by earlier columns are not known yet. The Hessian is
+that of `gptq_sink`; it matters less here, because a searched scale already makes room for the column that reads a
+massive activation. `gptq_mse_uniform` weights all tokens equally, as this method did in earlier versions.
+Symmetric scales may be negative: the lowest code reaches one step further than the highest, and the search assigns it
+to the larger end.
 
 Deviations: as `gptq`; scales never follow the updated weights, whatever the order of the columns.
 
-Cost: as `gptq_sink`, and 21 passes over each weight.
+Cost: as `gptq_sink`, plus 21 passes over each weight.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from slmquant.methods.gptq_sink import SINK_SHARE
 
 METHOD = Recipe(
     title="GPTQ-MSE",
-    summary="GPTQ-sink whose scales are searched for the least loss that GPTQ leaves, signs included.",
+    summary="GPTQ-sink with scales and their signs searched for the least loss after GPTQ.",
     reference="ours; cf. Frantar et al., ICLR 2023, arXiv 2210.17323 and llama.cpp pull request 1684",
     rounding=Gptq(weighting="energy", sink_share=SINK_SHARE, scales="loss"),
 )

@@ -1,6 +1,6 @@
-"""GPTQ-MSE under a Hessian whose tokens count alike: `gptq_mse` as it was before tokens were weighed by their energy.
+"""GPTQ-MSE with all tokens weighted equally: `gptq_mse` before it weighted tokens by their energy.
 
-Kept to be compared with. The Hessian is that of `gptq_sink_uniform`, the search for scales that of `gptq_mse`.
+Kept for comparison. The Hessian is that of `gptq_sink_uniform`, the search for scales that of `gptq_mse`.
 
 Deviations: as `gptq_mse`.
 
@@ -15,7 +15,7 @@ from slmquant.methods.gptq_sink import SINK_SHARE
 
 METHOD = Recipe(
     title="GPTQ-MSE, uniform tokens",
-    summary="GPTQ-MSE whose Hessian counts all tokens alike, but for the share of the first.",
+    summary="GPTQ-MSE with all tokens weighted equally, except for the share of the first token.",
     reference="ours; cf. Frantar et al., ICLR 2023, arXiv 2210.17323 and llama.cpp pull request 1684",
     rounding=Gptq(sink_share=SINK_SHARE, scales="loss"),
 )

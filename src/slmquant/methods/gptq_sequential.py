@@ -1,20 +1,19 @@
-"""Sequential GPTQ: each block is rounded for the inputs that the blocks already rounded give it.
+"""Sequential GPTQ: rounds each block for the inputs that it receives from the rounded blocks before it.
 
 Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
-Transformers", ICLR 2023, arXiv 2210.17323, sections 3 and 4: blocks in order, each fed with the outputs of the
-quantized ones before it. `‖(W − Ŵ) X‖²` is minimised as in `gptq`, over these inputs.
+Transformers", ICLR 2023, arXiv 2210.17323, sections 3 and 4: blocks are rounded in order, and each reads the outputs of
+the quantized blocks before it. `‖(W − Ŵ) X‖²` is minimised as in `gptq`, over these inputs.
 
 Deviations:
-    * All Hessians of a block are captured at once, from the block before any of its linears is rounded. With
-      `true_sequential` (a later addition to the authors' code) they are captured group after group, each behind the
-      rounded groups before it.
-    * Hessians come from inputs before they are rounded, where a scheme rounds the inputs of linears; what the blocks
-      before do with rounded inputs is in them.
+    * All Hessians of a block are captured at once, before any of its linears is rounded. With `true_sequential` (a
+      later addition to the authors' code) they are captured group by group, each after the earlier groups are rounded.
+    * If a scheme rounds the inputs of linears, Hessians are those of the inputs before rounding. They do include the
+      effect of rounded inputs in the blocks before.
     * Column order and groups as in `gptq`.
-    * A head is rounded under the Hessian of the full-precision model.
+    * A head is rounded with the Hessian of the full-precision model.
 
-Cost: two forward passes over the calibration tokens (with `true_sequential` one and another for each group of a
-block), one tensor of hidden states for all tokens, one block's Hessians. Nothing is shared between cells.
+Cost: two forward passes over the calibration tokens (with `true_sequential` one, plus one for each group of a block),
+one tensor of hidden states for all tokens, one block's Hessians. Nothing is shared between cells.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ from slmquant.schemes.scheme import Scheme
 
 @dataclass(frozen=True)
 class SequentialGptq:
-    """GPTQ, block after block.
+    """GPTQ, block by block.
 
     Attributes:
-        rounding: What rounds each group of linears; its `weighting`, `sink_share` and `scales` work here as well.
+        rounding: Rounds each group of linears; its `weighting`, `sink_share` and `scales` apply here as well.
         true_sequential: Whether the groups of a block are captured and rounded one after the other.
     """
 
@@ -57,16 +56,16 @@ class SequentialGptq:
         return self.rounding
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Any model will do, and any grid that the rounding takes."""
+        """Refuse what the rounding refuses, and weighting by importance; any model will do."""
         del relations
         if self.rounding.weighting == "importance":
-            return "what a token matters is seen from the end of the model, not block after block; weigh by energy"
+            return "importance needs gradients from the end of the model, not block after block; use weighting='energy'"
         reasons = (self.rounding.refusal(spec) for spec in scheme.weight_specs)
         return next((reason for reason in reasons if reason is not None), None)
 
     @torch.no_grad()
     def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
-        """Codes of the block's linears; with `true_sequential` its plain linears then hold what the codes stand for."""
+        """Return the block's codes; with `true_sequential` also set its weights to the dequantized codes."""
         solved: dict[str, QuantizedTensor] = {}
         for groups in [(group,) for group in block.groups] if self.true_sequential else [block.groups]:
             statistics = capture_block(block, groups, self.rounding.needs, work.dtype)
@@ -82,7 +81,7 @@ class SequentialGptq:
 
 METHOD = Recipe(
     title="GPTQ-sequential",
-    summary="GPTQ block after block, under the Hessians of what the rounded blocks before give.",
+    summary="GPTQ, block by block, with the Hessians of the rounded blocks' outputs.",
     reference="Frantar et al., ICLR 2023, arXiv 2210.17323",
     blocks=SequentialGptq(),
 )

@@ -1,29 +1,29 @@
-"""GPTQ whose tokens count alike whatever their energy, with a share of its own for the attention sink.
+"""GPTQ with tokens weighted by the inverse of their energy, and a share reserved for the attention sink.
 
-Ours; no paper. GPTQ minimises the mean squared error over calibration tokens, `H = E[x xᵀ]`, which goes wrong for two
-tokens of small models, in opposite ways:
+Ours; no paper. GPTQ minimises the mean squared error over calibration tokens, `H = E[x xᵀ]`, which fails for two kinds
+of tokens in small models, in opposite ways:
 
-* *A massive activation decides alone.* Where a block makes or removes one (Sun et al., "Massive Activations in Large
+* *A massive activation dominates.* Where a block creates or removes one (Sun et al., "Massive Activations in Large
   Language Models", COLM 2024, arXiv 2402.17762), one token's input to the down projection is so large that it holds
-  most of the trace of `H`; errors are then moved from it to all other tokens. On SmolLM2-135M-Instruct these are blocks
-  11 and 28; the row of a method under such a Hessian names them.
+  most of the trace of `H`; GPTQ then moves errors from it to all other tokens. On SmolLM2-135M-Instruct this happens in
+  blocks 11 and 28; the row of a method with such a Hessian names them.
 * *The sink is one token among many.* All later tokens attend to the key of the first (Xiao et al., "Efficient Streaming
-  Language Models with Attention Sinks", ICLR 2024, arXiv 2309.17453), whose input is a rare direction of small energy;
-  GPTQ moves errors of the others into it.
+  Language Models with Attention Sinks", ICLR 2024, arXiv 2309.17453). Its input is a rare direction of small energy,
+  and GPTQ moves errors of the other tokens into it.
 
-Here each token counts by the inverse of its energy, so that its error is relative to its input, and a share `s` of the
-trace is the second moment of the first tokens alone:
+Here each token is weighted by the inverse of its energy, so that its error is relative to its input, and a share `s` of
+the trace is reserved for the second moment of the first tokens:
 
     H = (1 − s) Ĥ / tr Ĥ + s Ĥ₀ / tr Ĥ₀,    Ĥ = E[x xᵀ / |x|²],    Ĥ₀ = E[x₀ x₀ᵀ / |x₀|²]
 
-Both are cheap cases of weighing a token by what it matters to the predictions (`gptq_importance`, which takes it from
-gradients). `gptq_energy` leaves out the share, `gptq_sink_uniform` the weights: what this name stood for before.
-Weighting tokens by importance in GPTQ's Hessian is also the idea of RSQ (Sung et al., 2025, arXiv 2503.01820), from
+Both are cheap approximations of weighting a token by its importance for the predictions (`gptq_importance` computes it
+from gradients). `gptq_energy` leaves out the share; `gptq_sink_uniform` leaves out the weights, as this method did in
+earlier versions. RSQ (Sung et al., 2025, arXiv 2503.01820) also weights tokens by importance in GPTQ's Hessian, from
 attention scores.
 
 Deviations: as `gptq`.
 
-Cost: as `gptq`, and one vector for each window and distinct input.
+Cost: as `gptq`, plus one vector for each window and distinct input.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.gptq import Gptq
 
 SINK_SHARE = 0.02
-"""Ten times the natural share of one token in 512. Chosen before tokens were weighed, on SmolLM2-135M-Instruct and
-WikiText-2, and not tuned again: with weights it is confirmed on C4, which neither it nor calibration had seen."""
+"""Ten times the natural share of one token in 512. Chosen on SmolLM2-135M-Instruct and WikiText-2 before tokens were
+weighted, and not tuned again; confirmed with weights on C4, which was used neither to choose it nor for calibration."""
 
 METHOD = Recipe(
     title="GPTQ-sink",
-    summary="GPTQ whose Hessian counts tokens by relative error, and gives the first, the attention sink, a share.",
+    summary="GPTQ that weights tokens by relative error and reserves a share for the first, the attention sink.",
     reference="ours; cf. Sung et al., 2025, arXiv 2503.01820",
     rounding=Gptq(weighting="energy", sink_share=SINK_SHARE),
 )

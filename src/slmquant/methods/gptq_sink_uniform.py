@@ -1,10 +1,10 @@
-"""GPTQ with a share of the Hessian for the first token, all tokens counting alike: `gptq_sink` without its weights.
+"""GPTQ with a share of the Hessian for the first token and all tokens weighted equally: `gptq_sink` without weights.
 
-What `gptq_sink` was before tokens were weighed by their energy, kept to be compared with:
+`gptq_sink` before it weighted tokens by their energy, kept for comparison:
 
     H = (1 − s) · E[x xᵀ] + s · E[x₀ x₀ᵀ]
 
-Where the first token is a massive activation its share is far more than `s`, and other tokens pay for it.
+If the first token is a massive activation, its share is far more than `s`, and errors of the other tokens grow.
 
 Deviations: as `gptq`.
 
@@ -19,7 +19,7 @@ from slmquant.methods.gptq_sink import SINK_SHARE
 
 METHOD = Recipe(
     title="GPTQ-sink, uniform tokens",
-    summary="GPTQ whose Hessian gives the first token of each window a share of its own, all tokens counting alike.",
+    summary="GPTQ with equal weights for all tokens and a share of the Hessian reserved for each window's first.",
     reference="ours; cf. Sung et al., 2025, arXiv 2503.01820",
     rounding=Gptq(sink_share=SINK_SHARE),
 )

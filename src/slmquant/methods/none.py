@@ -2,4 +2,4 @@
 
 from slmquant.methods.common.recipe import Recipe
 
-METHOD = Recipe(title="full precision", summary="Leaves every number in 16 bits; the yardstick.", reference="")
+METHOD = Recipe(title="full precision", summary="Leaves every number in 16 bits: the reference.", reference="")

@@ -1,26 +1,26 @@
-"""Norm tweaking: after a block is rounded, the gains of its norms are tuned until its outputs are spread as before.
+"""Norm tweaking: after rounding a block, tunes the gains of its norms to restore its outputs' mean and variance.
 
 Li et al., "Norm Tweaking: High-Performance Low-Bit Quantization of Large Language Models", AAAI 2024,
-arXiv 2309.02784. With `μ` and `σ²` the mean and the variance of a channel over all tokens of a batch, of the
-full-precision model (f) and of the quantized one (q), gains and biases of the block's norms follow the gradient of
+arXiv 2309.02784. With `μ` and `σ²` the mean and the variance of a channel over all tokens of a batch, in the
+full-precision model (f) and in the quantized one (q), Adam minimises
 
     L = 1/C · Σ_c |μ_f − μ_q| + |σ²_f − σ²_q|
 
-by Adam, one step for each batch, with the step size `lr · (1 + growth · l / L)` in block `l` of `L`. Weights are
-rounded by GPTQ first, block after block.
+over the gains and biases of the block's norms, with one step for each batch and the step size
+`lr · (1 + growth · l / L)` in block `l` of `L`. Weights are rounded by GPTQ first, block by block.
 
 Deviations:
     * Calibration text is a corpus, the same as for every other method; the authors let the model generate it.
     * Each channel's terms are divided by its standard deviation and its variance in the full-precision model. On
-      small models a few channels of the residual stream are thousands of times larger than the others, and the sum
-      would be theirs alone.
-    * A batch is about 2048 tokens: means and variances of a single short window are too noisy to follow. At the paper's
-      step size that is so few steps that no gain moves by more than some ten-thousandths; expect the figures of
-      `gptq_sequential`, or next to them.
-    * All norms inside a block are tuned, those of queries and keys included, and only gains and biases per channel;
-      a model whose norms have none is rounded as `gptq_sequential` does.
+      small models a few channels of the residual stream are thousands of times larger than the others and would
+      dominate the sum.
+    * A batch is about 2048 tokens, because means and variances of a single short window are too noisy. At the paper's
+      step size this means so few steps that no gain changes by more than some ten-thousandths; expect results close to
+      those of `gptq_sequential`.
+    * All norms inside a block are tuned, those of queries and keys included, but only gains and biases per channel;
+      a model whose norms have none is rounded as by `gptq_sequential`.
 
-Cost: `gptq_sequential`, another forward pass for the full-precision outputs, and for every pass over the tokens a
+Cost: as `gptq_sequential`, plus a forward pass for the full-precision outputs and, for every pass over the tokens, a
 forward and a backward pass of each block; three tensors of hidden states.
 """
 
@@ -45,18 +45,18 @@ from slmquant.model.structure import Relations
 from slmquant.schemes.scheme import Scheme
 
 _LEAST_SHARE = 1e-3
-"""Of the mean variance: what a channel's is taken for at least where differences are measured by it."""
+"""Lower bound of a channel's variance in the denominator, as a share of the mean variance."""
 
 
 @dataclass(frozen=True)
 class NormTweaking:
-    """Sequential GPTQ, and gains of norms that make up for some of its error.
+    """Sequential GPTQ, then tuned gains of norms that compensate part of its error.
 
     Attributes:
-        rounding: What rounds the block before.
+        rounding: Rounds the block before its norms are tuned.
         lr: Step size of Adam in the first block.
-        growth: By which fraction the step size has grown at the last block.
-        passes: Passes over the calibration tokens.
+        growth: Fraction by which the step size has grown at the last block.
+        passes: Number of passes over the calibration tokens.
     """
 
     rounding: SequentialGptq = field(default_factory=SequentialGptq)
@@ -68,16 +68,16 @@ class NormTweaking:
 
     @property
     def embeddings(self) -> Rounding:
-        """As the rounding before."""
+        """The rounding of embeddings of `rounding`."""
         return self.rounding.embeddings
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """As the rounding before."""
+        """Refuse what `rounding` refuses."""
         return self.rounding.refusal(scheme, relations)
 
     @torch.no_grad()
     def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
-        """Codes of the block's linears; its norms are changed, and its plain linears hold what the codes stand for."""
+        """Return the block's codes; tune its norms and set its weights to the dequantized codes."""
         solved = self.rounding.solve_(block, work)
         for name, codes in solved.items():
             block.weight(name).copy_(codes.dequantize())
@@ -92,7 +92,7 @@ class NormTweaking:
         return solved
 
     def _tune_(self, gains: list[nn.Parameter], block: CurrentBlock, lr: float, dtype: torch.dtype) -> bool:
-        """Adam on `gains`; False where the loss was not finite."""
+        """Tune `gains` with Adam; False if the loss was not finite."""
         if block.exact_outputs is None:
             raise ValueError(f"norm tweaking was given {block.name} without the outputs of the full-precision model")
         required = [gain.requires_grad for gain in gains]
@@ -118,11 +118,11 @@ class NormTweaking:
 def spread_difference(
     found: Float[Tensor, "batch seq hidden"], wanted: Float[Tensor, "batch seq hidden"]
 ) -> Float[Tensor, ""]:
-    """How far the channels of `found` are from those of `wanted` in mean and in variance, averaged over channels."""
+    """Difference of `found` from `wanted` in the mean and variance of each channel, averaged over channels."""
     found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)
     variance, mean = torch.var_mean(wanted, dim=0, correction=0)
     variance_found, mean_found = torch.var_mean(found, dim=0, correction=0)
-    # A channel that hardly varies would count for everything.
+    # A channel that hardly varies would dominate the loss.
     size = variance.clamp(min=float(variance.mean()) * _LEAST_SHARE + torch.finfo(variance.dtype).tiny)
     return ((mean_found - mean).abs() / size.sqrt() + (variance_found - variance).abs() / size).mean()
 
@@ -140,7 +140,7 @@ def _gains(block: nn.Module) -> list[nn.Parameter]:
 
 METHOD = Recipe(
     title="Norm tweaking",
-    summary="Sequential GPTQ, then a few steps of Adam on each block's norms to restore the spread of its outputs.",
+    summary="Sequential GPTQ, then a few Adam steps on each block's norms to restore its outputs' mean and variance.",
     reference="Li et al., AAAI 2024, arXiv 2309.02784",
     blocks=NormTweaking(),
 )

@@ -1,42 +1,41 @@
-"""OmniQuant: learns how far weights are clipped, and which scales and shifts move range from activations to weights.
+"""OmniQuant: learns the clipping of weights, and scales and shifts that move range from activations to weights.
 
 Shao, Chen, Zhang, Xu, Zhao, Li, Zhang, Gao, Qiao, Luo, "OmniQuant: Omnidirectionally Calibrated Quantization for Large
-Language Models", ICLR 2024, arXiv 2308.13137. For each block in turn, AdamW on the mean squared difference between
-what the quantized block and the full-precision one give, over
+Language Models", ICLR 2024, arXiv 2308.13137. For each block in turn, AdamW minimises the mean squared difference
+between the outputs of the quantized block and the full-precision block, over
 
 * learnable weight clipping (eq. 2): the grid of a group covers `[σ(a) min w, σ(b) max w]`;
 * learnable equivalent transformation (eq. 3): inputs become `(x − δ) / s` and weights `s · w`, with `w δ` added to
-  the bias. Norms and the linears before absorb `s` and `δ`, so nothing is left at run time.
+  the bias. Norms and the linears before absorb `s` and `δ`, so nothing is added at run time.
 
-As in the authors' scripts for LLaMA, schemes that leave activations alone learn the clipping only; where activations
-are rounded both are learned. The target is what the full-precision block makes of its own inputs; where weights alone
-are rounded, to two bits or fewer, the mean of that and of what it makes of the quantized blocks' outputs (their
-`--aug_loss`). Logits start at 4, scales as SmoothQuant has them with `α = ½`, shifts at the middle of each channel's
+As in the authors' scripts for LLaMA, only the clipping is learned if a scheme leaves activations alone, and both if it
+rounds activations. The target is the full-precision block's output for its own inputs. If only weights are rounded, to
+two bits or fewer, it is the mean of that and of the full-precision block's output for the quantized blocks' outputs
+(their `--aug_loss`). Logits start at 4, scales as in SmoothQuant with `α = ½`, shifts at the middle of each channel's
 range.
 
 Deviations:
     * Which norm feeds which linears, and which linears follow which, is discovered, not listed for LLaMA, OPT and
-      Falcon. Scales through links reach `down_proj` where a gated unit makes that exact; the authors leave it out.
-      Shifts are learned only where a norm and all its linears have biases, none through links. With one scale for a
-      whole tensor nothing goes through links. The authors' scripts for OPT learn scales without rounded activations
-      too.
-    * One setting serves all models. The scripts for W4A4 have `--aug_loss` for LLaMA and not for Llama-2; ours has
-      none, as for Llama-2.
+      Falcon. Scales through links reach `down_proj` if a gated unit makes that exact; the authors leave it out. Shifts
+      are learned only if a norm and all its linears have biases, and never through links. With one scale for a whole
+      tensor, links are not used. The authors' scripts for OPT learn scales without rounded activations too.
+    * The same settings apply to all models. The scripts for W4A4 use `--aug_loss` for LLaMA and not for Llama-2; ours
+      follow Llama-2.
     * Weights and activations are symmetric unless the scheme says otherwise; theirs are asymmetric.
-    * No scale between queries and keys: a row of a weight may be scaled without changing its codes, and products of
-      attention stay in 16 bits, so it would learn nothing.
-    * Scales are learned as their logarithms, which keeps them positive; the authors cut small ones off.
-    * What is kept is the best of a few states on windows that were set aside, plain nearest rounding among them.
+    * There is no scale between queries and keys: scaling a row of a weight does not change its codes, and attention's
+      products stay in 16 bits, so nothing would be learned.
+    * Scales are learned as logarithms, which keeps them positive; the authors clamp small ones.
+    * The result is the best of a few states, compared on held-out windows; plain nearest rounding is one of them.
     * Embeddings and head are rounded to nearest; activations symmetrically, as the scheme says.
 
-Budgets: `paper` is 20 epochs of 128 windows one by one, 40 where weights have two bits, with the published learning
-rates, and for activations of four bits `α = ¾` and a rate of 1e-3 for scales, as for Llama-2. `fast` is 128 steps of 2
-windows with ten times the step sizes, which fall to 0: by `benchmarks/omniquant_schedule.py stories260k --windows 32`
-the best per time at W3A16g32, where half the step sizes diverge 0.042 [0.024, 0.061] nats more and 320 steps of 0.03
-are not better in twice the time; at W4A4 no schedule is told apart from another.
+Budgets: `paper` is 20 epochs of 128 windows one by one (40 epochs for weights of two bits) with the published learning
+rates; for activations of four bits, `α = ¾` and a rate of 1e-3 for scales, as for Llama-2. `fast` is 128 steps of 2
+windows with ten times the step sizes, which fall to 0. By `benchmarks/omniquant_schedule.py stories260k --windows 32`
+this is the best for its time at W3A16g32: with half the step sizes the divergence is 0.042 [0.024, 0.061] nats higher,
+and 320 steps of 0.03 are not better in twice the time. At W4A4 no schedule is distinguishable from another.
 
 Cost: two forward passes over the calibration tokens and one over a few windows; for each step a forward and a backward
-pass of the block. Three tensors of hidden states for all tokens, four with rounded activations.
+pass of the block. Memory: three tensors of hidden states for all tokens, four with rounded activations.
 """
 
 from __future__ import annotations
@@ -63,19 +62,19 @@ from slmquant.schemes.scheme import Scheme
 from slmquant.store.record import Budget
 
 _TWO, _FOUR = 2, 4
-"""Bits: up to which the authors' scripts learn longer, and up to which they move more from activations."""
+"""Bits of weights up to which the authors' scripts learn longer; bits of activations up to which `alpha` is larger."""
 
 
 @dataclass(frozen=True)
 class OmniSettings:
-    """What a budget buys.
+    """Settings of OmniQuant for one budget.
 
     Attributes:
-        schedule: Steps and windows.
-        clip_lr: Step size of AdamW for logits of clipping.
-        scale_lr: The same for logarithms of scales, and for shifts.
-        falls: Whether step sizes fall linearly to 0; the authors keep them.
-        alpha: SmoothQuant's migration strength, which scales start from.
+        schedule: Number of steps and windows.
+        clip_lr: Step size of AdamW for the logits of clipping.
+        scale_lr: Step size for the logarithms of scales, and for shifts.
+        falls: Whether step sizes fall linearly to 0; the authors keep them constant.
+        alpha: SmoothQuant's migration strength, used for the initial scales.
     """
 
     schedule: Schedule
@@ -89,7 +88,7 @@ _PUBLISHED = OmniSettings(Schedule(iterations=20 * 128, batch=1, checks=20))
 
 
 def published(scheme: Scheme) -> OmniSettings:
-    """What the authors' scripts for LLaMA set for such numbers."""
+    """Settings of the authors' scripts for LLaMA with these bits."""
     if scheme.activations is not None:
         return replace(_PUBLISHED, scale_lr=1e-3, alpha=0.75) if scheme.activations.bits <= _FOUR else _PUBLISHED
     if _bits(scheme) > _TWO:
@@ -98,12 +97,12 @@ def published(scheme: Scheme) -> OmniSettings:
 
 
 def augmented(scheme: Scheme) -> bool:
-    """Whether the target counts what the full-precision block makes of the quantized blocks' outputs (`--aug_loss`)."""
+    """Whether the target includes the full-precision block's output for quantized inputs (`--aug_loss`)."""
     return scheme.activations is None and _bits(scheme) <= _TWO
 
 
 def _bits(scheme: Scheme) -> float:
-    """Of the weights; the fewest where they differ."""
+    """Bits of the weights; the smallest number if they differ."""
     return min(grid_of(spec).elements.bits for spec in scheme.weight_specs)
 
 
@@ -111,18 +110,18 @@ FAST = OmniSettings(Schedule(iterations=128, batch=2), clip_lr=0.1, scale_lr=5e-
 
 
 def settings_of(budget: Budget, scheme: Scheme) -> OmniSettings:
-    """What a budget buys for such numbers."""
+    """Settings for a budget and a scheme."""
     return FAST if budget == "fast" else published(scheme)
 
 
 @dataclass(frozen=True)
 class OmniQuant:
-    """AdamW on clipping and equivalent transformation.
+    """Learns clipping and equivalent transformation with AdamW.
 
     Attributes:
-        settings: What a budget buys for a scheme.
-        clip_start: Logit that clipping starts from.
-        embeddings: How embeddings and head are rounded.
+        settings: Function from budget and scheme to settings.
+        clip_start: Initial logit of clipping.
+        embeddings: Rounding of embeddings and head.
     """
 
     settings: Callable[[Budget, Scheme], OmniSettings] = settings_of
@@ -132,7 +131,7 @@ class OmniQuant:
     wants_exact: Exact = "outputs"
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Integers only, found while running; with rounded activations something must be there to absorb a scale."""
+        """Refuse all but integers, static scales, and rounded activations if nothing can absorb a scale."""
         if (reason := refusal_to_learn(scheme)) is not None:
             return reason
         if scheme.activations is None:
@@ -147,7 +146,7 @@ class OmniQuant:
         return None
 
     def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
-        """Codes of the block's linears; what absorbs scales and shifts is changed, and so are the plain linears."""
+        """Return the block's codes; its norms and linears absorb the learned scales and shifts."""
         settings = self.settings(work.budget, work.scheme)
         grids = {name: grid_of(work.specs[name]) for group in block.groups for name in group.linears}
         scales: list[EquivalentScale] = []
@@ -167,7 +166,7 @@ class OmniQuant:
 
 
 class _OmniLearner:
-    """Clipping and scales of a block. It starts without either: weights are rounded to nearest."""
+    """Clipping and scales of a block; initially neither is applied, and weights are rounded to nearest."""
 
     stage: LearningBlock
 
@@ -213,7 +212,7 @@ class _OmniLearner:
 
     @torch.no_grad()
     def begin_(self) -> None:
-        """Clip a little, as the authors do, and migrate as SmoothQuant does."""
+        """Go to the authors' start: slight clipping, and SmoothQuant's scales."""
         for clip in self._clips.values():
             for bound in clip:
                 bound.fill_(self._clip_start)
@@ -232,24 +231,24 @@ class _OmniLearner:
 
     @torch.no_grad()
     def restore_(self, kept: list[Tensor]) -> None:
-        """Come back to a state."""
+        """Return to a state that `kept` returned."""
         for parameter, value in zip(self._parameters, kept, strict=True):
             parameter.copy_(value)
 
     def quantized(self, block: CurrentBlock) -> Mapping[str, QuantizedTensor]:
-        """The codes, once the block has absorbed the scales."""
+        """Codes of the linears; call after the block has absorbed the scales."""
         clips = self._clips.items()
         return {name: clip.quantized(block.weight(name).float(), self._grids[name]) for name, clip in clips}
 
 
 @torch.no_grad()
 def _augmented_outputs(block: CurrentBlock, dtype: torch.dtype) -> Float[Tensor, "samples seq hidden"]:
-    """The mean of the full-precision block's outputs on exact inputs and on those of the quantized blocks before.
+    """Mean of the full-precision block's outputs for exact inputs and for inputs from the quantized blocks before.
 
-    Squared distances to both add up to twice the squared distance to their mean, and a constant.
+    The squared distances to both outputs add up to twice the squared distance to their mean, plus a constant.
     """
     if block.exact_outputs is None:
-        raise ValueError(f"{block.name} came without the outputs of the full-precision model, which learning aims at")
+        raise ValueError(f"{block.name} has no outputs of the full-precision model, which are the target of learning")
     targets = torch.empty_like(block.exact_outputs)
     with multiplying_in(block.module, dtype):
         for part in block.batches():
@@ -259,7 +258,7 @@ def _augmented_outputs(block: CurrentBlock, dtype: torch.dtype) -> Float[Tensor,
 
 METHOD = Recipe(
     title="OmniQuant",
-    summary="Learns clipping, and scales and shifts from activations to weights, block by block, by AdamW.",
+    summary="Learns clipping, and scales and shifts from activations to weights, block by block, with AdamW.",
     reference="Shao et al., ICLR 2024, arXiv 2308.13137",
     blocks=OmniQuant(),
 )

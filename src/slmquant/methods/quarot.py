@@ -1,31 +1,32 @@
-"""QuaRot: turns the channels of the whole model by random Hadamard matrices, then rounds with GPTQ.
+"""QuaRot: rotates the channels of the whole model by random Hadamard matrices, then rounds with GPTQ.
 
 Ashkboos, Mohtashami, Croci, Li, Cameron, Jaggi, Alistarh, Hoefler, Hensman, "QuaRot: Outlier-Free 4-Bit Inference in
 Rotated LLMs", NeurIPS 2024, arXiv 2404.00456. An orthogonal matrix between two linears changes nothing,
 `(x Q)(Qᵀ Wᵀ) = x Wᵀ`, and a randomized Hadamard matrix `Q = diag(s) H` spreads an outlier of one channel over all of
-them. In the words of SpinQuant: R1 turns the residual stream, with the gains of its norms folded into the linears
-behind them; R2 the heads between values and output projection; R4, online, the input of the down projection; R3,
-online, queries and keys after the rotary embedding, where the cache is rounded.
+them. In SpinQuant's notation: R1 rotates the residual stream, with the gains of its norms folded into the linears
+after them; R2 the heads between values and output projection; R4, online, the input of the down projection; R3,
+online, queries and keys after the rotary embedding if the cache is rounded.
 
 Deviations:
-    * R1 is applied around the blocks instead of being merged into embedding and head: see `rewriting.rotate`. Nothing
-      needs untying; run time pays two fast products per token.
-    * Models with LayerNorm are turned by rotations that keep the mean, so the norms stay as they are. The authors fold
-      the mean subtraction into the linears and put RMSNorm in its place.
+    * R1 is applied around the blocks instead of being merged into embedding and head; see `rewriting.rotate`. Tied
+      embeddings stay tied; the price is two fast products per token at run time.
+    * Models with LayerNorm are rotated by rotations that preserve the mean, so the norms are unchanged. The authors
+      fold the mean subtraction into the linears and replace the norms by RMSNorm.
     * R2 stays within heads, as in SpinQuant. The authors also mix the heads before the output projection, online.
-      Where heads are not found, the input of the output projection is turned online, whole (R4).
-    * R2 of a width without a Hadamard matrix is a random orthogonal matrix; it costs nothing at run time.
-    * Scales of weights come from the weight as it is at the start, not as updated so far; see `gptq` on its order.
+      If heads are not found, the whole input of the output projection is rotated online (R4).
+    * If no Hadamard matrix of the required width exists, R2 is a random orthogonal matrix; it costs nothing at run
+      time.
+    * Scales of weights come from the original weights, not from the updated ones; see `gptq` on its order.
     * The ratio for keys and values, 0.95, is left out: the cache is rounded to the range of each token or channel.
 
 As published, weights get scales from the authors' search (`--w_clip`, `core.shrink`: the share of each group's range
-whose weights err least), and activations of up to four bits are rounded to 0.9 of each token's range; the row says so.
-With more bits nothing is clipped, see `_activation_clip`.
-`quarot_mse` searches both for the loss that is left. `quarot+gptq` and the like round with whatever is named last.
+with the least error of weights), and activations of up to four bits are clipped to 0.9 of each token's range; the row
+says so. With more bits activations are not clipped; see `common.activation_clip`.
+`quarot_mse` searches both for the least loss. Combinations such as `quarot+gptq` round with the method named last.
 
-Cost: one product of every weight with a fast Hadamard transform, 80 roundings of it for the search, then that of
-sequential GPTQ; at run time
-`Σ factors` multiplications per channel and token, twice for the model and once for each down projection.
+Cost: one product of every weight with a fast Hadamard transform, 80 roundings of it for the search, then the cost of
+sequential GPTQ; at run time `Σ factors` multiplications per channel and token, twice for the model and once for each
+down projection.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ _TOKENS = 16
 
 @dataclass(frozen=True)
 class Rotations:
-    """The rotations of a model that are chosen; the others follow from its shapes.
+    """The rotations of a model that can be chosen; the others are fixed by its shapes.
 
     Attributes:
         residual: R1.
-        heads: R2, by the linear that reads the heads.
+        heads: R2, by name of the linear that reads the heads.
     """
 
     residual: Rotation
@@ -71,10 +72,10 @@ class Rotations:
 
 @dataclass(frozen=True)
 class HadamardRotation:
-    """Turns a model by random Hadamard matrices.
+    """Rotates a model by random Hadamard matrices.
 
     Attributes:
-        activation_clip: The share of a token's range to which activations are rounded, or how it is found.
+        activation_clip: Share of a token's range to which activations are clipped, or how to find it.
     """
 
     activation_clip: Ratio = "published"
@@ -83,15 +84,15 @@ class HadamardRotation:
     learns: bool = False
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Any numbers will do; whether the model can be turned is seen when its blocks are probed."""
+        """None: every scheme is supported; `apply_` finds out whether the model can be rotated."""
         del scheme, relations
         return None
 
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
-        """Turn `work.model`.
+        """Rotate `work.model`.
 
         Raises:
-            RefusedError: No rotation passes through its residual stream; the message says why.
+            RefusedError: Its residual stream cannot be rotated; the message says why.
         """
         stream = unturned_stream(work)
         install_(work, stream, random_rotations(stream, work.seed))
@@ -100,10 +101,10 @@ class HadamardRotation:
 
 
 def unturned_stream(work: Work) -> ResidualStream:
-    """The residual stream of a model that nobody has turned yet.
+    """The residual stream of a model that is not rotated yet.
 
     Raises:
-        RefusedError: Somebody has, or no rotation passes through; the message says why.
+        RefusedError: The model is rotated already, or its stream cannot be rotated; the message says why.
     """
     if work.online:
         raise RefusedError("this model is rotated already; name one method that rotates, quarot or spinquant, not two")
@@ -111,7 +112,7 @@ def unturned_stream(work: Work) -> ResidualStream:
 
 
 def random_rotations(stream: ResidualStream, seed: int) -> Rotations:
-    """Random rotations for a model: Hadamard matrices wherever there are any."""
+    """Random rotations for a model: Hadamard matrices for all widths that have one."""
     generator = torch.Generator().manual_seed(seed)
     residual = random_hadamard(stream.width, generator, stream.subtracts_mean)
     heads = {found.target: _head_rotation(found.size, generator) for block in stream.blocks for found in block.heads}
@@ -126,10 +127,10 @@ def _head_rotation(size: int, generator: Generator) -> Rotation:
 
 @torch.no_grad()
 def install_(work: Work, stream: ResidualStream, rotations: Rotations) -> None:
-    """Turn the model by given rotations and attach what remains to be done at run time.
+    """Rotate the model and attach the rotations that remain at run time.
 
     Raises:
-        RefusedError: The logits are not what they were: something outside the blocks reads the stream.
+        RefusedError: The logits changed: a module outside the blocks reads the stream.
     """
     if (blocks := hadamard(stream.width).blocks) > 1:
         work.notes.append(f"no Hadamard matrix of order {stream.width} is known here: {blocks} blocks are used")
@@ -148,7 +149,7 @@ def install_(work: Work, stream: ResidualStream, rotations: Rotations) -> None:
     change = float((_some_logits(work.model) - before).abs().max() / before.abs().max())
     if not change < _MOST_CHANGE:
         raise RefusedError(
-            f"turning this model changed its logits by {change:.1%}: something outside its blocks reads the residual "
+            f"rotating this model changed its logits by {change:.1%}: a module outside its blocks reads the residual "
             "stream; use a method without rotation, such as smoothquant or gptq"
         )
 
@@ -162,7 +163,7 @@ def _some_logits(model: PreTrainedModel) -> Tensor:
 
 
 PUBLISHED_ROUNDING = SequentialGptq(Gptq(scales="mse"))
-"""Sequential GPTQ with the authors' search for scales, as QuaRot and SpinQuant round."""
+"""Sequential GPTQ with the authors' search for scales, used by QuaRot and SpinQuant."""
 
 METHOD = Recipe(
     title="QuaRot",

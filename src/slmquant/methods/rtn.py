@@ -1,10 +1,10 @@
-"""Round to nearest: each weight to the closest number of its grid.
+"""Round to nearest: rounds each weight to the closest number of its grid.
 
-Every number format has a grid, and every grid says how it covers a range (`core.affine.Grid.cover`), so this serves
-them all. No data, one pass over the weights, no memory beyond the weight in hand. The baseline that every other
-method has to beat, and the default reference for the cost of quantizing.
+Every number format has a grid, and every grid defines how it covers a range (`core.affine.Grid.cover`), so this method
+supports all formats. It needs no data, one pass over the weights, and no memory beyond the current weight. It is the
+baseline for every other method, and the default reference for the cost of quantizing.
 
-Deviations: ternary weights (W1.58) do not cover a range; their scale is the one of least squared error.
+Deviations: ternary weights (W1.58) do not cover a range; their scale minimises the squared error.
 
 Cost: one pass over the weights.
 """
@@ -24,24 +24,24 @@ from slmquant.schemes.scheme import WeightSpec
 
 @dataclass(frozen=True)
 class Nearest:
-    """Scales from the range of each group, codes by rounding to nearest."""
+    """Takes scales from the range of each group and rounds to nearest."""
 
     needs: frozenset[Statistic] = frozenset()
 
     def refusal(self, spec: WeightSpec) -> str | None:
-        """Every grid has a nearest number."""
+        """None: every number format is supported."""
         del spec
         return None
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
-        """Codes of `weight`; statistics are not looked at."""
+        """Codes of `weight`; statistics are ignored."""
         del statistics
         return grid.quantize(weight)
 
 
 METHOD = Recipe(
     title="RTN",
-    summary="Rounds each weight to the nearest number of its grid; looks at no data.",
+    summary="Rounds each weight to the nearest number of its grid; needs no data.",
     reference="Jacob et al., CVPR 2018, arXiv 1712.05877",
     rounding=Nearest(),
 )

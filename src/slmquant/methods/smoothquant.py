@@ -5,12 +5,12 @@ Language Models", ICML 2023, arXiv 2211.10438. Inputs of linears are divided by 
 (eq. 4), weights multiplied, and the division is absorbed by the norm before them, so nothing is added at run time.
 
 Deviations:
-    * Which norm feeds which linears is discovered from the running model. Where no norm feeds a group exclusively
-      (the inputs of `o_proj` and `down_proj`) nothing is smoothed, as in the authors' code.
+    * Which norm feeds which linears is discovered from the running model. Groups that no norm feeds exclusively (the
+      inputs of `o_proj` and `down_proj`) are not smoothed, as in the authors' code.
     * `α` is 0.5 for every model, the paper's default; the authors tune it for some.
-    * Attention's own products (`q kᵀ`, `p v`) stay in 16 bits: a scheme says what the inputs of linears are.
+    * Attention's own products (`q kᵀ`, `p v`) stay in 16 bits: a scheme rounds only the inputs of linears.
 
-Cost: one forward pass over the calibration tokens, a vector for each distinct input.
+Cost: one forward pass over the calibration tokens, and a vector for each distinct input.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Smoothing:
 
     Attributes:
         alpha: Migration strength in [0, 1].
-        measure: What stands for `max|X_j|`: the largest magnitude, as in the paper, or the root mean square.
-        through_linears: Whether inputs that follow another linear (o after v, down after up) are smoothed as well,
-            the division being absorbed by that linear's output channels.
+        measure: Measure of a channel's range: the largest magnitude, as in the paper, or the root mean square.
+        through_linears: Whether inputs that follow another linear (o after v, down after up) are smoothed as well;
+            that linear's output channels absorb the division.
     """
 
     alpha: float = 0.5
@@ -51,7 +51,7 @@ class Smoothing:
     learns: bool = False
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """A model none of whose linears lie behind a norm of their own offers nothing to smooth."""
+        """Refuse models in which no norm, or no linear if `through_linears`, can absorb the factors."""
         del scheme
         if (
             relations is None
@@ -63,13 +63,12 @@ class Smoothing:
 
     @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
-        """Smooth every input that can be smoothed; links first, since they change weights that groups look at."""
+        """Smooth every possible input; links first, because they change weights that determine factors of groups."""
         model, relations = work.model, work.relations
         factors: dict[str, torch.Tensor] = {}
         for link in relations.links if self.through_linears else ():
-            found = shared_factors(link, self._factors(model, (link.target,), statistics[link.target]))
-            scale_link_(model, link, found)
-            factors[link.target] = found
+            factors[link.target] = shared_factors(link, self._factors(model, (link.target,), statistics[link.target]))
+            scale_link_(model, link, factors[link.target])
         for group in relations.groups:
             if group.norm is None:
                 continue
@@ -86,7 +85,7 @@ class Smoothing:
 
 METHOD = Recipe(
     title="SmoothQuant",
-    summary="Moves activation outliers into the weights through the norm before them, then rounds to nearest.",
+    summary="Moves activation outliers into the weights, absorbed by the norm before, then rounds to nearest.",
     reference="Xiao et al., ICML 2023, arXiv 2211.10438",
     transforms=(Smoothing(),),
     rounding=Nearest(),

@@ -1,17 +1,17 @@
-"""SmoothQuant+: one smoothing strength for the whole model, the one that costs the rounded weights least.
+"""SmoothQuant+: smooths the whole model with one strength, searched for the least loss after rounding weights.
 
 Pan, Wang, Zheng, Li, Wang, Feng, "SmoothQuant+: Accurate and Efficient 4-bit Post-Training Weight Quantization for
-LLM", 2023, arXiv 2312.03788. Inputs are divided by `s_j = max|X_j|^α / max|W_j|^(1−α)` as in SmoothQuant, for the sake
-of weight-only rounding: loud inputs get weights that are rounded more finely. `α` comes from a grid of step 0.05, and
-is judged by what rounding costs the whole model, since errors of one linear meet those of the others.
+LLM", 2023, arXiv 2312.03788. Inputs are divided by `s_j = max|X_j|^α / max|W_j|^(1−α)` as in SmoothQuant, but for
+weight-only rounding: weights of large inputs are rounded more finely. `α` is searched on a grid of step 0.05 for the
+least loss of the whole model, because the errors of all linears interact.
 
 Deviations:
     * The loss of an `α` is the divergence `KL(exact ‖ rounded)` of the model's predictions on a few calibration
-      windows, all its linears rounded to nearest.
-    * Where smoothing loses more than none at every `α`, nothing is smoothed.
+      windows, with all its linears rounded to nearest.
+    * If no `α` gives a lower loss than no smoothing, nothing is smoothed.
 
-Cost: one forward pass over the calibration tokens; 22 forward passes over eight windows, behind as many roundings of
-the weights. A second copy of the linears' weights, and the predictions of those windows in float16.
+Cost: one forward pass over the calibration tokens; 22 roundings of the weights, each followed by a forward pass over
+eight windows. Memory: a second copy of the linears' weights, and the predictions for those windows in float16.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 
 ALPHAS: tuple[float, ...] = tuple(step / 20 for step in range(21))
-"""Smoothing strengths that are tried."""
+"""Smoothing strengths to try."""
 
 _WINDOWS = 8
-"""Calibration windows that the search looks at, at most."""
+"""Largest number of calibration windows used by the search."""
 
 
 @dataclass(frozen=True)
 class SearchedSmoothing:
-    """Smooths every input that a norm feeds, with the one strength that loses least when weights are rounded."""
+    """Smooths every input that a norm feeds, with the strength that gives the least loss after rounding weights."""
 
     needs: frozenset[Statistic] = frozenset({"range"})
     recaptures: bool = False
     learns: bool = False
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Without weights to round there is no loss to search by; without norms there is nothing to smooth."""
+        """Refuse schemes that leave weights alone, and models in which no norm can absorb the factors."""
         if scheme.weights is None:
             return f"SmoothQuant+ searches by the rounding errors of weights, which {scheme} leaves in 16 bits"
         if relations is None or any(group.norm for group in relations.groups):
@@ -62,7 +62,7 @@ class SearchedSmoothing:
 
     @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
-        """Search the strength, then smooth all groups with it."""
+        """Search the best strength, then smooth all groups with it."""
         unsmoothed, losses = self.losses(work, statistics, ALPHAS)
         if not float(losses.min()) < unsmoothed:
             work.notes.append("SmoothQuant+: no smoothing strength helped; nothing was smoothed")
@@ -82,7 +82,7 @@ class SearchedSmoothing:
     def losses(
         self, work: Work, statistics: Statistics, alphas: Sequence[float]
     ) -> tuple[float, Float[Tensor, " alphas"]]:
-        """The divergence without smoothing, and that of each strength; the model is left as it was."""
+        """Divergence without smoothing, and with each strength; the model is unchanged afterwards."""
         trial = _Trial(work)
         try:
             unsmoothed, found = trial.divergence({}), []
@@ -103,14 +103,14 @@ def _behind_norms(work: Work) -> list[InputGroup]:
 def _factors(
     work: Work, group: InputGroup, statistics: Statistics, alpha: float, weights: Mapping[str, Tensor] | None = None
 ) -> Float[Tensor, " in"]:
-    """SmoothQuant's factors of that strength, by the weights given or those that the model holds."""
+    """SmoothQuant's factors for a strength, from the given weights or, by default, the model's."""
     held = [weight_at(work.model, name) if weights is None else weights[name] for name in group.linears]
     largest = torch.stack([W.float().abs().amax(dim=0) for W in held]).amax(dim=0)
     return smoothing_factors(statistics[group.linears[0]].absmax, largest, alpha)
 
 
 class _Trial:
-    """A model whose linears hold what smoothing and rounding make of their weights, seen from inputs not smoothed."""
+    """Holds smoothed, rounded and unsmoothed weights in a model's linears, so that its inputs stay unsmoothed."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -119,7 +119,7 @@ class _Trial:
         self._exact = [log_probabilities(work, window).half() for window in self._windows.split(1)]
 
     def divergence(self, factors: Mapping[str, Float[Tensor, " in"]]) -> float:
-        """Mean divergence of the predictions, with weights scaled by such factors before they are rounded."""
+        """Mean divergence of the predictions with weights scaled by `factors`, rounded and scaled back."""
         for name, W in self.weights.items():
             by = factors.get(name)
             scaled = W.float() if by is None else W.float() * by
@@ -139,7 +139,7 @@ class _Trial:
 
 METHOD = Recipe(
     title="SmoothQuant+",
-    summary="Smooths inputs with the one strength that costs the rounded weights least, then rounds to nearest.",
+    summary="Smooths inputs with one strength, searched for the least loss of the model, then rounds to nearest.",
     reference="Pan et al., 2023, arXiv 2312.03788",
     transforms=(SearchedSmoothing(),),
     rounding=Nearest(),

@@ -1,21 +1,21 @@
-"""SmoothQuant with a strength of its own for every input, searched on calibration tokens.
+"""SmoothQuant with a separate strength for every input, searched on calibration tokens.
 
 Ours, after SmoothQuant (Xiao et al., ICML 2023, arXiv 2211.10438), whose authors tune one strength `α` for each model,
-and SmoothQuant+ (Pan et al., 2023, arXiv 2312.03788), which searches one by the rounding of weights alone. Here each
-input gets the factors that cost its linears least, with weights and activations both rounded:
+and SmoothQuant+ (Pan et al., 2023, arXiv 2312.03788), which searches one `α` with only weights rounded. Here each input
+gets the factors that give its linears the least output error, with both weights and activations rounded:
 
     min over s of  mean_t ‖Q_a(x_t / s) Q_w(s W)ᵀ − x_t Wᵀ‖² / ‖x_t Wᵀ‖²
 
-`s` is 1 (nothing is smoothed), or `r_j^α / max|W_j|^(1−α)` with `α` from `STRENGTHS` and `r` the largest magnitude of a
+`s` is 1 (no smoothing), or `r_j^α / max|W_j|^(1−α)` with `α` from `STRENGTHS` and `r` the largest magnitude of a
 channel or its root mean square. The error of every token is relative to its own output, so that the attention sink,
 whose output is thousands of times that of others in some linears, counts as one token.
-Inputs behind a norm and inputs that follow another linear (o after v, down after up) are searched alike.
+The search covers inputs that follow a norm and inputs that follow another linear (o after v, down after up).
 
-Deviations: there is no paper to deviate from. Tokens are drawn from the calibration windows; each input is searched
-by itself, with the others in full precision.
+Deviations: none, as there is no paper. Tokens are drawn from the calibration windows; each input is searched
+separately, with the others in full precision.
 
-Cost: one forward pass for the statistics and one that keeps `TOKENS` tokens of each input; 19 roundings of every weight
-with a product of as many tokens.
+Cost: one forward pass for the statistics and one that keeps `TOKENS` tokens of each input; 19 roundings of every
+weight, each with a product over these tokens.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
 
 STRENGTHS: tuple[float, ...] = tuple(step / 10 for step in range(1, 10))
-"""`α` that are tried, with each of the two measures of a channel's range."""
+"""Values of `α` to try, with each of the two measures of a channel's range."""
 TOKENS = 512
-"""Tokens of each input that candidates are tried on."""
+"""Number of tokens of each input on which candidates are compared."""
 
 Factors = Float[Tensor, " in"]
 
 
 @dataclass(frozen=True)
 class StrengthSearch:
-    """Smooths every input that a norm or a linear can divide, by the factors that cost its linears least."""
+    """Smooths every input before which a norm or linear can absorb the factors with the least output error."""
 
     needs: frozenset[Statistic] = frozenset({"range"})
     recaptures: bool = False
     learns: bool = False
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """As smoothing of fixed strength through norms and linears."""
+        """Refuse what smoothing with a fixed strength through norms and linears refuses."""
         return Smoothing(through_linears=True).refusal(scheme, relations)
 
     @torch.no_grad()
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
-        """Search and smooth input by input; links first, since they change weights that groups look at."""
+        """Search and smooth input by input; links first, because they change weights that groups read."""
         model, relations = work.model, work.relations
         tokens = sampled_inputs(work)
         found: dict[str, Factors] = {}
@@ -90,7 +90,7 @@ class StrengthSearch:
 
 @torch.no_grad()
 def sampled_inputs(work: Work) -> dict[str, Float[Tensor, "tokens in"]]:
-    """Inputs of every group at `TOKENS` calibration tokens drawn with the seed, by the first linear of the group."""
+    """Inputs of every group at `TOKENS` randomly drawn calibration tokens, by first linear of the group."""
     windows = work.calibration.windows
     drawn = torch.randperm(windows.numel(), generator=torch.Generator().manual_seed(work.seed))[:TOKENS]
     wanted = torch.zeros(windows.numel(), dtype=torch.bool).index_fill_(0, drawn, True).view(windows.shape)
@@ -100,7 +100,7 @@ def sampled_inputs(work: Work) -> dict[str, Float[Tensor, "tokens in"]]:
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_linear: nn.Module, args: tuple[Tensor, ...]) -> None:
             inputs = args[0].flatten(0, -2)
-            # Routed experts are given some tokens only: all of them are kept, being few.
+            # Routed experts receive only some tokens: all are kept, because they are few.
             kept[name].append(inputs[chosen] if len(inputs) == len(chosen) else inputs[:TOKENS].clone())
 
         return hook
@@ -118,18 +118,18 @@ def sampled_inputs(work: Work) -> dict[str, Float[Tensor, "tokens in"]]:
 
 
 def _computing(work: Work) -> AbstractContextManager[object]:
-    """Linears multiply in the dtype of the work; a model in float64, as tests of transforms have it, stays there."""
+    """Within this context linears multiply in the dtype of the work; a float64 model (in tests) stays float64."""
     if work.model.dtype == torch.float64:
         return computing_in_float64()
     return multiplying_in(work.model.base_model, work.dtype)
 
 
 class _Search:
-    """The linears that read one input, and what they read.
+    """Searches the factors of one input for the linears that read it.
 
     Args:
         work: The model and the scheme.
-        linears: Their names.
+        linears: Names of the linears.
         inputs: Statistics of the input.
         tokens: The input at some tokens.
     """
@@ -145,7 +145,7 @@ class _Search:
         self._energy = sum(y.square().sum(dim=1) for y in self._outputs)
 
     def best(self, share: Callable[[Factors], Factors] = lambda factors: factors) -> Factors | None:
-        """The factors with the smallest loss; None where none loses less than no smoothing."""
+        """The factors with the smallest loss; None if none is better than no smoothing."""
         least, found = self.loss(None), None
         for factors in map(share, self._candidates()):
             loss = self.loss(factors)
@@ -161,7 +161,7 @@ class _Search:
 
     @torch.no_grad()
     def loss(self, factors: Factors | None) -> float:
-        """Mean over tokens of the share of the output's energy that rounding loses."""
+        """Output error relative to the output's energy, averaged over tokens."""
         x = self._tokens if factors is None else self._tokens / factors
         x = self._rounded_tokens(x, factors)
         lost = torch.zeros(len(x), device=x.device)
@@ -183,7 +183,7 @@ class _Search:
 
 METHOD = Recipe(
     title="SmoothQuant, searched",
-    summary="Smooths each input by the factors that lose least of its linears' outputs, then rounds to nearest.",
+    summary="Smooths each input with a strength searched for the least output error, then rounds to nearest.",
     reference="ours; cf. Xiao et al., ICML 2023, arXiv 2211.10438",
     transforms=(StrengthSearch(),),
     rounding=Nearest(),

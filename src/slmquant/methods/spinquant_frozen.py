@@ -1,10 +1,10 @@
-"""SpinQuant with the gradient of its authors' code, in which the scale of a token is a constant.
+"""SpinQuant with the gradient of its authors' code, which treats the scale of a token as a constant.
 
 Liu, Zhao, Fedorov, Soran, Choudhary, Krishnamoorthi, Chandra, Tian, Blankevoort, "SpinQuant: LLM Quantization with
-Learned Rotations", ICLR 2025, arXiv 2405.16406. Everything but the gradient is as in `spinquant`, so the two show what
-the path through the scale is worth.
+Learned Rotations", ICLR 2025, arXiv 2405.16406. Everything except the gradient is as in `spinquant`, so the comparison
+of the two shows the effect of differentiating through the scale.
 
-Deviations: those of `spinquant`, but the first.
+Deviations: those of `spinquant`, except the first.
 
 Cost: that of `spinquant`.
 """
@@ -17,7 +17,7 @@ from slmquant.methods.spinquant import LearnedRotation
 
 METHOD = Recipe(
     title="SpinQuant, scales frozen",
-    summary="SpinQuant whose gradient takes the scales of tokens for constants, as the authors' code does.",
+    summary="SpinQuant with the scales of tokens treated as constants in the gradient, as in the authors' code.",
     reference="Liu et al., ICLR 2025, arXiv 2405.16406",
     transforms=(LearnedRotation(gradient="frozen"),),
     blocks=PUBLISHED_ROUNDING,
