@@ -1,4 +1,4 @@
-"""Checks the shapes and types that the signatures of `slmquant.core` state, while tests run."""
+"""Checks the shapes and types that the signatures of `slmquant.core` state, while its tests run (`make test`)."""
 
 from beartype import BeartypeConf, beartype
 
