@@ -1,1 +1,1 @@
-"""What methods share: recipes and their parts, learning, rotations on trial, roles of linears."""
+"""Shared by methods: recipes and their parts, learning of blocks and rotations, roles of linears."""

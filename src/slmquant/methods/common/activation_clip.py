@@ -1,4 +1,4 @@
-"""Clipping of activations: the scale of a token covers a share of its range, given or searched on calibration text."""
+"""Clips activations to a share of each token's range, given or searched on calibration text."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from slmquant.progress import track
 from slmquant.schemes.scheme import ActivationSpec
 
 PUBLISHED_RATIO = 0.9
-"""QuaRot's, for its activations of four bits (arXiv 2404.00456, section 5)."""
+"""QuaRot's ratio for activations of four bits (arXiv 2404.00456, section 5)."""
 MOST_CLIPPED_BITS = 4
-"""With more bits clipping costs more than finer steps give: on stories15m at W8A8 QuaRot's divergence is 0.0009 nats
-without and 0.0047 with the ratio, at W4A8 0.068 and 0.074, at W4A4 0.270 and 0.233 (64 windows of other stories)."""
+"""With more bits clipping costs more than the finer steps gain: on stories15m at W8A8 QuaRot's divergence is 0.0009
+nats without and 0.0047 with the ratio, at W4A8 0.068 and 0.074, at W4A4 0.270 and 0.233 (64 windows of other
+stories)."""
 
 RATIOS: tuple[float, ...] = (1.0, 0.95, 0.9, 0.85, 0.8)
-"""Shares that a search tries; of equals the first wins."""
+"""Shares that a search tries; if several are equally good, the first wins."""
 
 _WINDOWS = 8
-"""Calibration windows that a search looks at, at most."""
+"""Largest number of calibration windows used by a search."""
 
 Ratio = float | Literal["published", "searched"]
 
 
 def ratio_for(spec: ActivationSpec | None, ratio: float | Literal["published"]) -> float:
-    """The share of their range to which such activations are rounded; 1 where they are not clipped."""
+    """The share of its range to which a token is clipped; 1 if activations are not clipped."""
     if spec is None or spec.format != "INT":
         return 1.0
     if ratio == "published":
@@ -43,14 +44,14 @@ def ratio_for(spec: ActivationSpec | None, ratio: float | Literal["published"]) 
 
 
 def clip_activations_(work: Work, ratio: Ratio) -> None:
-    """Have the inputs of linears rounded to a share of their range, and say so in the row.
+    """Clip the inputs of linears to a share of their range, and add a note to the row.
 
-    Nothing happens where the scheme leaves activations alone, or rounds them to floats or in blocks, for which no
-    paper clips; nor where the share is 1.
+    Does nothing if the scheme leaves activations alone, or rounds them to floats or in blocks, which no paper clips,
+    or if the share is 1.
 
     Args:
-        work: The work; its model is transformed already, its linears are plain ones.
-        ratio: The share, in (0, 1]; `published` is the authors' for four bits, `searched` tries some on calibration
+        work: The work, with a transformed model whose linears are not quantized yet.
+        ratio: The share, in (0, 1]; `published` is the authors' for four bits, `searched` searches it on calibration
             text.
     """
     spec = work.scheme.activations
@@ -68,12 +69,12 @@ def clip_activations_(work: Work, ratio: Ratio) -> None:
 
 @torch.no_grad()
 def searched_ratio(work: Work, spec: ActivationSpec) -> tuple[float, dict[float, float]]:
-    """The share whose rounded activations, with weights as they are, move the model's predictions least.
+    """Search the share of clipped activations that changes the model's predictions least, with weights unchanged.
 
-    Scales are those of tokens, also where the scheme asks for calibrated ones.
+    Each token has its own scale, even if the scheme has calibrated scales.
 
     Returns:
-        The share, and the mean divergence KL(exact ‖ rounded) in nats of each that was tried.
+        The share, and for each share tried the mean divergence KL(exact ‖ rounded) in nats.
     """
     windows = work.calibration.windows[:_WINDOWS]
     tried = dict.fromkeys(RATIOS, 0.0)
@@ -88,7 +89,7 @@ def searched_ratio(work: Work, spec: ActivationSpec) -> tuple[float, dict[float,
 
 
 def log_probabilities(work: Work, window: Int[Tensor, "1 seq"]) -> Float[Tensor, "seq vocab"]:
-    """What the model as it is predicts of a window, its linears multiplying as those of the result will."""
+    """Predictions of the current model for a window, with linears in the dtype of the quantized model."""
     with multiplying_in(work.model.base_model, work.dtype):
         logits: Tensor = work.model(input_ids=window.to(work.model.device), use_cache=False).logits[0]
     return logits.float().log_softmax(dim=-1)
@@ -96,7 +97,7 @@ def log_probabilities(work: Work, window: Int[Tensor, "1 seq"]) -> Float[Tensor,
 
 @contextmanager
 def _rounded_inputs(work: Work, quantizer: ActivationQuantizer) -> Iterator[None]:
-    """Within this context linears read rounded inputs; behind rotations, whose hooks were there first."""
+    """Within this context linears read rounded inputs; rotations come first, as their hooks are older."""
     hook = _rounding_hook(quantizer)
     hooks = [work.model.get_submodule(name).register_forward_pre_hook(hook) for name in work.relations.linears]
     try:

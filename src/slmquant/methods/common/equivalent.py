@@ -1,4 +1,4 @@
-"""Scales and shifts of inputs that norms and linears can absorb, as parameters to learn (OmniQuant's)."""
+"""OmniQuant's learnable scales and shifts of inputs, which norms and linears can absorb."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _START_SAMPLES = 16
 
 
 class EquivalentScale:
-    """Factors that the input of some linears is divided by, and what is subtracted from it before.
+    """Learnable factors that divide the input of some linears, and an optional shift subtracted before.
 
-    It is neutral at first; `begin_` goes to where learning begins.
+    Initially neutral (factors 1, shift 0); `begin_` sets the values from which learning starts.
 
     Args:
-        through: Who absorbs it: the norm of a group, or the source of a link.
-        factors: Where the factors begin, `(in,)`.
-        shift: Where the shift begins, `(in,)`; None where nothing could absorb one.
+        through: The group whose norm absorbs the scale, or the link whose source does.
+        factors: Factors from which learning starts, `(in,)`.
+        shift: Shift from which learning starts, `(in,)`; None if nothing can absorb one.
 
     Attributes:
-        linears: Who reads that input.
-        shift: What is subtracted; None for nothing.
+        linears: Names of the linears that read the input.
+        shift: The shift, `(in,)`; None without one.
     """
 
     def __init__(self, through: InputGroup | ChannelLink, factors: Float[Tensor, " in"], shift: Tensor | None) -> None:
@@ -46,23 +46,23 @@ class EquivalentScale:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is learned."""
+        """The learned parameters."""
         return [self._logarithms] if self.shift is None else [self._logarithms, self.shift]
 
     @torch.no_grad()
     def begin_(self) -> None:
-        """Go to where learning begins."""
+        """Set the parameters to the values from which learning starts."""
         for parameter, value in zip(self.parameters, self._begin, strict=False):
             if value is not None:
                 parameter.copy_(value)
 
     def factors(self) -> Float[Tensor, " in"]:
-        """The factors, differentiable; channels that follow one row of a link's source share one."""
+        """The factors, differentiable; channels that read the same row of a link's source share a factor."""
         return self._logarithms.exp()[self._channels]
 
     @torch.no_grad()
     def absorb_(self, model: PreTrainedModel, relations: Relations) -> None:
-        """Let the model do what was learned, without changing its function."""
+        """Absorb the learned scale and shift into the model, without changing its function."""
         if isinstance(self._through, ChannelLink):
             scale_link_(model, self._through, self.factors())
             return
@@ -73,10 +73,10 @@ class EquivalentScale:
 
 @torch.no_grad()
 def equivalent_scales(block: CurrentBlock, work: Work, alpha: float, with_links: bool = True) -> list[EquivalentScale]:
-    """Every scale that the block can absorb, by its norms alone or `with_links`, beginning as SmoothQuant has it.
+    """Every scale that the block's norms and, `with_links`, its linears can absorb, started from SmoothQuant's factors.
 
-    Shifts begin at the middle of each channel's range, and factors with the range that they leave. An input that an
-    online rotation turns follows no linear any more.
+    Shifts start at the middle of each channel's range, and factors from the range that remains. Inputs that are rotated
+    online are not scaled through links.
     """
     ranges = input_ranges(block, _START_SAMPLES, work.dtype)
     turned = {r.module for r in work.online if isinstance(r, OnlineRotation) and r.site == "input"}
@@ -98,7 +98,7 @@ def equivalent_scales(block: CurrentBlock, work: Work, alpha: float, with_links:
 
 
 def _channels(through: InputGroup | ChannelLink, factors: Tensor) -> Int[Tensor, " in"]:
-    """For each input channel, which of the learned numbers is its own."""
+    """Index of the learned factor of each input channel."""
     if isinstance(through, InputGroup):
         return torch.arange(len(factors), device=factors.device)
     rows = torch.tensor(through.source_rows, device=factors.device)
@@ -112,7 +112,7 @@ def _factors(block: CurrentBlock, linears: tuple[str, ...], largest: Tensor, alp
 
 
 def _takes_shift(block: CurrentBlock, group: InputGroup) -> bool:
-    """Whether a norm and all that it feeds have biases."""
+    """Whether the norm of a group and all its linears have biases."""
     norm = block.module.get_submodule((group.norm or "").removeprefix(f"{block.name}."))
     has_bias = getattr(norm, "bias", None) is not None
     return has_bias and all(block.linear(name).bias is not None for name in group.linears)

@@ -1,4 +1,4 @@
-"""What a linear is to GGUF's mixtures, by the names that the gguf library knows of it in every family."""
+"""Roles of linears in GGUF's mixtures, by the names that the gguf library lists for every model family."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _TENSORS: Mapping[gguf.MODEL_TENSOR, Role] = MappingProxyType(
 
 
 def roles_of(relations: Relations) -> Mapping[str, tuple[Role, int]]:
-    """The role of every linear, and the number of its block; `other` where it has none."""
-    found: dict[str, tuple[Role, int]] = {}
+    """The role of every linear (`other` if it has none) and the number of its block."""
+    roles: dict[str, tuple[Role, int]] = {}
     for number, block in enumerate(relations.blocks):
         known = {
             pattern.format(bid=number): role
@@ -31,5 +31,5 @@ def roles_of(relations: Relations) -> Mapping[str, tuple[Role, int]]:
         }
         for name in relations.linears:
             if name.startswith(f"{block}."):
-                found[name] = known.get(name, "other"), number
-    return found
+                roles[name] = known.get(name, "other"), number
+    return roles

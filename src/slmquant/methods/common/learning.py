@@ -1,8 +1,8 @@
-"""Learning how a block is rounded: the loop, the linears while they learn, and what is kept of it.
+"""Learns the rounding of a block: the training loop, its linears while they learn, and the choice of the best state.
 
-The loss is the mean squared difference between what the block makes of the inputs that the quantized blocks before
-it give, and what the full-precision model has there. Some windows are set aside to judge by: what is kept is the
-best of a few states on them, the start among them, so learning never ends worse than it began.
+The loss is the mean squared difference between the block's output, for inputs from the quantized blocks before it, and
+the full-precision model's output. Some windows are held out for validation: the result is the best of a few states on
+them, the initial state included, so learning never ends worse than it began.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long is learned, and how often it is looked at.
+    """Number of steps and of validations.
 
     Attributes:
-        iterations: Steps.
-        batch: Windows of a step.
-        checks: How many states are judged after the start, at equal distances, the last among them.
-        checked: Windows that are set aside to judge by, at most; a quarter of all where there are fewer.
+        iterations: Number of steps.
+        batch: Windows per step.
+        checks: Number of states validated after the initial one, evenly spaced; the last state is one of them.
+        checked: Largest number of windows held out for validation; at most a quarter of all windows are.
     """
 
     iterations: int
@@ -49,37 +49,37 @@ class Schedule:
 
 
 class Learner(Protocol[T_co]):
-    """What learns: the state of all linears of a block."""
+    """The learned state of all linears of a block."""
 
     def weights(self) -> Mapping[str, Float[Tensor, "out in"]]:
-        """The weights that the block shall multiply by, by linear; differentiable."""
+        """The current weights by name of linear, differentiable."""
         ...
 
     def begin_(self) -> None:
-        """Go from the start, which is nearest rounding, to where learning begins, if that is elsewhere."""
+        """Go from the initial state, nearest rounding, to the state from which learning starts, if it differs."""
         ...
 
     def step_(self, done: float) -> None:
-        """One step along the gradients; `done` is the fraction of all steps that lies behind."""
+        """Take one step along the gradients; `done` is the fraction of steps already taken."""
         ...
 
     def kept(self) -> T_co:
-        """What is needed of this state to come back to it."""
+        """A copy of this state, or as much of it as the result needs."""
         ...
 
 
 class LearnedInput:
-    """What a group of linears reads while they learn: divided, shifted and rounded once for all of them.
+    """The input of a group of linears while they learn: shifted, divided and rounded once for all of them.
 
     Args:
-        spec: What inputs are rounded to; None leaves them alone.
-        dtype: What linears multiply in.
-        static: The calibrated scale where the spec wants one.
-        clip: The share of a token's range to which it is rounded when the model runs.
+        spec: Number format of the inputs; None leaves them alone.
+        dtype: Dtype in which linears multiply.
+        static: The calibrated scale, if the spec is static.
+        clip: Share of a token's range to which it is clipped at run time.
 
     Attributes:
-        divisor: Factors that inputs are divided by, `(in,)`; None for nothing.
-        shift: What is subtracted before, `(in,)`; None for nothing.
+        divisor: Factors that divide the inputs, `(in,)`; None for none.
+        shift: Shift subtracted before dividing, `(in,)`; None for none.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class LearnedInput:
         self._last: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Numbers to multiply, and the scale of each token where they are codes."""
+        """The numbers to multiply; if they are codes, also the scale of each token."""
         if self._last is None or self._last[0] is not x:
             self._last = (x, *self._read(x))
         return self._last[1:]
 
     def forget(self) -> None:
-        """Let go of the tensors of the last pass."""
+        """Release the tensors of the last pass."""
         self._last = None
 
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -111,10 +111,10 @@ class LearnedInput:
 
 
 class LearnedLinear(nn.Module):
-    """A linear while it learns: its weight is set anew for every pass.
+    """A linear while it learns: its weight is set before every pass.
 
     Args:
-        inputs: What it reads, shared with the other linears of its group.
+        inputs: Its input, shared with the other linears of its group.
         bias: Its bias.
     """
 
@@ -138,9 +138,9 @@ class LearningBlock:
 
     Args:
         block: The block.
-        inputs: What each group reads, by its first linear.
+        inputs: The input of each group, by its first linear.
         linears: Its linears, by name.
-        targets: What the block shall give for each of its inputs.
+        targets: Target outputs of the block for each of its inputs.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class LearningBlock:
 
     @torch.no_grad()
     def judge(self, learner: Learner[T], samples: Int[Tensor, " checked"]) -> float:
-        """The loss of the learner's state over windows, a few at a time."""
+        """Loss of the learner's state on some windows, computed a few windows at a time."""
         weights = learner.weights()
         parts = samples.split(max(1, 2048 // self.block.inputs.shape[1]))
         return sum(float(self.loss(weights, part)) * len(part) for part in parts) / len(samples)
@@ -172,14 +172,14 @@ class LearningBlock:
 
 @contextmanager
 def learning(block: CurrentBlock, work: Work) -> Iterator[LearningBlock]:
-    """Within this context the linears of the block are ones that learn, and none of its own parameters does."""
+    """Within this context the block's linears are learning ones, and its own parameters are frozen."""
     if block.exact_outputs is None:
-        raise ValueError(f"{block.name} came without the outputs of the full-precision model, which learning aims at")
+        raise ValueError(f"{block.name} has no outputs of the full-precision model, which are the target of learning")
     spec, clip = work.scheme.activations, activation_clip(work.online)
     static: Mapping[str, Tensor] = {}
     if spec is not None and spec.static:
-        found = input_ranges(block, len(block.inputs), work.dtype)
-        largest = {name: max(float(-low.min()), float(high.max())) for name, (low, high) in found.items()}
+        ranges = input_ranges(block, len(block.inputs), work.dtype)
+        largest = {name: max(float(-low.min()), float(high.max())) for name, (low, high) in ranges.items()}
         static = {name: block.inputs.new_tensor(static_scale(spec, size, clip)) for name, size in largest.items()}
     plain = {name: block.linear(name) for group in block.groups for name in group.linears}
     required = [(parameter, parameter.requires_grad) for parameter in block.module.parameters()]
@@ -198,14 +198,14 @@ def learning(block: CurrentBlock, work: Work) -> Iterator[LearningBlock]:
     finally:
         for name, linear in plain.items():
             work.model.set_submodule(name, linear)
-        for parameter, wanted in required:
-            parameter.requires_grad_(wanted)
+        for parameter, requires_grad in required:
+            parameter.requires_grad_(requires_grad)
 
 
 def learn(block: LearningBlock, learner: Learner[T], schedule: Schedule, work: Work) -> T:
-    """Learn, and return the best state on the windows that were set aside.
+    """Learn, and return the best state on the held-out windows.
 
-    A loss that is not finite stops it; the start is returned then, and a note says so.
+    If a loss is not finite, learning stops, the initial state is returned and a note says so.
     """
     start = learner.kept()
     taught, checked = _divided(len(block.block.inputs), schedule)
@@ -235,11 +235,11 @@ def input_ranges(
 
     Args:
         block: A block with its linears in place and its exact inputs.
-        samples: How many windows are looked at.
-        dtype: What linears multiply in.
+        samples: Number of windows to read.
+        dtype: Dtype in which linears multiply.
     """
     if block.exact_inputs is None:
-        raise ValueError(f"{block.name} came without the inputs that the full-precision model gives it")
+        raise ValueError(f"{block.name} has no inputs of the full-precision model, which its ranges are taken from")
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def observe(name: str, x: Tensor) -> None:
@@ -265,17 +265,17 @@ def input_ranges(
 
 
 def refusal_to_learn(scheme: Scheme) -> str | None:
-    """Why rounding to such numbers cannot be learned here; None where it can."""
+    """Why rounding to a scheme cannot be learned here; None if it can."""
     if scheme.weights is None:
         return f"{scheme} leaves the weights of linears alone, so there is no rounding to learn; use rtn"
     grids = [grid_of(spec) for spec in (scheme.weight_specs if scheme.mixture else (scheme.weights,))]
     if not all(grid.uniform and grid.rule in ("span", "extreme") for grid in grids):
         return (
-            f"its offsets and clipped ranges are those of integers with equal steps, which {scheme} has not; "
+            f"it learns the rounding and ranges of integers with equal steps, and {scheme} has none; "
             "use an integer scheme such as W4A16g64, or gptq"
         )
     if scheme.activations is not None and scheme.activations.block_size is not None:
-        return f"it learns through activations with one scale for each token, not in blocks as {scheme} has them"
+        return f"it needs activations with one scale for each token, but {scheme} has them in blocks; use gptq"
     return None
 
 
@@ -284,7 +284,7 @@ def _module(block: CurrentBlock, name: str) -> nn.Module:
 
 
 def _divided(samples: int, schedule: Schedule) -> tuple[Int[Tensor, " taught"], Int[Tensor, " checked"]]:
-    """Windows to learn from and windows to judge by, spread over all; a single window is both."""
+    """Windows to learn from and windows to validate on, spread over all; a single window is both."""
     every = torch.arange(samples)
     count = min(schedule.checked, max(1, samples // 4))
     checked = every[:: samples // count][:count]
@@ -293,7 +293,7 @@ def _divided(samples: int, schedule: Schedule) -> tuple[Int[Tensor, " taught"], 
 
 
 def _draws(samples: Int[Tensor, " taught"], batch: int, generator: torch.Generator) -> Iterator[Int[Tensor, " batch"]]:
-    """Batches without end: all windows in a random order, then in another."""
+    """Endless batches: all windows in a random order, then in another order, and so on."""
     batch = min(batch, len(samples))
     while True:
         order = samples[torch.randperm(len(samples), generator=generator)]

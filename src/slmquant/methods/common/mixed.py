@@ -1,4 +1,4 @@
-"""Which numbers each weight of a model shall have: the same for all linears, or as a mixture deals types out."""
+"""Number format of each weight of a model: the same for all linears, or types assigned by a mixture."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from slmquant.schemes.scheme import Scheme, WeightSpec, gguf_spec
 
 
 def specs_of(scheme: Scheme, relations: Relations, model: PreTrainedModel) -> Mapping[str, WeightSpec]:
-    """What linears, embedding and head shall be stored as, by module name; without those left in 16 bits.
+    """Number formats of linears, embedding and head by module name, except for those left in 16 bits.
 
     Raises:
-        RefusedError: The scheme is a mixture, and no linear of the model is one that it favours.
+        RefusedError: The scheme is a mixture, and no linear of the model has a role that it knows.
     """
     if scheme.mixture is not None:
         return _dealt(scheme.mixture, relations, model)

@@ -21,12 +21,12 @@ class Transform(Protocol):
 
     @property
     def needs(self) -> frozenset[Statistic]:
-        """Statistics that it reads."""
+        """The statistics it reads."""
         ...
 
     @property
     def recaptures(self) -> bool:
-        """Whether the statistics from before say nothing of the rewritten model, so that they are captured anew."""
+        """Whether earlier statistics are invalid for the rewritten model and must be captured again."""
         ...
 
     @property
@@ -35,39 +35,39 @@ class Transform(Protocol):
         ...
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Why it cannot be applied to such a model for such numbers; None where it can, as far as can be told."""
+        """Why it cannot be applied to this model and scheme; None if no reason is known beforehand."""
         ...
 
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
-        """Rewrite `work.model`; return the statistics as they are afterwards (those given, where it recaptures)."""
+        """Rewrite `work.model`; return the statistics of the result (those given, if it recaptures)."""
         ...
 
 
 class Rounding(Protocol):
-    """Weight, statistics and grid to codes, one weight at a time."""
+    """Turns a weight, its grid and statistics of its inputs into codes, one weight at a time."""
 
     @property
     def needs(self) -> frozenset[Statistic]:
-        """Statistics that it reads."""
+        """The statistics it reads."""
         ...
 
     def refusal(self, spec: WeightSpec) -> str | None:
-        """Why it cannot round to such numbers; None where it can."""
+        """Why it cannot round to this format; None if it can."""
         ...
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
-        """Codes of a weight. `statistics` is None where `needs` is empty, and for an embedding that is no head.
+        """Codes of a weight. `statistics` is None if `needs` is empty, and for an embedding that is not the head.
 
-        Rows are independent, except for parameters that span a whole tensor: the driver stacks the rows of linears
+        Rows must be independent, except for parameters that span a whole tensor: the driver stacks the rows of linears
         that read the same input and rounds them in one call.
         """
         ...
 
 
 class BlockSolver(Protocol):
-    """Rounds the linears of a decoder block together, block after block.
+    """Rounds the linears of a decoder block together, block by block.
 
-    Each block is met with the inputs that the quantized blocks before it give.
+    Each block receives the outputs of the quantized blocks before it.
     """
 
     @property
@@ -77,20 +77,20 @@ class BlockSolver(Protocol):
 
     @property
     def wants_exact(self) -> Exact:
-        """What it also reads of the full-precision model.
+        """Which values of the full-precision model it also reads.
 
-        Full precision is that of the blocks: where the scheme rounds embeddings, too, the first block's exact inputs
-        come from the rounded ones.
+        Only the blocks are in full precision: if the scheme also rounds embeddings, the first block's exact inputs come
+        from the rounded embeddings.
         """
         ...
 
     @property
     def embeddings(self) -> Rounding:
-        """How embeddings and head are rounded, which lie in no block."""
+        """The rounding of embeddings and head, which lie in no block."""
         ...
 
     def refusal(self, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Why it cannot quantize such a model to such numbers; None where it can, as far as can be told."""
+        """Why it cannot quantize this model to this scheme; None if no reason is known beforehand."""
         ...
 
     def solve_(self, block: CurrentBlock, work: Work) -> Mapping[str, QuantizedTensor]:
@@ -103,11 +103,11 @@ class Correction(Protocol):
 
     @property
     def needs(self) -> frozenset[Statistic]:
-        """Statistics that it reads."""
+        """The statistics it reads."""
         ...
 
     def remaining(self, inputs: InputStatistics) -> InputStatistics:
-        """What is left for the codes: the inputs without the channels that the branch takes."""
+        """The inputs that remain for the codes, without the channels that the branch takes over."""
         ...
 
     def correct(

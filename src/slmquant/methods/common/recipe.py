@@ -1,7 +1,7 @@
-"""What a method is: transforms that leave the function alone, then a rounding, then perhaps a correction.
+"""A method as data: transforms that preserve the model's function, then a rounding, then an optional correction.
 
-A named method is a `Recipe`, assembled in one file of this package. `a+b` names the recipe that applies the
-transforms and corrections of both and rounds as the last one does (`smoothquant+gptq`).
+A named method is a `Recipe`, assembled in one file of the package `methods`. `a+b` names the recipe that applies the
+transforms and corrections of both and rounds like the last one (`smoothquant+gptq`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from slmquant.schemes.scheme import ActivationSpec, Scheme
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method: what it does to the model, then how it rounds, then what it adds.
+    """A method: transforms of the model, a rounding of its weights, and an optional correction.
 
     Attributes:
         title: Its name in the literature.
-        summary: What it does, in a sentence.
+        summary: What it does, in one sentence.
         reference: Paper, venue, identifier.
-        transforms: Applied in order.
+        transforms: Transforms, applied in order.
         rounding: Rounds one weight at a time.
-        blocks: Rounds one decoder block at a time, instead of a rounding. The full-precision reference has neither.
-        correction: What is added to the codes.
-        remarks: What every row of it says, such as what a combination leaves out.
+        blocks: Rounds one decoder block at a time, instead of `rounding`. The full-precision reference has neither.
+        correction: Adds a side branch to the codes.
+        remarks: Notes for each of its rows, such as what a combination leaves out.
     """
 
     title: str
@@ -46,21 +46,21 @@ class Recipe:
 
     @cached_property
     def solver(self) -> Solver | None:
-        """How weights become codes; None for the full-precision reference."""
+        """Solver that turns weights into codes; None for the full-precision reference."""
         if self.blocks is not None:
             return BlockByBlock(self.blocks, self.correction)
         return None if self.rounding is None else WeightByWeight(self.rounding, self.correction)
 
     @property
     def needs(self) -> frozenset[Statistic]:
-        """Statistics that the method itself reads, whatever the scheme."""
+        """Statistics that the method itself reads, independent of the scheme."""
         return self._needs_from(0)
 
     def needs_for(self, scheme: Scheme) -> frozenset[Statistic]:
-        """Statistics of the full-precision model that the method and the scheme need together.
+        """Statistics of the full-precision model that the method needs for a scheme.
 
-        What comes after a transform that recaptures is not among them. Static activation scales are calibrated, a
-        solver rounds embeddings as its `embeddings` say.
+        They include those for static activation scales and for the solver's rounding of embeddings, but not those read
+        after a transform that recaptures.
         """
         stop = self._first_recapture
         if stop is not None:
@@ -68,28 +68,28 @@ class Recipe:
         return self._needs_from(0) | self._scheme_needs(scheme)
 
     def needs_after(self, transform: Transform, scheme: Scheme) -> frozenset[Statistic]:
-        """Statistics that are read after `transform`, which recaptures."""
+        """Statistics read after `transform`, which recaptures."""
         return self._needs_from(self.transforms.index(transform) + 1) | self._scheme_needs(scheme)
 
     def looks_at_data(self, scheme: Scheme) -> bool:
-        """Whether calibration text is read at all."""
+        """Whether the method needs calibration text."""
         return bool(self.needs_for(scheme)) or self.learns or self.rounds_blocks or self._first_recapture is not None
 
     @property
     def learns(self) -> bool:
-        """Whether any part learns, so that the budget matters."""
+        """Whether any part learns and so depends on the budget."""
         return any(transform.learns for transform in self.transforms) or (
             self.solver is not None and self.solver.learns
         )
 
     @property
     def rounds_blocks(self) -> bool:
-        """Whether whole blocks are rounded in order, rather than weight by weight."""
+        """Whether it rounds block by block, rather than weight by weight."""
         return self.solver is not None and self.solver.by_blocks
 
     @property
     def rewrites_weights(self) -> bool:
-        """Whether all weights of the blocks are written anew before they are rounded, or block by block."""
+        """Whether it changes all weights of the blocks, before rounding or block by block."""
         return self.rounds_blocks or self._first_recapture is not None
 
     @property
@@ -110,7 +110,7 @@ class Recipe:
         return needs
 
     def refusal(self, scheme: Scheme, relations: Relations | None = None) -> str | None:
-        """Why this method cannot quantize to `scheme` (a model of such `relations`); None where it can."""
+        """Why this method cannot quantize a model with these `relations` to `scheme`; None if it can."""
         if (reason := unsupported(scheme)) is not None:
             return reason
         if self.solver is None:
@@ -128,13 +128,13 @@ class Recipe:
 
 
 def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
-    """The recipe `a+b+...`: all transforms in order, the correction of whichever has one, the rounding of the last.
+    """The recipe `a+b+...`: all transforms in order, the rounding of the last, and the correction of one of them.
 
-    A rounding that is more than to nearest, such as AWQ's clipping, is named where the last part replaces it.
+    If the last part replaces a rounding other than plain nearest, such as AWQ's clipping, a remark says so.
 
     Raises:
-        RefusedError: A recipe before the last has neither transform nor correction: it would contribute nothing. Or
-            two of them add a branch, of which a weight takes one.
+        RefusedError: A recipe before the last has neither transform nor correction and would contribute nothing; or
+            two recipes add a branch, but a weight takes only one.
     """
     if len(recipes) == 1:
         return recipes[0]
@@ -144,7 +144,7 @@ def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
     corrections = [recipe.correction for recipe in recipes if recipe.correction is not None]
     if len(corrections) > 1:
         titles = " and ".join(recipe.title for recipe in recipes if recipe.correction is not None)
-        raise RefusedError(f"{name}: {titles} both add a branch to a weight, which takes one; leave one of them out")
+        raise RefusedError(f"{name}: {titles} both add a branch, but a weight takes only one; leave one of them out")
     return Recipe(
         title=" + ".join(recipe.title for recipe in recipes),
         summary="; then ".join(recipe.summary for recipe in recipes),
@@ -162,5 +162,5 @@ def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
 
 
 def static_scale(spec: ActivationSpec, statistics: InputStatistics, clip: float = 1.0) -> float:
-    """Scale of a whole activation tensor: `clip` of its largest magnitude over the calibration tokens is the end."""
+    """Scale of a whole activation tensor, which covers `clip` times its largest magnitude during calibration."""
     return activations.static_scale(spec, float(statistics.absmax.max()), clip)

@@ -1,13 +1,13 @@
-"""A model whose linears read turned, rounded inputs, while the rotations that turn them are learned.
+"""Learns rotations: a model whose linears read rotated, rounded inputs.
 
-No weight is turned while learning. With gains folded, turning and rounding the input `x` of linears is the same as
+No weight is rotated while learning. With gains folded, rotating and rounding the input `x` of linears is the same as
 giving them `Q(x R) Rᵀ`, so hooks on their inputs suffice, and only rotations have gradients.
 
-What rounding does to a token is an error `s u`: its scale `s`, the largest magnitude over the top code, times a
-sawtooth `u` of mean 0. A rotation changes `s` by a little and `u` beyond recognition, so in expectation a loss follows
-`s` alone, and the gradient has to pass through it (`scale`). With `s` held constant (`frozen`), as in the code of
-SpinQuant's authors, a rotation merely turns errors that point anywhere already, which changes nothing in the mean.
-`dithered` puts noise of a generator in the place of `u`: a loss that is differentiable, for tests and measurements.
+Rounding adds an error `s u` to a token: its scale `s` (the largest magnitude divided by the top code) times a sawtooth
+`u` of mean 0. A rotation changes `s` a little and `u` completely, so the expected loss depends on `s` alone, and the
+gradient has to pass through it (`scale`). With `s` held constant (`frozen`), as in the code of SpinQuant's authors, a
+rotation only rotates errors whose direction is random already, which changes nothing in the mean.
+`dithered` replaces `u` by random noise, which makes the loss differentiable, for tests and measurements.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.structure import ResidualStream
 
 _TOKENS_AT_ONCE = 1024
-"""Of one forward and backward pass: the logits of more would not fit beside what the pass keeps."""
+"""Tokens of one forward and backward pass: with more, logits and saved activations would not fit in memory."""
 
 Gradient = Literal["scale", "frozen", "dithered"]
-"""What a loss is differentiated through; see above."""
+"""Kind of gradient; see the module's docstring."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Rotations and what they are worth.
+    """Rotations and their loss.
 
     Attributes:
-        losses: The mean loss of each window.
-        rotations: The rotations, as they would be stored.
+        losses: Mean loss of each window.
+        rotations: The rotations in the precision in which they are stored.
     """
 
     losses: Float[Tensor, " windows"]
@@ -57,14 +57,14 @@ class Candidate:
 
 
 class Trial:
-    """A model whose linears read turned, rounded inputs, and the rotations by which they are turned.
+    """A model whose linears read rotated, rounded inputs, with the rotations as parameters.
 
     Args:
         work: The work.
         stream: The residual stream of the model, its norms folded.
-        start: Where rotations begin.
-        gradient: What the loss is differentiated through.
-        clip: The share of a token's largest magnitude that its scale covers, where tokens become integers.
+        start: Initial rotations.
+        gradient: Kind of gradient.
+        clip: Share of a token's largest magnitude that its scale covers, for integers.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class Trial:
         self._read_matrices()
 
     def candidate(self, windows: Int[Tensor, "samples seq"]) -> Candidate:
-        """The rotations as they would be stored, with their loss over some windows.
+        """The rotations in their stored precision, with their loss on some windows.
 
-        Whole numbers are dithered, with the same noise for every candidate; others are rounded.
+        Integers are dithered, with the same noise for every candidate; other formats are rounded.
         """
         matrices = {name: state.X.cpu() for name, state in self.states.items()}
         residual = DenseRotation(matrices.pop(RESIDUAL).half().contiguous())
@@ -103,7 +103,7 @@ class Trial:
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
-        """Within this context whole numbers are dithered."""
+        """Within this context integers are dithered."""
         gradient = self.gradient
         if self._spec.format == "INT":
             self.gradient = "dithered"
@@ -114,7 +114,7 @@ class Trial:
             self.gradient = gradient
 
     def gradients(self, windows: Int[Tensor, "samples seq"]) -> dict[str, Tensor]:
-        """The gradient of the mean loss over some windows, by rotation."""
+        """Gradient of the mean loss over some windows, by rotation."""
         self._read_matrices()
         with torch.enable_grad():
             for part in parts(windows):
@@ -122,11 +122,11 @@ class Trial:
         return {name: matrix.grad for name, matrix in self.matrices.items() if matrix.grad is not None}
 
     def step_(self, windows: Int[Tensor, "samples seq"], share: float, head_share: float) -> bool:
-        """One step of Cayley SGD on the mean loss over some windows; False where that was not finite.
+        """Take one step of Cayley SGD on the mean loss over some windows; False if a gradient was not finite.
 
         Args:
-            windows: Some windows.
-            share: The step of R1, as a share of the longest.
+            windows: The windows of the step.
+            share: Step of R1, as a share of the longest possible step.
             head_share: The same for R2.
         """
         gradients = self.gradients(windows)
@@ -160,7 +160,7 @@ class Trial:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Within this context the model's linears read turned and rounded inputs, and no weight has a gradient."""
+        """Within this context the model's linears read rotated, rounded inputs, and no weight has a gradient."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         hooks = [self.model.get_submodule(name).register_forward_pre_hook(hook) for name, hook in self._hooks()]
         self.model.requires_grad_(False)
@@ -174,7 +174,7 @@ class Trial:
                 parameter.requires_grad_(True)
 
     def _hooks(self) -> Iterator[tuple[str, Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]]]:
-        """What is done to the input of each linear."""
+        """Name and input hook of each linear."""
         readers = {name for block in self.stream.blocks for norm in block.norms for name in norm.readers}
         heads = {found.target: found.size for block in self.stream.blocks for found in block.heads}
         for name in self.linears:
@@ -186,7 +186,7 @@ class Trial:
                 yield name, self._other_input
 
     def _stream_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """`Q(x R₁) R₁ᵀ`, made once for linears that read the same tensor."""
+        """`Q(x R₁) R₁ᵀ`, computed once for linears that read the same tensor."""
         if self._last is None or self._last[0] is not args[0]:
             R = self.matrices[RESIDUAL]
             self._last = args[0], self._rounded(args[0] @ R) @ R.T
@@ -226,11 +226,11 @@ class Trial:
 
 
 RESIDUAL = ""
-"""Name of R1 among rotations that are otherwise named by the linear that reads the heads."""
+"""Name of R1; other rotations are named after the linear that reads the heads."""
 
 
 def parts(windows: Int[Tensor, "samples seq"]) -> tuple[Tensor, ...]:
-    """The windows that go through the model together."""
+    """Split windows into batches that go through the model together."""
     return torch.split(windows, max(1, _TOKENS_AT_ONCE // windows.shape[1]))
 
 

@@ -1,4 +1,4 @@
-"""How a recipe turns weights into codes: weight by weight, or block by block. The driver sees one kind of solver."""
+"""Solvers, which turn weights into codes: weight by weight or block by block, with one interface."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from slmquant.schemes import Scheme
 
 
 class Solved(NamedTuple):
-    """Linears that read the same input, and what replaces their weights.
+    """Linears that read the same input, with their new weights.
 
     Attributes:
         group: The linears.
-        weights: Codes, or the dense weight `(out, in)` where the scheme leaves weights alone; one per linear.
+        weights: Codes, or the dense weight `(out, in)` if the scheme leaves weights alone; one per linear.
     """
 
     group: InputGroup
@@ -38,7 +38,7 @@ class Solver(Protocol):
 
     @property
     def needs(self) -> frozenset[Statistic]:
-        """Statistics of the full-precision model that it reads."""
+        """The statistics of the full-precision model it reads."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class Solver(Protocol):
 
     @property
     def by_blocks(self) -> bool:
-        """Whether it reads what the rounded blocks before a block give it."""
+        """Whether it reads the outputs of the rounded blocks before each block."""
         ...
 
     @property
@@ -57,11 +57,11 @@ class Solver(Protocol):
         ...
 
     def refusal(self, title: str, scheme: Scheme, relations: Relations | None) -> str | None:
-        """Why it cannot round to such numbers on such a model; None if it can, as far as can be told."""
+        """Why it cannot quantize this model to this scheme; None if no reason is known beforehand."""
         ...
 
     def remaining(self, inputs: InputStatistics) -> InputStatistics:
-        """What the codes receive of an input: all but the channels that a branch takes."""
+        """The part of an input that the codes receive: all but the channels that a branch takes over."""
         ...
 
     def solve(self, title: str, work: Work, statistics: Statistics) -> Iterator[Solved]:
@@ -85,7 +85,7 @@ class WeightByWeight:
 
     @property
     def needs(self) -> frozenset[Statistic]:
-        """What either part reads."""
+        """The statistics that either part reads."""
         return self.rounding.needs if self.correction is None else self.rounding.needs | self.correction.needs
 
     @property
@@ -94,17 +94,17 @@ class WeightByWeight:
         return self.rounding
 
     def refusal(self, title: str, scheme: Scheme, relations: Relations | None) -> str | None:
-        """What the rounding refuses of the scheme's numbers."""
+        """The first reason of the rounding against a format of the scheme, or None."""
         del title, relations
         reasons = (self.rounding.refusal(spec) for spec in scheme.weight_specs)
         return next((reason for reason in reasons if reason is not None), None)
 
     def remaining(self, inputs: InputStatistics) -> InputStatistics:
-        """Without the channels that the correction takes."""
+        """The input without the channels that the correction takes over."""
         return inputs if self.correction is None else self.correction.remaining(inputs)
 
     def solve(self, title: str, work: Work, statistics: Statistics) -> Iterator[Solved]:
-        """Round group after group; notes name massive inputs, and say if no weight was given a branch."""
+        """Round group by group; add notes on massive inputs, and if no weight was given a branch."""
         massive: dict[str, float] = {}
         branched = False
         for group in track(work.relations.groups, f"quantize with {title}", work.progress):
@@ -137,7 +137,7 @@ class BlockByBlock:
 
     Attributes:
         solver: Turns the linears of a block into codes.
-        correction: None; another one is refused, as blocks take no branch.
+        correction: Must be None: corrections are refused, because blocks take no branch.
     """
 
     solver: BlockSolver
@@ -156,7 +156,7 @@ class BlockByBlock:
         return self.solver.embeddings
 
     def refusal(self, title: str, scheme: Scheme, relations: Relations | None) -> str | None:
-        """A correction, or what the block solver refuses."""
+        """Refuse corrections, and what the block solver refuses."""
         if self.correction is not None:
             return f"{title} rounds whole blocks, which take no branch; round weight by weight, as gptq does"
         return self.solver.refusal(scheme, relations)
@@ -166,7 +166,7 @@ class BlockByBlock:
         return inputs
 
     def solve(self, title: str, work: Work, statistics: Statistics) -> Iterator[Solved]:
-        """Walk through the blocks; a scheme that leaves weights alone needs no walk."""
+        """Walk through the blocks; if the scheme leaves weights alone, go weight by weight instead."""
         if work.scheme.weights is None:
             yield from WeightByWeight(self.embeddings).solve(title, work, statistics)
             return

@@ -1,4 +1,4 @@
-"""Rounding linears that read the same input in one call: rows are independent, so their weights are stacked."""
+"""Rounds linears that read the same input in one call, with their weights stacked, as rows are independent."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def round_stacked(
     specs: Mapping[str, WeightSpec],
     round_rows: Callable[[Float[Tensor, "rows in"], Grid], QuantizedTensor],
 ) -> dict[str, QuantizedTensor]:
-    """Codes of each weight by its name; those of one spec are rounded together, unless scales span a whole weight.
+    """Codes of each weight by name; weights of one format are rounded together, unless scales span a whole weight.
 
     Args:
         weights: Weights that read the same input, by name.
-        specs: What each shall be stored as, by name.
+        specs: Number format of each weight, by name.
         round_rows: Rounds rows to a grid.
 
     Raises:

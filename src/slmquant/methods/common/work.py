@@ -1,4 +1,4 @@
-"""What every part of a method is given: the model, what is known of it, and what may be spent."""
+"""The input of every part of a method: the model, its relations, the scheme, calibration text and budget."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from slmquant.store.record import Budget
 
 @dataclass(frozen=True)
 class Work:
-    """What every part of a method is given.
+    """The input of every part of a method.
 
     Attributes:
         model: The model, float32; transforms and solvers change it in place.
         relations: Its relations, as discovered before any transform.
-        scheme: Which numbers are asked for.
-        calibration: What may be looked at.
-        dtype: What linears multiply in during forward passes.
-        seed: Of everything that is drawn.
-        budget: What learning may cost.
-        progress: Who is told how far it is.
-        notes: Sentences for the row, added by whoever has something to say ("block 7: the loss was not finite").
-        online: What transforms leave to be done at run time; they have attached it to the model already.
+        scheme: The number formats to quantize to.
+        calibration: The calibration text.
+        dtype: Dtype in which linears multiply during forward passes.
+        seed: Seed of all random draws.
+        budget: Budget for learning.
+        progress: Receives progress updates.
+        notes: Notes for the row, added by any part ("block 7: the loss was not finite").
+        online: Operations that remain at run time, such as rotations; transforms have already attached them.
     """
 
     model: PreTrainedModel
@@ -48,11 +48,11 @@ class Work:
 
     @cached_property
     def specs(self) -> Mapping[str, WeightSpec]:
-        """What linears, embedding and head shall be stored as, by module name; without those left in 16 bits.
+        """Number formats of linears, embedding and head by module name, except for those left in 16 bits.
 
-        To be asked for before the first linear is replaced.
+        Read it before the first linear is replaced.
 
         Raises:
-            RefusedError: The scheme is a mixture, and no linear of the model is one that it favours.
+            RefusedError: The scheme is a mixture, and no linear of the model has a role that it knows.
         """
         return specs_of(self.scheme, self.relations, self.model)
