@@ -98,11 +98,11 @@ def _factors(order: int) -> tuple[int, ...] | None:
     odd = order // (order & -order)
     if odd == 1:
         return _split_power_of_two(order)
-    found = []
+    choices = []
     for size in range(4 * 3, min(order, _LARGEST_PALEY) + 1, 4):
         if order % size == 0 and _can_be_built(size) and (rest := _factors(order // size)) is not None:
-            found.append((size, *rest))
-    return min(found, key=lambda sizes: (sum(sizes), sizes), default=None)
+            choices.append((size, *rest))
+    return min(choices, key=lambda sizes: (sum(sizes), sizes), default=None)
 
 
 def _split_power_of_two(order: int) -> tuple[int, ...]:

@@ -37,11 +37,11 @@ def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], gri
     solved = []
     for part, weight in zip(groups.split(W, size), groups.split(importance.expand_as(W), size), strict=True):
         rows = max(1, _CACHED_ELEMENTS // (part.shape[1] * part.shape[2]))
-        found = [
+        solutions = [
             _search_group(some.flatten(0, 1), weights.flatten(0, 1), grid, levels)
             for some, weights in zip(part.split(rows), weight.split(rows), strict=True)
         ]
-        solved.append([torch.cat(values).view(part.shape[:2]) for values in zip(*found, strict=True)])
+        solved.append([torch.cat(values).view(part.shape[:2]) for values in zip(*solutions, strict=True)])
     scale, shift = (torch.cat(values, dim=1) for values in zip(*solved, strict=True))
     return grid.stored(AffineParams(scale, shift / scale))
 

@@ -69,9 +69,9 @@ class ActivationAwareScaling:
         search = _Search(work, statistics)
         for group in track(relations.groups, "AWQ: search scales through norms", work.progress):
             if group.norm is not None:
-                found = search.group(group.linears)
-                scale_group_(work.model, relations, group, found.factors)
-                search.factors[group.linears[0]] = found.factors
+                best = search.group(group.linears)
+                scale_group_(work.model, relations, group, best.factors)
+                search.factors[group.linears[0]] = best.factors
         for link in track(relations.links, "AWQ: search scales through linears", work.progress):
             factors = search.link(link)
             if factors is not None:
@@ -107,16 +107,16 @@ class _Search:
         """The best factors for the target's inputs; None if they do not lower the joint loss of source and target."""
         W = self._weight(link.target)
         inputs, H = self._inputs(link.target)
-        found = best_factors(W, H, inputs.absmean, partial(self._rounded, link.target), partial(shared_factors, link))
+        best = best_factors(W, H, inputs.absmean, partial(self._rounded, link.target), partial(shared_factors, link))
         source = self._weight(link.source)
         _, source_H = self._inputs(self._first[link.source])
         by_row = source.new_ones(len(source))
-        by_row[list(link.source_rows)] = found.factors
+        by_row[list(link.source_rows)] = best.factors
         scaled = source / by_row[:, None]
         before = output_loss(self._rounded(link.source, source) - source, source_H)
         after = output_loss((self._rounded(link.source, scaled) - scaled) * by_row[:, None], source_H)
-        gain = (found.unscaled_loss - found.loss) / _energy(W, H) + (before - after) / _energy(source, source_H)
-        return found.factors if gain > 0 else None
+        gain = (best.unscaled_loss - best.loss) / _energy(W, H) + (before - after) / _energy(source, source_H)
+        return best.factors if gain > 0 else None
 
     def _inputs(self, first: str) -> tuple[InputStatistics, Float[Tensor, "in in"]]:
         inputs = Rescaled(self._base, self.factors)[first]

@@ -116,23 +116,23 @@ class NormTweaking:
 
 
 def spread_difference(
-    found: Float[Tensor, "batch seq hidden"], wanted: Float[Tensor, "batch seq hidden"]
+    outputs: Float[Tensor, "batch seq hidden"], targets: Float[Tensor, "batch seq hidden"]
 ) -> Float[Tensor, ""]:
-    """Difference of `found` from `wanted` in the mean and variance of each channel, averaged over channels."""
-    found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)
-    variance, mean = torch.var_mean(wanted, dim=0, correction=0)
-    variance_found, mean_found = torch.var_mean(found, dim=0, correction=0)
+    """Difference of `outputs` from `targets` in the mean and variance of each channel, averaged over channels."""
+    outputs, targets = outputs.flatten(0, -2), targets.flatten(0, -2)
+    variance, mean = torch.var_mean(targets, dim=0, correction=0)
+    output_variance, output_mean = torch.var_mean(outputs, dim=0, correction=0)
     # A channel that hardly varies would dominate the loss.
     size = variance.clamp(min=float(variance.mean()) * _LEAST_SHARE + torch.finfo(variance.dtype).tiny)
-    return ((mean_found - mean).abs() / size.sqrt() + (variance_found - variance).abs() / size).mean()
+    return ((output_mean - mean).abs() / size.sqrt() + (output_variance - variance).abs() / size).mean()
 
 
 def _gains(block: nn.Module) -> list[nn.Parameter]:
     """Gains and biases per channel of the norms inside a block."""
 
     def is_norm(module: nn.Module) -> bool:
-        own = dict(module.named_parameters(recurse=False))
-        return "weight" in own and own.keys() <= {"weight", "bias"} and own["weight"].ndim == 1
+        parameters = dict(module.named_parameters(recurse=False))
+        return "weight" in parameters and parameters.keys() <= {"weight", "bias"} and parameters["weight"].ndim == 1
 
     norms = [m for m in block.modules() if not isinstance(m, Linear) and not any(m.children()) and is_norm(m)]
     return [parameter for norm in norms for parameter in norm.parameters()]

@@ -196,7 +196,7 @@ class _OmniLearner:
         self._rates = [group["lr"] for group in self._adam.param_groups]
 
     def weights(self) -> Mapping[str, Float[Tensor, "out in"]]:
-        found: dict[str, Tensor] = {}
+        dense_weights: dict[str, Tensor] = {}
         for group in self._groups:
             scale = self._scales.get(group.linears[0])
             factors = None if scale is None else scale.factors()
@@ -207,8 +207,8 @@ class _OmniLearner:
                 if scale is not None and scale.shift is not None:
                     self.stage.linears[name].bias = self._biases[name] + weight @ scale.shift
                 scaled = weight if factors is None else weight * factors
-                found[name] = self._clips[name].dense(scaled, self._grids[name], self._dtype)
-        return found
+                dense_weights[name] = self._clips[name].dense(scaled, self._grids[name], self._dtype)
+        return dense_weights
 
     @torch.no_grad()
     def begin_(self) -> None:

@@ -73,10 +73,10 @@ class SearchedSmoothing:
             f"{unsmoothed:.4g} without smoothing"
         )
         groups = _behind_norms(work)
-        found = {group.linears[0]: _factors(work, group, statistics, alpha) for group in groups}
+        factors = {group.linears[0]: _factors(work, group, statistics, alpha) for group in groups}
         for group in groups:
-            scale_group_(work.model, work.relations, group, found[group.linears[0]])
-        return Rescaled(statistics, found)
+            scale_group_(work.model, work.relations, group, factors[group.linears[0]])
+        return Rescaled(statistics, factors)
 
     @torch.no_grad()
     def losses(
@@ -85,15 +85,15 @@ class SearchedSmoothing:
         """Divergence without smoothing, and with each strength; the model is unchanged afterwards."""
         trial = _Trial(work)
         try:
-            unsmoothed, found = trial.divergence({}), []
+            unsmoothed, divergences = trial.divergence({}), []
             for alpha in track(alphas, "SmoothQuant+: search the strength", work.progress):
                 factors: dict[str, Tensor] = {}
                 for group in _behind_norms(work):
                     factors |= dict.fromkeys(group.linears, _factors(work, group, statistics, alpha, trial.weights))
-                found.append(trial.divergence(factors))
+                divergences.append(trial.divergence(factors))
         finally:
             trial.restore_()
-        return unsmoothed, torch.tensor(found, dtype=torch.float64)
+        return unsmoothed, torch.tensor(divergences, dtype=torch.float64)
 
 
 def _behind_norms(work: Work) -> list[InputGroup]:
@@ -127,8 +127,8 @@ class _Trial:
             weight_at(self._work.model, name).copy_(rounded if by is None else rounded / by)
         total = 0.0
         for window, exact in zip(self._windows.split(1), self._exact, strict=True):
-            found = log_probabilities(self._work, window)
-            total += float(F.kl_div(found, exact.float(), log_target=True, reduction="none").sum(dim=-1).mean())
+            log_p = log_probabilities(self._work, window)
+            total += float(F.kl_div(log_p, exact.float(), log_target=True, reduction="none").sum(dim=-1).mean())
         return total / len(self._exact)
 
     def restore_(self) -> None:

@@ -70,13 +70,13 @@ class StrengthSearch:
         """Search and smooth input by input; links first, because they change weights that groups read."""
         model, relations = work.model, work.relations
         tokens = sampled_inputs(work)
-        found: dict[str, Factors] = {}
+        applied: dict[str, Factors] = {}
         for link in track(relations.links, "search smoothing through linears", work.progress):
             search = _Search(work, (link.target,), statistics[link.target], tokens[link.target])
             factors = search.best(partial(shared_factors, link))
             if factors is not None:
                 scale_link_(model, link, factors)
-                found[link.target] = factors
+                applied[link.target] = factors
         for group in track(relations.groups, "search smoothing through norms", work.progress):
             first = group.linears[0]
             if group.norm is None:
@@ -84,8 +84,8 @@ class StrengthSearch:
             factors = _Search(work, group.linears, statistics[first], tokens[first]).best()
             if factors is not None:
                 scale_group_(model, relations, group, factors)
-                found[first] = factors
-        return Rescaled(statistics, found)
+                applied[first] = factors
+        return Rescaled(statistics, applied)
 
 
 @torch.no_grad()
@@ -93,9 +93,9 @@ def sampled_inputs(work: Work) -> dict[str, Float[Tensor, "tokens in"]]:
     """Inputs of every group at `TOKENS` randomly drawn calibration tokens, by first linear of the group."""
     windows = work.calibration.windows
     drawn = torch.randperm(windows.numel(), generator=torch.Generator().manual_seed(work.seed))[:TOKENS]
-    wanted = torch.zeros(windows.numel(), dtype=torch.bool).index_fill_(0, drawn, True).view(windows.shape)
+    masks = torch.zeros(windows.numel(), dtype=torch.bool).index_fill_(0, drawn, True).view(windows.shape)
     kept: dict[str, list[Tensor]] = {group.linears[0]: [] for group in work.relations.groups}
-    chosen = wanted[0]
+    chosen = masks[0]
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_linear: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -108,7 +108,7 @@ def sampled_inputs(work: Work) -> dict[str, Float[Tensor, "tokens in"]]:
     hooks = [work.model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in kept]
     try:
         with _computing(work):
-            for window, chosen in zip(windows, wanted, strict=True):
+            for window, chosen in zip(windows, masks, strict=True):
                 if chosen.any():
                     work.model.get_decoder()(input_ids=window[None].to(work.model.device), use_cache=False)
     finally:
@@ -146,12 +146,12 @@ class _Search:
 
     def best(self, share: Callable[[Factors], Factors] = lambda factors: factors) -> Factors | None:
         """The factors with the smallest loss; None if none is better than no smoothing."""
-        least, found = self.loss(None), None
+        least, best_factors = self.loss(None), None
         for factors in map(share, self._candidates()):
             loss = self.loss(factors)
             if loss < least:
-                least, found = loss, factors
-        return found
+                least, best_factors = loss, factors
+        return best_factors
 
     def _candidates(self) -> Iterator[Factors]:
         largest = torch.stack([W.abs().amax(dim=0) for W in self._weights]).amax(dim=0)

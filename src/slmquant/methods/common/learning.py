@@ -240,13 +240,13 @@ def input_ranges(
     """
     if block.exact_inputs is None:
         raise ValueError(f"{block.name} has no inputs of the full-precision model, which its ranges are taken from")
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    ranges: dict[str, tuple[Tensor, Tensor]] = {}
 
     def observe(name: str, x: Tensor) -> None:
         low, high = torch.aminmax(x.flatten(0, -2), dim=0)
-        if name in found:
-            low, high = torch.minimum(low, found[name][0]), torch.maximum(high, found[name][1])
-        found[name] = (low, high)
+        if name in ranges:
+            low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])
+        ranges[name] = (low, high)
 
     firsts = [group.linears[0] for group in block.groups]
     with torch.no_grad(), multiplying_in(block.module, dtype):
@@ -261,7 +261,7 @@ def input_ranges(
         finally:
             for hook in hooks:
                 hook.remove()
-    return found
+    return ranges
 
 
 def refusal_to_learn(scheme: Scheme) -> str | None:
