@@ -106,7 +106,10 @@ class TestCommands:
             run("report", "-f", "html", "-o", str(tmp_path), "--consumption-reference", "gptk")
 
     def test_the_page_says_how_its_scores_were_computed(self, tmp_path: Path) -> None:
-        for flags, said in (((), "with round-to-nearest for"), (("--consumption-reference", "gptq"), "with gptq for")):
+        for flags, said in (
+            ((), "with round-to-nearest (cons)"),
+            (("--consumption-reference", "gptq"), "with gptq (cons)"),
+        ):
             run("report", "-f", "html", "-o", str(tmp_path), *flags)
             assert said in (tmp_path / "index.html").read_text()
         run("report", "-f", "html", "-o", str(tmp_path), "--no-perplexity")

@@ -71,7 +71,7 @@ def test_methods_take_any_grid(method: str, scheme: str) -> None:
 @pytest.mark.parametrize("method", ["kquant", "kquant_imatrix"])
 def test_the_k_quant_search_is_one_for_ggufs_types(method: str) -> None:
     assert quantized(method, "Q3_K").model(calibration_tokens(2)).logits.isfinite().all()
-    with pytest.raises(RefusedError, match="one for GGUF's types, not for NF4; use Q4_K, or rtn or gptq"):
+    with pytest.raises(RefusedError, match="supports GGUF's types, not NF4; use Q4_K, or rtn or gptq"):
         quantized(method, "NF4g16")
 
 

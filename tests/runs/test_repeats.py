@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from slmquant.calib.cached import CaptureJob, run_capture
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.progress import Progress
 from slmquant.runs import repeats, runner
 from slmquant.runs.plan import make_plan
 from slmquant.runs.runner import run
-from slmquant.runs.work import CaptureJob, CellJob, run_capture
+from slmquant.runs.work import CellJob
 from slmquant.store import Store
 from slmquant.store.record import Record
 from tests.runs.conftest import here

@@ -52,7 +52,7 @@ def test_an_unreadable_order_is_answered_with_an_example(text: str) -> None:
 
 
 def test_stopping_early_needs_a_random_order() -> None:
-    with pytest.raises(ValueError, match="needs a random order"):
+    with pytest.raises(ValueError, match="needs a random item order"):
         TaskSpec(name="piqa", until_separated=0.95)
 
 

@@ -105,13 +105,13 @@ def test_a_changed_head_is_compared_with_the_reference_head(context: Build, data
 
 
 def test_a_quantized_model_needs_the_reference_first(context: Build) -> None:
-    assert not has_reference(context(1), SPEC)
+    assert not has_reference(context(1).reference_key, SPEC)
     with pytest.raises(DataError, match="measure the unquantized model on wikitext2:5 first"):
         _run(context(1))
     _run(context(0, is_reference=True))
-    assert has_reference(context(1), SPEC)
-    assert not has_reference(context(1), TaskSpec(name="wikitext2", limit=4))
-    assert reference_path(context(1), TaskSpec(name="arc_easy")) is None
+    assert has_reference(context(1).reference_key, SPEC)
+    assert not has_reference(context(1).reference_key, TaskSpec(name="wikitext2", limit=4))
+    assert reference_path(context(1).reference_key, TaskSpec(name="arc_easy")) is None
 
 
 def test_repeating_a_measurement_gives_the_same_bits(context: Build) -> None:
@@ -131,7 +131,7 @@ def test_overflowing_weights_name_the_window(context: Build) -> None:
 
 def test_a_damaged_reference_says_what_to_do(context: Build) -> None:
     _run(context(0, is_reference=True))
-    path = reference_path(context(1), SPEC)
+    path = reference_path(context(1).reference_key, SPEC)
     assert path is not None
     path.write_bytes(b"not safetensors")
     with pytest.raises(DataError, match="delete the file"):
@@ -140,7 +140,7 @@ def test_a_damaged_reference_says_what_to_do(context: Build) -> None:
 
 def test_a_truncated_reference_and_a_flipped_bit_are_noticed(context: Build) -> None:
     _run(context(0, is_reference=True))
-    path = reference_path(context(1), SPEC)
+    path = reference_path(context(1).reference_key, SPEC)
     assert path is not None
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])

@@ -99,7 +99,7 @@ def _mixture_rows() -> Iterator[str]:
 
 def _scheme_rows(method: str) -> Iterator[str]:
     recipe, reasons = methods.load(method), dict[str, list[str]]()
-    if recipe.rounding is None:
+    if recipe.solver is None:
         return
     for scheme in (scheme for scheme in EXAMPLES if unsupported(parse(scheme)) is None):
         if (refusal := recipe.refusal(parse(scheme))) is not None:

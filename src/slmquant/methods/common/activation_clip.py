@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812  # as every torch program cal
 from slmquant.methods.common.work import Work
 from slmquant.model.computing.activations import ActivationQuantizer, LastCodes
 from slmquant.model.computing.linear import multiplying_in
+from slmquant.model.discovery.float64 import computing_in_float64
 from slmquant.model.rewriting.online_rotations import ClippedActivations
 from slmquant.progress import track
 from slmquant.schemes.scheme import ActivationSpec
@@ -89,8 +90,12 @@ def searched_ratio(work: Work, spec: ActivationSpec) -> tuple[float, dict[float,
 
 
 def log_probabilities(work: Work, window: Int[Tensor, "1 seq"]) -> Float[Tensor, "seq vocab"]:
-    """Predictions of the current model for a window, with linears in the dtype of the quantized model."""
-    with multiplying_in(work.model.base_model, work.dtype):
+    """Predictions of the current model for a window, with linears in the dtype of the quantized model.
+
+    A model in float64, as tests of exactness have it, computes in float64 throughout.
+    """
+    is_exact = work.model.dtype == torch.float64
+    with computing_in_float64() if is_exact else multiplying_in(work.model.base_model, work.dtype):
         logits: Tensor = work.model(input_ids=window.to(work.model.device), use_cache=False).logits[0]
     return logits.float().log_softmax(dim=-1)
 
