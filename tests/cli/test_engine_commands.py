@@ -178,7 +178,7 @@ def test_what_a_format_cannot_hold_is_told_before_anything_is_calibrated(
     def read(*_: object) -> None:
         raise AssertionError("a corpus was read")
 
-    monkeypatch.setattr("slmquant.runs.work.load_corpus", read)
+    monkeypatch.setattr("slmquant.calib.cached.load_corpus", read)
     asked = ("export", str(folder), "--method", "gptq", "-f", "gguf", "-o", "out.gguf", "--scheme")
 
     for scheme, why in (("W4A8", "activations"), ("W3A16g8", "cannot be stored")):

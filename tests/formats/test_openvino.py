@@ -11,7 +11,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from slmquant.artifact import Artifact
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.formats import load, openvino
+from slmquant.formats import load
+from slmquant.formats.openvino import writer
 from slmquant.formats.openvino.layout import Part, compress, floats, misfit, nearest_i8
 from slmquant.formats.openvino.trace import trace
 from slmquant.model.computing.quantized_model import QuantizedModel
@@ -215,7 +216,7 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path, monkeyp
     def of_another(traced: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> object:
         return trace(traced, {name: 2 * weight for name, weight in weights.items()})
 
-    monkeypatch.setattr(openvino, "trace", of_another)
+    monkeypatch.setattr(writer, "trace", of_another)
 
     with pytest.raises(RefusedError, match="computes other logits than the model"):
         load("openvino").write(export(model), tmp_path / "model")
@@ -225,8 +226,8 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path, monkeyp
 def test_what_float16_cannot_hold_stays_in_float32() -> None:
     wide = torch.tensor([[1.0, 7e4]])
 
-    assert openvino._dense(wide, None).type == "f32"
-    assert openvino._dense(wide / 10, None).type == "f16"
+    assert writer._dense(wide, None).type == "f32"
+    assert writer._dense(wide / 10, None).type == "f16"
 
 
 def test_every_end_of_a_text_is_in_the_folder(tmp_path: Path) -> None:
