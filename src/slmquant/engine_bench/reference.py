@@ -13,8 +13,8 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from slmquant import __version__, engines
-from slmquant.boundary import guarded, or_none, reading
+from slmquant import __version__, engines, formats
+from slmquant.boundary import guarded, or_none
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
 from slmquant.engine_bench.figures import TokenCost
@@ -22,11 +22,12 @@ from slmquant.engine_bench.parity import FILE_VERSION, Windows
 from slmquant.engine_bench.process import EngineProcess
 from slmquant.engine_bench.requests import Open, WriteReference
 from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Settings, run_engines
-from slmquant.engines.common.contract import OpenOptions
+from slmquant.engines.common.contract import Engine, OpenOptions, WithoutSpeed
 from slmquant.engines.common.torch_sessions import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
 from slmquant.files import cache_dir, forget_oldest, mark_used, remove_leftovers, sha256
 from slmquant.formats.common.checkpoint_reader import checkpoint_of
+from slmquant.formats.common.contract import StatesContext
 from slmquant.formats.native.folder import MANIFEST, is_native
 from slmquant.machine.environment import usable_cores
 from slmquant.machine.meters import bytes_on_disk
@@ -48,10 +49,6 @@ _TEXTS = (".json", ".txt", ".jinja")
 """Suffixes of files without weights: configuration, tokenizer, templates."""
 _KEPT_BYTES = 4_000_000_000
 """Maximum size of the cached log-probabilities; the least recently used are deleted first."""
-_UNPACKING = {
-    "transformers": "no speed: the engine unpacks every weight on loading and computes like an unquantized model"
-}
-"""Engines measured for parity only: their speed and memory say nothing about the quantized model."""
 
 
 @dataclass(frozen=True)
@@ -211,34 +208,31 @@ def keep_reference(source: str, windows: Windows, cache: Path, timeout_s: float)
 def describe(job: EngineJob, reference: str | None) -> EngineJob:
     """`job` with token cost and context limit, read from the reference's or the artifact's config if there is one."""
     folder = reference_folder(reference) if reference is not None else job.artifact
+    engine = engines.load(job.engine)
     try:
         config = _config(folder) if (folder / "config.json").is_file() else None
         cost = TokenCost() if config is None else _token_cost(config, job)
-        limit = _stated_context(job.artifact) if config is None else context_limit(config)
+        limit = _stated_context(engine, job.artifact) if config is None else context_limit(config)
     except ModelError:  # opening the artifact will report it
         cost, limit = TokenCost(), None
     return replace(
         job,
         cost=cost,
         context_limit=limit,
-        no_speed=_UNPACKING.get(job.engine) or _no_speed(job.artifact),
+        no_speed=engine.no_speed if isinstance(engine, WithoutSpeed) else _no_speed(job.artifact),
     )
 
 
-def _stated_context(artifact: Path) -> int | None:
+def _stated_context(engine: Engine, artifact: Path) -> int | None:
     """Context length stated by an artifact without a transformers config; None if it states none.
 
     Raises:
         ModelError: The artifact is damaged.
     """
-    if artifact.suffix == ".gguf":
-        from slmquant.formats.gguf.reader import context_length
-
-        return context_length(artifact)
-    if (stated := artifact / "genai_config.json").is_file():
-        with reading(stated, "the settings of an ONNX Runtime GenAI model", "export it again"):
-            return int(json.loads(stated.read_text(encoding="utf-8"))["model"]["context_length"])
-    return None
+    stated = (
+        fmt.context_limit(artifact) for fmt in map(formats.load, engine.formats) if isinstance(fmt, StatesContext)
+    )
+    return next((limit for limit in stated if limit is not None), None)
 
 
 def _token_cost(config: PreTrainedConfig, job: EngineJob) -> TokenCost:

@@ -30,6 +30,7 @@ class TransformersEngine:
     summary = "transformers with compressed-tensors, which unpacks every weight on loading: for parity, not speed"
     formats = ("compressed_tensors",)
     extra: str | None = _PACKAGE
+    no_speed = "no speed: the engine unpacks every weight on loading and computes like an unquantized model"
 
     def status(self) -> EngineStatus:
         """Whether compressed-tensors is installed; transformers always is."""

@@ -104,6 +104,16 @@ class OnCard(Protocol):
         ...
 
 
+@runtime_checkable
+class WithoutSpeed(Protocol):
+    """Optional engine capability: it is measured for parity only."""
+
+    @property
+    def no_speed(self) -> str:
+        """Why its speed and memory say nothing about a quantized model."""
+        ...
+
+
 class Engine(Protocol):
     """A runtime. Each module in `engines` defines one as `ENGINE`, named after the module."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from packaging.requirements import Requirement
 from torch import Tensor
@@ -121,6 +121,19 @@ class Format(Protocol):
 
         Raises:
             ModelError: The file is truncated, damaged, or of an unknown version.
+        """
+        ...
+
+
+@runtime_checkable
+class StatesContext(Protocol):
+    """Optional format capability: a file without a transformers config states the length of its context."""
+
+    def context_limit(self, path: Path) -> int | None:
+        """Number of tokens of context that `path` states; None if it states none.
+
+        Raises:
+            ModelError: The file is damaged.
         """
         ...
 

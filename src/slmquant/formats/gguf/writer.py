@@ -30,7 +30,7 @@ from slmquant.formats.common.contract import Placement, Written, ends_of_text, s
 from slmquant.formats.gguf.blocks import BLOCK, encode, fit
 from slmquant.formats.gguf.parameters import Parameter, architecture_of, parameters_of, refusal_of
 from slmquant.formats.gguf.proof import prove
-from slmquant.formats.gguf.reader import MODEL_TYPE_KEY, MODULES_KEY, read_weights
+from slmquant.formats.gguf.reader import MODEL_TYPE_KEY, MODULES_KEY, context_length, read_weights
 from slmquant.formats.gguf.tokenizer import add_tokenizer_
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.gguf.metadata import keys_of, rope_of
@@ -118,6 +118,14 @@ class Gguf:
             ModelError: The file is truncated, damaged, of an unknown version, or was not made by slmquant.
         """
         return read_weights(path)
+
+    def context_limit(self, path: Path) -> int | None:
+        """Tokens of context stated in the file's metadata.
+
+        Raises:
+            ModelError: The file is damaged.
+        """
+        return context_length(path) if path.suffix == self.suffix else None
 
     def _place(self, parameter: Parameter, substitute: str | None) -> Placement:
         weight, rows = parameter.weight, parameter.shape

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from slmquant.boundary import guarded
 from slmquant.errors import ModelError
 
-_CONFIG = "genai_config.json"
+GENAI_CONFIG = "genai_config.json"
 _HEADLESS_TOKENS = 32
 """Prefill length from which skipping the head saves more than the extra step for the last token costs."""
 
@@ -110,6 +110,6 @@ class Decoder:
 
 def _facts(folder: Path) -> tuple[int, Path]:
     """Size of an attention head, and path of the graph."""
-    with guarded(lambda why: f"{folder} is not an ONNX Runtime GenAI model ({_CONFIG}: {why}); export it again"):
-        decoder = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model"]["decoder"]
+    with guarded(lambda why: f"{folder} is not an ONNX Runtime GenAI model ({GENAI_CONFIG}: {why}); export it again"):
+        decoder = json.loads((folder / GENAI_CONFIG).read_text(encoding="utf-8"))["model"]["decoder"]
         return int(decoder["head_size"]), folder / decoder["filename"]

@@ -12,6 +12,7 @@ way. It is finer than the 8-bit activations of a scheme, so schemes with A8 are 
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,12 +25,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from slmquant.artifact import Artifact
-from slmquant.boundary import guarded
+from slmquant.boundary import guarded, reading
 from slmquant.errors import ModelError, RefusedError, UnknownNameError
 from slmquant.files import atomic_dir, folder_bytes
 from slmquant.formats.common.contract import Placement, Written, check_installed, settle
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
 from slmquant.formats.onnx.blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
+from slmquant.formats.onnx.decoder import GENAI_CONFIG
 from slmquant.formats.onnx.float_graph import GRAPH, architecture_refusal, plain_model, write_float_graph
 from slmquant.formats.onnx.rewrite import Matrix, Rewriting, initializers, save, stored_of
 from slmquant.model.computing.quantized_model import QuantizedModel
@@ -120,6 +122,18 @@ class Onnx:
                 elif not file.name.startswith(GRAPH):
                     shutil.copy(file, folder / file.name)
         return Written(path, "onnx", folder_bytes(path), placements)
+
+    def context_limit(self, path: Path) -> int | None:
+        """Tokens of context stated in GenAI's settings.
+
+        Raises:
+            ModelError: The settings are damaged.
+        """
+        stated = path / GENAI_CONFIG
+        if not stated.is_file():
+            return None
+        with reading(stated, "the settings of an ONNX Runtime GenAI model", "export it again"):
+            return int(json.loads(stated.read_text(encoding="utf-8"))["model"]["context_length"])
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         """Module name → float32 weight; see `Format.read`."""
