@@ -31,7 +31,6 @@ down projection.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +43,7 @@ from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, ran
 from slmquant.errors import RefusedError
 from slmquant.methods.common.activation_clip import Ratio, clip_activations_
 from slmquant.methods.common.recipe import Recipe
+from slmquant.methods.common.rotation_trial import Rotations
 from slmquant.methods.common.work import Work
 from slmquant.methods.gptq import Gptq
 from slmquant.methods.gptq_sequential import SequentialGptq
@@ -55,19 +55,6 @@ from slmquant.schemes.scheme import Scheme
 
 _MOST_CHANGE = 0.01
 _TOKENS = 16
-
-
-@dataclass(frozen=True)
-class Rotations:
-    """The rotations of a model that can be chosen; the others are fixed by its shapes.
-
-    Attributes:
-        residual: R1.
-        heads: R2, by name of the linear that reads the heads.
-    """
-
-    residual: Rotation
-    heads: Mapping[str, Rotation]
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,9 @@ from slmquant.calib.statistics import Statistic, Statistics
 from slmquant.errors import RefusedError
 from slmquant.methods.common.activation_clip import clip_activations_, ratio_for
 from slmquant.methods.common.recipe import Recipe
-from slmquant.methods.common.rotation_trial import Candidate, Gradient, Trial
+from slmquant.methods.common.rotation_trial import Candidate, Gradient, Rotations, Trial
 from slmquant.methods.common.work import Work
-from slmquant.methods.quarot import PUBLISHED_ROUNDING, Rotations, install_, random_rotations, unturned_stream
+from slmquant.methods.quarot import PUBLISHED_ROUNDING, install_, random_rotations, unturned_stream
 from slmquant.model.rewriting.rotate import fold_norms_
 from slmquant.model.structure import Relations, ResidualStream
 from slmquant.progress import track

@@ -3,107 +3,77 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slmquant.analysis.cells import full_precision_of, is_reference, text_tasks
 from slmquant.analysis.intervals import Interval, interval_of
 from slmquant.analysis.pairs import Pairs
 from slmquant.errors import StoreError
+from slmquant.report._document_cells import (
+    ABSENT,
+    Answers,
+    calibration_seed,
+    chosen_of,
+    each_of,
+    markdown,
+    method_of,
+    short_name,
+    value_of,
+)
+from slmquant.report._document_costs import costs
 from slmquant.report._sections import sections
 from slmquant.report._tables import Field, tables
 from slmquant.store.export import calibration_label
-from slmquant.store.record import ItemOutcome, Record
+from slmquant.store.record import Record
 
 __all__ = ["TABLES", "Answers", "markdown"]
-
-_ABSENT = ""
-_FEW_SECONDS = 10.0
-"""Below this, seconds are shown with one decimal."""
-
-Answers = Mapping[str, Sequence[ItemOutcome]]
-"""Cell id → its per-item answers."""
 
 
 def _cells(records: Sequence[Record], answers: Answers, wanted: str) -> str:
     """Table of every cell that matches `wanted`, and the conditions under which they were measured."""
-    chosen = [r for r in _chosen(records, wanted) if not is_reference(r)]
+    chosen = [r for r in chosen_of(records, wanted) if not is_reference(r)]
     if not chosen:
         raise StoreError(f"no published cell matches {wanted!r}; check model=, scheme=, method= and seed=")
     texts: list[str | None] = [*text_tasks([r for r in chosen if r.status == "ok"])] or [None]
-    measured = sorted((r for r in chosen if r.status == "ok"), key=lambda r: _value(r, "kl_mean", texts[0]))
-    with_seed = len({seed for r in measured if (seed := _calibration_seed(r)) is not None}) > 1
+    measured = sorted((r for r in chosen if r.status == "ok"), key=lambda r: value_of(r, "kl_mean", texts[0]))
+    with_seed = len({seed for r in measured if (seed := calibration_seed(r)) is not None}) > 1
     rows = [
         _row(record, full_precision_of(record, records), texts, answers, with_seed=with_seed) for record in measured
     ]
     heads = ["method", "scheme", "MB", "perplexity", "KL, nats", "added loss, nats", "top-1"]
-    heads += [f"KL on {_short(text)}" for text in texts[1:]]
+    heads += [f"KL on {short_name(text)}" for text in texts[1:]]
     rows += [_ended(record, len(heads)) for record in chosen if record.status != "ok"]
     first = measured[0] if measured else chosen[0]
     return markdown(heads, rows) + "\n" + _conditions(chosen, full_precision_of(first, records), texts) + "\n"
-
-
-_CHOICES: Mapping[str, Callable[[Record], object]] = {
-    "model": lambda record: record.spec.model,
-    "scheme": lambda record: record.spec.scheme,
-    "method": lambda record: record.spec.method,
-    "seed": lambda record: _calibration_seed(record),
-}
-
-
-def _chosen(records: Sequence[Record], wanted: str) -> list[Record]:
-    """The records that match `wanted`, such as `scheme=W4A16g64 seed=0`."""
-    choice = dict(part.split("=", 1) for part in wanted.split())
-    if unknown := set(choice) - set(_CHOICES):
-        raise StoreError(f"unknown filter {', '.join(sorted(unknown))}; expected {', '.join(_CHOICES)}")
-    return [r for r in records if all(str(_CHOICES[name](r)) == value for name, value in choice.items())]
-
-
-def _calibration_seed(record: Record) -> int | None:
-    return None if record.spec.calibration is None else record.spec.calibration.seed
-
-
-def _short(text: str | None) -> str:
-    return "" if text is None else text.split("@")[0].split(":")[0]
-
-
-def _value(record: Record, name: str, task: str | None) -> float:
-    metric = record.metric(name, task)
-    return float("inf") if metric is None else metric.value
 
 
 def _row(
     record: Record, reference: Record | None, texts: Sequence[str | None], answers: Answers, *, with_seed: bool
 ) -> tuple[str, ...]:
     text = texts[0]
-    added = _ABSENT if reference is None else _difference("perplexity", text, reference, record, answers)
+    added = ABSENT if reference is None else _difference("perplexity", text, reference, record, answers)
     size, agreement = record.metric("stored_bytes"), record.metric("top1_agreement", text)
     return (
-        _method(record, with_seed=with_seed),
+        method_of(record, with_seed=with_seed),
         record.spec.scheme,
-        _ABSENT if size is None else f"{size.value / 1e6:.1f}",
+        ABSENT if size is None else f"{size.value / 1e6:.1f}",
         _figure(record, "perplexity", text, ".2f"),
         _figure(record, "kl_mean", text, ".4f"),
         added,
-        _ABSENT if agreement is None else f"{100 * agreement.value:.1f} %",
+        ABSENT if agreement is None else f"{100 * agreement.value:.1f} %",
         *(_figure(record, "kl_mean", other, ".4f") for other in texts[1:]),
     )
 
 
-def _method(record: Record, *, with_seed: bool) -> str:
-    seed = _calibration_seed(record)
-    budget = f", `{record.spec.budget}`" if record.spec.budget else ""
-    return f"`{record.spec.method}`" + budget + (f", seed {seed}" if with_seed and seed is not None else "")
-
-
 def _ended(record: Record, columns: int) -> tuple[str, ...]:
     reason = (record.reason or "").replace("|", "\\|").replace("\n", " ")
-    return f"`{record.spec.method}`", record.spec.scheme, f"{record.status}: {reason}", *[_ABSENT] * (columns - 3)
+    return f"`{record.spec.method}`", record.spec.scheme, f"{record.status}: {reason}", *[ABSENT] * (columns - 3)
 
 
 def _figure(record: Record, name: str, task: str | None, form: str) -> str:
     metric = record.metric(name, task)
-    return _ABSENT if metric is None else _with_interval(metric.value, interval_of(metric), form)
+    return ABSENT if metric is None else _with_interval(metric.value, interval_of(metric), form)
 
 
 def _with_interval(value: float, interval: Interval | None, form: str, *, signed: bool = False) -> str:
@@ -126,7 +96,7 @@ def _pairs(records: Sequence[Record], answers: Answers, wanted: str) -> str:
     pairs = [pair for names in wanted.split(",") for pair in _paired(records, names)]
     varying: dict[str, Callable[[_Pair], object]] = {
         "model": lambda pair: pair.a.spec.model,
-        "text": lambda pair: _short(pair.text),
+        "text": lambda pair: short_name(pair.text),
         "seed": lambda pair: _seed_of(pair),
     }
     varying = {head: value for head, value in varying.items() if len({value(pair) for pair in pairs}) > 1}
@@ -146,7 +116,7 @@ def _pairs(records: Sequence[Record], answers: Answers, wanted: str) -> str:
 
 
 def _seed_of(pair: _Pair) -> int | None:
-    seeds = {seed for record in (pair.a, pair.b) if (seed := _calibration_seed(record)) is not None}
+    seeds = {seed for record in (pair.a, pair.b) if (seed := calibration_seed(record)) is not None}
     return next(iter(seeds), None)
 
 
@@ -163,7 +133,7 @@ def _paired(records: Sequence[Record], names: str) -> list[_Pair]:
     found = []
     for a in first:
         for b in second:
-            seeds = {seed for record in (a, b) if (seed := _calibration_seed(record)) is not None}
+            seeds = {seed for record in (a, b) if (seed := calibration_seed(record)) is not None}
             if a.spec.model == b.spec.model and a.spec.tasks == b.spec.tasks and len(seeds) < 2:
                 texts: list[str | None] = [*text_tasks([a, b])] or [None]
                 found += [_Pair(a, b, text) for text in texts]
@@ -198,7 +168,7 @@ def _report(records: Sequence[Record], answers: Answers, wanted: str) -> str:
 
 def _field(field: Field) -> str:
     if field.reading is None:
-        return _ABSENT
+        return ABSENT
     text = f"**{field.reading.text}**" if field.is_best else field.reading.text
     if field.reading.interval is not None:
         return f"{text} {field.reading.interval}"
@@ -209,10 +179,10 @@ def _difference(name: str, task: str | None, a: Record, b: Record, answers: Answ
     """`b − a` with its interval, for a perplexity in nats of the loss; empty if not measured."""
     metric = a.metric(name, task)
     if metric is None or b.metric(name, task) is None:
-        return _ABSENT
+        return ABSENT
     pairs = Pairs.of(metric, answers.get(a.cell_id, ()), answers.get(b.cell_id, ()))
     if pairs is None or not pairs.complete:
-        return _ABSENT
+        return ABSENT
     estimate = pairs.estimate()
     return _with_interval(
         statistics.fmean(pairs.differences), None if estimate is None else estimate.interval(), ".4f", signed=True
@@ -225,88 +195,22 @@ def _conditions(chosen: Sequence[Record], reference: Record | None, texts: Seque
     record = measured[0]
     provenance = "" if record.model is None else f" ({record.model.provenance})"
     parts = [f"{record.spec.model}{provenance}"]
-    if labels := _each(calibration_label(r.spec.calibration) for r in measured):
+    if labels := each_of(calibration_label(r.spec.calibration) for r in measured):
         parts.append(f"calibrated on {labels}")
     protocols = (metric.protocol for text in texts if (metric := record.metric("perplexity", text)) is not None)
-    if measured_on := _each(protocols):
+    if measured_on := each_of(protocols):
         parts.append(f"measured on {measured_on}")
-    machines = _each(f"{r.environment.cpu}, {r.environment.threads} threads" for r in measured)
-    parts.append(f"computed in {_each(r.spec.compute_dtype for r in measured)} on {machines}")
+    machines = each_of(f"{r.environment.cpu}, {r.environment.threads} threads" for r in measured)
+    parts.append(f"computed in {each_of(r.spec.compute_dtype for r in measured)} on {machines}")
     if reference is not None and (whole := _figure(reference, "perplexity", texts[0], ".2f")):
         parts.append(f"full precision has perplexity {whole}")
     return "; ".join(parts) + ". In brackets: 95 % intervals."
-
-
-def _costs(records: Sequence[Record], answers: Answers, wanted: str) -> str:  # noqa: ARG001  # same signature as the other tables
-    """Table of the cost of quantizing each cell: processor time and memory above the loaded model."""
-    chosen = [r for r in _chosen(records, wanted) if r.status == "ok" and r.metric("quantize_cpu_s") is not None]
-    if not chosen:
-        raise StoreError(f"no published cell that matches {wanted!r} has a measured cost of quantizing")
-    chosen.sort(key=lambda record: _value(record, "quantize_cpu_s", None))
-    with_seed = len({seed for r in chosen if (seed := _calibration_seed(r)) is not None}) > 1
-    rows = []
-    for record in chosen:
-        added = record.metric("quantize_added_rss_bytes")
-        rows.append(
-            (
-                _method(record, with_seed=with_seed),
-                record.spec.scheme,
-                _phase_cpu(record, "capture"),
-                _phase_cpu(record, "quantize"),
-                _seconds(_value(record, "quantize_cpu_s", None)),
-                _ABSENT if added is None else f"{added.value / 1e6:.0f}",
-            )
-        )
-    heads = ("method", "scheme", "statistics, CPU s", "quantizing, CPU s", "both, CPU s", "added MB")
-    return markdown(heads, rows) + "\n" + _cost_conditions(chosen) + "\n"
-
-
-def _phase_cpu(record: Record, name: str) -> str:
-    """Processor seconds of a phase, with the range if it was repeated."""
-    phase = next((phase for phase in record.phases if phase.name == name), None)
-    if phase is None or phase.cpu_s is None:
-        return _ABSENT
-    times = [run.cpu_s for run in phase.repeated]
-    span = f" ({_seconds(min(times))} to {_seconds(max(times))})" if times else ""
-    return _seconds(phase.cpu_s) + span
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.1f}" if value < _FEW_SECONDS else f"{value:.0f}"
-
-
-def _cost_conditions(chosen: Sequence[Record]) -> str:
-    """One line: models, calibration, machines, load of other processes, and what the columns count."""
-    parts = [_each(record.spec.model for record in chosen)]
-    if labels := _each(calibration_label(record.spec.calibration) for record in chosen):
-        parts.append(f"calibrated on {labels}")
-    machines = _each(f"{record.environment.cpu}, {record.environment.threads} threads" for record in chosen)
-    parts.append(f"computed in {_each(record.spec.compute_dtype for record in chosen)} on {machines}")
-    noise = [metric.value for record in chosen if (metric := record.metric("quantize_noise")) is not None]
-    if noise:
-        parts.append(f"other processes took up to {max(noise):.0%} of all processor time")
-    return "; ".join(parts) + (
-        ". Seconds are processor time of the cell's process over all threads, the median of several runs; shared "
-        "statistics are charged to each cell. Memory is the peak above what was resident before."
-    )
-
-
-def _each(labels: Iterable[str | None]) -> str:
-    """Join the distinct labels, in order."""
-    return "; and ".join(dict.fromkeys(label for label in labels if label))
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    lines += [f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 TABLES: Mapping[str, Callable[[Sequence[Record], Answers, str], str]] = {
     "cells": _cells,
     "pairs": _pairs,
     "report": _report,
-    "costs": _costs,
+    "costs": costs,
 }
 """Kind of table → its function of (records, answers, arguments of the comment)."""

@@ -12,7 +12,7 @@ rotation only rotates errors whose direction is random already, which changes no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,7 +26,6 @@ from slmquant.core.hadamard import hadamard
 from slmquant.core.rotation import CayleyState, DenseRotation, Rotation, cayley_sgd_step, matrix_of
 from slmquant.core.straight_through import dithered_tokens, fake_quantize_blocks, fake_quantize_tokens
 from slmquant.methods.common.work import Work
-from slmquant.methods.quarot import Rotations
 from slmquant.model.computing.activations import activation_elements
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.structure import ResidualStream
@@ -36,6 +35,19 @@ _TOKENS_AT_ONCE = 1024
 
 Gradient = Literal["scale", "frozen", "dithered"]
 """Kind of gradient; see the module's docstring."""
+
+
+@dataclass(frozen=True)
+class Rotations:
+    """The rotations of a model that can be chosen; the others are fixed by its shapes.
+
+    Attributes:
+        residual: R1.
+        heads: R2, by name of the linear that reads the heads.
+    """
+
+    residual: Rotation
+    heads: Mapping[str, Rotation]
 
 
 @dataclass(frozen=True)
