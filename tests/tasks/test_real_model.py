@@ -12,6 +12,7 @@ from slmquant.errors import SlmquantError
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import resolve
 from slmquant.tasks.common.contract import EvalContext
+from slmquant.tasks.common.lm_eval import task as lm_eval_task
 
 pytestmark = pytest.mark.real_model
 
@@ -48,11 +49,11 @@ def test_answers_equal_those_of_lm_evals_own_backend_on_real_items(
 
     from slmquant.tasks.common.lm_eval.backend import ContextLM
 
-    task = resolve(TaskSpec(name=name))
-    assert isinstance(task, task.LmEvalTask)
-    with task._quiet():
-        built = task._build(task, asked)
-        task._select_(built.subtasks, TaskSpec(name=name), 0, items)
+    found_task = resolve(TaskSpec(name=name))
+    assert isinstance(found_task, lm_eval_task.LmEvalTask)
+    with lm_eval_task._quiet():
+        built = lm_eval_task._build(found_task, asked)
+        lm_eval_task._select_(built.subtasks, TaskSpec(name=name), 0, items)
         subtask = built.subtasks[name]
         subtask.set_config("num_fewshot", shots)  # behind five examples, questions share a cached beginning
         subtask.build_all_requests()
