@@ -70,7 +70,7 @@ def test_memory_is_that_of_the_phase_above_what_was_there() -> None:
     meter = Meter()
     held = np.ones(50_000_000, dtype=np.uint8)
     with meter.phase("quantize"):
-        more = np.ones(30_000_000, dtype=np.uint8)
+        more = np.ones(60_000_000, dtype=np.uint8)  # beyond what malloc ever serves from memory that was freed before
         del more
     with meter.phase("nothing"):
         pass
@@ -79,10 +79,10 @@ def test_memory_is_that_of_the_phase_above_what_was_there() -> None:
     if first.added_rss_bytes is None:
         pytest.skip("this system does not let a process forget its peak")
 
-    assert 29e6 < first.added_rss_bytes < 45e6
+    assert 59e6 < first.added_rss_bytes < 75e6
     assert second.added_rss_bytes is not None and second.added_rss_bytes < 5e6
     assert second.peak_rss_bytes is not None and first.peak_rss_bytes is not None
-    assert second.peak_rss_bytes >= first.peak_rss_bytes > 80e6
+    assert second.peak_rss_bytes >= first.peak_rss_bytes > 110e6
 
 
 def test_the_clock_set_back_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
