@@ -29,7 +29,7 @@ from slmquant.errors import RefusedError
 from slmquant.methods.common.recipe import Recipe
 from slmquant.model.sources.load import load
 from slmquant.progress import Silent
-from slmquant.quantization import quantize_by_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 
 
@@ -57,7 +57,7 @@ class Bench:
         calibration = FreshCalibration(model, self.calibration, torch.float32, Silent())
         started = time.process_time()
         try:
-            made = quantize_by_(recipe, model, name, parse(scheme), calibration, seed=self.seed)
+            made = quantize_(model, name, parse(scheme), calibration, seed=self.seed, recipe=recipe)
         except RefusedError as error:
             return str(error)
         spent = time.process_time() - started

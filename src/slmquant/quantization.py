@@ -37,6 +37,7 @@ def quantize_(
     seed: int = 0,
     budget: Budget = "fast",
     progress: Progress | None = None,
+    recipe: Recipe | None = None,
 ) -> QuantizedModel:
     """Quantize `model` in place.
 
@@ -49,48 +50,15 @@ def quantize_(
         seed: Seed of all random numbers of the method.
         budget: Upper limit on the cost of learning.
         progress: Receives progress updates.
+        recipe: A recipe that has no registered name, e.g. a method with other settings; `method` is then its name in
+            the result. None to look the method up.
 
     Raises:
         UnknownNameError: There is no such method.
         RefusedError: The method does not support this scheme on this model; the message says why.
         NumericalError: A solver met NaN or infinity.
     """
-    return quantize_by_(
-        methods.load(method), model, method, scheme, calibration, dtype=dtype, seed=seed, budget=budget,
-        progress=progress,
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def quantize_by_(
-    recipe: Recipe,
-    model: PreTrainedModel,
-    method: str,
-    scheme: Scheme,
-    calibration: Calibration,
-    *,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    budget: Budget = "fast",
-    progress: Progress | None = None,
-) -> QuantizedModel:
-    """Like `quantize_`, but with a recipe that needs no registered name, e.g. a method with other settings.
-
-    Args:
-        recipe: The recipe.
-        model: As in `quantize_`.
-        method: Name of the recipe in the result.
-        scheme: As in `quantize_`, like all other arguments.
-        calibration: Calibration data for the recipe.
-        dtype: Dtype that the linears of the result multiply in.
-        seed: Seed of all random numbers.
-        budget: Upper limit on the cost of learning.
-        progress: Receives progress updates.
-
-    Raises:
-        RefusedError: The recipe does not support this scheme on this model; the message says why.
-        NumericalError: A solver met NaN or infinity.
-    """
+    recipe = recipe or methods.load(method)
     _refuse(method, recipe.refusal(scheme))
     if scheme.is_full_precision:
         return Assembly(model, scheme, count_parameters(model), (), dtype).finish_(method, (), frozenset())

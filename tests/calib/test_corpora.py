@@ -128,7 +128,7 @@ def test_damaged_files_are_named(folder: Path) -> None:
     path.write_bytes(gzip.compress(RAW.encode())[:-9])
     with pytest.raises(DataError, match=r"wikitext2_test\.txt\.gz is damaged"):
         load_corpus("wikitext2_test", folder)
-    path.write_bytes(gzip.compress(b"\n"))
+    path.write_bytes(gzip.compress(b"\n", mtime=0))
     with pytest.raises(DataError, match="is empty"):
         load_corpus("wikitext2_test", folder)
     _write(folder, "c4_train_a.jsonl.gz", '{"txt": 1}\n')
@@ -164,10 +164,10 @@ def test_the_real_test_split_is_the_canonical_one() -> None:
         ("wikitext2_test.txt.gz", b""),
         ("wikitext2_test.txt", random.Random(0).randbytes(5000)),
         ("wikitext2_test.txt.gz", random.Random(0).randbytes(5000)),
-        ("wikitext2_test.txt.gz", gzip.compress(random.Random(0).randbytes(5000))),
+        ("wikitext2_test.txt.gz", gzip.compress(random.Random(0).randbytes(5000), mtime=0)),
         ("wikitext2_test.jsonl", b'{"text": null}\n'),
         ("wikitext2_test.jsonl", b'{"text": "a"}\n{"text": "b'),
-        ("wikitext2_test.jsonl.gz", gzip.compress(b"[1, 2]\n")),
+        ("wikitext2_test.jsonl.gz", gzip.compress(b"[1, 2]\n", mtime=0)),
     ],
 )
 def test_a_text_that_is_empty_or_none_at_all_is_named(tmp_path: Path, name: str, content: bytes) -> None:

@@ -15,6 +15,7 @@ from slmquant.cli._app import run
 from slmquant.store import Store
 from slmquant.testing.tiny import tiny
 from tests import invented
+from tests.cli.exports import EXPORTS
 from tests.formats.gguf_models import tokenizer
 
 Run = Callable[..., tuple[int, str]]
@@ -123,18 +124,7 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize(
-    ("kind", "scheme", "more"),
-    [
-        ("native", "W8A16", ()),
-        ("gguf", "W8A16", ("--otherwise", "F16")),
-        ("gptq", "W8A16g32", ()),
-        ("awq", "W4A16g32-asym", ()),
-        ("compressed_tensors", "W8A16g32", ()),
-        pytest.param("onnx", "W8A16g32", ("--otherwise", "f16"), marks=pytest.mark.engine),
-        pytest.param("openvino", "W8A16g32", (), marks=pytest.mark.engine),
-    ],
-)
+@pytest.mark.parametrize(("kind", "scheme", "more"), EXPORTS)
 def test_a_disk_that_becomes_full_is_one_line_and_leaves_nothing(
     slmquant: Run, tmp_path: Path, small_files: None, kind: str, scheme: str, more: tuple[str, ...]
 ) -> None:

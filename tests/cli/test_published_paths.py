@@ -14,6 +14,7 @@ from slmquant.cli._app import run
 from slmquant.formats import native
 from slmquant.formats.native.manifest import MANIFEST, digest
 from slmquant.testing.tiny import tiny
+from tests.cli.exports import EXPORTS
 from tests.formats.gguf_models import tokenizer
 
 MARK = "Folder of [mine]"
@@ -42,18 +43,7 @@ def named(place: Path) -> list[str]:
     return [str(file) for file in files if b"Folder of" in file.read_bytes() or b"/below" in file.read_bytes()]
 
 
-@pytest.mark.parametrize(
-    ("kind", "scheme", "more"),
-    [
-        ("native", "W8A16", ()),
-        ("gguf", "W8A16", ("--otherwise", "F16")),
-        ("gptq", "W8A16g32", ()),
-        ("awq", "W4A16g32-asym", ()),
-        ("compressed_tensors", "W8A16g32", ()),
-        pytest.param("onnx", "W8A16g32", ("--otherwise", "f16"), marks=pytest.mark.engine),
-        pytest.param("openvino", "W8A16g32", (), marks=pytest.mark.engine),
-    ],
-)
+@pytest.mark.parametrize(("kind", "scheme", "more"), EXPORTS)
 def test_no_artifact_names_the_folder_of_its_model(
     folder: Path, tmp_path: Path, kind: str, scheme: str, more: tuple[str, ...]
 ) -> None:

@@ -29,6 +29,10 @@ WORDS = tuple(
 )
 
 
+EXIT_CODES = range(11)
+"""Success, and the errors that `slmquant --help` lists."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command line ended."""
@@ -61,7 +65,7 @@ class Slmquant:
             pytest.fail(f"slmquant {' '.join(words)!r}: {text[-3000:]}")
         assert "Traceback" not in out + err
         assert code == 0 or err.strip(), f"exit code {code} without a word"
-        assert code in (0, *range(1, 11))
+        assert code in EXIT_CODES
         assert "\x1b[31m" not in out + err, "a terminal would obey it"
         return Ended(code, out, err)
 

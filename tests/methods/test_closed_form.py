@@ -26,7 +26,7 @@ from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import discover
 from slmquant.model.linears import weight_at
 from slmquant.progress import Silent
-from slmquant.quantization import quantize_, quantize_by_
+from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.preservation import logit_change
@@ -149,7 +149,7 @@ class TestSmoothQuantPlus:
         for transforms in ((), *((Smoothing(alpha=alpha),) for alpha in alphas)):
             recipe, changed = replace(methods.load("rtn"), transforms=transforms), loud_model(architecture)
             calibration = FreshCalibration(changed, calibration_tokens(), torch.float32, Silent())
-            found = quantize_by_(recipe, changed, "rtn", parse(SCHEME), calibration).model(windows).logits
+            found = quantize_(changed, "rtn", parse(SCHEME), calibration, recipe=recipe).model(windows).logits
             expected.append((exact.exp() * (exact - found.log_softmax(-1))).sum(-1).mean().item())
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

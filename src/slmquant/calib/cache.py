@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -105,20 +106,33 @@ def cost(folder: Path) -> Phase:
         ) from error
 
 
+def tokens(folder: Path) -> int:
+    """Number of calibration tokens that the statistics in `folder` are of.
+
+    Raises:
+        SourceError: The folder is damaged; it is safe to delete.
+    """
+    with _readable(folder):
+        return int(json.loads((folder / _FACTS).read_text(encoding="utf-8"))["tokens"])
+
+
 def load(folder: Path, wanted: Collection[Statistic]) -> Captured:
     """Read the `wanted` statistics that `save` wrote; tensors stay on disk until they are accessed.
 
     Raises:
         SourceError: The folder is damaged; it is safe to delete.
     """
-    unreadable = guarded(
-        lambda why: f"cannot read the captured statistics in {folder} ({why}); delete the folder, it is a cache",
-        SourceError,
-    )
-    with unreadable:
+    with _readable(folder):
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         files = {name: folder / _file_name(index) for index, name in enumerate(facts["names"])}
         for path in files.values():
             with safe_open(path, "pt"):
                 pass
         return Captured(_StoredStatistics(files, wanted), int(facts["tokens"]))
+
+
+def _readable(folder: Path) -> AbstractContextManager[None]:
+    return guarded(
+        lambda why: f"cannot read the captured statistics in {folder} ({why}); delete the folder, it is a cache",
+        SourceError,
+    )

@@ -118,17 +118,17 @@ class CachedCalibration:
         self._spec, self._captured, self._loaded, self._data_dir = spec, captured, loaded, data_dir
 
     @cached_property
-    def _corpus(self) -> Corpus:
+    def _read(self) -> tuple[Tensor, DataCard]:
+        """The windows and the text they come from."""
         if self._spec is None:
             raise DataError("the method reads calibration text, and the cell was given none; name a corpus")
-        return load_corpus(self._spec.corpus, self._data_dir)
+        corpus = load_corpus(self._spec.corpus, self._data_dir)
+        return _windows(self._loaded, corpus, self._spec), corpus.card
 
-    @cached_property
+    @property
     def windows(self) -> Tensor:
         """Token ids, `(samples, seq)`."""
-        if self._spec is None:
-            raise DataError("the method reads calibration text, and the cell was given none; name a corpus")
-        return _windows(self._loaded, self._corpus, self._spec)
+        return self._read[0]
 
     def bill(self, reads_text: bool) -> CalibrationBill:
         """What the cell used and cost, if `reads_text` says that its method looks at calibration text at all."""
@@ -136,8 +136,9 @@ class CachedCalibration:
             return CalibrationBill()
         if self._captured is not None:
             path, card = self._captured.path, self._captured.card
-            return CalibrationBill(cache.load(path, ()).tokens, (card,), cache.cost(path))
-        return CalibrationBill(self.windows.numel(), (self._corpus.card,))
+            return CalibrationBill(cache.tokens(path), (card,), cache.cost(path))
+        windows, card = self._read
+        return CalibrationBill(windows.numel(), (card,))
 
     @property
     def remarks(self) -> tuple[str, ...]:

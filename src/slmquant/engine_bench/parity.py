@@ -190,7 +190,7 @@ def write_reference(session: Session, windows: Windows, folder: Path) -> None:
         stored = np.lib.format.open_memmap(temporary / _LOG_PROBS, mode="w+", dtype=np.float16, shape=shape)
         nll = np.empty(windows.predictions)
         for start, targets, logits in _rows(session, windows):
-            log_probs = _log_softmax(logits)
+            log_probs = log_softmax(logits)
             stored[start : start + len(targets)] = np.maximum(log_probs, np.finfo(np.float16).min)
             nll[start : start + len(targets)] = -log_probs[np.arange(len(targets)), targets]
         stored.flush()
@@ -227,8 +227,8 @@ def compare(session: Session, windows: Windows, folder: Path, full: Path | None 
     agree = 0
     for start, targets, logits in _rows(session, windows):
         rows = slice(start, start + len(targets))
-        engine = _log_softmax(logits[:, :vocab])
-        reference = _log_softmax(stored[rows, :vocab])
+        engine = log_softmax(logits[:, :vocab])
+        reference = log_softmax(stored[rows, :vocab])
         nll[rows] = -engine[np.arange(len(targets)), targets]
         kl[rows] = (np.exp(reference) * (reference - engine)).sum(axis=1)
         agree += int((engine.argmax(axis=1) == reference.argmax(axis=1)).sum())
@@ -253,7 +253,7 @@ def _own_kl(folder: Path, full: Path) -> float | None:
     vocab = min(quantized.shape[1], original.shape[1])
     total = 0.0
     for start in range(0, len(quantized), _ROWS):
-        p, q = (_log_softmax(stored[start : start + _ROWS, :vocab]) for stored in (original, quantized))
+        p, q = (log_softmax(stored[start : start + _ROWS, :vocab]) for stored in (original, quantized))
         total += float((np.exp(p) * (p - q)).sum())
     return total / len(quantized)
 
@@ -297,7 +297,7 @@ def _pieces(length: int) -> Iterator[tuple[int, int]]:
         yield start, start + 1
 
 
-def _log_softmax(rows: Sequence[Sequence[float]] | NDArray[np.floating]) -> NDArray[np.float64]:
+def log_softmax(rows: Sequence[Sequence[float]] | NDArray[np.floating]) -> NDArray[np.float64]:
     """Natural logarithms of the probabilities, `(rows, vocab)` in float64."""
     wide = np.asarray(rows, dtype=np.float64)
     wide = wide - wide.max(axis=1, keepdims=True)

@@ -121,11 +121,12 @@ def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel 
     loaded = loaded or load(job.model, device=job.device)
     length = fitting(_WINDOW_TOKENS, loaded.model.config)
     windows = calibration_windows(loaded.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
-    _compared(loaded.model, windows[0])  # the first run includes set-up time
+    head = OutputHead(loaded.model)
+    _compared(loaded.model, head, windows[0])  # the first run includes set-up time
     progress.start("choose the compute dtype", len(windows))
     runs = []
     for window in windows:  # in turn, so that other load affects both dtypes alike
-        runs.append(_compared(loaded.model, window))
+        runs.append(_compared(loaded.model, head, window))
         progress.advance()
     decision = _decide(runs, windows.numel())
     with atomic_file(path) as temporary:
@@ -155,8 +156,7 @@ def _timed(head: OutputHead, window: Tensor) -> tuple[float, Tensor]:
 
 
 @torch.inference_mode()
-def _compared(model: PreTrainedModel, window: Tensor) -> _Run:
-    head = OutputHead(model)
+def _compared(model: PreTrainedModel, head: OutputHead, window: Tensor) -> _Run:
     plain_s, plain = _timed(head, window)
     with multiplying_in(model.base_model, torch.bfloat16):
         products_s, products = _timed(head, window)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmquant import engines
+from slmquant.engine_bench.parity import log_softmax
 from slmquant.engines.common.contract import Chooses, Engine, OpenOptions, Session
 from slmquant.testing.contract import ContractError, Outcome, demand, demand_described
 
@@ -103,10 +104,5 @@ def _check_pieces(session: Session, tokens: list[int], rows: NDArray[np.float32]
 
 def _divergence(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
     """Mean KL divergence, in nats."""
-    log_p, log_q = _log_softmax(reference), _log_softmax(logits)
+    log_p, log_q = log_softmax(reference), log_softmax(logits)
     return float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean())
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

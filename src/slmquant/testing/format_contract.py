@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 SCALE_TOLERANCE = 2**-10
 """Largest relative error of a weight stored `exact`, from rounding scales to a format's own 16 bits."""
 
-_DENSE_TOLERANCE = 2**-7
-"""Relative error of bfloat16."""
-
 
 def check_format(name: str, artifact: Artifact, folder: Path, otherwise: str | None = None) -> Outcome:
     """Check a format's contract on one artifact.
@@ -55,10 +52,10 @@ def check_format(name: str, artifact: Artifact, folder: Path, otherwise: str | N
         demand_described(fmt, "title", "summary", "suffix")
         demand(fmt.extra is None or isinstance(fmt.extra, str), f"extra is a name or None; got {fmt.extra!r}")
         path = folder / f"model{fmt.suffix}"
-        reason = fmt.refusal(artifact.quantized)
-        if reason is None:
-            reason = _check_misfits(fmt, fmt.place(artifact.quantized), artifact, path, otherwise)
-        if reason is not None and (otherwise is None or fmt.refusal(artifact.quantized) is not None):
+        if (reason := fmt.refusal(artifact.quantized)) is None:
+            misfit = _misfit(fmt.place(artifact.quantized), artifact)
+            reason = misfit if otherwise is None else None
+        if reason is not None:
             _check_refusal(fmt, artifact, path, reason)
             return Outcome(reason)
         try:
@@ -78,10 +75,8 @@ def _about(name: str, artifact: Artifact) -> Iterator[None]:
         raise ContractError(f"{name} with {artifact.quantized.scheme}: {error}") from None
 
 
-def _check_misfits(
-    fmt: Format, placements: Sequence[Placement], artifact: Artifact, path: Path, otherwise: str | None
-) -> str | None:
-    """Check the account of weights; returns why one of them does not fit, or None if all do."""
+def _misfit(placements: Sequence[Placement], artifact: Artifact) -> str | None:
+    """Check the account of weights; the reason why one does not fit, or None if all do."""
     placed = sum(placement.parameters for placement in placements)
     demand(
         placed == artifact.quantized.size.parameters,
@@ -89,8 +84,6 @@ def _check_misfits(
     )
     misfits = [placement for placement in placements if placement.reason is not None]
     demand(not any(misfit.exact for misfit in misfits), "a weight that does not fit is not stored exactly")
-    if misfits and otherwise is None:
-        _check_refusal(fmt, artifact, path, str(misfits[0].reason))
     return misfits[0].reason if misfits else None
 
 
