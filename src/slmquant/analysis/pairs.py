@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slmquant.analysis.intervals import CONFIDENCE, Interval
 from slmquant.analysis.matched import MatchedShares
@@ -117,10 +117,22 @@ class _SharesAtAnyTime:
         return None if flipped is None else MatchedShares(flipped.to_wrong, flipped.to_right, flipped.n).stderr
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
+        """The differences that are not rejected: zero and beyond by the test, all others by `difference_sequence`.
+
+        The test of zero is the stronger one, and its error covers all differences of the other sign, so the interval
+        contains zero exactly if `p_value` does not reject it.
+        """
         flipped = flips(self.first, self.second)
         if flipped is None:
             return None
-        return difference_sequence(flipped.to_wrong, flipped.to_right, flipped.n, confidence)
+        span = difference_sequence(flipped.to_wrong, flipped.to_right, flipped.n, confidence)
+        found = evidence(self.first, self.second)
+        if found.leader is None or found.p_value > 1 - confidence:
+            return replace(span, low=min(span.low, 0.0), high=max(span.high, 0.0))
+        least = math.ulp(0.0)  # the end itself, zero, is rejected
+        if found.leader == 1:
+            return replace(span, low=max(span.low, least), high=max(span.high, least))
+        return replace(span, low=min(span.low, -least), high=min(span.high, -least))
 
     def p_value(self, null: float = 0.0) -> float | None:
         return evidence(self.first, self.second).p_value if null == 0 else _p_of(self, null)
