@@ -10,12 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from slmquant.errors import SlmquantError, StoreError, UnknownNameError
+from slmquant.errors import OutputError, SlmquantError, StoreError, UnknownNameError
 from slmquant.store import Store
 from tests import invented
 
 app = typer.Typer(rich_markup_mode="rich")
-for name in ("list", "show", "compare", "report"):
+for name in ("list", "show", "compare", "report", "merge", "check"):
     app.command(name)(import_module(f"slmquant.cli.{name}").command)
 
 
@@ -123,7 +123,19 @@ class TestCommands:
         with Store(results):
             assert "13 cells" in run("list").stdout
 
-    @pytest.mark.parametrize("name", ["list", "show", "compare", "report"])
+    def test_stores_are_merged_and_checked(self, results: Path, tmp_path: Path) -> None:
+        out = tmp_path / "all.jsonl"
+        assert "13 cells (13 added" in run("merge", str(results), "-o", str(out)).stderr
+        assert json.loads(run("check", str(out), "--json").stdout) == {"cells": 13, "complaints": []}
+        with pytest.raises(OutputError, match="already exists"):
+            run("merge", str(results), "-o", str(out))
+        with pytest.raises(OutputError, match="also a source"):
+            run("merge", str(results), "-o", str(results))
+        out.write_text(out.read_text().replace('"name":"acc_norm","value":0.', '"name":"acc_norm","value":0.0'))
+        with pytest.raises(StoreError, match="contradictions in 13 cells"):
+            run("check", str(out))
+
+    @pytest.mark.parametrize("name", ["list", "show", "compare", "report", "merge", "check"])
     def test_help_has_examples(self, name: str) -> None:
         assert f"slmquant {name}" in run(name, "--help").stdout
 

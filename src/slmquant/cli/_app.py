@@ -30,6 +30,7 @@ COMMANDS = {
     "List what is available": ("models", "methods", "schemes", "tasks", "engines"),
     "Download": ("pull",),
     "Read results": ("list", "show", "compare", "report"),
+    "Keep results": ("merge", "check"),
 }
 """Panel → commands; the command `x-y` is the function `command` of `slmquant.cli.x_y`."""
 

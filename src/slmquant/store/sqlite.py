@@ -165,6 +165,17 @@ class Store:
         with guarded(lambda why: f"{damaged} ({why}); restore the file from a backup", StoreError):
             return [_outcome(name, item, json.loads(document)) for name, item, document in rows]
 
+    def damage(self) -> list[str]:
+        """What is wrong with the file itself, one sentence each; records that cannot be read raise a `StoreError`."""
+        with self._explained():
+            rows = self._connection.execute("PRAGMA integrity_check").fetchall()
+            orphans = len(self._connection.execute("PRAGMA foreign_key_check").fetchall())
+            known = {row[0] for row in self._connection.execute("SELECT cell_id FROM records")}
+        lines = [f"SQLite reports: {text}" for (text,) in rows if text != "ok"]
+        lines += [f"{orphans} answers belong to no cell"] if orphans else []
+        changed = sorted(known ^ {record.cell_id for record in self.records()})
+        return lines + [f"cell {cell_id} is stored under another id than its settings have" for cell_id in changed]
+
     def close(self) -> None:
         """Merge the log into the file and release the writer lock."""
         self._connection.close()

@@ -1,0 +1,122 @@
+"""Combine the cells of several stores and published files, and write them as a store, JSON lines or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmquant.boundary import guarded
+from slmquant.errors import OutputError, StoreError
+from slmquant.files import atomic_file
+from slmquant.store.export import rows
+from slmquant.store.jsonlines import read_cells, write_cells
+from slmquant.store.publication import published, publisher
+from slmquant.store.record import ItemOutcome, Record
+from slmquant.store.sqlite import Store
+
+__all__ = ["JSON_LINES", "PARQUET", "STORES", "Combined", "combine", "write_parquet"]
+
+STORES = (".sqlite", ".db")
+"""Endings of result stores."""
+JSON_LINES = ".jsonl"
+"""Ending of published cells, one JSON object per line; see `store.jsonlines`."""
+PARQUET = ".parquet"
+"""Ending of a table with one row per cell, which is written and not read."""
+
+Cell = tuple[Record, Sequence[ItemOutcome]]
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What `combine` did.
+
+    Attributes:
+        cells: Number of cells in the output.
+        added: Cells of the sources that the output did not have.
+        replaced: Cells of the output that a source had in a better state.
+        repeated: Cells of the sources that were left out because the output has the same or a better one.
+    """
+
+    cells: int
+    added: int
+    replaced: int
+    repeated: int
+
+
+def combine(sources: Sequence[Path], output: Path) -> Combined:
+    """Write the cells of all sources to `output`; its ending decides the format.
+
+    Of several records of one cell the finished one is kept (`ok` or `refused` before failures, which a plan tries
+    again), then the one that finished last; so the result does not depend on the order of the sources. An output that
+    is a store keeps its own cells by the same rule.
+
+    Raises:
+        StoreError: A source cannot be read, or the output is being written by another process.
+        OutputError: The output's ending is unknown.
+    """
+    if output.suffix in STORES:
+        with Store(output) as store:
+            return _into(store, sources)
+    if output.suffix not in (JSON_LINES, PARQUET):
+        endings = ", ".join((*STORES, JSON_LINES, PARQUET))
+        raise OutputError(f"output {output} ends in {output.suffix or 'nothing'!r}; expected one of {endings}")
+    kept: dict[str, Cell] = {}
+    read = 0
+    for cell in cells(sources):
+        read += 1
+        before = kept.get(cell[0].cell_id)
+        if before is None or _rank(cell[0]) > _rank(before[0]):
+            kept[cell[0].cell_id] = cell
+    chosen = sorted(kept.values(), key=lambda cell: (cell[0].finished_at, cell[0].cell_id))
+    records = [record for record, _ in chosen]
+    if output.suffix == PARQUET:
+        write_parquet(records, output)
+    else:
+        write_cells(records, {record.cell_id: items for record, items in chosen}, output)
+    return Combined(len(kept), len(kept), 0, read - len(kept))
+
+
+def write_parquet(records: Sequence[Record], path: Path) -> None:
+    """Write `store.export.rows`, one row per cell, as a Parquet file; texts name no local folder.
+
+    Raises:
+        OutputError: The path is not writable.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    publish = publisher(records)
+    table = pyarrow.Table.from_pylist([published(row, publish) for row in rows(records)])
+    with atomic_file(path) as temporary, guarded(lambda why: f"cannot write {path}: {why}", OutputError):
+        pyarrow.parquet.write_table(table, temporary)
+
+
+def _into(store: Store, sources: Iterable[Path]) -> Combined:
+    known = {record.cell_id: record for record in store.records()}
+    added = replaced = repeated = 0
+    for record, items in cells(sources):
+        before = known.get(record.cell_id)
+        if before is not None and _rank(record) <= _rank(before):
+            repeated += 1
+            continue
+        store.put(record, items)
+        known[record.cell_id] = record
+        added, replaced = (added + 1, replaced) if before is None else (added, replaced + 1)
+    return Combined(len(known), added, replaced, repeated)
+
+
+def cells(sources: Iterable[Path]) -> Iterator[Cell]:
+    for path in sources:
+        if path.suffix == JSON_LINES:
+            records, answers = read_cells(path)
+            yield from ((record, answers[record.cell_id]) for record in records)
+            continue
+        if not path.is_file():
+            raise StoreError(f"no result store at {path}; expected a store or a file of published cells ({JSON_LINES})")
+        with Store(path, read_only=True) as store:
+            yield from ((record, store.items(record.cell_id)) for record in store.records())
+
+
+def _rank(record: Record) -> tuple[bool, float]:
+    return record.status in ("ok", "refused"), record.finished_at.timestamp()
