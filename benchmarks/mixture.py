@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from printed import write_printed
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
@@ -23,10 +25,12 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.core.divergence import log_normalize_, token_divergence_
 from slmquant.core.quantized_tensor import QuantizedTensor
+from slmquant.machine.environment import environment
 from slmquant.model.sources.load import load
 from slmquant.store.record import CalibrationSpec
 
 WINDOW = 512
+HEADS = ("restored", "million weights", "KL, nats", "gain per million weights, millinats")
 
 
 def main() -> None:
@@ -37,6 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--corpus", default="wikitext2_validation", help="corpus to evaluate on; c4_train_b for web pages"
     )
+    parser.add_argument("--output", type=Path, help="also write the table here as JSON, for the documents' tables")
     given = parser.parse_args()
     calibration = CalibrationSpec(corpus="wikitext2_train")
     if given.corpus == calibration.corpus:
@@ -50,8 +55,7 @@ def main() -> None:
     weights = made.quantized.weights
     put(trial, weights)
     rounded = divergence(full, trial, windows)
-    table = Table("restored", "million weights", "KL, nats", "gain per million weights, millinats")
-    table.add_row("nothing", "", f"{sum(rounded) / len(rounded):.4f}", "")
+    rows = [("nothing", "", f"{sum(rounded) / len(rounded):.4f}", "")]
     for kind in dict.fromkeys(name.rpartition(".")[2] for name in weights):
         chosen = {name: weight for name, weight in weights.items() if name.endswith(kind)}
         millions = sum(weight.codes.numel() for weight in chosen.values()) / 1e6
@@ -65,8 +69,19 @@ def main() -> None:
         found = series_mean(gains, None, positions)
         interval = found.interval()
         reach = "" if interval is None else f" ± {interval.high - found.mean:.2f}"
-        table.add_row(kind, f"{millions:.1f}", f"{sum(left) / len(left):.4f}", f"{found.mean:.2f}{reach}")
+        rows.append((kind, f"{millions:.1f}", f"{sum(left) / len(left):.4f}", f"{found.mean:.2f}{reach}"))
+    table = Table(*HEADS)
+    for row in rows:
+        table.add_row(*row)
     Console(width=None if Console().is_terminal else 120).print(table)
+    if given.output is not None:
+        here = environment()
+        conditions = (
+            f"{given.model}, GPTQ-MSE in Q4_0, embedding and head in Q8_0, calibrated on {calibration.corpus}; "
+            f"{given.windows} windows of {WINDOW} tokens of {given.corpus}, evenly spread, on {here.cpu}. "
+            "±: half of a 95 % interval."
+        )
+        write_printed(given.output, HEADS, rows, conditions)
 
 
 def put(model: PreTrainedModel, weights: Mapping[str, QuantizedTensor]) -> None:

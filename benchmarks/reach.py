@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from printed import write_printed
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +37,6 @@ from slmquant.core.divergence import log_normalize_, next_token_nll, token_diver
 from slmquant.engine_bench.requests import Point
 from slmquant.engine_bench.session import EngineJob, Settings, run_engines
 from slmquant.engines.common.contract import OpenOptions, Session
-from slmquant.files import atomic_file
 from slmquant.formats.common.contract import Format
 from slmquant.machine.environment import environment
 from slmquant.store.record import CalibrationSpec, Metric
@@ -140,10 +139,7 @@ def main(description: str, contest: Contest) -> None:
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
     console.print(table, *lines, sep="\n")
     if given.output is not None:
-        conditions = conditions_of(given, plain.quantized.notes)
-        printed = {"conditions": conditions, "heads": heads, "rows": rows, "differences": lines}
-        with atomic_file(given.output) as temporary:
-            temporary.write_text(json.dumps(printed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_printed(given.output, heads, rows, conditions_of(given, plain.quantized.notes), lines)
 
 
 def conditions_of(given: argparse.Namespace, notes: Sequence[str]) -> str:
