@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slmquant.boundary import guarded, is_space, or_none, reading, reason, save_traceback, without_folders, writing
-from slmquant.errors import DataError, ModelError, OutputError, RefusedError, SpaceError
+from slmquant.errors import DataError, ModelError, OutputError, RefusedError, SpaceError, first_line
 from slmquant.model.sources.pull import pull
 from slmquant.packages import Package, fetch
 
@@ -133,3 +133,8 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_fetched(
             match="Read-only file system; choose another path, or, if it is in the cache, set SLMQUANT_CACHE",
         ):
             get()
+
+
+@pytest.mark.parametrize(("text", "line"), [("\n  bad header \nmore", "bad header"), (" \n", ""), ("", "")])
+def test_the_first_line_of_an_error_is_the_first_that_is_not_blank(text: str, line: str) -> None:
+    assert first_line(ValueError(text)) == line

@@ -16,6 +16,7 @@ from slmquant.errors import OutputError, SpaceError
 from slmquant.files import (
     atomic_dir,
     atomic_file,
+    cache_path,
     check_output,
     forget_oldest,
     mark_used,
@@ -172,3 +173,11 @@ def test_what_was_used_longest_ago_goes_where_a_cache_grows_too_large(tmp_path: 
     assert forget_oldest(tmp_path, 0) == []  # used within a day, maybe by somebody else right now
     assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished", "new", "older"]
     assert forget_oldest(tmp_path / "nowhere", 0) == []
+
+
+def test_a_path_in_the_cache_follows_its_key_and_stays_where_earlier_versions_wrote_it(tmp_path: Path) -> None:
+    key = {"model": "a", "limit": None, "version": [1, 2]}
+
+    assert cache_path(tmp_path, "reference", key, ".json") == tmp_path / "reference" / "537965d32a2956989127d937.json"
+    assert cache_path(tmp_path, "reference", dict(reversed(key.items()))) == tmp_path / "reference" / "537965d32a2956989127d937"
+    assert cache_path(tmp_path, "reference", key | {"limit": 1}).name != "537965d32a2956989127d937"

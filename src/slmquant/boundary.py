@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from slmquant.errors import ModelError, OutputError, SlmquantError, SpaceError
+from slmquant.errors import ModelError, OutputError, SlmquantError, SpaceError, first_line
 
 __all__ = [
     "guarded",
@@ -143,14 +143,14 @@ def or_none(read: Callable[[], T]) -> T | None:
 
 def reason(error: BaseException) -> str:
     """First line of an error, or its class name if it has no text; shortened, and without control characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    line = first_line(error)
+    text = line or type(error).__name__
     if isinstance(error, KeyError):
         text = f"{text} is missing"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror
     elif type(error) in (TypeError, AttributeError, IndexError, AssertionError):  # unclear without the class name
-        text = f"{type(error).__name__}: {text}" if lines else text
+        text = f"{type(error).__name__}: {text}" if line else text
     text = printable(text)
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
 

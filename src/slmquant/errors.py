@@ -42,11 +42,17 @@ __all__ = [
     "TaskNameError",
     "UnavailableError",
     "UnknownNameError",
+    "first_line",
 ]
 
 
 FAILED_CELLS = 9
 """Exit code of a command that finished, with cells that failed."""
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's text that is not blank; empty if it has no text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
 class SlmquantError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -30,6 +31,19 @@ _MARK = "slmquant-unfinished"
 def cache_dir() -> Path:
     """Cache folder for models, calibration statistics and reference states (`SLMQUANT_CACHE`)."""
     return Path(os.environ.get("SLMQUANT_CACHE") or platformdirs.user_cache_dir("slmquant")).expanduser()
+
+
+def cache_path(folder: Path, kind: str, key: object, suffix: str = "") -> Path:
+    """Path in the cache of something that `key` decides.
+
+    Args:
+        folder: Folder of the cache.
+        kind: Subfolder of its kind.
+        key: Everything that decides the content, as JSON values.
+        suffix: Suffix of the file; none for a folder.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    return folder / kind / f"{digest}{suffix}"
 
 
 def sha256(path: Path, start: int = 0, stop: int | None = None) -> str:

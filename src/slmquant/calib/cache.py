@@ -5,7 +5,6 @@ They are a folder with one file per input, so that writing and reading need memo
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -20,7 +19,7 @@ from slmquant.boundary import guarded
 from slmquant.calib.capture import Captured
 from slmquant.calib.statistics import HESSIANS, InputStatistics, Statistic
 from slmquant.errors import SourceError
-from slmquant.files import atomic_dir
+from slmquant.files import atomic_dir, cache_path
 from slmquant.store.record import CalibrationSpec, Phase
 from slmquant.versions import STAGES
 
@@ -49,12 +48,11 @@ class CaptureKey:
 
     def path(self, cache_dir: Path) -> Path:
         """The folder of this key's statistics."""
-        parts = [
+        key = [
             _VERSION, STAGES["calibration"], self.model_key, self.corpus_sha256,
             self.calibration.model_dump(mode="json"), self.dtype, sorted(self.wanted), torch.__version__,
         ]  # fmt: skip
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-        return cache_dir / "statistics" / digest
+        return cache_path(cache_dir, "statistics", key)
 
 
 class _StoredStatistics(Mapping[str, InputStatistics]):

@@ -25,7 +25,7 @@ from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Se
 from slmquant.engines.common.contract import Engine, OpenOptions, WithoutSpeed
 from slmquant.engines.common.torch_sessions import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
-from slmquant.files import cache_dir, forget_oldest, mark_used, remove_leftovers, sha256
+from slmquant.files import cache_dir, cache_path, forget_oldest, mark_used, remove_leftovers, sha256
 from slmquant.formats.common.checkpoint_reader import checkpoint_of
 from slmquant.formats.common.contract import StatesContext
 from slmquant.formats.native.folder import MANIFEST, is_native
@@ -187,8 +187,7 @@ def keep_reference(source: str, windows: Windows, cache: Path, timeout_s: float)
     folder = reference_folder(source)
     versions = (__version__, torch.__version__, transformers.__version__)
     key = [FILE_VERSION, _digest(folder), windows.tokens, *versions]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    kept = cache / "engine_reference" / digest
+    kept = cache_path(cache, "engine_reference", key)
     mark_used(kept)
     if not kept.exists():
         remove_leftovers(kept.parent)

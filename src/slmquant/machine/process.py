@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
-from slmquant.errors import RefusedError, SlmquantError
+from slmquant.errors import RefusedError, SlmquantError, first_line
 from slmquant.progress import Progress
 from slmquant.store.record import Status
 
@@ -148,8 +148,7 @@ def explain(error: Exception) -> Failure:
         return Failure("refused", str(error))
     if isinstance(error, SlmquantError):
         return Failure("failed", str(error))
-    text = str(error).strip().splitlines()
-    first = text[0] if text else "no message"
+    first = first_line(error) or "no message"
     if isinstance(error, MemoryError) or "allocate memory" in first or "out of memory" in first.lower():
         return Failure("out_of_memory", first)
     log.error("a cell failed unexpectedly\n%s", "".join(traceback.format_exception(error)))

@@ -10,7 +10,6 @@ whatever the machine's load.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -27,7 +26,7 @@ from slmquant.analysis.intervals import student
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
-from slmquant.files import atomic_file
+from slmquant.files import atomic_file, cache_path
 from slmquant.machine.environment import environment, usable_cores
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiplying_in
@@ -186,7 +185,6 @@ def _decide(runs: Sequence[_Run], tokens: int) -> PrecisionDecision:
 
 def _path(job: PrecisionJob, corpus_sha256: str) -> Path:
     machine = environment()
-    parts = [_VERSION, job.model_key, corpus_sha256, job.device, machine.cpu, machine.gpu, machine.threads,
-             torch.__version__]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-    return job.cache_dir / "precision" / f"{digest}.json"
+    key = [_VERSION, job.model_key, corpus_sha256, job.device, machine.cpu, machine.gpu, machine.threads,
+           torch.__version__]  # fmt: skip
+    return cache_path(job.cache_dir, "precision", key, ".json")

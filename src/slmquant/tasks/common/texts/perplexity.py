@@ -9,8 +9,6 @@ of taken from its start.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens, window_bos
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
 from slmquant.errors import DataError, NumericalError
+from slmquant.files import cache_path
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.running.output_head import OutputHead
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
@@ -91,8 +90,7 @@ def reference_path(corpus: str, where: ReferenceKey, spec: TaskSpec) -> Path:
         "torch": torch.__version__,
         "version": [METRIC_VERSION, FILE_VERSION],
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    return where.cache_dir / "reference" / f"{digest}.safetensors"
+    return cache_path(where.cache_dir, "reference", key, ".safetensors")
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from slmquant.boundary import guarded
 from slmquant.errors import DataError
-from slmquant.files import atomic_file
+from slmquant.files import atomic_file, cache_path
 from slmquant.model.compatibility.context import context_limit
 from slmquant.model.running.token_trees import Tokens
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
@@ -77,8 +77,7 @@ def reference_path(where: ReferenceKey, spec: TaskSpec) -> Path:
         "torch": torch.__version__,
         "version": METRIC_VERSION,
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    return where.cache_dir / "reference" / f"{digest}.json"
+    return cache_path(where.cache_dir, "reference", key, ".json")
 
 
 def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
