@@ -23,7 +23,8 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import text_tokens
 from slmquant.model.sources.load import load
 from slmquant.runs.plan import make_plan
-from slmquant.runs.runner import Event, run
+from slmquant.runs.rows import Event
+from slmquant.runs.runner import run
 from slmquant.store.record import Record
 from slmquant.store.sqlite import Store
 

@@ -179,5 +179,8 @@ def test_a_path_in_the_cache_follows_its_key_and_stays_where_earlier_versions_wr
     key = {"model": "a", "limit": None, "version": [1, 2]}
 
     assert cache_path(tmp_path, "reference", key, ".json") == tmp_path / "reference" / "537965d32a2956989127d937.json"
-    assert cache_path(tmp_path, "reference", dict(reversed(key.items()))) == tmp_path / "reference" / "537965d32a2956989127d937"
+    assert (
+        cache_path(tmp_path, "reference", dict(reversed(key.items())))
+        == tmp_path / "reference" / "537965d32a2956989127d937"
+    )
     assert cache_path(tmp_path, "reference", key | {"limit": 1}).name != "537965d32a2956989127d937"

@@ -27,11 +27,11 @@ from slmquant.calib.cached import CachedCalibration, CaptureJob, run_capture
 from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.corpora import calibration_corpus
 from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
-from slmquant.files import cache_dir
 from slmquant.formats import native
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, identify, load
 from slmquant.model.sources.resolve import place_of
+from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.quantization import quantize_
 from slmquant.runs.plan import Dtype, make_plan
@@ -77,17 +77,17 @@ def quantize(
     Raises:
         SlmquantError: It cannot be done; the message says why and what to do. See `slmquant.errors`.
     """
-    progress, spec = progress or Silent(), calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
-    parsed = parse(scheme)
-    recipe = methods.load(method)
+    progress, places = progress or Silent(), Places(data_dir)
+    spec = calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
+    parsed, recipe = parse(scheme), methods.load(method)
     if (reason := recipe.refusal(parsed)) is not None:
         raise RefusedError(f"{method}: {reason}")
     needs = recipe.needs_for(parsed)
     loaded = load(source, device=device, progress=progress)
-    chosen = _dtype(source, dtype, device, spec, data_dir, progress, loaded)
+    chosen = _dtype(source, dtype, device, spec, places, progress, loaded)
     captured = None
     if needs:
-        job = CaptureJob(source, spec, needs, chosen, device, data_dir, cache_dir())
+        job = CaptureJob(source, spec, needs, chosen, device, places)
         captured = run_capture(job, progress, loaded)
     quantized = quantize_(
         loaded.model,
@@ -144,14 +144,14 @@ def evaluate(
         DataError: The data of a task was not found.
     """
     specs = [tasks.parse(name) for name in task_names]
+    progress, places = progress or Silent(), Places(data_dir)
     context = evaluation_context(
-        artifact.quantized, artifact.tokenizer, artifact.source, _key(artifact), cache_dir(), data_dir,
-        progress or Silent(),
-    )  # fmt: skip
+        artifact.quantized, artifact.tokenizer, artifact.source, _key(artifact), places, progress
+    )
     key = context.reference_key
     missing = [spec for spec in specs if not context.is_reference and not tasks.has_reference(key, spec)]
     if missing:
-        _measure_reference(artifact, missing, data_dir, progress or Silent())
+        _measure_reference(artifact, missing, places, progress)
     return evaluate_tasks(context, specs)
 
 
@@ -196,7 +196,7 @@ def _dtype(
     dtype: Dtype,
     device: str,
     calibration: CalibrationSpec,
-    data_dir: Path | None,
+    places: Places,
     progress: Progress,
     loaded: LoadedModel,
 ) -> str:
@@ -204,16 +204,14 @@ def _dtype(
         raise UnknownNameError("dtype", dtype, get_args(Dtype))
     if dtype != "auto":
         return dtype
-    job = PrecisionJob(source, key_of(source), calibration.corpus, device, data_dir, cache_dir())
+    job = PrecisionJob(source, key_of(source), calibration.corpus, device, places)
     try:
         return decide_precision(job, progress, loaded).dtype
     except DataError:  # no text to measure on; a method that needs one will raise this itself
         return "float32"
 
 
-def _measure_reference(
-    artifact: Artifact, specs: Sequence[TaskSpec], data_dir: Path | None, progress: Progress
-) -> None:
+def _measure_reference(artifact: Artifact, specs: Sequence[TaskSpec], places: Places, progress: Progress) -> None:
     """Run the full-precision model over `specs` to cache its states."""
     loaded = load(artifact.source, device=artifact.quantized.model.device)
     if loaded.sha256 != artifact.source_sha256:
@@ -222,9 +220,7 @@ def _measure_reference(
             f"{artifact.source_sha256[:16]} as in the artifact; restore them, or quantize the model again"
         )
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration(), dtype=artifact.quantized.dtype)
-    context = evaluation_context(
-        reference, artifact.tokenizer, artifact.source, _key(artifact), cache_dir(), data_dir, progress
-    )
+    context = evaluation_context(reference, artifact.tokenizer, artifact.source, _key(artifact), places, progress)
     evaluate_tasks(context, specs)
 
 

@@ -16,7 +16,7 @@ from slmquant.cli import app, bench
 from slmquant.errors import OutputError, PlanError, UnknownNameError
 from slmquant.quantization import quantize_
 from slmquant.runs.plan import Plan, read_plan_fields
-from slmquant.runs.runner import Event
+from slmquant.runs.rows import Event
 from slmquant.schemes import parse
 from tests import invented
 

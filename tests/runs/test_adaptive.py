@@ -9,6 +9,7 @@ import pytest
 
 from slmquant.errors import PlanError
 from slmquant.machine.process import Failure
+from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.runs.early_stopping import loop
 from slmquant.runs.early_stopping.loop import Separation
@@ -86,7 +87,7 @@ def store(tmp_path: Path) -> Store:
 def race(store: Store, workers: Workers, monkeypatch: pytest.MonkeyPatch, said: list[str] | None = None) -> Separation:
     monkeypatch.setattr(loop, "run_isolated", workers)
     said = [] if said is None else said
-    return Separation(store, lambda spec: CellJob(spec, None, None, Path()), Silent(), said.append, None)
+    return Separation(store, lambda spec: CellJob(spec, None, Places(None, Path())), Silent(), said.append, None)
 
 
 def run_all(separation: Separation, *method_names: str) -> dict[str, CellResult | Failure]:

@@ -13,7 +13,8 @@ from slmquant.machine.process import Failure
 from slmquant.report._sections import sections
 from slmquant.runs.engine_cells import absence, groups
 from slmquant.runs.plan import make_plan
-from slmquant.runs.runner import Event, run
+from slmquant.runs.rows import Event
+from slmquant.runs.runner import run
 from slmquant.store import Record, Store
 from slmquant.store.record import CellSpec
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from slmquant import versions
 from slmquant.model.sources.identity import config_sha256, key_of, tokenizer_sha256
+from slmquant.places import Places
 from slmquant.runs import runner
 from slmquant.runs.plan import make_plan
-from slmquant.runs.runner import Event, RunResult, run
+from slmquant.runs.rows import Event
+from slmquant.runs.runner import RunResult, run
 from slmquant.store import Store
 from slmquant.store.inputs import apart
 from tests.runs.made_up import write_text
@@ -104,7 +107,7 @@ def test_what_was_corrected_is_measured_again_as_if_nothing_had_been_kept(
     correct(model, data)
     said: list[str] = []
     second = bench(model, data, tmp_path / "one.sqlite", said)
-    monkeypatch.setattr(runner, "cache_dir", lambda: tmp_path / "fresh cache")
+    monkeypatch.setattr(runner, "Places", partial(Places, cache_dir=tmp_path / "fresh cache"))
     fresh = bench(model, data, tmp_path / "fresh.sqlite")
 
     assert {record.status for record in (*first.records, *second.records)} == {"ok"}

@@ -3,16 +3,18 @@
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from slmquant.errors import NumericalError, PlanError, RefusedError, SchemeError, SourceError, UnknownNameError
-from slmquant.files import cache_dir
 from slmquant.machine.process import Failure, run_isolated
+from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.runs.plan import Plan, make_plan, read_plan_fields
-from slmquant.runs.runner import Event, run
+from slmquant.runs.rows import Event
+from slmquant.runs.runner import run
 from slmquant.store import Store
 from slmquant.store.record import Metric
 from slmquant.tasks.common.contract import TaskResult
@@ -199,7 +201,7 @@ class TestStories260k:
         with Store(tmp_path / "before.sqlite") as store:
             reference, cell = (record.spec for record in run(plan, store).records)
         kept = Metric(name="perplexity", value=12.5, unit="1", higher_is_better=False, task="tinystories:3")
-        answered = TaskCheckpoints.of(cell, cache_dir(), None)
+        answered = TaskCheckpoints.of(cell, Places())
         answered.keep(cell.tasks[0], TaskCheckpoint(TaskResult((kept,), ()), 3600.0, 1 << 40))
         with Store(tmp_path / "results.sqlite") as store:
             first, second = run(plan, store).records
@@ -215,7 +217,7 @@ class TestStories260k:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = self.values(tmp_path / "one.sqlite")
-        monkeypatch.setattr("slmquant.runs.runner.cache_dir", lambda: tmp_path / "another cache")
+        monkeypatch.setattr("slmquant.runs.runner.Places", partial(Places, cache_dir=tmp_path / "another cache"))
 
         assert self.values(tmp_path / "two.sqlite") == first
         assert len(first) == 1 * 2 + 6 * 5

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from slmquant import tasks
 from slmquant.errors import NumericalError, RefusedError
+from slmquant.places import Places
 from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks.common.contract import EvalContext, TaskResult
 from slmquant.testing.tiny import tiny
@@ -96,18 +97,18 @@ def test_what_cannot_be_read_is_asked_again_and_what_is_forgotten_is_gone(tmp_pa
 def test_cells_keep_their_answers_apart(tmp_path: Path) -> None:
     spec = CellSpec(model="m", model_sha256="0", method="rtn", scheme="W8A8", tasks=tuple(SPECS))
 
-    mine = TaskCheckpoints.of(spec, tmp_path, None)
-    assert mine == TaskCheckpoints.of(spec.model_copy(), tmp_path, None)
-    assert mine != TaskCheckpoints.of(spec.model_copy(update={"seed": 1}), tmp_path, None)
-    assert mine != TaskCheckpoints.of(spec, tmp_path, tmp_path / "other data")
+    mine = TaskCheckpoints.of(spec, Places(None, tmp_path))
+    assert mine == TaskCheckpoints.of(spec.model_copy(), Places(None, tmp_path))
+    assert mine != TaskCheckpoints.of(spec.model_copy(update={"seed": 1}), Places(None, tmp_path))
+    assert mine != TaskCheckpoints.of(spec, Places(tmp_path / "other data", tmp_path))
 
 
 def test_another_version_does_not_find_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = CellSpec(model="m", model_sha256="0", method="rtn", scheme="W8A8", tasks=tuple(SPECS))
-    mine = TaskCheckpoints.of(spec, tmp_path, None)
+    mine = TaskCheckpoints.of(spec, Places(None, tmp_path))
     monkeypatch.setattr(task_checkpoints, "__version__", "99")
 
-    assert TaskCheckpoints.of(spec, tmp_path, None) != mine
+    assert TaskCheckpoints.of(spec, Places(None, tmp_path)) != mine
 
 
 def test_a_task_that_cannot_be_asked_costs_the_others_nothing(tmp_path: Path, asking: Asking) -> None:

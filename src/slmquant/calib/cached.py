@@ -25,6 +25,7 @@ from slmquant.model.discovery.relations import discover
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, load, unmap_
 from slmquant.model.structure import Relations
+from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.store.record import CalibrationSpec, DataCard, Phase
 
@@ -38,8 +39,7 @@ class CaptureJob:
     wanted: frozenset[Statistic]
     dtype: str
     device: str
-    data_dir: Path | None
-    cache_dir: Path
+    places: Places
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def run_capture(job: CaptureJob, progress: Progress, loaded: LoadedModel | None 
         NumericalError: An activation was not finite.
     """
     torch.set_num_threads(usable_cores())
-    corpus = load_corpus(job.calibration.corpus, job.data_dir, progress)
+    corpus = load_corpus(job.calibration.corpus, job.places.data_dir, progress)
     key = cache.CaptureKey(key_of(job.model), corpus.card.sha256, job.calibration, job.dtype, job.wanted)
-    path = key.path(job.cache_dir)
+    path = key.path(job.places.cache_dir)
     if path.exists():
         return CapturedFile(path, corpus.card)
     given, loaded = loaded, loaded or load(job.model, device=job.device)

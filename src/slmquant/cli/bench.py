@@ -15,7 +15,8 @@ from slmquant.errors import FAILED_CELLS
 if TYPE_CHECKING:
     from slmquant.analysis.standing import Answers
     from slmquant.runs.plan import Plan
-    from slmquant.runs.runner import Event, RunResult
+    from slmquant.runs.rows import Event
+    from slmquant.runs.runner import RunResult
     from slmquant.store import Record
 
 DEFAULT_METHODS = ("rtn", "smoothquant", "gptq", "awq", "quarot")

@@ -25,7 +25,7 @@ from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Se
 from slmquant.engines.common.contract import Engine, OpenOptions, WithoutSpeed
 from slmquant.engines.common.torch_sessions import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
-from slmquant.files import cache_dir, cache_path, forget_oldest, mark_used, remove_leftovers, sha256
+from slmquant.files import cache_path, forget_oldest, mark_used, remove_leftovers, sha256
 from slmquant.formats.common.checkpoint_reader import checkpoint_of
 from slmquant.formats.common.contract import StatesContext
 from slmquant.formats.native.folder import MANIFEST, is_native
@@ -35,6 +35,7 @@ from slmquant.machine.process import Failure
 from slmquant.model.compatibility.context import context_limit, fitting
 from slmquant.model.size import count_parameters
 from slmquant.model.sources.resolve import resolve
+from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.schemes import parse
 
@@ -89,7 +90,7 @@ def bench_engine(
         UnknownNameError, SourceError, ModelError, DataError: A reference cannot be loaded, or there is no text. A
             failure of an artifact is not raised but returned as its result.
     """
-    progress = progress or Silent()
+    progress, places = progress or Silent(), Places(data_dir)
     progress.start("reference", len(artifacts))
     jobs = []
     for label, (artifact, source) in zip(labels([name for name, _ in artifacts]), artifacts, strict=True):
@@ -97,10 +98,10 @@ def bench_engine(
         if not path.exists() and isinstance(engines.load(engine), TorchEngine):
             path = reference_folder(artifact)
         if source is None:
-            jobs.append(_compared_with_itself(EngineJob(label, engine, path), data_dir, settings.timeout_s))
+            jobs.append(_compared_with_itself(EngineJob(label, engine, path), places, settings.timeout_s))
         else:
-            windows = fixed_windows(source, TextOptions(), data_dir)
-            reference = keep_reference(source, windows, cache_dir(), settings.timeout_s)
+            windows = fixed_windows(source, TextOptions(), places.data_dir)
+            reference = keep_reference(source, windows, places.cache_dir, settings.timeout_s)
             jobs.append(describe(EngineJob(label, engine, path, reference), source))
         progress.advance()
     return run_engines(_with_full(jobs, baseline), settings, baseline, progress)
@@ -125,14 +126,15 @@ def _with_full(jobs: Sequence[EngineJob], baseline: int | None) -> list[EngineJo
     ]
 
 
-def _compared_with_itself(job: EngineJob, data_dir: Path | None, timeout_s: float) -> EngineJob:
+def _compared_with_itself(job: EngineJob, places: Places, timeout_s: float) -> EngineJob:
     """Use the artifact itself, read by torch, as its reference; no reference if torch cannot read it."""
     is_gguf = job.artifact.suffix == ".gguf" and job.artifact.is_file()
     if not is_gguf and checkpoint_of(job.artifact) is None:
         return describe(job, None)
     try:
         source = str(job.artifact)
-        reference = keep_reference(source, fixed_windows(source, TextOptions(), data_dir), cache_dir(), timeout_s)
+        windows = fixed_windows(source, TextOptions(), places.data_dir)
+        reference = keep_reference(source, windows, places.cache_dir, timeout_s)
     except SlmquantError as error:
         return describe(replace(job, no_reference=str(error)), None)
     if isinstance(reference, Failure):

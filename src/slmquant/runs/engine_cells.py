@@ -17,11 +17,12 @@ from slmquant import engines, formats
 from slmquant.engine_bench.reference import TextOptions, describe, fixed_windows, keep_reference
 from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Settings, cell_settings, run_engines
 from slmquant.errors import SlmquantError
-from slmquant.files import cache_dir, remove
+from slmquant.files import remove
 from slmquant.formats import native
 from slmquant.formats.common.contract import Written
 from slmquant.machine.meters import bytes_on_disk
 from slmquant.machine.process import Failure, run_isolated
+from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.store.record import CellSpec
 
@@ -86,7 +87,7 @@ class EngineStage:
         kept: Cell, the full-precision one first → folder of its quantized model in slmquant's own format, or the
             failure that prevented it.
         scratch: Folder for artifacts.
-        data_dir: Local folder of data, tried first.
+        places: Folders of data and of the cache.
         rounds: Number of timed passes.
         timeout_s: Time limit of an export, of opening, of a comparison and of a pass, in seconds; None for the
             engines' own limit.
@@ -95,7 +96,7 @@ class EngineStage:
 
     kept: Mapping[CellSpec, Path | Failure]
     scratch: Path
-    data_dir: Path | None
+    places: Places
     rounds: int
     timeout_s: float | None
     progress: Progress
@@ -142,8 +143,8 @@ class EngineStage:
             artifact = written.path
         full = next(iter(self.kept))  # its reference is kept for other runs, too
         try:
-            windows = fixed_windows(str(kept), TextOptions(), self.data_dir)
-            place = cache_dir() if spec == full else self.scratch
+            windows = fixed_windows(str(kept), TextOptions(), self.places.data_dir)
+            place = self.places.cache_dir if spec == full else self.scratch
             reference = keep_reference(str(kept), windows, place, settings.timeout_s)
             if isinstance(reference, Reference):
                 reference = replace(reference, full=reference.folder if spec == full else full_reference)

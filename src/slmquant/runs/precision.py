@@ -32,6 +32,7 @@ from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import LoadedModel, load
+from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.store.record import ComputeDtype, Metric
 
@@ -53,8 +54,7 @@ class PrecisionJob:
     model_key: str
     corpus: str
     device: str
-    data_dir: Path | None
-    cache_dir: Path
+    places: Places
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel 
     Raises:
         DataError: The corpus is absent or too short.
     """
-    corpus = load_corpus(job.corpus, job.data_dir, progress)
+    corpus = load_corpus(job.corpus, job.places.data_dir, progress)
     path = _path(job, corpus.card.sha256)
     if path.exists():
         return PrecisionDecision(**json.loads(path.read_text(encoding="utf-8")))
@@ -187,4 +187,4 @@ def _path(job: PrecisionJob, corpus_sha256: str) -> Path:
     machine = environment()
     key = [_VERSION, job.model_key, corpus_sha256, job.device, machine.cpu, machine.gpu, machine.threads,
            torch.__version__]  # fmt: skip
-    return cache_path(job.cache_dir, "precision", key, ".json")
+    return cache_path(job.places.cache_dir, "precision", key, ".json")

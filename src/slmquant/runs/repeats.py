@@ -40,7 +40,7 @@ def run_quantize(job: CellJob, progress: Progress) -> Phase:
     torch.manual_seed(job.spec.seed)
     loaded = load(job.spec.model, device=job.spec.device, mapped=not methods.load(job.spec.method).rewrites_weights)
     check_model(job.spec, loaded)
-    calibration = CachedCalibration(job.spec.calibration, job.captured, loaded, job.data_dir)
+    calibration = CachedCalibration(job.spec.calibration, job.captured, loaded, job.places.data_dir)
     meter = Meter()
     with meter.phase("quantize"):
         quantize_(

@@ -1,7 +1,8 @@
-"""Turns the outcome of a cell into a row of the store."""
+"""The rows of a run: turns the outcome of each cell into one, stores it and reports it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,8 +10,11 @@ from slmquant.engine_bench.session import EngineResult
 from slmquant.machine.clock import now
 from slmquant.machine.environment import environment
 from slmquant.machine.process import Failure
+from slmquant.places import Places
 from slmquant.runs.work import CellResult
 from slmquant.store.record import CellSpec, ComputeDtype, Metric, Record
+from slmquant.store.sqlite import Store
+from slmquant.tracks.task_checkpoints import TaskCheckpoints
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,68 @@ class Decision:
     dtype: ComputeDtype
     metrics: tuple[Metric, ...] = ()
     remark: str | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of a run: a remark, or the end of a cell.
+
+    Attributes:
+        text: One line.
+        record: The finished cell; None for a remark.
+        done: Number of cells that have ended.
+        total: Number of cells of the plan.
+    """
+
+    text: str
+    record: Record | None
+    done: int
+    total: int
+
+
+class Rows:
+    """The rows of a run, in the order in which its cells end.
+
+    Args:
+        store: The store to write them to.
+        places: Where cells keep the checkpoints of their tasks, which are removed with the row.
+        tell: Called with every `Event`.
+        total: Number of cells of the plan.
+
+    Attributes:
+        records: The rows so far, including those of an earlier run.
+        skipped: Number of rows of an earlier run.
+    """
+
+    def __init__(self, store: Store, places: Places, tell: Callable[[Event], None], total: int) -> None:
+        self.store = store
+        self.records: list[Record] = []
+        self.skipped = 0
+        self._places, self._tell, self._total = places, tell, total
+
+    def put(
+        self, spec: CellSpec, result: CellResult | EngineResult | Failure, decision: Decision, started: datetime
+    ) -> None:
+        """Store the row of a cell that ended just now."""
+        record = record_of(spec, result, decision, started)
+        self.store.put(record, () if isinstance(result, Failure) else result.items)
+        if record.status in ("ok", "refused"):  # failed cells continue from there when tried again
+            TaskCheckpoints.of(spec, self._places).forget()
+        self.records = [other for other in self.records if other.cell_id != record.cell_id]  # after further rounds
+        self.records.append(record)
+        self.say(f"{spec.label}: {record.status}", record)
+
+    def skip(self, spec: CellSpec) -> Record:
+        """The row of a cell that an earlier run finished."""
+        record = self.store.get(spec.cell_id)
+        self.records.append(record)
+        self.skipped += 1
+        self.say(f"{spec.label}: {record.status}, done before", record)
+        return record
+
+    def say(self, text: str, record: Record | None = None) -> None:
+        """Report a remark, or the end of a cell."""
+        self._tell(Event(text, record, len(self.records), self._total))
 
 
 def record_of(

@@ -21,6 +21,7 @@ from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.sources.load import load, unmap_
+from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
 from slmquant.runs.inputs import check_calibration, check_model
@@ -42,8 +43,7 @@ class CellJob:
 
     spec: CellSpec
     captured: CapturedFile | None
-    data_dir: Path | None
-    cache_dir: Path
+    places: Places
     keep_in: Path | None = None
 
 
@@ -73,7 +73,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     with meter.phase("load"):
         loaded = load(job.spec.model, device=job.spec.device, mapped=mapped)
     check_model(job.spec, loaded)
-    calibration = CachedCalibration(job.spec.calibration, job.captured, loaded, job.data_dir)
+    calibration = CachedCalibration(job.spec.calibration, job.captured, loaded, job.places.data_dir)
     with meter.phase("quantize"):
         quantized = quantize_(
             loaded.model,
@@ -94,10 +94,10 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         if mapped and dtype != torch.float32:  # few of the mapped file's weights are still in use
             unmap_(quantized.model)
         context = evaluation_context(
-            quantized, loaded.tokenizer, job.spec.model, job.spec.model_key, job.cache_dir, job.data_dir, progress
+            quantized, loaded.tokenizer, job.spec.model, job.spec.model_key, job.places, progress
         )
         whole = [task for task in job.spec.tasks if task.until_separated is None]
-        evaluation = evaluate(context, whole, TaskCheckpoints.of(job.spec, job.cache_dir, job.data_dir))
+        evaluation = evaluate(context, whole, TaskCheckpoints.of(job.spec, job.places))
     meter.phases[-1] = _add_earlier_process(meter.phases[-1], evaluation)
     if job.keep_in is not None:
         save_snapshot(Artifact(quantized, loaded.tokenizer, job.spec.model, loaded.sha256), job.keep_in)
@@ -121,8 +121,7 @@ def evaluation_context(
     tokenizer: PreTrainedTokenizerBase,
     source: str,
     key: str,
-    cache_dir: Path,
-    data_dir: Path | None,
+    places: Places,
     progress: Progress,
 ) -> EvalContext:
     """The context in which tasks measure `quantized`; the references of `source` are cached under `key`."""
@@ -131,8 +130,8 @@ def evaluation_context(
         dtype=quantized.dtype,
         tokenizer=tokenizer,
         model_sha256=key,
-        cache_dir=cache_dir,
-        data_dir=data_dir,
+        cache_dir=places.cache_dir,
+        data_dir=places.data_dir,
         is_reference=quantized.method == methods.REFERENCE,
         reference_head=_reference_head(quantized, source),
         progress=progress,

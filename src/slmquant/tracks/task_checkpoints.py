@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from slmquant import __version__
 from slmquant.boundary import or_none
 from slmquant.files import atomic_file, remove
+from slmquant.places import Places
 from slmquant.store.record import CellSpec, TaskSpec
 from slmquant.tasks.common.contract import TaskResult
 from slmquant.tasks.common.texts.token_means import METRIC_VERSION
@@ -62,9 +63,9 @@ class TaskCheckpoints:
     folder: Path
 
     @classmethod
-    def of(cls, spec: CellSpec, cache_dir: Path, data_dir: Path | None) -> TaskCheckpoints:
-        """The checkpoints of a cell that reads its data from `data_dir` first."""
-        return cls(cache_dir / "answered" / versioned(spec, str(data_dir)))
+    def of(cls, spec: CellSpec, places: Places) -> TaskCheckpoints:
+        """The checkpoints of a cell that reads its data and caches its results in `places`."""
+        return cls(places.cache_dir / "answered" / versioned(spec, str(places.data_dir)))
 
     def find(self, task: TaskSpec) -> TaskCheckpoint | None:
         """The checkpoint of a task; None if there is none or it is unreadable."""

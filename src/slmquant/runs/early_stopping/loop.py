@@ -216,7 +216,7 @@ class Separation:
             job = self._job_of(entrant.spec)
             if isinstance(job, Failure):
                 return job
-            round_job = RoundJob(entrant.spec, entrant.kept, asked, job.data_dir, job.cache_dir)
+            round_job = RoundJob(entrant.spec, entrant.kept, asked, job.places)
             answered = run_isolated(run_round, round_job, self._progress, self._timeout_s)
             if isinstance(answered, Failure):
                 return answered

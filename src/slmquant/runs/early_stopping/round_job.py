@@ -13,6 +13,7 @@ from slmquant.errors import RefusedError
 from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
 from slmquant.model.sources.load import load
+from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
 from slmquant.runs.model_snapshot import load_snapshot
@@ -38,8 +39,7 @@ class RoundJob:
     spec: CellSpec
     kept: Path | None
     asked: tuple[Asked, ...]
-    data_dir: Path | None
-    cache_dir: Path
+    places: Places
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def _context(job: RoundJob, progress: Progress) -> EvalContext:
         dtype=dtype,
         tokenizer=tokenizer,
         model_sha256=spec.model_key,
-        cache_dir=job.cache_dir,
-        data_dir=job.data_dir,
+        cache_dir=job.places.cache_dir,
+        data_dir=job.places.data_dir,
         is_reference=job.kept is None,
         progress=progress,
     )
