@@ -21,8 +21,8 @@ import typer
 from slmquant.runs.plan import Plan, make_plan, read_plan_fields
 from slmquant.runs.rows import Event
 from slmquant.runs.runner import run
-from slmquant.store.inputs import apart
 from slmquant.store.jsonlines import restore, write_cells
+from slmquant.store.outdated import apart
 from slmquant.store.sqlite import Store
 
 FOLDER = Path("results") / "published"

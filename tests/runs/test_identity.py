@@ -19,7 +19,7 @@ from slmquant.runs.plan import make_plan
 from slmquant.runs.rows import Event
 from slmquant.runs.runner import RunResult, run
 from slmquant.store import Store
-from slmquant.store.inputs import apart
+from slmquant.store.outdated import apart
 from tests.runs.made_up import write_text
 from tests.tasks.made_up import arc_rows, write_rows
 

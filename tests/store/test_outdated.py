@@ -14,7 +14,8 @@ from slmquant.report._sections import sections
 from slmquant.report._words import remarks
 from slmquant.store import Store
 from slmquant.store.export import rows
-from slmquant.store.inputs import Inputs, apart, changes, older
+from slmquant.store.inputs import Inputs
+from slmquant.store.outdated import apart, changes, older
 from slmquant.store.record import Record
 from tests import invented
 

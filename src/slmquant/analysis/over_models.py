@@ -16,7 +16,7 @@ from slmquant.analysis.scores import (
     slmq_perf,
     slmq_perf_above_chance,
 )
-from slmquant.store.inputs import apart
+from slmquant.store.outdated import apart
 from slmquant.store.record import CellSpec, Record
 
 _Terms = Mapping[str, Sequence[float]]

@@ -39,7 +39,7 @@ def command(
     [dim]slmquant list --json | jq length[/dim]
     """
     from slmquant.store.export import rows
-    from slmquant.store.inputs import apart
+    from slmquant.store.outdated import apart
 
     with open_store(store) as results:
         records = select(results, model, method, scheme, status)

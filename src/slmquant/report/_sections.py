@@ -12,7 +12,7 @@ from slmquant.analysis.score_intervals import draw_scores, infer_interval
 from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
 from slmquant.analysis.standing import Answers, Standing, standings
 from slmquant.store.export import calibration_label
-from slmquant.store.inputs import apart
+from slmquant.store.outdated import apart
 from slmquant.store.record import CellSpec, ItemOutcome, Record
 
 

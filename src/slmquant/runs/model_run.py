@@ -24,7 +24,7 @@ from slmquant.runs.repeats import with_repeats
 from slmquant.runs.rows import Decision, Rows
 from slmquant.runs.work import CellJob, CellResult, run_cell
 from slmquant.schemes import parse
-from slmquant.store.inputs import changes
+from slmquant.store.outdated import changes
 from slmquant.store.record import CellSpec
 from slmquant.tasks.common.contract import ReferenceKey
 

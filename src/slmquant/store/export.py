@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slmquant.files import atomic_file
-from slmquant.store.inputs import apart
+from slmquant.store.outdated import apart
 from slmquant.store.publication import published, publisher
 from slmquant.store.record import CalibrationSpec, Metric, Record
 

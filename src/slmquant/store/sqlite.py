@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from slmquant.boundary import guarded
 from slmquant.errors import StoreError, UnknownNameError
-from slmquant.store.inputs import apart
 from slmquant.store.migrations import MIGRATIONS, migrate
+from slmquant.store.outdated import apart
 from slmquant.store.record import SCHEMA_VERSION, ItemOutcome, Record, Status
 
 APPLICATION_ID = 0x534C4D51
