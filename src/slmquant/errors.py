@@ -28,6 +28,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "FAILED_CELLS",
+    "INTERRUPTED",
     "DataError",
     "ModelError",
     "NumericalError",
@@ -48,6 +49,8 @@ __all__ = [
 
 FAILED_CELLS = 9
 """Exit code of a command that finished, with cells that failed."""
+INTERRUPTED = 130
+"""Exit code of a command that the user interrupted."""
 
 
 def first_line(error: BaseException) -> str:

@@ -2,69 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import typer
-from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import CliRunner
 
-from slmquant import formats
-from slmquant.calib.calibration import NoCalibration
 from slmquant.cli import app, bench
-from slmquant.errors import OutputError, PlanError, UnknownNameError
-from slmquant.quantization import quantize_
-from slmquant.runs.plan import Plan, read_plan_fields
+from slmquant.errors import OutputError
 from slmquant.runs.rows import Event
-from slmquant.schemes import parse
 from tests import invented
-
-FIELDS: Mapping[str, object] = {"models": ["tiny"], "methods": ["rtn"], "schemes": ["W8A8"]}
-
-
-def planned(suite: str | None = None, tasks: list[str] | None = None) -> Plan:
-    return bench._plan(None, {**FIELDS, "tasks": tasks}, {"corpus": "wikitext2_train"}, suite, None)[0]
-
-
-def test_named_tasks_stand_beside_those_of_a_suite_and_in_their_place() -> None:
-    alone, beside = planned("demo"), planned("demo", tasks=["gsm8k:5", "piqa:200"])
-
-    assert [str(task) for task in alone.tasks][1:] == ["arc_easy:60", "piqa:60"]
-    assert [str(task) for task in beside.tasks][1:] == ["arc_easy:60", "gsm8k:5", "piqa:200"]
-
-
-def test_without_either_the_demo_is_asked() -> None:
-    assert planned().tasks == planned("demo").tasks
-    assert [str(task) for task in planned(tasks=["piqa"]).tasks] == ["piqa"]
-
-
-def test_a_calibration_that_is_no_table_is_refused() -> None:
-    with pytest.raises(PlanError, match="calibration"):
-        bench._plan(None, {**FIELDS, "calibration": "c4"}, {}, None, None)
-
-
-def test_a_corpus_that_is_none_is_told_before_anything_runs() -> None:
-    with pytest.raises(UnknownNameError, match="wikitext2_train"):
-        bench._plan(None, dict(FIELDS), {"corpus": "wikitext2_trian"}, None, None)
-
-
-def test_tasks_of_a_plan_may_be_fields_beside_a_suite(tmp_path: Path) -> None:
-    path = tmp_path / "plan.yaml"
-    path.write_text("models: [tiny]\ntasks: [{name: piqa, limit: 7}]\n")
-    plan = bench._plan(path, {}, {}, "demo", None)[0]
-
-    assert [str(task) for task in plan.tasks][1:] == ["arc_easy:60", "piqa:7"]
-    path.write_text("models: [tiny]\ntasks: [{nam: piqa}]\n")
-    with pytest.raises(PlanError, match="tasks"):
-        bench._plan(path, {}, {}, "demo", None)
-
-
-def test_one_name_where_a_list_belongs_says_how_to_write_it(tmp_path: Path) -> None:
-    path = tmp_path / "plan.yaml"
-    path.write_text("models: tiny\n")
-    with pytest.raises(PlanError, match=r"'models': write a list"):
-        bench._plan(path, {}, {}, None, None)
 
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path) -> None:
@@ -84,44 +31,7 @@ def test_what_a_cell_says_is_no_markup(capsys: pytest.CaptureFixture[str]) -> No
     assert reason in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_a_method_is_one_whatever_its_letters_and_a_model_is_asked_once() -> None:
-    plan = bench._plan(None, {**FIELDS, "models": ["tiny", "tiny"], "methods": ["RTN", "rtn"]}, {}, None, None)[0]
-
-    assert (plan.models, plan.methods) == (("tiny",), ("rtn",))
-
-
 def test_an_option_that_names_nothing_is_refused() -> None:
     with pytest.raises(typer.BadParameter, match="is empty"):
         bench._split(" ")
     assert bench._split(None) is None and bench._split("a, b,") == ["a", "b"]
-
-
-def test_a_plan_that_is_no_text_is_said_to_be_none(tmp_path: Path) -> None:
-    (tmp_path / "plan.yaml").write_bytes(b"models: \xff\xfe")
-    with pytest.raises(PlanError, match="not UTF-8 text"):
-        read_plan_fields(tmp_path / "plan.yaml")
-
-
-def test_on_engines_the_defaults_are_what_their_formats_hold() -> None:
-    fields = {"models": ["tiny"], "engines": ["llamacpp", "onnxruntime", "openvino"]}
-    plan = bench._plan(None, fields, {"corpus": "wikitext2_train"}, "quick", None)[0]
-    named = bench._plan(None, {**fields, "schemes": ["W8A8"]}, {"corpus": "wikitext2_train"}, "quick", None)[0]
-
-    assert (plan.methods, plan.schemes) == (bench.ENGINE_METHODS, bench.ENGINE_SCHEMES)
-    assert named.schemes == ("W8A8",)
-
-
-@pytest.mark.parametrize("scheme", bench.ENGINE_SCHEMES)
-@pytest.mark.parametrize("fmt", ["gguf", "onnx", "openvino"])
-def test_every_engine_format_holds_the_default_schemes(fmt: str, scheme: str) -> None:
-    model = AutoModelForCausalLM.from_config(
-        LlamaConfig(
-            vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=1, tie_word_embeddings=True,
-        )
-    )  # fmt: skip
-    quantized = quantize_(model, "rtn", parse(scheme), NoCalibration())
-    chosen = formats.load(fmt)
-
-    assert chosen.refusal(quantized) is None
-    assert all(placement.reason is None for placement in chosen.place(quantized))

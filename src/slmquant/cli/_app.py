@@ -18,11 +18,10 @@ import typer
 
 from slmquant.boundary import is_memory, is_space, reason, save_traceback
 from slmquant.cli._output import err_console, shown
-from slmquant.errors import OutputError, SlmquantError, SpaceError
+from slmquant.errors import INTERRUPTED, OutputError, SlmquantError, SpaceError
 from slmquant.files import cache_dir
 
 DEBUG = "SLMQUANT_DEBUG"
-INTERRUPTED = 130
 _VARIABLES = ("SLMQUANT_CACHE", "SLMQUANT_DATA", "SLMQUANT_STORE")
 
 COMMANDS = {

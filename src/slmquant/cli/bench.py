@@ -10,7 +10,8 @@ import typer
 
 from slmquant.bounds import LARGEST_SEED, LONGEST_S, LONGEST_WINDOW, MOST_SAMPLES, SHORTEST_WINDOW
 from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar, shown, tell
-from slmquant.errors import FAILED_CELLS
+from slmquant.errors import FAILED_CELLS, INTERRUPTED
+from slmquant.runs import defaults
 
 if TYPE_CHECKING:
     from slmquant.analysis.standing import Answers
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
     from slmquant.runs.rows import Event
     from slmquant.runs.runner import RunResult
     from slmquant.store import Record
-
-DEFAULT_METHODS = ("rtn", "smoothquant", "gptq", "awq", "quarot")
-"""One of each kind; none learns, so they take minutes, not hours."""
-DEFAULT_SCHEMES = ("W8A8", "W4A8", "W4A16g64")
-
-ENGINE_METHODS = ("rtn", "awq", "gptq_sink")
-"""Defaults with `--engines`: their formats hold neither rotations nor activations rounded at run time."""
-ENGINE_SCHEMES = ("W4A16g32E8",)
-"""All engines' formats hold it; embeddings in 16 bits would be most of what decoding reads."""
-
-INTERRUPTED = 130
-"""Exit code of a finished bench with cells that are neither `ok` nor `refused`."""
 
 
 def command(
@@ -43,18 +32,19 @@ def command(
         str | None,
         typer.Option(
             help="Comma-separated methods or combinations a+b; or all.",
-            show_default=f"{','.join(DEFAULT_METHODS)}; on engines {','.join(ENGINE_METHODS)}",
+            show_default=f"{','.join(defaults.METHODS)}; on engines {','.join(defaults.ENGINE_METHODS)}",
         ),
     ] = None,
     schemes: Annotated[
         str | None,
         typer.Option(
             help="Comma-separated scheme names.",
-            show_default=f"{','.join(DEFAULT_SCHEMES)}; on engines {','.join(ENGINE_SCHEMES)}",
+            show_default=f"{','.join(defaults.SCHEMES)}; on engines {','.join(defaults.ENGINE_SCHEMES)}",
         ),
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Comma-separated tasks, each name or name:limit.", show_default="suite demo")
+        str | None,
+        typer.Option(help="Comma-separated tasks, each name or name:limit.", show_default=f"suite {defaults.SUITE}"),
     ] = None,
     suite: Annotated[
         str | None, typer.Option(help="Suite of tasks, added to --tasks; `slmquant tasks` lists suites.")
@@ -128,7 +118,61 @@ def command(
 
         slmquant bench smollm2-135m-instruct --tasks piqa,arc_easy --until-separated 0.95
     """
+    _bench(
+        models,
+        plan_file,
+        {"methods": methods, "schemes": schemes, "tasks": tasks, "engines": engines},
+        {
+            "dtype": dtype,
+            "device": device,
+            "timeout_s": timeout,
+            "seed": seed,
+            "budget": budget,
+            "until_separated": until_separated,
+        },
+        {"corpus": corpus, "num_samples": samples, "seq_len": seq_len, "seed": seed},
+        suite,
+        data,
+        store,
+        report,
+        json,
+        quiet,
+    )
+
+
+def _bench(
+    models: list[str] | None,
+    plan_file: Path | None,
+    lists: Mapping[str, str | None],
+    values: Mapping[str, object],
+    calibration: Mapping[str, object],
+    suite: str | None,
+    data: Path | None,
+    store: Path | None,
+    report: Path,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Run the plan of a file and options, and write its report.
+
+    Args:
+        models: Model sources; None if the plan's file names them.
+        plan_file: The plan's file.
+        lists: Fields of the plan that are given as comma-separated names.
+        values: Other fields of the plan.
+        calibration: Fields of its calibration set.
+        suite: Suite of tasks.
+        data: Local folder of data.
+        store: The store to write.
+        report: Folder for the report's files.
+        json: Whether to print JSON.
+        quiet: Whether to print no progress.
+
+    Raises:
+        typer.Exit: A cell failed, or the run was interrupted.
+    """
     from slmquant.files import make_folder
+    from slmquant.runs.plan_options import plan_of
 
     if not models and plan_file is None:
         raise typer.BadParameter(
@@ -136,21 +180,8 @@ def command(
             "(`slmquant models` lists models by name)",
             param_hint="MODELS",
         )
-    fields = {
-        "models": models,
-        "methods": _split(methods),
-        "schemes": _split(schemes),
-        "tasks": _split(tasks),
-        "dtype": dtype,
-        "device": device,
-        "timeout_s": timeout,
-        "seed": seed,
-        "budget": budget,
-        "until_separated": until_separated,
-        "engines": _split(engines),
-    }
-    calibration = {"corpus": corpus, "num_samples": samples, "seq_len": seq_len, "seed": seed}
-    plan, remarks = _plan(plan_file, fields, calibration, suite, data)
+    named = {field: _split(names) for field, names in lists.items()}
+    plan, remarks = plan_of(plan_file, {"models": models, **named, **values}, calibration, suite, data)
     make_folder(report)
     for remark in remarks if not quiet else ():
         tell(remark)
@@ -194,43 +225,6 @@ def _write(records: Sequence[Record], answers: Answers, folder: Path, json: bool
     elif not quiet:
         _print_results(records, answers)
         tell(f"wrote {', '.join(str(path) for path in written)}")
-
-
-def _plan(
-    path: Path | None,
-    fields: Mapping[str, object],
-    calibration: Mapping[str, object],
-    suite: str | None,
-    data: Path | None,
-) -> tuple[Plan, list[str]]:
-    """The plan from a file and options together, and remarks about it."""
-    from slmquant import methods
-    from slmquant.calib.corpora import calibration_corpus
-    from slmquant.runs.plan import as_task, make_plan, read_plan_fields
-    from slmquant.tasks.common.suites import suite as choose_suite
-
-    remarks: list[str] = []
-    content: dict[str, object] = {} if path is None else read_plan_fields(path)
-    content |= {name: value for name, value in fields.items() if value is not None and value != []}
-    if "tasks" not in content or suite is not None:
-        chosen = choose_suite(suite or "demo", data)
-        named = content.get("tasks")
-        beside = [as_task(task) for task in named] if isinstance(named, list) else []
-        names = {task.name for task in beside}  # these keep the user's limit
-        content["tasks"] = [*(task for task in chosen.tasks if task.name not in names), *beside]
-        remarks += [chosen.remark] if chosen.remark else []
-    on_engines = bool(content.get("engines"))
-    content.setdefault("methods", list(ENGINE_METHODS if on_engines else DEFAULT_METHODS))
-    if content["methods"] == ["all"]:
-        content["methods"] = [name for name in methods.names() if name != methods.REFERENCE]
-    content.setdefault("schemes", list(ENGINE_SCHEMES if on_engines else DEFAULT_SCHEMES))
-    window = content.get("calibration") or {}
-    if isinstance(window, dict):  # anything else is refused with the plan
-        window = window | {name: value for name, value in calibration.items() if value is not None}
-        if "corpus" not in window:
-            window["corpus"] = calibration_corpus(data)
-            remarks.append(f"calibrating on {window['corpus']}")
-    return make_plan(content | {"calibration": window}), remarks
 
 
 def _split(names: str | None) -> list[str] | None:
