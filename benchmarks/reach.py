@@ -34,8 +34,9 @@ from slmquant.analysis.serial import series_mean
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.core.divergence import log_normalize_, next_token_nll, token_divergence_
+from slmquant.engine_bench.jobs import EngineJob, Settings
 from slmquant.engine_bench.requests import Point
-from slmquant.engine_bench.session import EngineJob, Settings, run_engines
+from slmquant.engine_bench.session import run_engines
 from slmquant.engines.common.contract import OpenOptions, Session
 from slmquant.formats.common.contract import Format
 from slmquant.machine.environment import environment

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from slmquant.analysis.over_models import scores_over_models
-from slmquant.analysis.scores import ScoreOptions, score_table
+from slmquant.analysis.score_table import score_table
+from slmquant.analysis.scores import ScoreOptions
 from slmquant.report._tables import over_models
 from slmquant.store.record import Record
 from tests import invented

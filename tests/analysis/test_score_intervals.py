@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from slmquant.analysis.score_intervals import draw_scores, infer_interval
-from slmquant.analysis.scores import DEFAULT_OPTIONS, score_table, slmq_infer
+from slmquant.analysis.score_table import score_table
+from slmquant.analysis.scores import DEFAULT_OPTIONS, slmq_infer
 from slmquant.report._columns import best, columns
 from slmquant.report._sections import sections
 from slmquant.store.record import ItemOutcome, Record

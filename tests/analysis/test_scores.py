@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from slmquant.analysis.score_table import infer_score, score_table
 from slmquant.analysis.scores import (
     DEFAULT_OPTIONS,
     ScoreOptions,
-    infer_score,
-    score_table,
     slmq_cons,
     slmq_infer,
     slmq_perf,

@@ -14,7 +14,8 @@ import torch
 from transformers import LlamaConfig
 
 from slmquant.artifact import Artifact
-from slmquant.engine_bench.parity import Parity, Windows
+from slmquant.engine_bench.agreement import Parity
+from slmquant.engine_bench.parity import Windows
 from slmquant.engine_bench.process import EngineProcess
 from slmquant.engine_bench.requests import Compare, Open, Opened, WriteReference
 from slmquant.engines import vllm

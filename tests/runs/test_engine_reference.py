@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from slmquant.engine_bench import reference
+from slmquant.engine_bench.jobs import EngineJob, Reference, quick_settings
 from slmquant.engine_bench.parity import Windows
 from slmquant.engine_bench.reference import bench_engine
-from slmquant.engine_bench.session import EngineJob, Reference, quick_settings
 from slmquant.errors import ModelError
 from slmquant.machine.process import Failure
 

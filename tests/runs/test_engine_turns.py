@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
+from slmquant.engine_bench.jobs import Settings, cell_settings, quick_settings
 from slmquant.engine_bench.requests import Point
-from slmquant.engine_bench.session import Settings, cell_settings, quick_settings
 from slmquant.engine_bench.turns import fitted, turns, williams_design
 
 

@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from slmquant.engine_bench.figures import TokenCost
+from slmquant.engine_bench.jobs import EngineJob, EngineResult, Reference, Settings
 from slmquant.engine_bench.parity import Windows, write_reference
 from slmquant.engine_bench.process import EngineProcess
 from slmquant.engine_bench.requests import Open, Point
-from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Settings, run_engines
+from slmquant.engine_bench.session import run_engines
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.machine.process import Failure
 from tests import made_up_engines

@@ -14,7 +14,7 @@ from torch import Tensor
 from slmquant.errors import NumericalError, RefusedError
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tasks.common.lm_eval.backend import ContextLM
-from slmquant.tasks.common.writing import generate
+from slmquant.tasks.common.writing import generate, prefix
 from slmquant.testing.tiny import VOCABULARY, tiny
 
 HEADER = "old birds read maps of salt under green stone the cold moon sings "
@@ -76,7 +76,7 @@ def test_the_common_beginning_is_run_once(context: Callable[..., EvalContext], m
     asked.model.get_decoder().register_forward_pre_hook(
         lambda _, __, given: seen.append(given["input_ids"].numel()), with_kwargs=True
     )
-    monkeypatch.setattr(generate, "_SHORTEST_PREFIX", 1)
+    monkeypatch.setattr(prefix, "_SHORTEST_PREFIX", 1)
     prompts = [(*range(5, 45), end) for end in (50, 51, 52)]
     generate.continue_greedily(asked, "t", prompts, 1)
     assert seen == [40, 3]
@@ -104,9 +104,9 @@ def test_a_shared_beginning_changes_no_token(
 
     beginning = tokens(20)
     prompts = [beginning + tokens(count) for count in (1, 5, 3, 27)]
-    monkeypatch.setattr(generate, "_SHORTEST_PREFIX", 1)
+    monkeypatch.setattr(prefix, "_SHORTEST_PREFIX", 1)
     shared = generate.continue_greedily(asked, "t", prompts, 8)
-    monkeypatch.setattr(generate, "_SHORTEST_PREFIX", 10**6)
+    monkeypatch.setattr(prefix, "_SHORTEST_PREFIX", 10**6)
     assert shared == [generate.continue_greedily(asked, "t", [prompt], 8)[0] for prompt in prompts]
 
 

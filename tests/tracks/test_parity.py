@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slmquant.engine_bench.agreement import KERNEL_FLOOR, SHARE, Parity
 from slmquant.engine_bench.parity import (
-    KERNEL_FLOOR,
-    SHARE,
-    Parity,
     Windows,
     _pieces,
     _stderr,

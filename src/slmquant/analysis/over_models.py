@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from slmquant.analysis.score_table import CellScores, score_table
 from slmquant.analysis.scores import (
     DEFAULT_OPTIONS,
-    CellScores,
     Score,
     ScoreOptions,
-    score_table,
     slmq_cons,
     slmq_infer,
     slmq_perf,

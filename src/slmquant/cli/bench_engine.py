@@ -24,7 +24,7 @@ from slmquant.errors import FAILED_CELLS
 
 if TYPE_CHECKING:
     from slmquant.analysis.scores import Score
-    from slmquant.engine_bench.session import EngineJob, EngineResult, Settings
+    from slmquant.engine_bench.jobs import EngineJob, EngineResult, Settings
 
 """Exit code of a bench with rows that are not `ok`."""
 
@@ -121,7 +121,7 @@ def _write(facts: Sequence[dict[str, object]], folder: Path) -> Path:
 
 
 def _settings(quick: bool, rounds: int | None, threads: str | None, timeout: float) -> Settings:
-    from slmquant.engine_bench.session import Settings, quick_settings
+    from slmquant.engine_bench.jobs import Settings, quick_settings
 
     settings = replace(quick_settings() if quick else Settings(), timeout_s=timeout)
     if rounds is not None:
@@ -138,7 +138,8 @@ def _settings(quick: bool, rounds: int | None, threads: str | None, timeout: flo
 
 
 def _score(result: EngineResult, full: EngineResult | None) -> Score:
-    from slmquant.analysis.scores import Score, infer_score
+    from slmquant.analysis.score_table import infer_score
+    from slmquant.analysis.scores import Score
 
     if full is None:
         return Score(None, reason="no full-precision artifact to compare with; name one with --baseline")
@@ -195,7 +196,7 @@ _COLUMNS = (
 
 
 def _rows(result: EngineResult, score: Score) -> list[tuple[str, ...]]:
-    from slmquant.analysis.scores import context_of
+    from slmquant.analysis.score_table import context_of
 
     metrics = {metric.name: metric.value for metric in result.metrics}
     decoded, read = (context_of(result.metrics, f"{part}_tokens_per_s", 512) for part in ("decode", "prefill"))

@@ -1,4 +1,4 @@
-"""Metrics of track 2, inference: stored size; and parity, speed, memory and energy of an artifact on a real engine.
+"""Metrics of track 2, inference: parity, speed, memory and energy of an artifact on a real engine.
 
 Every figure is measured from outside the engine, through `Session.reset` and `Session.feed`, by one clock. A
 fake-quantized model has no speed, so no speed is estimated from it.
@@ -13,11 +13,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slmquant.engine_bench.parity import Parity
+from slmquant.engine_bench.agreement import Parity
 from slmquant.engine_bench.requests import Memory, Opened, Pass, Point
 from slmquant.machine.energy import PackageEnergy
 from slmquant.machine.limits import MachineLimits
@@ -25,11 +24,6 @@ from slmquant.machine.meters import bytes_on_disk
 from slmquant.store.record import Metric
 from slmquant.versions import METRICS
 
-if TYPE_CHECKING:
-    from slmquant.model.size import ModelSize
-
-SIZES = METRICS["size"]
-"""Version of the size metrics; 2: as in `model.size`."""
 VERSION = METRICS["engine"]
 """1: sizes as in `model.size`; speeds as in `docs/metrics.md`. 2: `prefill_flop_share` counts the head once a prompt,
 and the bytes that decoding reads count weights and graph, without tokenizer and configuration. 3: speeds over ten
@@ -40,32 +34,6 @@ _SURE = 0.95
 """A quantile is reported if the largest timed step lies above it with at least this probability."""
 _QUANTILES = (50, 90, 99)
 _RESAMPLES = 2000
-
-
-def size_metrics(size: ModelSize, kv_bits: float | None = None) -> list[Metric]:
-    """Stored bytes and bits per weight: of the whole model, its quantized linears, and a rounded KV cache."""
-    metrics = [
-        Metric(name="stored_bytes", value=size.stored_bytes, unit="bytes", higher_is_better=False, version=SIZES),
-        Metric(
-            name="bpw", value=size.bpw, unit="bits", higher_is_better=False, n=size.parameters, version=SIZES,
-            protocol="whole model: scales, zero points, embeddings and head included",
-        ),
-    ]  # fmt: skip
-    if size.bpw_linears is not None:
-        metrics.append(
-            Metric(
-                name="bpw_linears", value=size.bpw_linears, unit="bits", higher_is_better=False, version=SIZES,
-                protocol="quantized linears of the blocks only",
-            )
-        )  # fmt: skip
-    if kv_bits is not None:
-        metrics.append(
-            Metric(
-                name="kv_bits", value=kv_bits, unit="bits", higher_is_better=False, version=SIZES,
-                protocol="a cached key or value on average, scales and minima included",
-            )
-        )  # fmt: skip
-    return metrics
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from slmquant.boundary import guarded, or_none
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
 from slmquant.engine_bench.figures import TokenCost
+from slmquant.engine_bench.jobs import EngineJob, EngineResult, Reference, Settings
 from slmquant.engine_bench.parity import FILE_VERSION, Windows
 from slmquant.engine_bench.process import EngineProcess
 from slmquant.engine_bench.requests import Open, WriteReference
-from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Settings, run_engines
+from slmquant.engine_bench.session import run_engines
 from slmquant.engines.common.contract import Engine, OpenOptions, WithoutSpeed
 from slmquant.engines.common.torch_sessions import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError

@@ -14,7 +14,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from slmquant import engines
-from slmquant.engine_bench.parity import Parity, Windows, compare, write_reference
+from slmquant.engine_bench.agreement import Parity
+from slmquant.engine_bench.parity import Windows, compare, write_reference
 from slmquant.engines.common.contract import Chooses, OnCard, OpenOptions, Session
 from slmquant.errors import NumericalError, UnavailableError
 from slmquant.machine.energy import CardEnergy, EnergyCounter, PackageEnergy

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from slmquant.analysis.cells import accuracy
 from slmquant.analysis.chance import above_chance, accuracy_interval
-from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions, context_of
+from slmquant.analysis.score_table import context_of
+from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions
 from slmquant.report._sections import Cell, Section
 from slmquant.store.record import Metric, task_name
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
 from slmquant.analysis.endpoints import DEFAULT_MARGINS, Margins
 from slmquant.analysis.score_intervals import draw_scores, infer_interval
-from slmquant.analysis.scores import DEFAULT_OPTIONS, CellScores, ScoreOptions, score_table
+from slmquant.analysis.score_table import CellScores, score_table
+from slmquant.analysis.scores import DEFAULT_OPTIONS, ScoreOptions
 from slmquant.analysis.standing import Answers, Standing, standings
 from slmquant.store.export import calibration_label
 from slmquant.store.outdated import apart

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slmquant.analysis.chance import accuracy_interval
-from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions, score_table
+from slmquant.analysis.score_table import score_table
+from slmquant.analysis.scores import DEFAULT_OPTIONS, Score, ScoreOptions
 from slmquant.analysis.standing import Answers
 from slmquant.files import atomic_file
 from slmquant.report._sections import NO_ANSWERS, sections

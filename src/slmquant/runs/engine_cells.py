@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 
 from slmquant import engines, formats
+from slmquant.engine_bench.jobs import EngineJob, EngineResult, Reference, Settings, cell_settings
 from slmquant.engine_bench.reference import TextOptions, describe, fixed_windows, keep_reference
-from slmquant.engine_bench.session import EngineJob, EngineResult, Reference, Settings, cell_settings, run_engines
+from slmquant.engine_bench.session import run_engines
 from slmquant.errors import SlmquantError
 from slmquant.files import remove
 from slmquant.formats import native

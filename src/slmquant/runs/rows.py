@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from slmquant.engine_bench.session import EngineResult
+from slmquant.engine_bench.jobs import EngineResult
 from slmquant.machine.clock import now
 from slmquant.machine.environment import environment
 from slmquant.machine.process import Failure

@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 from slmquant import methods
 from slmquant.artifact import Artifact
 from slmquant.calib.cached import CachedCalibration, CapturedFile
-from slmquant.engine_bench.figures import size_metrics
 from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
 from slmquant.model.computing.quantized_model import QuantizedModel
@@ -31,6 +30,7 @@ from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, Model
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tracks.compression import Evaluation, evaluate
 from slmquant.tracks.consumption import consumption_metrics
+from slmquant.tracks.size import size_metrics
 from slmquant.tracks.task_checkpoints import TaskCheckpoints
 
 

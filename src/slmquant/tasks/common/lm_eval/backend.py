@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import ceil
 
@@ -26,6 +25,7 @@ from slmquant.model.running.token_trees import PackedBody, Tokens, longest_share
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tasks.common.cuts import Cuts, item_of
 from slmquant.tasks.common.lm_eval.sharing import Batch, one_by_one, plan
+from slmquant.tasks.common.lm_eval.states import AskedStates, Scored, first_scored
 from slmquant.tasks.common.texts.perplexity import logit_rows
 
 __all__ = ["ContextLM"]
@@ -44,51 +44,6 @@ _UNLIMITED_TOKENS = 10**29
 
 Answer = tuple[float, bool]
 """Log-likelihood of a continuation, and whether greedy decoding would produce it."""
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """A continuation to score: its request, and its tokens, which are the input's last predictions."""
-
-    request: int
-    targets: tuple[int, ...]
-
-
-class _Asked:
-    """Collects hidden states over batches, with the target tokens that each predicts.
-
-    Attributes:
-        count: Number of states.
-        index: For each target token, the number of the state that predicts it.
-        targets: The target tokens.
-        owners: For each target token, the request whose continuation it is part of.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.index: list[int] = []
-        self.targets: list[int] = []
-        self.owners: list[int] = []
-        self._states: list[Tensor] = []
-
-    def add(self, batch: Batch, hidden: Tensor, inputs: Mapping[Tokens, list[_Scored]]) -> None:
-        """Add the needed states of a batch, once each, from `hidden` of shape `(trees, nodes, hidden)`."""
-        where: list[tuple[int, int]] = []  # (tree, node) of each predicting state
-        for row, (tree, members) in enumerate(zip(batch.trees, batch.inputs, strict=True)):
-            for tokens, path in zip(members, tree.paths, strict=True):
-                for continuation in inputs[tokens]:
-                    size = len(continuation.targets)
-                    where += [(row, node) for node in path[-size:]]
-                    self.targets += continuation.targets
-                    self.owners += [continuation.request] * size
-        number = {place: self.count + index for index, place in enumerate(sorted(set(where)))}
-        self.index += [number[place] for place in where]
-        self._states.append(hidden[tuple(torch.tensor(list(number)).T)])
-        self.count += len(number)
-
-    def joined(self) -> Tensor:
-        """All states, `(count, hidden)`."""
-        return torch.cat(self._states)
 
 
 class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
@@ -220,18 +175,18 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         inputs = self._distinct_inputs(requests)
         answers: dict[int, Answer] = {}
         enough = _BLOCKS_TOGETHER * logit_rows(self._vocab)
-        asked = _Asked()
-        for batch, hidden in self._run(list(inputs), {ids: _first_scored(ids, inputs[ids]) for ids in inputs}):
+        asked = AskedStates()
+        for batch, hidden in self._run(list(inputs), {ids: first_scored(ids, inputs[ids]) for ids in inputs}):
             asked.add(batch, hidden, inputs)
             if asked.count >= enough:
                 answers |= self._score(asked)
-                asked = _Asked()
+                asked = AskedStates()
         answers |= self._score(asked)
         return [answers[request] for request in range(len(requests))]
 
-    def _distinct_inputs(self, requests: Sequence[tuple[object, list[int], list[int]]]) -> dict[Tokens, list[_Scored]]:
+    def _distinct_inputs(self, requests: Sequence[tuple[object, list[int], list[int]]]) -> dict[Tokens, list[Scored]]:
         """Model input → the continuations to score on it; too long a context is cut on the left."""
-        inputs: dict[Tokens, list[_Scored]] = {}
+        inputs: dict[Tokens, list[Scored]] = {}
         for index, (_, context_ids, continuation_ids) in enumerate(requests):
             if len(continuation_ids) > self.max_length:
                 raise RefusedError(
@@ -239,7 +194,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
                     f"{self.max_length} tokens; leave the task out, or use a model with a longer context"
                 )
             ids = tuple((context_ids + continuation_ids)[-(self.max_length + 1) :][:-1])
-            inputs.setdefault(ids, []).append(_Scored(index, tuple(continuation_ids)))
+            inputs.setdefault(ids, []).append(Scored(index, tuple(continuation_ids)))
         return inputs
 
     def _run(self, inputs: Sequence[Tokens], scored_from: Mapping[Tokens, int]) -> Iterator[tuple[Batch, Tensor]]:
@@ -262,7 +217,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def _longest_shared(self) -> int | None:
         return longest_shared(self._context.model)
 
-    def _score(self, asked: _Asked) -> dict[int, Answer]:
+    def _score(self, asked: AskedStates) -> dict[int, Answer]:
         """Request → answer, for all collected continuations."""
         if not asked.count:
             return {}
@@ -280,7 +235,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         self._context.progress.advance(len(answers))
         return answers
 
-    def _predictions(self, asked: _Asked) -> tuple[list[float], list[bool]]:
+    def _predictions(self, asked: AskedStates) -> tuple[list[float], list[bool]]:
         """Log-probability of each target at its state, and whether it is the likeliest token."""
         log_probs = torch.empty(len(asked.targets), dtype=torch.double)
         greedy = torch.empty(len(asked.targets), dtype=torch.bool)
@@ -304,8 +259,3 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         if token is None:
             raise ModelError("the tokenizer has neither a BOS nor an EOS token; zero-shot tasks need one of them")
         return token
-
-
-def _first_scored(ids: Tokens, continuations: Sequence[_Scored]) -> int:
-    """The first position of an input whose prediction is scored."""
-    return len(ids) - max(len(continuation.targets) for continuation in continuations)

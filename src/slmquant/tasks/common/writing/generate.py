@@ -26,7 +26,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from torch import Tensor
 from transformers import (
-    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -35,22 +34,19 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.cache_utils import DynamicLayer
 
 from slmquant.errors import NumericalError, RefusedError
-from slmquant.model.compatibility.cache_names import cache_argument
 from slmquant.model.compatibility.quiet import quiet_transformers
 from slmquant.model.running.token_trees import Tokens
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tasks.common.cuts import Cuts, item_of
+from slmquant.tasks.common.writing.prefix import SharedPrefix, common_prefix
 
 __all__ = ["FiniteOnly", "answer", "continue_greedily", "end_tokens", "greedy_config"]
 
 _BATCH_TOKENS = 8192
 """Tokens whose keys and values are held at a time, including padding and tokens still to be generated."""
 _DEFAULT_NEW_TOKENS = 256  # lm-eval's default
-_SHORTEST_PREFIX = 32
-"""Shortest common beginning, in tokens, that is worth a forward pass of its own."""
 
 
 def answer(
@@ -136,7 +132,7 @@ def continue_greedily(
     """
     config = greedy_config(context.model, context.tokenizer, new_tokens, penalties)
     ends = end_tokens(context.model, context.tokenizer)
-    prefix = _Prefix(context.model, _common_prefix(prompts))
+    prefix = SharedPrefix(context.model, common_prefix(prompts))
     written: dict[int, list[int]] = {}
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for batch in _batches(order, prompts, new_tokens):
@@ -238,66 +234,6 @@ class _Stop(StoppingCriteria):
 
     def _ends(self, text: str | list[str]) -> bool:
         return any(term in text for term in self._terms)
-
-
-class _Prefix:
-    """Keys and values of the prompts' common beginning, computed once.
-
-    Args:
-        model: The model.
-        tokens: The common beginning; nothing is shared if it is short, or if the model's cache holds anything other
-            than the keys and values of all tokens.
-    """
-
-    def __init__(self, model: PreTrainedModel, tokens: Tokens) -> None:
-        worthwhile = len(tokens) >= _SHORTEST_PREFIX and _caches_all_tokens(model)
-        self.length = len(tokens) if worthwhile else 0
-        self._model = model
-        self._layers: list[tuple[Tensor, Tensor]] = []
-        if worthwhile:
-            cache = DynamicCache()
-            ids = torch.tensor([tokens], device=model.device)
-            body = model.get_decoder()
-            body(input_ids=ids, use_cache=True, **cache_argument(body, cache))
-            self._layers = [(keys, values) for keys, values, _ in cache]
-
-    def argument(self, shifts: Sequence[int]) -> dict[str, DynamicCache]:
-        """A cache of `length` columns for left-padded rows, as an argument of `generate`; empty if nothing is shared.
-
-        Row `r` starts with `shifts[r]` columns of padding, so its first `length` columns hold that much padding and
-        the beginning of the prefix; the rest of the prefix is computed again with the row. This is exact, because keys
-        encode their own position, not their column.
-        """
-        if not self.length:
-            return {}
-        cache = DynamicCache()
-        for layer, pair in enumerate(self._layers):
-            keys, values = (self._shifted(states, shifts) for states in pair)
-            cache.update(keys, values, layer)
-        return cache_argument(self._model, cache)
-
-    def _shifted(self, states: Tensor, shifts: Sequence[int]) -> Tensor:
-        """`(1, heads, length, dim)` to `(rows, heads, length, dim)`."""
-        rows = states.new_zeros(len(shifts), *states.shape[1:])
-        for row, shift in enumerate(shifts):
-            if shift < self.length:
-                rows[row, :, shift:] = states[0, :, : self.length - shift]
-        return rows
-
-
-def _caches_all_tokens(model: PreTrainedModel) -> bool:
-    if model._is_stateful:
-        return False
-    return all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=model.config).layers)
-
-
-def _common_prefix(prompts: Sequence[Tokens]) -> Tokens:
-    """The common beginning of all prompts, leaving each at least one token; empty for a single prompt."""
-    if len(prompts) < 2:
-        return ()
-    first, last = min(prompts), max(prompts)  # what these two share, all between them share
-    same = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
-    return first[: min(same, min(map(len, prompts)) - 1)]
 
 
 def _batches(order: Iterable[int], prompts: Sequence[Tokens], new_tokens: int) -> list[list[int]]:
