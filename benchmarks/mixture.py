@@ -23,8 +23,8 @@ from slmquant import api
 from slmquant.analysis.serial import series_mean
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
+from slmquant.core.affine import QuantizedTensor
 from slmquant.core.divergence import log_normalize_, token_divergence_
-from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.machine.environment import environment
 from slmquant.model.sources.load import load
 from slmquant.store.record import CalibrationSpec

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from slmquant.artifact import Artifact as Artifact
     from slmquant.boundary import guarded as guarded
     from slmquant.core.affine import Grid as Grid
-    from slmquant.core.quantized_tensor import QuantizedTensor as QuantizedTensor
+    from slmquant.core.affine import QuantizedTensor as QuantizedTensor
     from slmquant.engines.common.contract import Engine as Engine
     from slmquant.engines.common.contract import EngineStatus as EngineStatus
     from slmquant.engines.common.contract import OpenOptions as OpenOptions
@@ -70,7 +70,7 @@ _HOMES = {
     "OpenOptions": "slmquant.engines.common.contract",
     "Placement": "slmquant.formats.common.contract",
     "QuantizedModel": "slmquant.model.computing.quantized_model",
-    "QuantizedTensor": "slmquant.core.quantized_tensor",
+    "QuantizedTensor": "slmquant.core.affine",
     "Recipe": "slmquant.methods.common.recipe",
     "RefusedError": "slmquant.errors",
     "Rounding": "slmquant.methods.common.parts",

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from slmquant.core.affine import AffineParams, Grid
+from slmquant.core.affine import Grid
 from slmquant.core.kquant import search
 from slmquant.core.learned_clip import ClipLogits
+from slmquant.core.scales import AffineParams
 from slmquant.core.signround import LearnedRounding
 
 

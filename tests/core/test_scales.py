@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from slmquant.core.affine import AffineParams, Grid
+from slmquant.core.affine import Grid
 from slmquant.core.elements import TABLES
 from slmquant.core.groups import Bounds
-from slmquant.core.scales import DoubleQuantized, Plain, PowerOfTwo, ScaleStorage, TensorScaled
+from slmquant.core.scales import AffineParams, DoubleQuantized, Plain, PowerOfTwo, ScaleStorage, TensorScaled
 from slmquant.core.superblocks import SuperBlocks
 
 NEARNESS: list[tuple[ScaleStorage, float]] = [

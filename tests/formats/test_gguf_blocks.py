@@ -5,7 +5,7 @@ import pytest
 import torch
 from gguf import quants
 
-from slmquant.core.quantized_tensor import QuantizedTensor
+from slmquant.core.affine import QuantizedTensor
 from slmquant.formats.gguf.blocks import encode, fit
 from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse

@@ -1,17 +1,17 @@
-"""Quantized weights: the map `w ≈ scale · (element(code) − zero_point)` and its parameters.
+"""Grids and weights on them: the map `w ≈ scale · (element(code) − zero_point)` and its parameters.
 
-A grid makes three choices: the numbers (`core.elements`), the rule that computes a scale from a range of weights, and
-the storage of scales (`core.scales`). Integers follow Jacob et al., "Quantization and Training of Neural Networks for
-Efficient Integer-Arithmetic-Only Inference" (CVPR 2018), eq. 1: symmetric codes lie in `[−2^(b−1), 2^(b−1) − 1]` with
-no zero point, asymmetric ones in `[0, 2^b − 1]`.
+A grid makes three choices: the numbers (`core.elements`), the rule that computes a scale from a range of weights
+(`core.scale_rules`), and the storage of scales (`core.scales`). Integers follow Jacob et al., "Quantization and
+Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (CVPR 2018), eq. 1: symmetric codes lie in
+`[−2^(b−1), 2^(b−1) − 1]` with no zero point, asymmetric ones in `[0, 2^b − 1]`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
@@ -19,14 +19,12 @@ from torch import Tensor
 
 from slmquant.core import groups
 from slmquant.core.elements import Elements, Integers
-from slmquant.core.minifloat import power_below
-from slmquant.core.quantized_tensor import QuantizedTensor
-from slmquant.core.scales import Packing, Parts, Plain, ScaleStorage
+from slmquant.core.pack import packed_bytes
+from slmquant.core.scale_rules import Rule, best_ternary, covering
+from slmquant.core.scales import AffineParams, Packing, Parts, Plain, ScaleStorage
+from slmquant.core.side import Side
 
-__all__ = ["AffineParams", "CodeRange", "Grid", "QuantizedTensor", "Rule"]
-
-Rule = Literal["span", "extreme", "power", "least squares"]
-"""Rule for the scales of a symmetric grid, see `Grid.cover`."""
+__all__ = ["CodeRange", "Grid", "QuantizedTensor"]
 
 
 class CodeRange(NamedTuple):
@@ -34,28 +32,6 @@ class CodeRange(NamedTuple):
 
     low: int
     high: int
-
-
-@dataclass(frozen=True)
-class AffineParams:
-    """Scale and zero point of each group; `rows` is `out`, or 1 if the whole tensor shares one scale.
-
-    Unpacks as `scale, zero_point`.
-
-    Attributes:
-        scale: Never 0. Positive, except for GGUF's types, which put the weight of largest magnitude on the lowest
-            code, and for scales found by a search (`core.kquant`).
-        zero_point: In units of codes, held as floats; all 0 if symmetric.
-        parts: The stored form, if it came from a grid. It may be stale after a change of the numbers: `Grid.stored`
-            recomputes parts that disagree with scale and zero point.
-    """
-
-    scale: Float[Tensor, "*shape"]
-    zero_point: Float[Tensor, "*shape"]
-    parts: Parts | None = None
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.scale, self.zero_point))
 
 
 @dataclass(frozen=True)
@@ -136,43 +112,21 @@ class Grid:
             W = W.reshape(1, -1)
         if self.rule == "least squares":
             parts = groups.split(W, min(self.group_size, W.shape[1]))
-            scale = torch.cat([_best_ternary_scale(part) for part in parts], dim=1)
+            scale = torch.cat([best_ternary(part) for part in parts], dim=1)
             return self._store(scale, torch.zeros_like(scale))
         return self.cover(groups.bounds(W, min(self.group_size, W.shape[1])))
 
     def cover(self, bounds: groups.Bounds) -> AffineParams:
         """Compute parameters that cover given ranges; a scale is rounded to its stored value before it is used.
 
-        Symmetric, by `rule`:
-
-        * `span`: `scale = max|w| / ((high − low) / 2)`, so that both sides of the elements are used, and with integers
-          only the extreme positive value is clipped, by half a step; this is the convention of GPTQ's code and of
-          compressed-tensors. With elements that are symmetric about 0, `max|w|` falls on the largest element.
-        * `extreme`: the weight of largest magnitude falls on the lowest code, whatever its sign, as in ggml.
-        * `power`: `2^(floor(log2 max|w|) − floor(log2 high))`, the rule of the OCP microscaling formats; values above
-          `high` are clipped.
-        * `least squares`, for ternary weights: half of `max|w|`, near the best for a group of 64 normal weights.
-          `fit`, which sees the weights, finds the best.
-
-        Asymmetric: the range is widened to include 0, so that 0 is exact if zero points are whole numbers. A group of
-        zeros gets codes that stand for 0.
+        Symmetric: see `scale_rules.covering`. Asymmetric: the range is widened to include 0, so that 0 is exact if zero
+        points are whole numbers. A group of zeros gets codes that stand for 0.
         """
-        low, high = bounds
-        elements = self.elements
-        if not self.symmetric:
-            low, high = low.clamp(max=0), high.clamp(min=0)
-            return self._store((high - low) / (elements.high - elements.low), -low)
-        largest = torch.maximum(low.abs(), high.abs())
-        if self.rule == "extreme":
-            scale = torch.where(-low >= high, low, high) / elements.low
-        elif self.rule == "power":
-            scale = torch.where(largest > 0, power_below(largest), largest)
-            scale = scale / float(power_below(torch.tensor(float(elements.high))))
-        elif self.rule == "least squares":
-            scale = largest / 2
-        else:
-            scale = 2 * largest / (elements.high - elements.low)
-        return self._store(scale, torch.zeros_like(scale))
+        if self.symmetric:
+            scale = covering(bounds, self.elements, self.rule)
+            return self._store(scale, torch.zeros_like(scale))
+        low, high = bounds.low.clamp(max=0), bounds.high.clamp(min=0)
+        return self._store((high - low) / (self.elements.high - self.elements.low), -low)
 
     def stored(self, affine: AffineParams) -> AffineParams:
         """The nearest storable parameters with their parts; `affine` itself if it already matches its parts."""
@@ -215,7 +169,7 @@ class Grid:
         """Round to nearest. Parameters are fitted if none are given, else rounded to storable ones."""
         affine = self.fit(W) if affine is None else self.stored(affine)
         codes = [self.encode(part, *parameters) for part, parameters in self._by_group(W, affine)]
-        return self.assemble(_side_by_side(codes), affine)
+        return self.assemble(groups.side_by_side(codes), affine)
 
     def rounded(self, W: Float[Tensor, "out in"], affine: AffineParams | None = None) -> Float[Tensor, "out in"]:
         """`quantize(W, affine).dequantize()` without building codes; for searches."""
@@ -223,7 +177,7 @@ class Grid:
         numbers = [
             self.decode(self.encode(part, *parameters), *parameters) for part, parameters in self._by_group(W, affine)
         ]
-        return _side_by_side(numbers)
+        return groups.side_by_side(numbers)
 
     def _by_group(
         self, W: Float[Tensor, "out in"], affine: AffineParams
@@ -253,19 +207,87 @@ class Grid:
         )
 
 
-def _side_by_side(parts: list[Float[Tensor, "out _ _"]]) -> Float[Tensor, "out in"]:
-    """Join values computed group by group into a whole weight."""
-    flat = [part.flatten(1) for part in parts]
-    return flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A weight as codes, scales and zero points; `dequantize()` returns the real numbers that they stand for.
 
+    A side branch is part of the weight: `dequantize()`, `rows()` and `stored_bits` include it.
+    `replace(weight, side=None)` is the weight of the codes without the branch.
 
-def _best_ternary_scale(W: Float[Tensor, "out groups size"]) -> Float[Tensor, "out groups"]:
-    """The scale `s` that minimises `Σ (w − s·t)²` over `t` in {−1, 0, 1}, exactly.
-
-    With the `k` largest magnitudes kept, the best `s` is their mean and the error falls by `(Σ|w|)² / k`; all `k` are
-    tried and the best is taken.
+    Attributes:
+        codes: int8 or uint8.
+        scale: float32, exactly the scales in `parts`.
+        zero_point: uint8, or float32 if the grid has real zero points; None if symmetric.
+        grid: The grid, which defines the meaning of codes and parts.
+        parts: Scales and zero points in their stored form.
+        side: Side branch of the weight, in 8 or 16 bits; None for most methods.
     """
-    sums = W.abs().sort(dim=2, descending=True).values.cumsum(dim=2)
-    kept = torch.arange(1, W.shape[2] + 1, device=W.device)
-    best = (sums.square() / kept).argmax(dim=2, keepdim=True)
-    return (sums.gather(2, best) / (best + 1))[..., 0]
+
+    codes: Shaped[Tensor, "out in"]
+    scale: Float[Tensor, "rows groups"]
+    zero_point: Shaped[Tensor, "rows groups"] | None
+    grid: Grid
+    parts: Parts
+    side: Side | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of one unpacked code."""
+        return self.grid.bits
+
+    @property
+    def group_size(self) -> int:
+        """Inputs that share a scale; `in` for one scale per channel."""
+        return min(self.grid.group_size, self.codes.shape[1])
+
+    @property
+    def exact_in_bfloat16(self) -> bool:
+        """Whether bfloat16 holds `centred()` exactly: whole numbers up to 255 and small floats yes, NF4 no."""
+        values = self.centred()
+        return torch.equal(values.bfloat16().float(), values)
+
+    def centred(self) -> Float[Tensor, "out in"]:
+        """`element(code) − zero_point` in float32; for integers without real zero points, whole numbers."""
+        values = self.grid.elements.values(self.codes.float())
+        if self.zero_point is None:
+            return values
+        return values - groups.expand(self.zero_point.float(), self.group_size, values.shape[1])
+
+    def dequantize(self) -> Float[Tensor, "out in"]:
+        """`scale · (element(code) − zero_point)` with the side branch applied, in float32."""
+        dense = self.centred() * groups.expand(self.scale, self.group_size, self.codes.shape[1])
+        return dense if self.side is None else self.side.onto(dense)
+
+    def rows(self, start: int, stop: int) -> QuantizedTensor:
+        """Output channels `start` to `stop`.
+
+        Raises:
+            ValueError: The scales of a row are stored relative to those of other rows.
+        """
+        if self.grid.storage.spans_rows:
+            raise ValueError(f"cannot split a weight whose scales are stored as {self.grid.storage.name!r} into rows")
+        side = None if self.side is None else self.side.rows(start, stop)
+        if self.scale.shape[0] == 1 and self.codes.shape[0] > 1:
+            return replace(self, codes=self.codes[start:stop], side=side)
+        return replace(
+            self,
+            codes=self.codes[start:stop],
+            scale=self.scale[start:stop],
+            zero_point=None if self.zero_point is None else self.zero_point[start:stop],
+            parts={name: part[start:stop] for name, part in self.parts.items()},
+            side=side,
+        )
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits on disk of codes, scales, zero points and side branch; codes are packed densely, row by row."""
+        rows, size = self.codes.shape
+        octets = rows * self.grid.elements.row_bytes(size) + sum(map(self._part_bytes, self.parts))
+        return 8 * octets + (0 if self.side is None else self.side.stored_bits)
+
+    def _part_bytes(self, name: str) -> int:
+        part = self.parts[name]
+        packing = self.grid.packings.get(name)
+        if packing is None:
+            return part.numel() * part.element_size()
+        return part.shape[0] * packed_bytes(part.shape[1], packing.bits)

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slmquant.core import groups
-from slmquant.core.affine import AffineParams, Grid
+from slmquant.core.affine import Grid
+from slmquant.core.scales import AffineParams
 
 RATIOS: tuple[float, ...] = tuple(1 - step / 20 for step in range(10))
 """Shares of the range to try, widest first: the authors' ten, from 1 down to 0.55."""

@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slmquant.core import groups
-from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
+from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.hessian import inverse_cholesky
 from slmquant.core.kquant import search
+from slmquant.core.scales import AffineParams
 from slmquant.core.shrink import shrunk
 
 Scales = Literal["range", "mse", "loss"]

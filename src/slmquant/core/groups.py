@@ -40,3 +40,9 @@ def split(W: Shaped[Tensor, "out in"], group_size: int) -> list[Shaped[Tensor, "
     whole = W.shape[1] - W.shape[1] % group_size
     parts = [W[:, :whole], W[:, whole:]]
     return [part.unflatten(1, (-1, min(group_size, part.shape[1]))) for part in parts if part.shape[1]]
+
+
+def side_by_side(parts: list[Float[Tensor, "out _ _"]]) -> Float[Tensor, "out in"]:
+    """Join values computed group by group into a whole weight."""
+    flat = [part.flatten(1) for part in parts]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slmquant.core import groups
-from slmquant.core.affine import AffineParams, Grid
+from slmquant.core.affine import Grid
+from slmquant.core.scales import AffineParams
 
 _SMALLEST = 1e-12
 

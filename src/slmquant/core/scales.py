@@ -1,4 +1,4 @@
-"""Storage of scales: in 16 or 32 bits, as powers of two, or in two levels.
+"""Scales and zero points, and their storage: in 16 or 32 bits, as powers of two, or in two levels.
 
 A storage converts scales into parts (the tensors written to disk) and parts back into scales. A grid rounds scales to
 storable values before it computes codes with them, so that nothing is lost when a weight is written and read.
@@ -6,7 +6,7 @@ storable values before it computes codes with them, so that nothing is lost when
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -19,6 +19,28 @@ from slmquant.core.minifloat import E4M3, SMALLEST_HALF
 
 Parts = Mapping[str, Shaped[Tensor, "..."]]
 """Stored tensors by name; the first dimension is that of the scales if the part has rows, else 1."""
+
+
+@dataclass(frozen=True)
+class AffineParams:
+    """Scale and zero point of each group; `rows` is `out`, or 1 if the whole tensor shares one scale.
+
+    Unpacks as `scale, zero_point`.
+
+    Attributes:
+        scale: Never 0. Positive, except for GGUF's types, which put the weight of largest magnitude on the lowest
+            code, and for scales found by a search (`core.kquant`).
+        zero_point: In units of codes, held as floats; all 0 if symmetric.
+        parts: The stored form, if it came from a grid. It may be stale after a change of the numbers: `Grid.stored`
+            recomputes parts that disagree with scale and zero point.
+    """
+
+    scale: Float[Tensor, "*shape"]
+    zero_point: Float[Tensor, "*shape"]
+    parts: Parts | None = None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.scale, self.zero_point))
 
 
 class Packing(NamedTuple):

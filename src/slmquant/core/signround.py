@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
+from slmquant.core.affine import Grid, QuantizedTensor
+from slmquant.core.scales import AffineParams
 from slmquant.core.straight_through import Range, fake_quantize, in_groups, out_of_groups, quantize, range_of
 
 

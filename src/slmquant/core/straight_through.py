@@ -21,8 +21,9 @@ from torch.autograd import Function
 from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
 
 from slmquant.core import groups
-from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
+from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.elements import Elements
+from slmquant.core.scales import AffineParams
 from slmquant.core.tokens import TokenCodes, block_codes, token_codes
 
 

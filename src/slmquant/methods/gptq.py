@@ -26,9 +26,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slmquant.calib.statistics import HESSIANS, InputStatistics, Statistic
-from slmquant.core.affine import AffineParams, Grid, QuantizedTensor
+from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.gptq import Scales, gptq, searched_scales
 from slmquant.core.hessian import Weighting, with_first_tokens
+from slmquant.core.scales import AffineParams
 from slmquant.methods.common.recipe import Recipe
 from slmquant.model.computing.grids import grid_of
 from slmquant.schemes.scheme import WeightSpec

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slmquant.core import groups
+from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import Elements, Integers
-from slmquant.core.quantized_tensor import QuantizedTensor
 from slmquant.core.scales import PowerOfTwo
 from slmquant.core.superblocks import SUPER_BLOCK, SuperBlocks
 

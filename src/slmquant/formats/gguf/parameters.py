@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slmquant.core.quantized_tensor import QuantizedTensor
+from slmquant.core.affine import QuantizedTensor
 from slmquant.formats.common.entries import run_time_refusal
 from slmquant.model.computing.linear import QuantizedLinear
 from slmquant.model.computing.quantized_model import QuantizedModel

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slmquant.artifact import Artifact
-from slmquant.core.quantized_tensor import QuantizedTensor
+from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import RefusedError, UnknownNameError
 from slmquant.files import atomic_file
 from slmquant.formats.common.contract import Placement, Written, ends_of_text, settle

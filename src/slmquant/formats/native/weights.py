@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from slmquant.core import elements, groups
-from slmquant.core.affine import Grid, QuantizedTensor, Rule
+from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.elements import Integers
 from slmquant.core.pack import pack, unpack
+from slmquant.core.scale_rules import Rule
 from slmquant.core.scales import DoubleQuantized, Plain, PowerOfTwo, ScaleStorage, TensorScaled
 from slmquant.core.side import LowRank, OutlierColumns, Side
 from slmquant.core.superblocks import SuperBlocks
