@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from slmquant.errors import RefusedError as RefusedError
     from slmquant.files import atomic_dir as atomic_dir
     from slmquant.files import atomic_file as atomic_file
+    from slmquant.formats.common.checkpoint_folder import Checkpoint as Checkpoint
+    from slmquant.formats.common.checkpoint_folder import Layout as Layout
     from slmquant.formats.common.contract import Format as Format
     from slmquant.formats.common.contract import Placement as Placement
     from slmquant.formats.common.contract import Written as Written
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from slmquant.formats.common.entries import describe as describe
     from slmquant.formats.common.entries import entries as entries
     from slmquant.formats.common.entries import run_time_refusal as run_time_refusal
+    from slmquant.formats.common.writing import BaseFormat as BaseFormat
+    from slmquant.formats.common.writing import Laid as Laid
     from slmquant.methods.common.parts import BlockSolver as BlockSolver
     from slmquant.methods.common.parts import Correction as Correction
     from slmquant.methods.common.parts import Rounding as Rounding
@@ -55,7 +59,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Artifact": "slmquant.artifact",
+    "BaseFormat": "slmquant.formats.common.writing",
     "BlockSolver": "slmquant.methods.common.parts",
+    "Checkpoint": "slmquant.formats.common.checkpoint_folder",
     "Correction": "slmquant.methods.common.parts",
     "DataCard": "slmquant.store.record",
     "DataError": "slmquant.errors",
@@ -65,6 +71,8 @@ _HOMES = {
     "Format": "slmquant.formats.common.contract",
     "Grid": "slmquant.core.affine",
     "ItemOutcome": "slmquant.store.record",
+    "Laid": "slmquant.formats.common.writing",
+    "Layout": "slmquant.formats.common.checkpoint_folder",
     "Metric": "slmquant.store.record",
     "ModelError": "slmquant.errors",
     "OpenOptions": "slmquant.engines.common.contract",

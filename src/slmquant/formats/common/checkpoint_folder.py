@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from pydantic import JsonValue
@@ -25,10 +25,10 @@ from transformers.pytorch_utils import Conv1D
 from slmquant.artifact import Artifact
 from slmquant.boundary import guarded
 from slmquant.core.affine import QuantizedTensor
-from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats.common.contract import Placement, Written, settle
+from slmquant.errors import ModelError, UnknownNameError
+from slmquant.formats.common.contract import Placement
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
+from slmquant.formats.common.writing import BaseFormat, Laid
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.schemes import Scheme
 from slmquant.schemes.mixtures import MIXTURES
@@ -84,8 +84,15 @@ class Layout(Protocol):
         ...
 
 
+class Tensors(NamedTuple):
+    """The tensors of one weight; `packed` is None if the layout does not pack it."""
+
+    tensors: Mapping[str, Tensor]
+    packed: QuantizedTensor | None
+
+
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(BaseFormat[Tensors]):
     """A layout as a format.
 
     Attributes:
@@ -103,6 +110,11 @@ class Checkpoint:
     layout: Layout
     suffix = ""
 
+    @property
+    def quant_method(self) -> str:
+        """The layout's name in transformers."""
+        return self.layout.method
+
     def refusal(self, quantized: QuantizedModel) -> str | None:
         """Refuses numbers that the layout cannot express, run-time features, and linears that loaders lack."""
         return (
@@ -112,47 +124,38 @@ class Checkpoint:
             or _structure_refusal(quantized)
         )
 
-    def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> tuple[Placement, ...]:
-        """How each weight would be stored.
+    def lay_out(self, quantized: QuantizedModel, otherwise: str | None) -> list[Laid[Tensors]]:
+        """The tensors of each weight.
 
         Raises:
             UnknownNameError: `otherwise` is not bf16.
-            RefusedError: The package that packs weights is not installed.
+            UnavailableError: The package that packs weights is not installed.
         """
-        return tuple(laid.placement for laid in self._lay_out(quantized, otherwise))
+        if otherwise not in (None, DENSE):
+            raise UnknownNameError("type", str(otherwise), [DENSE])
+        return [self._lay(quantized, entry) for entry in entries(quantized)]
 
-    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
-        """Write the folder atomically.
+    def save(self, artifact: Artifact, laid: Sequence[Laid[Tensors]], path: Path) -> None:
+        """Write the folder.
 
         Raises:
-            RefusedError: `refusal` has a reason, a weight does not fit and `otherwise` is None, or the package that
-                packs weights is not installed.
-            UnknownNameError: `otherwise` is not bf16.
-            SourceError: The disk is full.
+            UnavailableError: The package that describes packed weights is not installed.
         """
         quantized = artifact.quantized
-        if (reason := self.refusal(quantized)) is not None:
-            raise RefusedError(f"{self.title}: {reason}")
-        laid = self._lay_out(quantized, otherwise)
-        placements = tuple(entry.placement for entry in laid)
-        settle(self.title, placements, otherwise)
         config = copy.deepcopy(quantized.model.config)
         config.architectures, config.dtype = [type(quantized.model).__name__], torch.bfloat16
-        if (packed := next((entry.packed for entry in laid if entry.packed is not None), None)) is not None:
-            names = {entry.placement.name for entry in laid if entry.packed is not None}
-            left_out = [name for name, kind in _linears(quantized) if name not in names and kind is not Conv1D]
-            config.quantization_config = dict(self.layout.settings(quantized.scheme, packed, left_out))
+        packed = {one.placement.name: one.content.packed for one in laid if one.content.packed is not None}
+        if packed:
+            left_out = [name for name, kind in _linears(quantized) if name not in packed and kind is not Conv1D]
+            first = next(iter(packed.values()))
+            config.quantization_config = dict(self.layout.settings(quantized.scheme, first, left_out))
+        config.save_pretrained(path)
+        if (generation := quantized.model.generation_config) is not None:
+            generation.to_json_file(path / _GENERATION)
+        artifact.tokenizer.save_pretrained(path)
         origin = {"source": artifact.public_source, "source_sha256": artifact.source_sha256, "method": quantized.method}
-        with atomic_dir(path) as temporary:
-            config.save_pretrained(temporary)
-            if (generation := quantized.model.generation_config) is not None:
-                generation.to_json_file(temporary / _GENERATION)
-            artifact.tokenizer.save_pretrained(temporary)
-            tensors = {name: tensor for entry in laid for name, tensor in entry.tensors.items()}
-            save_file(
-                tensors, temporary / WEIGHTS, metadata={"format": "pt", **origin, "scheme": str(quantized.scheme)}
-            )
-        return Written(path, self.name, folder_bytes(path), placements)
+        tensors = {name: tensor for one in laid for name, tensor in one.content.tensors.items()}
+        save_file(tensors, path / WEIGHTS, metadata={"format": "pt", **origin, "scheme": str(quantized.scheme)})
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """Module name → float32 weight, read from the files alone.
@@ -184,18 +187,12 @@ class Checkpoint:
         with guarded(lambda why: f"{path}: {module!r} cannot be read ({why}); export again"):
             return self.layout.decode(settings, parts)
 
-    def _lay_out(self, quantized: QuantizedModel, otherwise: str | None) -> list[_Laid]:
-        if otherwise not in (None, DENSE):
-            raise UnknownNameError("type", str(otherwise), [DENSE])
-        return [self._lay(quantized, entry) for entry in entries(quantized)]
-
-    def _lay(self, quantized: QuantizedModel, entry: Entry) -> _Laid:
+    def _lay(self, quantized: QuantizedModel, entry: Entry) -> Laid[Tensors]:
         weight, reason = entry.quantized, None
         if weight is not None:
             reason = _EMBEDDINGS if entry.name in quantized.embeddings else self.layout.misfit(weight)
         if weight is None or reason is not None:
-            dense = entry.value if weight is None else weight.dequantize()
-            tensors, stored = {entry.parameter: dense.detach().bfloat16().contiguous()}, DENSE
+            tensors, stored = {entry.parameter: entry.dense().bfloat16().contiguous()}, DENSE
         else:
             parts = self.layout.encode(weight, quantized.scheme, quantized.activation_scales.get(entry.name))
             tensors = {f"{entry.name}.{part}": tensor.contiguous() for part, tensor in parts.items()}
@@ -209,16 +206,7 @@ class Checkpoint:
             exact=reason is None,
             reason=reason,
         )
-        return _Laid(placement, tensors, weight if reason is None else None)
-
-
-@dataclass(frozen=True)
-class _Laid:
-    """One weight, its placement and tensors; `packed` is None if the layout does not pack it."""
-
-    placement: Placement
-    tensors: Mapping[str, Tensor]
-    packed: QuantizedTensor | None
+        return Laid(placement, Tensors(tensors, weight if reason is None else None))
 
 
 _EMBEDDINGS = "embeddings and head stay in 16 bits in this format; drop the E part of the scheme"

@@ -40,6 +40,10 @@ class Entry:
         """The numbers that the scheme requests."""
         return SIXTEEN_BITS if self.quantized is None else describe(self.quantized)
 
+    def dense(self) -> Tensor:
+        """The weight in float32, dequantized if it has codes."""
+        return self.value.detach().float() if self.quantized is None else self.quantized.dequantize()
+
 
 def run_time_refusal(quantized: QuantizedModel, engine: str) -> str | None:
     """Why `engine` cannot run the model: a run-time feature it lacks, other than rounded activations; None if it can.

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from slmquant.artifact import Artifact
 from slmquant.core.affine import QuantizedTensor
-from slmquant.errors import RefusedError, UnknownNameError
-from slmquant.files import atomic_file
-from slmquant.formats.common.contract import Placement, Written, ends_of_text, settle
+from slmquant.errors import UnknownNameError
+from slmquant.formats.common.contract import Placement, ends_of_text
+from slmquant.formats.common.writing import BaseFormat, Laid
 from slmquant.formats.gguf.blocks import BLOCK, encode, fit
 from slmquant.formats.gguf.parameters import Parameter, architecture_of, parameters_of, refusal_of
 from slmquant.formats.gguf.proof import prove
@@ -50,7 +50,7 @@ _FILE_TYPES = {
 
 
 @dataclass(frozen=True)
-class Gguf:
+class Gguf(BaseFormat[Parameter]):
     """The format.
 
     Attributes:
@@ -60,6 +60,7 @@ class Gguf:
 
     dense: Dense = "F16"
     any_tokenization: bool = False
+    name = "gguf"
     title = "GGUF"
     summary = "One file with weights, tokenizer and chat template, for llama.cpp and software built on it."
     suffix = ".gguf"
@@ -69,47 +70,36 @@ class Gguf:
         """Why llama.cpp would not compute the same model; None if it does."""
         return refusal_of(quantized)
 
-    def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> tuple[Placement, ...]:
-        """How each weight would be stored; `otherwise` is one of f16, bf16, f32 and q8_0 (nearest rounding).
+    def lay_out(self, quantized: QuantizedModel, otherwise: str | None) -> list[Laid[Parameter]]:
+        """The parameters and their placements; `otherwise` is one of f16, bf16, f32 and q8_0 (nearest rounding).
 
         Raises:
             UnknownNameError: `otherwise` is not one of these types.
         """
         substitute = _substitute(otherwise)
-        return tuple(self._place(parameter, substitute) for parameter in parameters_of(quantized))
+        return [Laid(self._place(parameter, substitute), parameter) for parameter in parameters_of(quantized)]
 
-    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
-        """Write `artifact` to `path`, atomically.
+    def save(self, artifact: Artifact, laid: Sequence[Laid[Parameter]], path: Path) -> tuple[str, ...]:
+        """Write the file, and compare llama.cpp's tokens with the tokenizer's.
 
         Raises:
-            RefusedError: `refusal` has a reason, llama.cpp lacks the tokenizer, or a weight cannot be stored as
-                requested and `otherwise` is None.
-            UnknownNameError: `otherwise` is not a substitute type.
-            SourceError: The disk is full.
+            RefusedError: llama.cpp lacks the tokenizer, or tokenizes text differently.
         """
         quantized = artifact.quantized
-        if (reason := self.refusal(quantized)) is not None:
-            raise RefusedError(f"gguf: {reason}")
-        placements = self.place(quantized, otherwise)
-        settle("gguf", placements, otherwise)
-        with atomic_file(path) as temporary:
-            writer = gguf.GGUFWriter(temporary, architecture_of(quantized).name)
-            remarks = _add_keys_(writer, artifact, placements)
-            modules = []
-            for parameter, placement in zip(parameters_of(quantized), placements, strict=True):
-                _add_tensor_(writer, parameter, placement.stored_as)
-                modules.append(f"{parameter.target}={parameter.name}")
-            writer.add_array(MODULES_KEY, modules)
-            rope = rope_of(quantized.model.config)
-            if rope is not None and rope.divisors is not None:
-                writer.add_tensor("rope_freqs.weight", rope.divisors.numpy())
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-            rows = int(cast(Tensor, quantized.model.get_input_embeddings().weight).shape[0])
-            remarks += prove(temporary, artifact.tokenizer, rows, self.any_tokenization)
-        return Written(path, "gguf", path.stat().st_size, placements, remarks)
+        writer = gguf.GGUFWriter(path, architecture_of(quantized).name)
+        remarks = _add_keys_(writer, artifact, [one.placement for one in laid])
+        for one in laid:
+            _add_tensor_(writer, one.content, one.placement.stored_as)
+        writer.add_array(MODULES_KEY, [f"{one.content.target}={one.content.name}" for one in laid])
+        rope = rope_of(quantized.model.config)
+        if rope is not None and rope.divisors is not None:
+            writer.add_tensor("rope_freqs.weight", rope.divisors.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        rows = int(cast(Tensor, quantized.model.get_input_embeddings().weight).shape[0])
+        return remarks + prove(path, artifact.tokenizer, rows, self.any_tokenization)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         """Module name → float32 weight, as llama.cpp computes with it, rows in the model's order.

@@ -256,10 +256,7 @@ class _Native:
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """The dequantized weights with their side branches; online rotations are not included."""
-        return {
-            entry.name: entry.value.float() if entry.quantized is None else entry.quantized.dequantize()
-            for entry in entries(load(path).quantized)
-        }
+        return {entry.name: entry.dense() for entry in entries(load(path).quantized)}
 
 
 FORMAT = _Native()

@@ -68,10 +68,7 @@ def architecture_refusal(quantized: QuantizedModel) -> str | None:
 def plain_model(quantized: QuantizedModel) -> PreTrainedModel:
     """The model as a plain transformers model in float32, with dequantized weights."""
     plain = _build(quantized.model.config)
-    state = {
-        entry.parameter: entry.value.float() if entry.quantized is None else entry.quantized.dequantize()
-        for entry in entries(quantized)
-    }
+    state = {entry.parameter: entry.dense() for entry in entries(quantized)}
     plain.load_state_dict(state, strict=False)  # a tied head is listed once
     plain.tie_weights()
     plain.generation_config = quantized.model.generation_config

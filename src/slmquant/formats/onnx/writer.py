@@ -16,7 +16,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +25,10 @@ from torch import Tensor
 
 from slmquant.artifact import Artifact
 from slmquant.boundary import guarded, reading
-from slmquant.errors import ModelError, RefusedError, UnknownNameError
-from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats.common.contract import Placement, Written, check_installed, settle
+from slmquant.errors import ModelError, UnknownNameError
+from slmquant.formats.common.contract import Placement, check_installed
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
+from slmquant.formats.common.writing import BaseFormat, Laid
 from slmquant.formats.onnx.blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
 from slmquant.formats.onnx.decoder import GENAI_CONFIG
 from slmquant.formats.onnx.float_graph import GRAPH, architecture_refusal, plain_model, write_float_graph
@@ -53,18 +52,10 @@ class Facts(BaseModel):
     matrices: tuple[Matrix, ...]
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """A weight with its placement and stored form."""
+class Onnx(BaseFormat[Stored | None]):
+    """ONNX as a format. A weight's content is None for vectors, which stay as the builder wrote them."""
 
-    placement: Placement
-    stored: Stored | None
-    """None for vectors, which stay as the builder wrote them."""
-
-
-class Onnx:
-    """ONNX as a format; see `formats.common.contract.Format`."""
-
+    name = "onnx"
     title = "ONNX"
     summary = "a graph with 4- or 8-bit weights for ONNX Runtime and ONNX Runtime GenAI"
     suffix = ""
@@ -80,27 +71,26 @@ class Onnx:
             )
         return run_time_refusal(quantized, "ONNX Runtime") or architecture_refusal(quantized)
 
-    def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
-        """How each weight would be stored; `otherwise` is `f16` or `int8` (rounded again, in groups of 32)."""
-        return [placed.placement for placed in _place(quantized, otherwise)]
+    def lay_out(self, quantized: QuantizedModel, otherwise: str | None) -> list[Laid[Stored | None]]:
+        """The stored weights; `otherwise` is `f16` or `int8` (rounded again, in groups of 32)."""
+        if otherwise is not None and otherwise not in _OTHER_TYPES:
+            raise UnknownNameError("ONNX weight type", otherwise, _OTHER_TYPES)
+        embedding = quantized.model.get_input_embeddings()
+        looked_up = {name for name, module in quantized.model.named_modules() if module is embedding}
+        return [_lay(entry, entry.name in looked_up, otherwise) for entry in entries(quantized)]
 
-    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
-        """Write the folder `path`; see `Format.write`. The graph's logits are compared with the model's first."""
-        check_installed("onnx", self.extra)
+    def save(self, artifact: Artifact, laid: Sequence[Laid[Stored | None]], path: Path) -> None:
+        """Write the folder; the float graph's logits are compared with the model's first."""
+        check_installed(self.name, self.extra)
         import onnx_ir as ir
 
         from slmquant import __version__
 
         quantized = artifact.quantized
-        if (reason := self.refusal(quantized)) is not None:
-            raise RefusedError(f"onnx: {reason}")
-        placed = _place(quantized, otherwise)
-        placements = tuple(entry.placement for entry in placed)
-        settle("onnx", placements, otherwise)
-        stored = {entry.placement.name: entry.stored for entry in placed if entry.stored is not None}
+        stored = {one.placement.name: one.content for one in laid if one.content is not None}
         plain = plain_model(quantized)
         dense = {name: plain.get_submodule(name).get_parameter("weight").detach() for name in stored}
-        with atomic_dir(path) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
             floats = Path(temporary)
             write_float_graph(plain, artifact.tokenizer, floats)
             model = ir.load(floats / GRAPH)
@@ -115,13 +105,12 @@ class Onnx:
                 matrices=tuple(rewriting.matrices),
             )
             model.metadata_props[_FACTS] = facts.model_dump_json()
-            save(model, folder / GRAPH)
+            save(model, path / GRAPH)
             for file in floats.iterdir():
                 if file.is_dir():  # additional chat templates
-                    shutil.copytree(file, folder / file.name)
+                    shutil.copytree(file, path / file.name)
                 elif not file.name.startswith(GRAPH):
-                    shutil.copy(file, folder / file.name)
-        return Written(path, "onnx", folder_bytes(path), placements)
+                    shutil.copy(file, path / file.name)
 
     def context_limit(self, path: Path) -> int | None:
         """Tokens of context stated in GenAI's settings.
@@ -152,15 +141,7 @@ class Onnx:
         return _assembled(facts, tensors)
 
 
-def _place(quantized: QuantizedModel, otherwise: str | None) -> list[_Placed]:
-    if otherwise is not None and otherwise not in _OTHER_TYPES:
-        raise UnknownNameError("ONNX weight type", otherwise, _OTHER_TYPES)
-    embedding = quantized.model.get_input_embeddings()
-    looked_up = {name for name, module in quantized.model.named_modules() if module is embedding}
-    return [_place_one(entry, entry.name in looked_up, otherwise) for entry in entries(quantized)]
-
-
-def _place_one(entry: Entry, looked_up: bool, otherwise: str | None) -> _Placed:
+def _lay(entry: Entry, looked_up: bool, otherwise: str | None) -> Laid[Stored | None]:
     reason: str | None = None
     stored: Stored | None = None
     exact = True
@@ -183,7 +164,7 @@ def _place_one(entry: Entry, looked_up: bool, otherwise: str | None) -> _Placed:
         exact=exact,
         reason=reason,
     )
-    return _Placed(placement, stored)
+    return Laid(placement, stored)
 
 
 def _assembled(facts: Facts, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

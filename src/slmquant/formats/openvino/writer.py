@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,10 +26,10 @@ from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from slmquant.artifact import Artifact
-from slmquant.errors import ModelError, RefusedError, SpaceError, UnknownNameError
-from slmquant.files import atomic_dir, folder_bytes
-from slmquant.formats.common.contract import Placement, Written, ends_of_text, settle
+from slmquant.errors import ModelError, SpaceError, UnknownNameError
+from slmquant.formats.common.contract import Placement, ends_of_text
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
+from slmquant.formats.common.writing import BaseFormat, Laid
 from slmquant.formats.openvino import layout
 from slmquant.formats.openvino.check import check
 from slmquant.formats.openvino.constants import Stored, read_weights, replace_constants_
@@ -49,19 +48,17 @@ RUNTIME_OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION":
 _OTHER_TYPES = ("f16", "f32", "i8")
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """A weight with its placement and stored form."""
+class Constant(NamedTuple):
+    """What replaces the traced constant of a parameter."""
 
-    entry: Entry
-    placement: Placement
-    stored: Stored | None
-    """None for vectors, which stay as they were traced."""
+    parameter: str
+    weight: Stored
 
 
-class OpenVino:
-    """OpenVINO IR as a format; see `formats.common.contract.Format`."""
+class OpenVino(BaseFormat[Constant | None]):
+    """OpenVINO IR as a format. A weight's content is None for vectors, which stay as they were traced."""
 
+    name = "openvino"
     title = "OpenVINO IR"
     summary = "a graph with 2-, 4- or 8-bit weights and a KV cache, for OpenVINO and OpenVINO GenAI"
     suffix = ""
@@ -80,31 +77,26 @@ class OpenVino:
             return "the graph would keep the rotary frequencies of short texts, but 'dynamic' scaling changes them"
         return run_time_refusal(quantized, "OpenVINO") or cache_refusal(quantized.model)
 
-    def place(self, quantized: QuantizedModel, otherwise: str | None = None) -> Sequence[Placement]:
-        """How each weight would be stored; `otherwise` is `f16`, `f32` (exact) or `i8` (rounded again, per channel)."""
-        return [placed.placement for placed in _place(quantized, otherwise)]
+    def lay_out(self, quantized: QuantizedModel, otherwise: str | None) -> list[Laid[Constant | None]]:
+        """The constants; `otherwise` is `f16`, `f32` (exact) or `i8` (rounded again, per channel)."""
+        if otherwise is not None and otherwise not in _OTHER_TYPES:
+            raise UnknownNameError("OpenVINO weight type", otherwise, _OTHER_TYPES)
+        return [_lay(entry, otherwise) for entry in entries(quantized)]
 
-    def write(self, artifact: Artifact, path: Path, otherwise: str | None = None) -> Written:
-        """Write the folder `path`; see `Format.write`."""
-        quantized = artifact.quantized
-        if (reason := self.refusal(quantized)) is not None:
-            raise RefusedError(f"openvino: {reason}")
-        placed = _place(quantized, otherwise)
-        placements = tuple(entry.placement for entry in placed)
-        settle("openvino", placements, otherwise)
+    def save(self, artifact: Artifact, laid: Sequence[Laid[Constant | None]], path: Path) -> None:
+        """Write the folder; the traced graph's logits are compared with the model's first."""
         import_openvino()
+        quantized = artifact.quantized
         dense = {name: weight.dequantize() for name, weight in quantized.weights.items()}
         graph = trace(quantized.model, dense)
         check(graph, quantized.model, dense)
-        replace_constants_(graph, {one.entry.parameter: one.stored for one in placed if one.stored is not None})
+        replace_constants_(graph, dict(one.content for one in laid if one.content is not None))
         _describe_(graph, artifact)
-        with atomic_dir(path) as folder:
-            _save(graph, folder / GRAPH)
-            quantized.model.config.save_pretrained(folder)
-            if (generation := quantized.model.generation_config) is not None:
-                _write_generation(generation, ends_of_text(quantized), folder / GENERATION_CONFIG_NAME)
-            artifact.tokenizer.save_pretrained(folder)
-        return Written(path, "openvino", folder_bytes(path), placements)
+        _save(graph, path / GRAPH)
+        quantized.model.config.save_pretrained(path)
+        if (generation := quantized.model.generation_config) is not None:
+            _write_generation(generation, ends_of_text(quantized), path / GENERATION_CONFIG_NAME)
+        artifact.tokenizer.save_pretrained(path)
 
     def read(self, path: Path) -> Mapping[str, Tensor]:
         """Module name → float32 weight; see `Format.read`."""
@@ -119,13 +111,7 @@ class OpenVino:
         return {name.removesuffix(".weight"): weight for name, weight in read_weights(graph).items()}
 
 
-def _place(quantized: QuantizedModel, otherwise: str | None) -> list[_Placed]:
-    if otherwise is not None and otherwise not in _OTHER_TYPES:
-        raise UnknownNameError("OpenVINO weight type", otherwise, _OTHER_TYPES)
-    return [_place_one(entry, otherwise) for entry in entries(quantized)]
-
-
-def _place_one(entry: Entry, otherwise: str | None) -> _Placed:
+def _lay(entry: Entry, otherwise: str | None) -> Laid[Constant | None]:
     weight, dense = entry.quantized, entry.value.detach()
     reason = None if weight is None else layout.misfit(weight)
     stored: Stored | None
@@ -144,7 +130,7 @@ def _place_one(entry: Entry, otherwise: str | None) -> _Placed:
         exact=exact,
         reason=reason,
     )
-    return _Placed(entry, placement, stored)
+    return Laid(placement, None if stored is None else Constant(entry.parameter, stored))
 
 
 def _dense(weight: Tensor, kind: str | None) -> Stored:
