@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from slmquant import formats
 from slmquant.artifact import Artifact
 from slmquant.cli import app
 from slmquant.formats import native
@@ -25,6 +26,18 @@ from tests.formats.gguf_models import tokenizer
 
 DOCS = Path(__file__).parents[1] / "docs"
 PLUGINS = {"format": "dense", "engine": "plain", "task": "copying", "method": "shrunk"}
+CHECKPOINT = """
+from dataclasses import replace
+
+from slmquant.formats.gptq import FORMAT
+
+
+class Layout(type(FORMAT.layout)):
+    method = "packed-by-others"
+
+
+FORMAT = replace(FORMAT, name="packed", layout=Layout())
+"""
 TOKENS = np.random.default_rng(0).integers(VOCABULARY, size=12).tolist()
 
 
@@ -36,15 +49,16 @@ def example(kind: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package on the path whose entry points name the four examples."""
+    """A package on the path whose entry points name the four examples, and a layout of checkpoints."""
     package, info = tmp_path / "site" / "my_package", tmp_path / "site" / "my_package-1.dist-info"
     package.mkdir(parents=True)
     info.mkdir()
     (package / "__init__.py").touch()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
     lines = []
-    for kind, name in PLUGINS.items():
-        (package / f"{name}.py").write_text(example(kind))
+    examples = [(kind, name, example(kind)) for kind, name in PLUGINS.items()]
+    for kind, name, text in [*examples, ("format", "packed", CHECKPOINT)]:
+        (package / f"{name}.py").write_text(text)
         lines += [f"[slmquant.{kind}s]", f"{name} = my_package.{name}"]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
@@ -78,6 +92,15 @@ def test_the_engine_keeps_its_contract(tmp_path: Path, artifact: Artifact) -> No
         reference = artifact.quantized.model(torch.tensor([TOKENS])).logits[0].numpy()
 
     assert check_engine("plain", folder, TOKENS, reference, divergence=1e-3).refusal is None
+
+
+def test_torch_opens_a_checkpoint_whose_layout_is_another_packages(tmp_path: Path, artifact: Artifact) -> None:
+    folder = formats.load("packed").write(artifact, tmp_path / "model").path
+    with torch.no_grad():
+        reference = artifact.quantized.model(torch.tensor([TOKENS])).logits[0].numpy()
+
+    assert "packed-by-others" in (folder / "config.json").read_text()
+    assert check_engine("torch_eager", folder, TOKENS, reference, divergence=1e-3).refusal is None
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

@@ -17,18 +17,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from slmquant import formats
 from slmquant.boundary import or_none
 from slmquant.errors import ModelError
-from slmquant.formats.common.checkpoint_folder import CONFIG, WEIGHTS, Checkpoint
+from slmquant.formats.common.checkpoint_folder import CONFIG, WEIGHTS
+from slmquant.formats.common.contract import PackedCheckpoint
 
-_LAYOUTS = ("compressed_tensors", "gptq", "awq")
 
-
-def checkpoint_of(folder: Path) -> Checkpoint | None:
-    """The layout named in the folder's config; None if it names none, or one that slmquant does not read."""
+def checkpoint_of(folder: Path) -> PackedCheckpoint | None:
+    """The installed format whose layout the folder's config names; None if it names none, or an unknown one."""
     method = or_none(
         lambda: json.loads((folder / CONFIG).read_text(encoding="utf-8"))["quantization_config"]["quant_method"]
     )
-    ours = (cast(Checkpoint, formats.load(name)) for name in _LAYOUTS)
-    return next((layout for layout in ours if layout.layout.method == method), None)
+    if method is None:
+        return None
+    installed = map(formats.load, formats.names())
+    return next((fmt for fmt in installed if isinstance(fmt, PackedCheckpoint) and fmt.quant_method == method), None)
 
 
 def read_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -37,8 +38,8 @@ def read_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     Raises:
         ModelError: The folder is damaged, or rounds activations, which a dense model cannot do.
     """
-    layout = checkpoint_of(folder)
-    if layout is None:
+    checkpoint = checkpoint_of(folder)
+    if checkpoint is None:
         raise ModelError(f"{folder} is no checkpoint of packed weights that slmquant can read")
     config = AutoConfig.from_pretrained(folder)
     groups = config.quantization_config.get("config_groups", {})
@@ -47,7 +48,7 @@ def read_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
             f"{folder} rounds activations, which a dense model cannot do; name the model it was made from as reference"
         )
     del config.quantization_config
-    weights = {f"{module}.weight": weight for module, weight in layout.read(folder).items()}
+    weights = {f"{module}.weight": weight for module, weight in checkpoint.read(folder).items()}
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     with torch.no_grad(), safe_open(folder / WEIGHTS, "pt") as tensors:
         others = frozenset(tensors.keys())

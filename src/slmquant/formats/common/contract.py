@@ -138,6 +138,20 @@ class StatesContext(Protocol):
         ...
 
 
+@runtime_checkable
+class PackedCheckpoint(Protocol):
+    """Optional format capability: a folder for transformers whose config names the layout of its packed weights."""
+
+    @property
+    def quant_method(self) -> str:
+        """The layout's name, as in `quantization_config`."""
+        ...
+
+    def read(self, path: Path) -> Mapping[str, Tensor]:
+        """As `Format.read`."""
+        ...
+
+
 def accept_any_tokenization(fmt: Format) -> Format:
     """`fmt` with its tokenization check reduced to a remark; unchanged if it has no such check."""
     known: object = fmt
