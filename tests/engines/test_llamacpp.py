@@ -149,26 +149,6 @@ def test_our_own_mixtures_are_of_types_that_processors_are_fast_at(tmp_path: Pat
     session.close()
 
 
-def test_a_sequence_grows_step_by_step_and_is_forgotten(tmp_path: Path) -> None:
-    made = quantized("llama")
-    Gguf("F32").write(export(made), tmp_path / "model.gguf")
-    session = ENGINE.open(tmp_path / "model.gguf", OPTIONS)
-    ids = tokens(made)
-
-    at_once = session.feed(ids, every=True)
-    session.reset()
-    last = session.feed(ids)
-    session.reset()
-    steps = np.concatenate([session.feed([token]) for token in ids])
-
-    assert at_once.shape == (len(ids), VOCABULARY)
-    assert last.shape == (1, VOCABULARY)
-    assert at_once.dtype == np.float32
-    np.testing.assert_allclose(last[0], at_once[-1], atol=0.02)
-    np.testing.assert_allclose(steps, at_once, atol=0.02)
-    session.close()
-
-
 def test_long_feeds_are_cut_into_batches(tmp_path: Path) -> None:
     made = quantized("llama", max_position_embeddings=2048)
     Gguf("F32").write(export(made), tmp_path / "model.gguf")
@@ -183,16 +163,6 @@ def test_long_feeds_are_cut_into_batches(tmp_path: Path) -> None:
         reference = made.model(drawn[None]).logits[0]
     assert float((torch.from_numpy(logits) - reference).abs().max()) < 0.05
     np.testing.assert_allclose(last[0], logits[-1], atol=0.02)
-    session.close()
-
-
-def test_a_sequence_does_not_outgrow_its_context(tmp_path: Path) -> None:
-    Gguf("F32").write(export(quantized("llama")), tmp_path / "model.gguf")
-    session = ENGINE.open(tmp_path / "model.gguf", OPTIONS)
-    session.feed([1] * 60)
-
-    with pytest.raises(ValueError, match="5 tokens after 60 do not fit a context of 64"):
-        session.feed([1] * 5)
     session.close()
 
 

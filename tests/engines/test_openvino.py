@@ -8,7 +8,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from slmquant.artifact import Artifact
 from slmquant.engines import load as load_engine
 from slmquant.engines.common.contract import OpenOptions, Session
 from slmquant.errors import ModelError
@@ -17,7 +16,7 @@ from slmquant.formats.openvino.runtime import import_openvino
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.testing.method_contract import quantized
 from slmquant.testing.tiny import VOCABULARY
-from tests.formats.test_native import tokenizer
+from tests.formats.gguf_models import export
 
 # not `importorskip`: importing openvino from here would report to its maker, see `formats.openvino.runtime`
 pytestmark = [
@@ -33,7 +32,7 @@ TOKENS = torch.randint(3, VOCABULARY, (1, 23), generator=torch.Generator().manua
 
 
 def opened(model: QuantizedModel, folder: Path, context: int = 64) -> Session:
-    load("openvino").write(Artifact(model, tokenizer(), "tiny", "0" * 64), folder)
+    load("openvino").write(export(model), folder)
     return load_engine("openvino").open(folder, OpenOptions(threads=1, context=context))
 
 
@@ -63,20 +62,10 @@ def test_it_computes_what_torch_does(tmp_path: Path, architecture: str) -> None:
         assert float((want.exp() * (want - got)).sum(-1).mean()) < 2e-5
 
 
-def test_a_forgotten_sequence_leaves_no_trace(tmp_path: Path) -> None:
-    session = opened(quantized("rtn", "W8A16"), tmp_path / "m")
-    first = session.feed([5, 6, 7])
-    session.feed([8, 9])
-
-    session.reset()
-
-    assert np.array_equal(session.feed([5, 6, 7]), first)
-
-
 def test_it_multiplies_compressed_weights_as_they_are(tmp_path: Path) -> None:
     """Otherwise the file would be small and the memory not."""
     ov = import_openvino()
-    load("openvino").write(Artifact(quantized("rtn", "W4A16g16E8"), tokenizer(), "tiny", "0" * 64), tmp_path / "m")
+    load("openvino").write(export(quantized("rtn", "W4A16g16E8")), tmp_path / "m")
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = ov.Core().compile_model(tmp_path / "m" / "openvino_model.xml", "CPU", settings)
     executed = [
@@ -88,14 +77,6 @@ def test_it_multiplies_compressed_weights_as_they_are(tmp_path: Path) -> None:
     assert [kind for kind, _ in executed].count("ScaledDotProductAttention") == 2
     assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
     assert compiled.get_property("KV_CACHE_PRECISION") == ov.Type.f16
-
-
-def test_the_context_is_a_limit(tmp_path: Path) -> None:
-    session = opened(quantized("rtn", "W8A16"), tmp_path / "m", context=4)
-    session.feed([1, 2, 3])
-
-    with pytest.raises(ValueError, match="5 tokens do not fit a context of 4"):
-        session.feed([4, 5])
 
 
 def test_it_says_what_it_is() -> None:

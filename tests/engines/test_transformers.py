@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.torch import save_file
 
@@ -10,7 +9,8 @@ from slmquant.engines.common.contract import OpenOptions
 from slmquant.engines.transformers import ENGINE
 from slmquant.errors import ModelError, UnavailableError
 from slmquant.formats import compressed_tensors
-from tests.formats.checkpoints import EVEN, export, rounded, tensors
+from tests.formats.checkpoints import EVEN, rounded, tensors
+from tests.formats.gguf_models import export
 
 pytestmark = pytest.mark.engine
 
@@ -21,19 +21,6 @@ OPTIONS = OpenOptions(threads=1, context=16)
 def folder(tmp_path: Path) -> Path:
     pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
     return compressed_tensors.FORMAT.write(export(rounded("W4A16g16", **EVEN)), tmp_path / "model").path
-
-
-def test_a_sequence_fed_in_pieces_gives_the_logits_of_the_whole(folder: Path) -> None:
-    session = ENGINE.open(folder, OPTIONS)
-    tokens = [5, 3, 60, 2, 9, 11]
-
-    whole = session.feed(tokens, every=True)
-    session.reset()
-    pieces = [session.feed(tokens[:3], every=True), session.feed(tokens[3:4]), session.feed(tokens[4:], every=True)]
-
-    assert whole.shape == (6, session.vocab)
-    assert whole.dtype == np.float32
-    np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_the_status_names_both_packages() -> None:

@@ -22,7 +22,8 @@ from slmquant.engines import vllm
 from slmquant.engines.common.contract import OpenOptions
 from slmquant.errors import ModelError, UnavailableError
 from slmquant.formats import awq, compressed_tensors, gptq, native
-from tests.formats.checkpoints import export, rounded
+from tests.formats.checkpoints import rounded
+from tests.formats.gguf_models import export
 
 VOCAB, PADDING = 11, 5
 OPTIONS = OpenOptions(threads=1, context=16)

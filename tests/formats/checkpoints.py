@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from slmquant.artifact import Artifact
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.progress import Silent
@@ -14,7 +13,6 @@ from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
-from tests.formats.test_native import tokenizer
 
 EVEN = {"hidden_size": 64, "intermediate_size": 96}
 """Sides that are multiples of 32, those of keys and values too."""
@@ -28,10 +26,6 @@ def rounded(scheme: str, architecture: str = "llama", method: str = "rtn", **set
             parameter.copy_(parameter.bfloat16().float())
     calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent())
     return quantize_(model, method, parse(scheme), calibration)
-
-
-def export(quantized: QuantizedModel) -> Artifact:
-    return Artifact(quantized, tokenizer(), "tiny", "0" * 64)
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

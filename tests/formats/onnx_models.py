@@ -4,11 +4,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
 
-from slmquant.artifact import Artifact
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.formats.common.contract import Written
 from slmquant.formats.onnx.writer import FORMAT
@@ -18,6 +14,7 @@ from slmquant.quantization import quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
+from tests.formats.gguf_models import export
 
 _HEAD = {"head_dim": 16}
 SETTINGS = MappingProxyType(
@@ -48,5 +45,4 @@ def quantized(scheme: str, architecture: str = "llama", method: str = "rtn", **s
 
 
 def written(model: QuantizedModel, folder: Path, otherwise: str | None = None) -> Written:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")))
-    return FORMAT.write(Artifact(model, tokenizer, "tiny", "0" * 64), folder, otherwise)
+    return FORMAT.write(export(model), folder, otherwise)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from slmquant.formats import awq
-from tests.formats.checkpoints import EVEN, export, rounded, tensors
+from tests.formats.checkpoints import EVEN, rounded, tensors
+from tests.formats.gguf_models import export
 
 NAME = "model.layers.1.mlp.down_proj"
 

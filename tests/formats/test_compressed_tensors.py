@@ -12,7 +12,8 @@ from slmquant.engines.common.contract import OpenOptions
 from slmquant.formats import compressed_tensors
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.testing.method_contract import calibration_tokens
-from tests.formats.checkpoints import EVEN, export, rounded, tensors
+from tests.formats.checkpoints import EVEN, rounded, tensors
+from tests.formats.gguf_models import export
 
 pytestmark = pytest.mark.engine
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from slmquant.errors import ModelError
 from slmquant.formats import awq, compressed_tensors, gptq
 from slmquant.formats.common.checkpoint_reader import checkpoint_of, read_model
-from tests.formats.checkpoints import EVEN, export, rounded, tensors
+from tests.formats.checkpoints import EVEN, rounded, tensors
+from tests.formats.gguf_models import export
 
 TOKENS = torch.arange(1, 30)[None]
 

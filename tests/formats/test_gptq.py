@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from slmquant.formats import gptq
-from tests.formats.checkpoints import EVEN, export, rounded, tensors
+from tests.formats.checkpoints import EVEN, rounded, tensors
+from tests.formats.gguf_models import export
 
 
 def bits_at(words: list[int], position: int, bits: int) -> int:

@@ -10,7 +10,7 @@ from slmquant.formats import native
 from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens, quantized
-from tests.formats.test_native import tokenizer
+from tests.formats.gguf_models import tokenizer
 
 SCHEMES = ["FP8", "FP8-static", "W4AFP8g16", "MXFP4", "NVFP4", "NF4g16-dq", "W1.58A8", "Q4_KE6", "MXFP4A16E8"]
 

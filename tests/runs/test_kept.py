@@ -14,7 +14,7 @@ from slmquant.runs.model_snapshot import load_snapshot, save_snapshot
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
-from tests.formats.test_native import tokenizer
+from tests.formats.gguf_models import tokenizer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -69,10 +69,6 @@ def test_a_limit_takes_the_first_items(context: Build) -> None:
     assert limited.metrics[0].n == 5 and "first 5 of 12" in str(limited.metrics[0].protocol)
 
 
-def test_asking_twice_gives_the_same_bits(context: Build) -> None:
-    assert _run(context()) == _run(context())
-
-
 def test_nothing_is_printed(context: Build, capfd: pytest.CaptureFixture[str]) -> None:
     _run(context())
     assert capfd.readouterr() == ("", "")

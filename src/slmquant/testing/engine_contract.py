@@ -66,10 +66,11 @@ def _check_session(
         rows, vocab = session.feed(tokens, every=True), reference.shape[1]
         demand(session.vocab >= vocab, f"has a row for each of {vocab} tokens, not {session.vocab}")
         demand(rows.shape == (len(tokens), session.vocab), f"gives a row after every token; got {rows.shape}")
+        demand(rows.dtype == np.float32, f"gives logits in float32, not {rows.dtype}")
         demand(bool(np.isfinite(rows[:, :vocab]).all()), "gives finite logits")
         distance = _divergence(reference, rows[:, :vocab])
         demand(distance <= divergence, f"agrees with torch within {divergence} nats, not {distance:.2g}")
-        _check_bound(session, tokens[0])
+        _check_bound(session, tokens[0], len(tokens))
         _check_pieces(session, tokens, rows)
         if isinstance(session, Chooses):
             session.reset()
@@ -79,10 +80,11 @@ def _check_session(
         session.close()
 
 
-def _check_bound(session: Session, token: int) -> None:
+def _check_bound(session: Session, token: int, context: int) -> None:
     try:
         session.feed([token])
-    except ValueError:
+    except ValueError as error:
+        demand(str(context) in str(error), f"says that its context is {context}; got {str(error)!r}")
         return
     raise ContractError("refuses a token beyond its context with a ValueError")
 

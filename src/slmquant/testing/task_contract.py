@@ -50,6 +50,7 @@ def check_task(text: str, context: EvalContext) -> Outcome:
             {m.name: m.value for m in first.metrics} == {m.name: m.value for m in again.metrics},
             "gives the same figures when it is run again",
         )
+        demand(first.items == again.items, "gives the same items when it is run again")
     except ContractError as error:
         raise ContractError(f"{text}: {error}") from None
     return Outcome(None, first.remarks)
