@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
+
+from slmquant._version import __version__
 
 if TYPE_CHECKING:
     from slmquant.api import bench as bench
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from slmquant.store import Record as Record
     from slmquant.store import Store as Store
     from slmquant.store.record import CalibrationSpec as CalibrationSpec
-
-__version__ = _version("slmquant")
 
 _HOMES = {
     "Artifact": "slmquant.artifact",

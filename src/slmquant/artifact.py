@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from slmquant import plugins
+from slmquant import discovery
 from slmquant.files import check_output
 from slmquant.model.sources.resolve import place_of, public_name
 
@@ -54,7 +54,7 @@ class Artifact:
             OutputError: `folder` is a file, a folder with other contents, or the source model itself.
             SpaceError: The disk is full.
         """
-        native = cast(_Native, plugins.by_name("slmquant.formats", "native"))
+        native = cast(_Native, discovery.by_name("slmquant.formats", "native"))
         place = place_of(self.source)
         check_output(Path(folder), True, native.is_native, overwrite, place, least_bytes=self.size.stored_bytes)
         return native.save(self, Path(folder))

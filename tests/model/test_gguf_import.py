@@ -142,7 +142,7 @@ def test_a_file_is_converted_once_and_says_that_it_lies_on_a_grid(
     path = write(original(), tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.Q4_1)
 
     loaded = load(str(path))
-    monkeypatch.setattr("slmquant.model.sources.pull.read_gguf", lambda _path: pytest.fail("converted again"))
+    monkeypatch.setattr("slmquant.model.sources.importing.read_gguf", lambda _path: pytest.fail("converted again"))
 
     assert loaded.card.provenance == "dequantized from GGUF Q4_1, on-grid"
     assert load(str(path)).sha256 == loaded.sha256

@@ -59,7 +59,7 @@ def _global(
     if debug:
         os.environ[DEBUG] = "1"
     if version:
-        from slmquant import __version__
+        from slmquant._version import __version__
 
         sys.stdout.write(f"slmquant {__version__}\n")
         raise typer.Exit

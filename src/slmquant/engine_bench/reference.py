@@ -13,7 +13,8 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from slmquant import __version__, engines, formats
+from slmquant import engines, formats
+from slmquant._version import __version__
 from slmquant.boundary import guarded, or_none
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.windows import text_tokens, window_bos

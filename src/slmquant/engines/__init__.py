@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from typing import cast
 
-from slmquant import plugins
+from slmquant import discovery
 from slmquant.engines.common.contract import Engine
 
 
 def names() -> list[str]:
     """Names of all engines."""
-    return plugins.names(sys.modules[__name__])
+    return discovery.names(sys.modules[__name__])
 
 
 def load(name: str) -> Engine:
@@ -20,4 +20,4 @@ def load(name: str) -> Engine:
     Raises:
         UnknownNameError: There is no such engine; the message suggests the nearest names.
     """
-    return cast(Engine, plugins.load(sys.modules[__name__], name.lower(), "engine").ENGINE)
+    return cast(Engine, discovery.load(sys.modules[__name__], name.lower(), "engine").ENGINE)

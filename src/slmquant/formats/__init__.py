@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, cast
 
-from slmquant import plugins
+from slmquant import discovery
 
 if TYPE_CHECKING:  # engines import helpers from here without torch
     from slmquant.formats.common.contract import Format
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # engines import helpers from here without torch
 
 def names() -> list[str]:
     """Names of all formats."""
-    return plugins.names(sys.modules[__name__])
+    return discovery.names(sys.modules[__name__])
 
 
 def load(name: str) -> Format:
@@ -22,4 +22,4 @@ def load(name: str) -> Format:
     Raises:
         UnknownNameError: There is no such format; the message suggests the nearest names.
     """
-    return cast("Format", plugins.load(sys.modules[__name__], name.lower(), "format").FORMAT)
+    return cast("Format", discovery.load(sys.modules[__name__], name.lower(), "format").FORMAT)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from slmquant import plugins
+from slmquant import discovery
 from slmquant.methods.common.recipe import Recipe, combine
 from slmquant.store.record import REFERENCE as REFERENCE
 
 
 def names() -> list[str]:
     """Names of all methods, which are the names of their files."""
-    return plugins.names(sys.modules[__name__])
+    return discovery.names(sys.modules[__name__])
 
 
 def load(name: str) -> Recipe:
@@ -31,11 +31,11 @@ def documentation(name: str) -> str:
     Raises:
         UnknownNameError: No such method.
     """
-    return plugins.load(sys.modules[__name__], name.lower(), "method").__doc__ or ""
+    return discovery.load(sys.modules[__name__], name.lower(), "method").__doc__ or ""
 
 
 def _recipe(name: str) -> Recipe:
-    module = plugins.load(sys.modules[__name__], name, "method")
+    module = discovery.load(sys.modules[__name__], name, "method")
     recipe = module.METHOD
     if not isinstance(recipe, Recipe):
         raise TypeError(f"METHOD of {module.__name__} is a {type(recipe).__name__}, expected a Recipe")

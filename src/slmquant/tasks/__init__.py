@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmquant import plugins
+from slmquant import discovery
 from slmquant.errors import TaskNameError, UnknownNameError
 from slmquant.store.record import TaskSpec
 
@@ -112,9 +112,9 @@ def has_reference(key: ReferenceKey, spec: TaskSpec) -> bool:
 
 
 def _own_task(name: str) -> Task:
-    task: Task = plugins.load(sys.modules[__name__], name, "task").TASK
+    task: Task = discovery.load(sys.modules[__name__], name, "task").TASK
     return task
 
 
 def _own() -> list[str]:
-    return plugins.names(sys.modules[__name__])
+    return discovery.names(sys.modules[__name__])

@@ -16,7 +16,7 @@ import torch
 import transformers
 from pydantic import TypeAdapter
 
-from slmquant import __version__
+from slmquant._version import __version__
 from slmquant.boundary import or_none
 from slmquant.files import atomic_file, remove
 from slmquant.places import Places

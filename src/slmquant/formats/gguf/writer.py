@@ -175,7 +175,7 @@ def _rounded(dense: Tensor, kind: gguf.GGMLQuantizationType) -> NDArray[np.gener
 
 
 def _add_keys_(writer: gguf.GGUFWriter, artifact: Artifact, placements: Sequence[Placement]) -> tuple[str, ...]:
-    from slmquant import __version__
+    from slmquant._version import __version__
 
     quantized, config = artifact.quantized, artifact.quantized.model.config
     writer.add_type("model")

@@ -62,7 +62,7 @@ def save(artifact: Artifact, folder: Path) -> Path:
     Raises:
         SourceError: The disk is full.
     """
-    from slmquant import __version__
+    from slmquant._version import __version__
 
     quantized = artifact.quantized
     manifest = Manifest(

@@ -84,7 +84,7 @@ class Onnx(BaseFormat[Stored | None]):
         check_installed(self.name, self.extra)
         import onnx_ir as ir
 
-        from slmquant import __version__
+        from slmquant._version import __version__
 
         quantized = artifact.quantized
         stored = {one.placement.name: one.content for one in laid if one.content is not None}

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the usual name in torch programs
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
 from slmquant.boundary import guarded, last_line
 from slmquant.errors import RefusedError
 from slmquant.formats.common.entries import as_stored
 from slmquant.formats.openvino.runtime import import_openvino
+from slmquant.model.compatibility.cache_content import caches_only_keys_and_values
 from slmquant.model.compatibility.cache_names import cache_argument
 from slmquant.model.compatibility.quiet import quiet_transformers
 from slmquant.model.computing.linear import QuantizedLinear
@@ -48,9 +49,7 @@ _INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 def cache_refusal(model: PreTrainedModel) -> str | None:
     """Why the state of `model` cannot become the graph's; None if it is only keys and values."""
-    if model._is_stateful or not all(
-        isinstance(layer, DynamicLayer) for layer in DynamicCache(config=model.config).layers
-    ):
+    if not caches_only_keys_and_values(model):
         return f"{model.config.model_type} keeps states besides keys and values, which the graph cannot hold"
     return None
 

@@ -144,7 +144,7 @@ def _dense(weight: Tensor, kind: str | None) -> Stored:
 
 def _describe_(graph: ov.Model, artifact: Artifact) -> None:
     """Add runtime options and the model's origin to the graph."""
-    from slmquant import __version__
+    from slmquant._version import __version__
 
     for option, value in RUNTIME_OPTIONS.items():
         graph.set_rt_info(value, ["runtime_options", option])

