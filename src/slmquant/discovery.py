@@ -10,6 +10,9 @@ shared code. Third parties add plug-ins through an entry point in the group of t
 from __future__ import annotations
 
 import pkgutil
+import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -20,8 +23,15 @@ SHARED = "common"
 """Folder of shared code in a plug-in package; not a plug-in."""
 
 
-def _external(package: ModuleType) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=package.__name__)}
+def _external(package: ModuleType) -> Mapping[str, EntryPoint]:
+    return _entry_points(package.__name__, tuple(sys.path))
+
+
+@cache
+def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
+    """Entry points of a group by name, read once for each `sys.path`: that opens a file of every installed package."""
+    del path
+    return {point.name: point for point in entry_points(group=group)}
 
 
 def names(package: ModuleType) -> list[str]:
