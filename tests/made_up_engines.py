@@ -111,13 +111,15 @@ class Bigram:
 
     def __init__(self, options: OpenOptions, temper: float = 1.0, padding: int = 0) -> None:
         rng = np.random.default_rng(5)
-        table = np.concatenate([2 * rng.standard_normal((VOCAB, VOCAB)), np.full((VOCAB, padding), -30.0)], axis=1)
-        self._table = (temper * table).astype(np.float32)
+        table: NDArray[np.float64] = np.concatenate(
+            [2 * rng.standard_normal((VOCAB, VOCAB)), np.full((VOCAB, padding), -30.0)], axis=1
+        )
+        self._table: NDArray[np.float32] = (temper * table).astype(np.float32)
         self._context, self.fed = options.context, 0
 
     @property
     def vocab(self) -> int:
-        return self._table.shape[1]
+        return int(self._table.shape[1])
 
     def reset(self) -> None:
         self.fed = 0
@@ -126,7 +128,7 @@ class Bigram:
         self.fed += len(tokens)
         if self.fed > self._context:
             raise ValueError(f"{self.fed} tokens are more than the context of {self._context}")
-        rows = self._table[np.asarray(tokens)]
+        rows: NDArray[np.float32] = self._table[np.asarray(tokens)]
         return rows if every else rows[-1:]
 
     def close(self) -> None:

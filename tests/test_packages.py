@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from slmquant import files, packages
+from slmquant import packages
 from slmquant.errors import SourceError
 from slmquant.packages import Package, extract, extract_member, fetch
 
@@ -100,14 +100,14 @@ def test_a_missing_client_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SourceError, match=r"npm is needed .* install Node\.js"):
         fetch(Package("npm", "tiny", "1.0", "0" * 64))
 
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr("slmquant.packages.importlib.util.find_spec", lambda _name: None)
     with pytest.raises(SourceError, match=f"pip is needed .* {sys.executable} -m ensurepip"):
         fetch(Package("pypi", "tiny-data", "1.0", "0" * 64))
 
 
 def test_a_full_disk_is_told_before_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _path: usage._replace(free=1_000_000))
+    monkeypatch.setattr("slmquant.files.shutil.disk_usage", lambda _path: usage._replace(free=1_000_000))
 
     with pytest.raises(SourceError, match=r"2 GB are needed .* 1 MB are free"):
         fetch(Package("pypi", "tiny-data", "1.0", "0" * 64, archive_bytes=1_000_000_000))

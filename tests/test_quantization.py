@@ -8,26 +8,31 @@ import torch
 
 from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration, NoCalibration
-from slmquant.calib.statistics import Statistic, Statistics
+from slmquant.calib.statistics import InputStatistics, Statistic, Statistics
+from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.errors import DataError
-from slmquant.methods.common.parts import Rounding
+from slmquant.methods.common.parts import Rounding, Transform
 from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.common.work import Work
 from slmquant.methods.rtn import Nearest
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import discover
 from slmquant.model.structure import Relations
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.schemes import Scheme, parse
+from slmquant.schemes.scheme import WeightSpec
 from slmquant.testing.method_contract import calibration_tokens, quantized
 from slmquant.testing.tiny import tiny
+from tests.narrowed import present
 
 
 class Asked:
     """A calibration that remembers what it was asked for."""
 
     def __init__(self, fresh: FreshCalibration) -> None:
-        self.fresh, self.wanted = fresh, []
+        self.fresh = fresh
+        self.wanted: list[frozenset[Statistic]] = []
 
     @property
     def windows(self) -> torch.Tensor:
@@ -50,7 +55,7 @@ class Halving:
         return None
 
     def apply_(self, work: Work, statistics: Statistics) -> Statistics:
-        work.model.get_submodule(work.relations.groups[0].norm).weight.mul_(0.5)
+        work.model.get_submodule(present(work.relations.groups[0].norm)).get_parameter("weight").mul_(0.5)
         work.notes.append("halved")
         return statistics
 
@@ -59,30 +64,31 @@ class Halving:
 class Remembering:
     """Rounds to nearest and keeps the statistics that it was given."""
 
-    seen: list
+    seen: list[InputStatistics]
     needs: frozenset[Statistic] = frozenset({"range"})
 
-    def refusal(self, spec: object) -> str | None:
+    def refusal(self, spec: WeightSpec) -> str | None:
         return None
 
-    def round(self, weight: torch.Tensor, grid: object, statistics: object) -> object:
-        self.seen.append(statistics)
+    def round(self, weight: torch.Tensor, grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
+        self.seen.append(present(statistics))
         return grid.quantize(weight)
 
 
-def driven(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, scheme: str = "W4A16g16") -> tuple[object, Asked]:
+def driven(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, scheme: str = "W4A16g16") -> tuple[QuantizedModel, Asked]:
     monkeypatch.setattr(methods, "load", lambda name: recipe)
     model = tiny("llama")
     asked = Asked(FreshCalibration(model, calibration_tokens(), torch.float32, Silent()))
     return quantize_(model, "made-up", parse(scheme), asked), asked
 
 
-def recipe(rounding: Rounding, *transforms: object) -> Recipe:
+def recipe(rounding: Rounding, *transforms: Transform) -> Recipe:
     return Recipe("made up", "", "", transforms, rounding)
 
 
 def test_statistics_are_captured_anew_after_a_transform_that_recaptures(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, after = [], []
+    before: list[InputStatistics] = []
+    after: list[InputStatistics] = []
     driven(monkeypatch, recipe(Remembering(before)))
     result, asked = driven(monkeypatch, recipe(Remembering(after), Halving()))
 
@@ -110,12 +116,13 @@ def test_the_head_is_rounded_under_what_it_reads(architecture: str) -> None:
     model = tiny(architecture)
     relations = discover(model)
     calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent())
-    H = calibration.statistics(relations, {"hessian"})[relations.head_weight].hessian
-    W = model.get_submodule(relations.head_weight).weight.detach().clone()
+    head = present(relations.head_weight)
+    H = present(calibration.statistics(relations, {"hessian"})[head].hessian)
+    W = model.get_submodule(head).get_parameter("weight").detach().clone()
 
     losses = {}
     for method in ("gptq", "rtn"):
-        error = quantized(method, "W4A16g16E3", architecture).weights[relations.head_weight].dequantize() - W
+        error = quantized(method, "W4A16g16E3", architecture).weights[head].dequantize() - W
         losses[method] = float((error @ H * error).sum())
 
     assert losses["gptq"] < 0.9 * losses["rtn"]

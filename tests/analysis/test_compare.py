@@ -17,6 +17,7 @@ from slmquant.analysis.paired import Flips, flips
 from slmquant.analysis.sequential import evidence
 from slmquant.store.record import ItemOutcome, Metric, Record, TaskSpec
 from tests import invented
+from tests.narrowed import present
 
 
 def of(differences: list[Difference], name: str, task: str | None = None) -> Difference:
@@ -150,7 +151,7 @@ def test_three_windows_are_too_few_for_a_verdict() -> None:
         cell.model_copy(update={"metrics": tuple(m.model_copy(update={"clusters": 3}) for m in cell.metrics)})
         for cell in (bad, good)
     ]
-    found = of(compare(*few), "perplexity", invented.TEXT)
+    found = of(compare(few[0], few[1]), "perplexity", invented.TEXT)
 
     assert found.p_value is None and "3 windows of text" in str(found.reason)
 
@@ -197,7 +198,7 @@ def test_verdicts_do_not_depend_on_how_many_columns_are_shown() -> None:
         for cell, extra in zip((fair, good), more, strict=True)
     ]
     items = (invented.items(fair), invented.items(good))
-    plain, wide = compare(fair, good, *items), compare(*crowded, *items)
+    plain, wide = compare(fair, good, *items), compare(crowded[0], crowded[1], *items)
 
     assert [d for d in wide if d.endpoint] == [d for d in plain if d.endpoint]
     assert [(d.name, d.task) for d in plain if d.endpoint] == [
@@ -273,7 +274,7 @@ def test_intervals_hold_the_difference_and_follow_the_kind_of_value() -> None:
 
     assert share.interval == MatchedShares(0, 16, 100).interval()
     assert share.flips == Flips(0, 16, 100)
-    assert loss.interval is not None and loss.difference in loss.interval and loss.interval.kind == "normal"
+    assert loss.interval is not None and present(loss.difference) in loss.interval and loss.interval.kind == "normal"
     assert of(table, "stored_bytes").interval is None
 
 
@@ -331,8 +332,8 @@ def test_perplexities_are_compared_window_by_window(count: int) -> None:
 
     assert (paired.verdict, unpaired.verdict) == ("worse", "cannot tell")
     assert paired.pairs == count and paired.flips is None
-    assert paired.difference == pytest.approx(a.metric("perplexity").value * (math.exp(0.02) - 1), rel=0.02)
-    assert paired.interval is not None and paired.difference in paired.interval
+    assert paired.difference == pytest.approx(present(a.metric("perplexity")).value * (math.exp(0.02) - 1), rel=0.02)
+    assert paired.interval is not None and present(paired.difference) in paired.interval
     assert paired.interval.kind == "student"
 
 
@@ -346,7 +347,7 @@ def test_a_ruined_model_is_told_from_a_good_one_by_few_windows(kept: bool) -> No
         ppl, error = math.exp(statistics.fmean(losses)), statistics.stdev(losses) / math.sqrt(4)
         two.append(changed(record, "perplexity", value=ppl, stderr=ppl * error, clusters=4))
     items = (windows(two[0], good)[1], windows(two[1], ruined)[1]) if kept else ((), ())
-    found = of(compare(*two, *items), "perplexity", invented.TEXT)
+    found = of(compare(two[0], two[1], *items), "perplexity", invented.TEXT)
 
     assert found.verdict == "worse" and found.p_value is not None and found.p_value < 0.05
     assert found.interval is not None and 0 < found.interval.low < found.difference < found.interval.high  # type: ignore[operator]

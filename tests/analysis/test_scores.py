@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from slmquant.analysis.score_table import infer_score, score_table
+from slmquant.analysis.score_table import CellScores, infer_score, score_table
 from slmquant.analysis.scores import (
     DEFAULT_OPTIONS,
     ScoreOptions,
@@ -76,7 +76,7 @@ def cell(method: str, ppl: float, arc: float, hella: float, seconds: float = 2, 
     return invented.ok(method, scheme, 100, ppl, None if method == "none" else 0.1, arc, hella, seconds, mb)
 
 
-def scores_of(record: Record, *others: Record, options: ScoreOptions = DEFAULT_OPTIONS):
+def scores_of(record: Record, *others: Record, options: ScoreOptions = DEFAULT_OPTIONS) -> CellScores:
     return score_table([record, *others], options)[0]
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from slmquant.calib import corpora, hub
 from slmquant.calib._catalogue import CORPORA, raw_lines
-from slmquant.calib.corpora import load_corpus, read_text, whereabouts
+from slmquant.calib.corpora import load_corpus, whereabouts
+from slmquant.calib.rows import read_text
 from slmquant.errors import DataError, SourceError, UnknownNameError
 from slmquant.packages import Package
 from slmquant.progress import Progress

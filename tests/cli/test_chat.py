@@ -129,10 +129,18 @@ def test_pieces_are_the_answer(speaker: Callable[..., Speaker]) -> None:
     assert "".join(pieces).strip() == answer.strip() and answer.strip()
 
 
-def test_a_conversation_is_remembered_until_a_new_one_begins(speaker: Callable[..., Speaker]) -> None:
-    talker, manner, heard = speaker(TEMPLATE), Manner(max_tokens=4), []
+def test_a_conversation_is_remembered_until_a_new_one_begins(
+    speaker: Callable[..., Speaker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker, manner = speaker(TEMPLATE), Manner(max_tokens=4)
+    heard: list[int] = []
     tokens = talker._tokens
-    talker._tokens = lambda said: heard.append(len(said)) or tokens(said)  # type: ignore[method-assign]
+
+    def listening(said: list[dict[str, str]]) -> list[int]:
+        heard.append(len(said))
+        return tokens(said)
+
+    monkeypatch.setattr(talker, "_tokens", listening)
     first = talker.answer("a", manner, lambda _: None)
     talker.answer("b", manner, lambda _: None)
     talker.forget()

@@ -12,6 +12,7 @@ from slmquant.core.rotation import DenseRotation, Rotation, random_hadamard, ran
 from slmquant.errors import RefusedError
 from slmquant.model.discovery.relations import discover
 from slmquant.model.discovery.residual_stream import discover_stream
+from slmquant.model.linears import weight_at
 from slmquant.model.rewriting.online_rotations import attach_
 from slmquant.model.rewriting.rotate import rotate_model_
 from slmquant.model.structure import Relations, ResidualStream
@@ -85,7 +86,7 @@ def test_a_forgotten_writer_shows() -> None:
     def forget_(copy: PreTrainedModel) -> None:
         turn_everything_(copy, relations, stream, residual)
         with torch.no_grad():
-            copy.get_submodule(stream.blocks[0].writers[0]).weight.mul_(1.0001)
+            weight_at(copy, stream.blocks[0].writers[0]).mul_(1.0001)
 
     assert logit_change(model, forget_) > 1e-7
 

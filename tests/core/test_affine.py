@@ -9,6 +9,7 @@ from slmquant.core.elements import NF4, TABLES, TERNARY, Integers
 from slmquant.core.tokens import token_codes
 from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse
+from tests.narrowed import present
 
 GRIDS = [
     Grid(bits, symmetric, group, scale_bits)
@@ -21,7 +22,7 @@ NAMES = """
     W8A8-tensor W1.58A16g64 FP8A16 MXFP4A16 NVFP4A16 MXINT8A16 NF4g64 NF4g64-dq FP4g64 FP6g64
     Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K
 """
-NAMED = {name: grid_of(parse(name).weights) for name in NAMES.split()}
+NAMED = {name: grid_of(present(parse(name).weights)) for name in NAMES.split()}
 
 
 def weight(rows: int = 12, columns: int = 40, seed: int = 0) -> torch.Tensor:
@@ -162,7 +163,7 @@ def test_a_real_zero_point_errs_less_than_a_whole_one() -> None:
     W = weight(64, 64) + 0.01
     whole, real = (Grid(3, False, 16, 16, real_zero_point=real) for real in (False, True))
 
-    assert real.quantize(W).zero_point.dtype == torch.float32
+    assert present(real.quantize(W).zero_point).dtype == torch.float32
     assert (real.quantize(W).dequantize() - W).norm() < (whole.quantize(W).dequantize() - W).norm()
 
 

@@ -1,7 +1,11 @@
 """GGUF's types against ggml's own dequantization, and the search against plain rounding and looking everywhere."""
 
+from collections.abc import Callable
+from typing import Any
+
 import gguf
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
@@ -52,7 +56,7 @@ def test_quiet_weights_have_subnormal_scales_as_in_ggml(name: str) -> None:
     assert float((ours.dequantize() - W).norm()) <= 1.001 * float((ggml - W).norm())
 
 
-def ggml_q4_k(parts: dict[str, np.ndarray], codes: np.ndarray) -> bytes:
+def ggml_q4_k(parts: dict[str, npt.NDArray[Any]], codes: npt.NDArray[np.uint8]) -> bytes:
     """One super-block: d, dmin, eight 6-bit scales and minima in 12 bytes, nibbles of two groups side by side."""
     s, m = parts["scale"].astype(int), parts["shift"].astype(int)
     packed = [s[j] | (s[j + 4] >> 4 << 6) for j in range(4)] + [m[j] | (m[j + 4] >> 4 << 6) for j in range(4)]
@@ -62,7 +66,7 @@ def ggml_q4_k(parts: dict[str, np.ndarray], codes: np.ndarray) -> bytes:
     return parts["d"].tobytes() + parts["dmin"].tobytes() + bytes(packed) + nibbles.astype(np.uint8).tobytes()
 
 
-def ggml_q6_k(parts: dict[str, np.ndarray], codes: np.ndarray) -> bytes:
+def ggml_q6_k(parts: dict[str, npt.NDArray[Any]], codes: npt.NDArray[np.uint8]) -> bytes:
     """One super-block: low four bits, high two bits, sixteen 8-bit scales, d."""
     quarters = (codes.astype(int) + 32).reshape(2, 4, 32)
     low = np.stack(
@@ -78,7 +82,7 @@ def ggml_q6_k(parts: dict[str, np.ndarray], codes: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "pack"), [("Q4_K", ggml_q4_k), ("Q6_K", ggml_q6_k)])
-def test_super_blocks_mean_what_ggml_says(name: str, pack) -> None:
+def test_super_blocks_mean_what_ggml_says(name: str, pack: Callable[..., bytes]) -> None:
     ours = grid(name).quantize(weight(rows=5, columns=256))
     rows = [
         np.frombuffer(pack({k: v[row].numpy() for k, v in ours.parts.items()}, ours.codes[row].numpy()), np.uint8)

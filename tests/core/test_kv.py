@@ -81,8 +81,10 @@ def test_a_value_errs_by_at_most_half_a_step(bits: int) -> None:
 
 def test_more_bits_err_less() -> None:
     x = cache(64, 32)
-    for rounded in (lambda bits: round_per_token(x, bits), lambda bits: round_per_channel(x, bits, 32)):
-        errors = [float((rounded(bits) - x).square().mean()) for bits in range(2, 9)]
+    per_token = [round_per_token(x, bits) for bits in range(2, 9)]
+    per_channel = [round_per_channel(x, bits, 32) for bits in range(2, 9)]
+    for rounded in (per_token, per_channel):
+        errors = [float((found - x).square().mean()) for found in rounded]
 
         assert errors == sorted(errors, reverse=True)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slmquant.core.elements import TABLES, Integers
+from slmquant.core.elements import TABLES, Elements, Integers
 from slmquant.core.tokens import block_codes, token_codes
 
 
@@ -43,7 +43,7 @@ def test_fp8_codes_are_exact_in_bfloat16(name: str) -> None:
 
 
 @pytest.mark.parametrize(("elements", "size", "two_level"), BLOCKS, ids=NAMES)
-def test_blocks_are_exact_in_bfloat16_and_their_tokens_alone(elements, size: int, two_level: bool) -> None:
+def test_blocks_are_exact_in_bfloat16_and_their_tokens_alone(elements: Elements, size: int, two_level: bool) -> None:
     x = activations().view(2, 3, 72)
     codes, scale = block_codes(x, elements, size, two_level=two_level)
     alone, own = block_codes(x[1, 2:], elements, size, two_level=two_level)
@@ -54,7 +54,7 @@ def test_blocks_are_exact_in_bfloat16_and_their_tokens_alone(elements, size: int
 
 
 @pytest.mark.parametrize(("elements", "size", "two_level"), BLOCKS, ids=NAMES)
-def test_blocks_err_no_more_than_their_elements_do(elements, size: int, two_level: bool) -> None:
+def test_blocks_err_no_more_than_their_elements_do(elements: Elements, size: int, two_level: bool) -> None:
     """A block's largest is at most a quarter above the largest number, and half the widest gap is what may be lost."""
     x = activations()
     codes, scale = block_codes(x, elements, size, two_level=two_level)
@@ -74,7 +74,7 @@ def test_nvfp4_blocks_err_less_than_mxfp4s() -> None:
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 @pytest.mark.parametrize(("elements", "size", "two_level"), BLOCKS, ids=NAMES)
-def test_a_block_that_is_not_finite_stays_so(elements, size: int, two_level: bool, wrong: float) -> None:
+def test_a_block_that_is_not_finite_stays_so(elements: Elements, size: int, two_level: bool, wrong: float) -> None:
     x = activations()
     x[0, 3] = wrong
     codes, scale = block_codes(x, elements, size, two_level=two_level)
@@ -84,7 +84,7 @@ def test_a_block_that_is_not_finite_stays_so(elements, size: int, two_level: boo
 
 
 @pytest.mark.parametrize("elements", [TABLES["E4M3"], TABLES["E2M1"], Integers.of(8, symmetric=True)])
-def test_a_token_that_is_no_number_stays_so(elements) -> None:
+def test_a_token_that_is_no_number_stays_so(elements: Elements) -> None:
     x = activations()
     x[0, 3] = torch.nan
     codes, scale = token_codes(x, elements)

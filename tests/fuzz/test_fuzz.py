@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,8 @@ def quantized(slmquant: Slmquant, source: str, output: Path, method: str = "none
 def computes_what_transformers_does(source: Path, artifact: Path) -> bool:
     """Whether an artifact of full precision gives the logits of the very files that it was made from."""
     ours = api.open_artifact(artifact)
-    theirs, report = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    theirs, report = loaded
     assert not report["missing_keys"] and not report["mismatched_keys"]
     for parameter in theirs.parameters():
         parameter.copy_(parameter.bfloat16().float())  # as an artifact stores what is not quantized
@@ -59,7 +61,8 @@ def computes_what_transformers_does(source: Path, artifact: Path) -> bool:
 @functools.cache
 @torch.no_grad()
 def sound_logits(native: Path) -> torch.Tensor:
-    return api.open_artifact(native).quantized.model(TOKENS).logits
+    logits: torch.Tensor = api.open_artifact(native).quantized.model(TOKENS).logits
+    return logits
 
 
 @seeds(45)

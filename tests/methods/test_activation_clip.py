@@ -22,11 +22,12 @@ from slmquant.methods.common.activation_clip import RATIOS, clip_activations_, s
 from slmquant.methods.common.work import Work
 from slmquant.model.computing.activations import ActivationQuantizer
 from slmquant.model.computing.assembly import Assembly
+from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import discover
 from slmquant.model.rewriting.online_rotations import ClippedActivations, activation_clip
 from slmquant.model.size import count_parameters
 from slmquant.progress import Silent
-from slmquant.quantization import QuantizedModel, _Quantization, quantize_
+from slmquant.quantization import _Quantization, quantize_
 from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny

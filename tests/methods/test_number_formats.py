@@ -1,5 +1,7 @@
 """Every method that rounds to a grid rounds to any grid; formats run, are stored and are read back."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ SCHEMES = ["FP8", "FP8-static", "W4AFP8g16", "MXFP4", "NVFP4", "NF4g16-dq", "W1.
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_model_in_any_format_runs_and_is_read_back(tmp_path, scheme: str) -> None:
+def test_a_model_in_any_format_runs_and_is_read_back(tmp_path: Path, scheme: str) -> None:
     written = quantized("rtn", scheme)
     native.save(Artifact(written, tokenizer(), "tiny", "0"), tmp_path / "once")
     read = native.load(tmp_path / "once").quantized

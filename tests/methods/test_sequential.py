@@ -13,6 +13,7 @@ from slmquant import methods
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.gptaq import gptaq
+from slmquant.core.gptq import gptq
 from slmquant.methods.common.parts import BlockSolver
 from slmquant.methods.common.work import Work
 from slmquant.methods.gptaq import Gptaq
@@ -76,7 +77,7 @@ def test_hessians_are_those_behind_the_quantized_blocks(architecture: str) -> No
     weight = torch.cat([original[name] for name in group.linears])
     spec = parse(SCHEME).weights
     assert spec is not None
-    expected = methods.gptq.gptq(weight, x.T @ x / len(x), grid_of(spec), act_order=True)
+    expected = gptq(weight, x.T @ x / len(x), grid_of(spec), act_order=True)
 
     found = torch.cat([codes[name].codes for name in group.linears])
     assert (found == expected.codes).float().mean() > 0.99
@@ -94,7 +95,7 @@ def test_a_share_of_the_first_token_is_given_as_in_one_pass() -> None:
     spec = parse(SCHEME).weights
     assert spec is not None
     H = 0.7 * x.T @ x / len(x) + 0.3 * first.T @ first / len(first)
-    expected = methods.gptq.gptq(weight, H, grid_of(spec), act_order=True)
+    expected = gptq(weight, H, grid_of(spec), act_order=True)
 
     found = torch.cat([codes[name].codes for name in group.linears])
     assert (found == expected.codes).float().mean() > 0.99
@@ -110,7 +111,7 @@ def test_true_sequential_rounds_each_group_behind_the_rounded_ones() -> None:
 
     spec = parse(SCHEME).weights
     assert spec is not None
-    expected = methods.gptq.gptq(weight, x.T @ x / len(x), grid_of(spec), act_order=True)
+    expected = gptq(weight, x.T @ x / len(x), grid_of(spec), act_order=True)
 
     assert (codes[down].codes == expected.codes).float().mean() > 0.99
 

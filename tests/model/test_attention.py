@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,8 @@ def tokens(count: int = 21, batch: int = 2) -> Tensor:
 
 @torch.no_grad()
 def logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    return model(input_ids=ids, use_cache=False).logits
+    found: Tensor = model(input_ids=ids, use_cache=False).logits
+    return found
 
 
 def quantized(name: str, spec: KvSpec | None) -> PreTrainedModel:
@@ -313,7 +315,7 @@ class TestBitsPerValue:
         {"bits": 4, "key_tokens": 32, "recent": 100},
     ],
 )
-def test_contradictions_are_refused(settings: dict[str, int]) -> None:
+def test_contradictions_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SchemeError):
         KvSpec(**settings)
 

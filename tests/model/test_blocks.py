@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 
 import pytest
@@ -20,6 +20,7 @@ from slmquant.model.running import block_walk as blocks_module
 from slmquant.model.running.block_walk import CurrentBlock, walk
 from slmquant.model.structure import Relations
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
+from tests.narrowed import present
 
 
 def windows(samples: int = 5, length: int = 12) -> Tensor:
@@ -70,7 +71,7 @@ def ragged_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_walking_is_the_models_own_forward_pass(name: str, dtype: torch.dtype) -> None:
     model = tiny(name)
     relations = discover(model)
-    model.to(dtype)
+    nn.Module.to(model, dtype)
     exact = dtype == torch.float64
     with computing_in_float64() if exact else nullcontext():
         expected = streams(model, relations, windows())
@@ -89,8 +90,8 @@ def test_inputs_follow_the_quantized_blocks_and_exact_inputs_do_not(name: str) -
     exact = streams(model, relations, windows())
     inputs: list[Tensor] = []
     for index, block in enumerate(walk(model, relations, windows(), torch.float32, wants_exact="outputs")):
-        assert torch.allclose(block.exact_inputs, exact[index], atol=1e-4)
-        assert torch.allclose(block.exact_outputs, exact[index + 1], atol=1e-4)
+        assert torch.allclose(present(block.exact_inputs), exact[index], atol=1e-4)
+        assert torch.allclose(present(block.exact_outputs), exact[index + 1], atol=1e-4)
         inputs.append(block.inputs.clone())
         put_in_place_(model, block, Grid(4))
     quantized = streams(model, relations, windows())
@@ -105,9 +106,9 @@ def test_whoever_wants_exact_inputs_alone_moves_them_on() -> None:
     relations = discover(model)
     exact = streams(model, relations, windows())
     for index, block in enumerate(walk(model, relations, windows(), torch.float32, wants_exact="inputs")):
-        assert torch.allclose(block.exact_inputs, exact[index], atol=1e-4)
+        assert torch.allclose(present(block.exact_inputs), exact[index], atol=1e-4)
         for part in block.batches():
-            block.move_on_(part, block.run(block.exact_inputs[part]))
+            block.move_on_(part, block.run(present(block.exact_inputs)[part]))
         put_in_place_(model, block, Grid(4))
 
 
@@ -116,7 +117,7 @@ def test_exact_inputs_that_the_walk_moves_on_are_left_alone() -> None:
     block = next(walk(model, discover(model), windows(), torch.float32, wants_exact="outputs"))
 
     with pytest.raises(ValueError, match="cannot replace the exact inputs of"):
-        block.move_on_(slice(0, 1), block.exact_inputs[:1])
+        block.move_on_(slice(0, 1), present(block.exact_inputs)[:1])
 
 
 def test_every_linear_is_in_hand_once_and_in_order() -> None:
@@ -142,7 +143,7 @@ def test_a_block_runs_on_any_number_of_windows(name: str, batch: int) -> None:
 def test_gradients_flow_through_a_block() -> None:
     model = tiny("llama").requires_grad_(False)
     block = next(walk(model, discover(model), windows(), torch.float32))
-    gain = block.module.input_layernorm.weight.requires_grad_(True)
+    gain = block.module.get_parameter("input_layernorm.weight").requires_grad_(True)
     with multiplying_in(block.module, torch.bfloat16):
         block.run(block.inputs[:2]).square().mean().backward()
 
@@ -172,6 +173,7 @@ def test_nothing_is_left_behind_when_a_walk_is_given_up() -> None:
     model = tiny("llama")
     relations = discover(model)
     steps = walk(model, relations, windows(), torch.bfloat16)
+    assert isinstance(steps, Generator)
     next(steps)
     next(steps)
     steps.close()

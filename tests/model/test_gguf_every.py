@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -14,10 +15,11 @@ from slmquant.formats.gguf.writer import Gguf
 from slmquant.model.sources.read_gguf import read_gguf
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import MODELS, export, quantized, tokenizer
+from tests.narrowed import present
 
 _BIG = {"hidden_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256}
 _GEMMA = {**_BIG, "query_pre_attn_scalar": 256, "sliding_window": 32, "max_position_embeddings": 128}
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None, "head_dim": 128},
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
@@ -42,12 +44,12 @@ def test_a_source_of_every_architecture_is_the_model_that_was_written(tmp_path: 
         assert read(text).input_ids == tokenizer()(text).input_ids
 
 
-def written(path: Path, name: str = "llama", drop: str = "", **keys: object) -> Path:
+def written(path: Path, name: str = "llama", drop: str = "", **keys: Any) -> Path:
     """An export with further keys, and a tensor more or less."""
     Gguf(dense="F32").write(export(quantized(name)), path)
     reader = gguf.GGUFReader(path)
     other = path.with_name("other.gguf")
-    writer = gguf.GGUFWriter(other, str(reader.get_field("general.architecture").contents()))
+    writer = gguf.GGUFWriter(other, str(present(reader.get_field("general.architecture")).contents()))
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == "general.architecture" or field.name in keys:
             continue
@@ -89,7 +91,7 @@ def written(path: Path, name: str = "llama", drop: str = "", **keys: object) -> 
         ({"llama.embedding_length": None}, "embedding_length' is missing"),
     ],
 )
-def test_what_is_not_read_is_refused_by_name(tmp_path: Path, keys: dict[str, object], said: str) -> None:
+def test_what_is_not_read_is_refused_by_name(tmp_path: Path, keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelError, match=said):
         read_gguf(written(tmp_path / "x.gguf", **keys))
 

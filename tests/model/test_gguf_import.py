@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from slmquant.errors import ModelError
 from slmquant.model.sources.load import load
 from slmquant.model.sources.read_gguf import file_type, read_gguf
+from tests.narrowed import present
 
 _NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -42,7 +43,9 @@ def original() -> LlamaForCausalLM:
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
     )
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config)
+    model.eval()
+    return model
 
 
 def interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
@@ -58,8 +61,8 @@ def write(model: LlamaForCausalLM, path: Path, kind: gguf.GGMLQuantizationType, 
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_head_count_kv(present(config.num_key_value_heads))
+    writer.add_rope_dimension_count(present(config.head_dim))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(config.vocab_size)

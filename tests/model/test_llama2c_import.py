@@ -38,7 +38,8 @@ def oracle_logits(path: Path, tokens: list[int]) -> Array:
     w1, w2, w3, final = take(layers, ffn, dim), take(layers, dim, ffn), take(layers, ffn, dim), take(dim)
 
     def normed(x: Array, gain: Array) -> Array:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * gain
+        scaled: Array = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * gain
+        return scaled
 
     def rotated(x: Array) -> Array:
         """`x` is `(tokens, heads, head_dim)`."""
@@ -135,7 +136,7 @@ def test_tokens_are_those_of_llama2c(tmp_path: Path, text: str) -> None:
 
     ids = tokenizer(text, add_special_tokens=False).input_ids
 
-    assert [tokenizer.convert_ids_to_tokens(i).encode() for i in ids] == oracle_tokens(text)
+    assert [token.encode() for token in tokenizer.convert_ids_to_tokens(ids)] == oracle_tokens(text)
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from slmquant.errors import ModelError
 from slmquant.model.discovery.float64 import logits_in_float64
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.model.sources import offgrid
 from slmquant.model.sources.offgrid import move_off_grid
 from slmquant.model.structure import Relations
@@ -30,7 +31,7 @@ def nearest_4_bit(weight: Tensor) -> Tensor:
 
 def on_grid() -> tuple[PreTrainedModel, list[Tensor]]:
     model = tiny("llama")
-    weights = [model.get_submodule(name).weight for name in discover(model).linears]
+    weights = [weight_at(model, name) for name in discover(model).linears]
     with torch.no_grad():
         for weight in weights:
             weight.copy_(nearest_4_bit(weight))

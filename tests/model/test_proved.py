@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def own_cache(empty_cache: Path) -> None:
     """Nothing is remembered."""
 
 
-def saved(model: PreTrainedModel, folder: Path, **options: object) -> Path:
+def saved(model: PreTrainedModel, folder: Path, **options: Any) -> Path:
     model.save_pretrained(folder, **options)
     tokenizer().save_pretrained(folder)
     return folder
@@ -44,12 +45,13 @@ def change_config(folder: Path, **values: object) -> None:
 
 def change_weights(folder: Path, change: Mapping[str, torch.Tensor]) -> None:
     tensors = load_file(folder / "model.safetensors")
-    save_file(tensors | change, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file({**tensors, **change}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.no_grad():
-        return model(IDS).logits
+        found: torch.Tensor = model(IDS).logits
+    return found
 
 
 def refusal(folder: Path) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import weight_at
 from slmquant.model.rewriting.rescale import scale_group_, scale_link_, shared_factors, shift_group_
 from slmquant.model.structure import ChannelLink, InputGroup, Relations
 from slmquant.testing.tiny import tiny
@@ -70,7 +71,7 @@ def test_shared_factors_are_the_largest_of_those_that_share_a_row() -> None:
 def test_rows_that_nothing_follows_are_left_alone() -> None:
     model = tiny("phi3")
     link = discover(model).links[0]
-    weight = model.get_submodule(link.source).weight
+    weight = weight_at(model, link.source)
     before = weight.detach().clone()
     scale_link_(model, link, shared_factors(link, factors(40)))
     assert torch.equal(weight[:60], before[:60])  # queries and keys

@@ -16,8 +16,9 @@ W = torch.randn(6, 10, generator=GENERATOR)
 BIAS = torch.randn(6, generator=GENERATOR)
 X = torch.randn(2, 5, 10, generator=GENERATOR)
 LOUD = torch.tensor([1, 7])
-SIDES = {
-    "low_rank": LowRank(torch.randn(2, 10, generator=GENERATOR).half(), torch.randn(6, 2, generator=GENERATOR).half()),
+BRANCH = LowRank(torch.randn(2, 10, generator=GENERATOR).half(), torch.randn(6, 2, generator=GENERATOR).half())
+SIDES: dict[str, LowRank | OutlierColumns] = {
+    "low_rank": BRANCH,
     "columns": OutlierColumns(LOUD, W[:, LOUD].half()),
 }
 
@@ -45,7 +46,7 @@ def test_the_product_is_that_of_the_whole_weight(side: str, grid: Grid) -> None:
 def test_a_low_rank_branch_reads_inputs_that_are_not_rounded() -> None:
     whole = weight("low_rank", Grid(8))
     codes = replace(whole, side=None)
-    branch = SIDES["low_rank"].onto(torch.zeros(6, 10))
+    branch = BRANCH.onto(torch.zeros(6, 10))
 
     rounded = QuantizedLinear(codes, None, quantizer("W8A4"), torch.float32)(X)
     found = QuantizedLinear(whole, None, quantizer("W8A4"), torch.float32)(X)

@@ -81,7 +81,8 @@ def model(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=330, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, rope_theta=10000.0,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
     folder = tmp_path / "model"
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from slmquant.engine_bench.figures import (
     Conditions,
@@ -25,6 +27,7 @@ from slmquant.machine.limits import MachineLimits, block_bytes, last_caches, mea
 from slmquant.machine.meters import Noise
 from slmquant.store.record import Metric
 from tests.made_up_engines import Bigram
+from tests.narrowed import present
 
 ALL = Conditions("made-up (1)", threads=4, all_threads=True)
 ONE = Conditions("made-up (1)", threads=1, all_threads=False)
@@ -153,7 +156,7 @@ def test_a_pass_feeds_what_its_point_says() -> None:
     fed: list[int] = []
 
     class Counting(Bigram):
-        def feed(self, tokens, *, every=False):
+        def feed(self, tokens: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
             fed.append(len(tokens))
             return super().feed(tokens, every=every)
 
@@ -194,7 +197,7 @@ def test_the_block_that_is_read_does_not_fit_into_the_caches(tmp_path: Path) -> 
 def test_the_machine_has_limits() -> None:
     limits = measure_limits(threads=1, seconds=0.01)
 
-    assert limits.cache_bytes is None or limits.block_bytes >= min(
+    assert limits.cache_bytes is None or present(limits.block_bytes) >= min(
         4 * limits.cache_bytes, psutil.virtual_memory().available // 8
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -216,7 +217,7 @@ def _short(value: object) -> str:
     return _BRIEF.repr(value)[:80]
 
 
-def make_plan(fields: dict[str, object]) -> Plan:
+def make_plan(fields: Mapping[str, object]) -> Plan:
     """Make a plan from its fields.
 
     Raises:
