@@ -34,7 +34,7 @@ check: $(READY) ## lint, format, types, import directions, file sizes
 	$(BIN)/python benchmarks/file_sizes.py
 
 test: $(READY) ## unit and contract tests; those of core/ with the shapes in its signatures checked
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --ignore=tests/core
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal --ignore=tests/core
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --jaxtyping-packages=slmquant.core,tests.shapes.checked tests/core
 
 test-engines: $(READY) ## export to every engine and format, run it there, compare

@@ -1,5 +1,56 @@
 """What holds for every test."""
 
+from __future__ import annotations
+
 import os
+import zlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from slmquant.model.structure import Relations
 
 os.environ["COLUMNS"] = "200"  # tables as wide as in a pipe; pytest-xdist would narrow them to 80
+
+_STEPS = 6
+_KNOWN: dict[tuple[object, ...], Relations] = {}
+
+
+@pytest.fixture
+def known_relations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relations are discovered once for all models of the same configuration and weights that a test quantizes."""
+    from slmquant import quantization
+    from slmquant.model.discovery import relations
+
+    def discover(model: PreTrainedModel) -> Relations:
+        weights = (zlib.crc32(tensor.float().numpy().tobytes()) for tensor in model.state_dict().values())
+        key = (type(model), model.config.to_json_string(), *weights)
+        if key not in _KNOWN:
+            _KNOWN[key] = relations.discover(model)
+        return _KNOWN[key]
+
+    monkeypatch.setattr(quantization, "discover", discover)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods that learn take a few steps: a contract on what comes out holds however far they got."""
+    from slmquant.methods import autoround, omniquant, spinquant
+    from slmquant.methods.common import learning
+    from slmquant.methods.common.work import Work
+
+    def learn(
+        block: learning.LearningBlock,
+        learner: learning.Learner[learning.T],
+        schedule: learning.Schedule,
+        work: Work,
+    ) -> learning.T:
+        return learning.learn(block, learner, replace(schedule, iterations=_STEPS), work)
+
+    monkeypatch.setattr(autoround, "learn", learn)
+    monkeypatch.setattr(omniquant, "learn", learn)
+    monkeypatch.setitem(spinquant.SCHEDULES, "fast", replace(spinquant.SCHEDULES["fast"], iterations=_STEPS))

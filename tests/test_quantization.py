@@ -133,6 +133,7 @@ def test_no_calibration_says_what_is_missing() -> None:
         quantize_(tiny("llama"), "gptq", parse("W4A16g16"), NoCalibration())
 
 
+@pytest.mark.usefixtures("few_steps", "known_relations")
 def test_codes_cover_every_linear_whoever_made_them() -> None:
     model = tiny("llama")
     names = set(discover(model).linears)

@@ -15,6 +15,7 @@ from slmquant.report._columns import best, columns
 from slmquant.report._sections import sections
 from slmquant.store.record import ItemOutcome, Record
 from tests import invented
+from tests.narrowed import present
 
 METHODS = (("none", "W16A16"), ("rtn", "W4A16g64"), ("gptq", "W4A16g64"), ("smoothquant", "W4A8"))
 
@@ -28,7 +29,8 @@ def measured(
     text = draws.normal(0, 0.3, size=windows)
     records, answers = [], {}
     for (method, scheme), share, loss in zip(METHODS, shares, losses, strict=False):
-        kept, accuracies = [], []
+        kept: list[ItemOutcome] = []
+        accuracies: list[float] = []
         limit = math.sqrt(1.25) * statistics.NormalDist().inv_cdf(share)
         for task, of_task in hard.items():
             right = (of_task + draws.normal(0, 0.5, size=items) < limit).astype(float)
@@ -37,7 +39,7 @@ def measured(
         nll = 3 + loss + text + draws.normal(0, 0.02, size=windows)
         kept += [ItemOutcome(task=invented.TEXT, item=str(i), values={"nll_mean": x}) for i, x in enumerate(nll)]
         kl = None if method == "none" else 0.1
-        record = invented.ok(method, scheme, 100, math.exp(nll.mean()), kl, *accuracies, 2, 800)
+        record = invented.ok(method, scheme, 100, math.exp(nll.mean()), kl, accuracies[0], accuracies[1], 2, 800)
         records.append(record)
         answers[record.cell_id] = kept
     return records, answers
@@ -61,12 +63,12 @@ def test_the_interval_of_a_score_holds_what_all_items_would_give() -> None:
 def test_no_score_is_bold_where_cells_are_alike() -> None:
     """The demo: no two methods of a scheme differ, and one was bold."""
     bold = 0
-    for seed in range(40):
+    for seed in range(20):
         records, answers = measured((0.6, 0.55, 0.55, 0.55), (0.0, 0.1, 0.1, 0.1), 60, 8, seed)
         section = sections(records, answers=answers)[0]
         bold += any(best(column, section) for column in columns(section) if column.title.startswith("perf"))
 
-    assert bold <= 8  # two scores of 5 % each, and two standard errors
+    assert bold <= 4  # two scores of 5 % each, and two standard errors
 
 
 def test_what_is_clearly_better_is_bold_and_every_score_shows_its_interval() -> None:
@@ -98,7 +100,7 @@ def test_infer_has_the_interval_of_its_paired_rounds() -> None:
             for i, x in enumerate(ratios)
         ]
         interval = infer_interval(score, rounds)
-        assert interval is not None and score.value in interval
+        assert interval is not None and present(score.value) in interval
         assert infer_interval(score, rounds[:3]) is None and infer_interval(score, []) is None
         held += truth in interval
 

@@ -13,6 +13,7 @@ from slmquant.core.kquant import search
 from slmquant.core.learned_clip import ClipLogits
 from slmquant.core.scales import AffineParams
 from slmquant.core.signround import LearnedRounding
+from tests.narrowed import present
 
 
 def problem(seed: int, size: int = 6) -> tuple[Tensor, Tensor]:
@@ -91,14 +92,13 @@ def test_it_starts_from_searched_scales_and_their_signs(grid: Grid) -> None:
 
 @pytest.mark.parametrize("grid", [Grid(3), Grid(3, False), Grid(2, False)], ids=["W3", "W3-asym", "W2-asym"])
 def test_from_searched_scales_it_descends_as_well(grid: Grid) -> None:
-    begun, found, plain = [], [], []
+    begun, found = [], []
     for seed in range(8):
         W, H = problem(seed)
         affine = search(W, H.diagonal()[None], grid)
         loss, reach = learned(W, H, grid, start=affine)
         begun.append(float(damage(grid.quantize(W, affine).dequantize(), W, H)))
         found.append(loss)
-        plain.append(learned(W, H, grid)[0])
         assert loss <= begun[-1] * (1 + 1e-5)
         assert reach <= 0.5
 
@@ -142,4 +142,4 @@ def test_gradients_reach_the_weight_through_its_range() -> None:
     towards = torch.randn(dense.shape, generator=torch.Generator().manual_seed(1))
     (dense * towards).sum().backward()
 
-    assert torch.allclose(factor.grad, (dense * towards).sum(), rtol=1e-4)
+    assert torch.allclose(present(factor.grad), (dense * towards).sum(), rtol=1e-4)
