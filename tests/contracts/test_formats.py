@@ -1,6 +1,7 @@
 """Every format keeps its contract on a model that fits it, and on one that does not; third-party formats, too."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def every_format() -> list[object]:
     ]
 
 
-def artifact(scheme: str, **settings: object) -> Artifact:
+def artifact(scheme: str, **settings: Any) -> Artifact:
     method = "none" if scheme == "W16A16" else "rtn"
     return Artifact(rounded(scheme, method=method, **settings), tokenizer(), "tiny", "0" * 64)
 

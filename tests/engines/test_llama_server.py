@@ -72,7 +72,8 @@ def serving(tmp_path: Path) -> Iterator[Callable[..., str]]:
 def ask(url: str, **headers: str) -> HTTPResponse:
     body = json.dumps({"prompt": "ab", "max_tokens": 4, "temperature": 0}).encode()
     asked = Request(url, body, {"Content-Type": "application/json", **headers})  # our own server
-    return urlopen(asked, timeout=30)
+    answer: HTTPResponse = urlopen(asked, timeout=30)
+    return answer
 
 
 @pytest.mark.engine

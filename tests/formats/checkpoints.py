@@ -1,6 +1,7 @@
 """Tiny models for the formats that transformers loads."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -14,11 +15,11 @@ from slmquant.schemes import parse
 from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
 
-EVEN = {"hidden_size": 64, "intermediate_size": 96}
+EVEN: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96}
 """Sides that are multiples of 32, those of keys and values too."""
 
 
-def rounded(scheme: str, architecture: str = "llama", method: str = "rtn", **settings: object) -> QuantizedModel:
+def rounded(scheme: str, architecture: str = "llama", method: str = "rtn", **settings: Any) -> QuantizedModel:
     """A tiny model whose weights were bfloat16 before, so that what is left in 16 bits loses nothing."""
     model = tiny(architecture, **settings)
     with torch.no_grad():

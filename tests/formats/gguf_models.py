@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -74,7 +75,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
 
 
-def quantized(name: str, method: str = "none", scheme: str = "W16A16", **settings: object) -> QuantizedModel:
+def quantized(name: str, method: str = "none", scheme: str = "W16A16", **settings: Any) -> QuantizedModel:
     base, differing = MODELS[name]
     model = tiny(base, **{**differing, **settings})
     calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent())

@@ -1,7 +1,9 @@
 """Tiny quantized models of shapes that ONNX Runtime's attention takes, and their export."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -16,8 +18,8 @@ from slmquant.testing.method_contract import calibration_tokens
 from slmquant.testing.tiny import tiny
 from tests.formats.gguf_models import export
 
-_HEAD = {"head_dim": 16}
-SETTINGS = MappingProxyType(
+_HEAD: dict[str, Any] = {"head_dim": 16}
+SETTINGS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
         "llama": {},
         "llama-bias": {},
@@ -36,7 +38,7 @@ SETTINGS = MappingProxyType(
 """What ONNX Runtime wants beyond `testing.tiny`: heads of 16, every one of whose channels is rotated."""
 
 
-def quantized(scheme: str, architecture: str = "llama", method: str = "rtn", **settings: object) -> QuantizedModel:
+def quantized(scheme: str, architecture: str = "llama", method: str = "rtn", **settings: Any) -> QuantizedModel:
     """Hidden size 64 and 96 in the feed-forward layers: groups of 64 have a ragged last one."""
     own = {"hidden_size": 64, "intermediate_size": 96, **SETTINGS.get(architecture, {}), **settings}
     model = tiny(architecture, **own)

@@ -29,7 +29,8 @@ def written(quantized: QuantizedModel, folder: Path) -> Path:
 
 def logits(quantized: QuantizedModel, tokens: Tensor) -> Tensor:
     with torch.no_grad():
-        return quantized.model(tokens).logits[0]
+        found: Tensor = quantized.model(tokens).logits[0]
+    return found
 
 
 def engine_logits(folder: Path, tokens: Tensor) -> Tensor:

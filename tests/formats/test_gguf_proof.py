@@ -21,6 +21,7 @@ from slmquant.model.computing.grids import grid_of
 from slmquant.schemes import parse
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import quantized, tokenizer
+from tests.narrowed import present
 
 
 def exported(
@@ -52,7 +53,7 @@ def pieces(prepend: str | None, normalized: bool = False) -> PreTrainedTokenizer
 
 def fields(path: Path) -> dict[str, object]:
     reader = gguf.GGUFReader(path)
-    return {name: reader.get_field(name).contents() for name in reader.fields if "token_id" in name}
+    return {name: present(reader.get_field(name)).contents() for name in reader.fields if "token_id" in name}
 
 
 def test_every_end_of_a_text_is_written_or_named(tmp_path: Path) -> None:

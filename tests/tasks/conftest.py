@@ -56,7 +56,9 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Callable[..., LlamaForCaus
             initializer_range=0.3,
             tie_word_embeddings=False,
         )
-        return LlamaForCausalLM(config).eval()
+        model = LlamaForCausalLM(config)
+        model.eval()
+        return model
 
     return build
 

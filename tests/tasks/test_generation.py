@@ -147,11 +147,11 @@ def test_a_short_context_gets_shorter_texts(context: Build) -> None:
 def test_questions_go_through_the_chat_template(context: Build) -> None:
     tokenizer = context().tokenizer
     question = next(prompt for prompt in PROMPTS if prompt.is_question)
-    assert tokenizer.decode(prompt_tokens(tokenizer, question)) == f"Question: {question.text}\nAnswer:"
+    assert tokenizer.decode(list(prompt_tokens(tokenizer, question))) == f"Question: {question.text}\nAnswer:"
     chatty = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, chat_template=TEMPLATE)
-    assert chatty.decode(prompt_tokens(chatty, question)) == f"[user] {question.text}\n[assistant]"
+    assert chatty.decode(list(prompt_tokens(chatty, question))) == f"[user] {question.text}\n[assistant]"
     beginning = replace(question, is_question=False)
-    assert chatty.decode(prompt_tokens(chatty, beginning)) == question.text
+    assert chatty.decode(list(prompt_tokens(chatty, beginning))) == question.text
 
 
 def test_overflowing_weights_are_an_error(context: Build) -> None:
