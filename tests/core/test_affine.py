@@ -20,7 +20,7 @@ GRIDS = [
 
 NAMES = """
     W8A8-tensor W1.58A16g64 FP8A16 MXFP4A16 NVFP4A16 MXINT8A16 NF4g64 NF4g64-dq FP4g64 FP6g64
-    Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K
+    Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL Q4_K Q5_K Q6_K
 """
 NAMED = {name: grid_of(present(parse(name).weights)) for name in NAMES.split()}
 

@@ -98,7 +98,7 @@ def test_a_whole_super_block_takes_as_many_bytes_as_ggmls(name: str, bytes_: int
     assert grid(name).quantize(weight(1, 256)).stored_bits == 8 * bytes_
 
 
-@pytest.mark.parametrize("name", [*LEGACY, *K_QUANTS])
+@pytest.mark.parametrize("name", [*LEGACY, *K_QUANTS, "IQ4_NL", "NF4g32"])
 @pytest.mark.parametrize("columns", [576, 50])
 def test_the_search_errs_less_than_the_range_by_its_own_measure(name: str, columns: int) -> None:
     """Whatever an error counts for, and with super-blocks and groups that end early."""
@@ -122,6 +122,34 @@ def test_the_search_comes_near_the_best_of_all_lines() -> None:
         best.append(float((row - rounded).square().sum(2).min()))
 
     assert error(found, W.float(), importance.float()) < 1.15 * sum(best)
+
+
+@pytest.mark.parametrize("name", ["IQ4_NL", "NF4g32"])
+def test_the_search_comes_near_the_best_scale_of_a_table(name: str) -> None:
+    """Against 4000 scales of both signs for each group, in float64; IQ4_NL may turn the table round."""
+    W = weight(12, 32).double()
+    importance = torch.rand(12, 32, generator=torch.Generator().manual_seed(1)).double()
+    table = grid(name).elements
+    found = grid(name).quantize(W.float(), search(W.float(), importance.float(), grid(name)))
+    best = []
+    for row, weights in zip(W, importance, strict=True):
+        scales = row.abs().max() / table.high * torch.linspace(0.6, 1.4, 2000).double()[:, None]
+        if name == "IQ4_NL":
+            scales = torch.cat([scales, -scales])
+        rounded = table.values(table.nearest(row / scales)) * scales
+        best.append(float((weights * (row - rounded).square()).sum(1).min()))
+
+    assert error(found, W.float(), importance.float()) < 1.1 * sum(best)
+
+
+def test_uneven_levels_have_no_zero_and_cost_next_to_nothing_there() -> None:
+    W = weight()
+    W[2], W[5, 64:96] = 0, 0
+    for affine in (None, search(W, torch.ones_like(W), grid("IQ4_NL"))):
+        quantized = grid("IQ4_NL").quantize(W, affine).dequantize()
+
+        assert quantized[2].abs().max() < 1e-7
+        assert quantized[5, 64:96].abs().max() < 1e-7
 
 
 def test_groups_of_zeros_stay_zero() -> None:

@@ -79,6 +79,7 @@ def test_what_it_chooses_is_the_most_probable_token_of_the_logits(tmp_path: Path
         ("llama", "W4A16g32E8"),
         ("llama", "W4A16g32-asym"),
         ("llama", "Q5_1"),
+        ("llama", "IQ4_NLE4"),
         ("llama", "MXFP4A16"),
         ("qwen3", "W8A16"),
         ("gemma3_text", "W5A16g32"),

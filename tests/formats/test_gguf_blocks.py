@@ -24,7 +24,8 @@ EXACT = {
     "FP6E2M3g32": "Q8_0",
     "MXINT8A16": "Q8_0",
     "MXFP4A16": "MXFP4",
-    **{name: name for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")},
+    **{name: name for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL")},
+    **{name: name for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")},
 }
 """Scales are stored in 16 bits or as exponents already: nothing at all is rounded."""
 ROUNDED = {

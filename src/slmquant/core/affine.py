@@ -19,6 +19,7 @@ from torch import Tensor
 
 from slmquant.core import groups
 from slmquant.core.elements import Elements, Integers
+from slmquant.core.minifloat import SMALLEST_HALF
 from slmquant.core.pack import packed_bytes
 from slmquant.core.scale_rules import Rule, best_ternary, covering
 from slmquant.core.scales import AffineParams, Packing, Parts, Plain, ScaleStorage
@@ -120,10 +121,12 @@ class Grid:
         """Compute parameters that cover given ranges; a scale is rounded to its stored value before it is used.
 
         Symmetric: see `scale_rules.covering`. Asymmetric: the range is widened to include 0, so that 0 is exact if zero
-        points are whole numbers. A group of zeros gets codes that stand for 0.
+        points are whole numbers. A group of zeros gets codes that stand for 0, or the smallest scale if no code does.
         """
         if self.symmetric:
             scale = covering(bounds, self.elements, self.rule)
+            if not self.elements.has_zero:
+                scale = torch.where(scale == 0, torch.full_like(scale, SMALLEST_HALF), scale)
             return self._store(scale, torch.zeros_like(scale))
         low, high = bounds.low.clamp(max=0), bounds.high.clamp(min=0)
         return self._store((high - low) / (self.elements.high - self.elements.low), -low)

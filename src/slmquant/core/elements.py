@@ -48,6 +48,11 @@ class Elements(Protocol):
         """The largest number."""
         ...
 
+    @property
+    def has_zero(self) -> bool:
+        """Whether 0 is one of the numbers."""
+        ...
+
     def nearest(self, x: Tensor) -> Tensor:
         """Code of the nearest number, held as a float; numbers beyond the ends are clamped to them."""
         ...
@@ -98,6 +103,11 @@ class Integers:
     def signed(self) -> bool:
         """Whether codes can be negative."""
         return self.low < 0
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether 0 lies in the range."""
+        return self.low <= 0 <= self.high
 
     def nearest(self, x: Tensor) -> Tensor:
         """Round half to even, and clamp."""
@@ -157,6 +167,11 @@ class Table:
     def high(self) -> float:
         """The largest number."""
         return max(point for point in self.points if point == point)
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether 0 is in the table."""
+        return 0.0 in self.points
 
     def nearest(self, x: Tensor) -> Tensor:
         """Code of the nearest number; ties go to the even code, as in IEEE 754."""
@@ -218,8 +233,10 @@ def normal_quantiles() -> tuple[float, ...]:
 
 
 TERNARY = Integers(-1, 1)
+IQ4_NL = Table("IQ4_NL", (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
+"""The uneven 4-bit levels of ggml (`kvalues_iq4nl`), which are denser near zero; the scale may be negative."""
 NF4 = Table("NF4", normal_quantiles())
-TABLES = {"NF4": NF4} | {
+TABLES = {"NF4": NF4, "IQ4_NL": IQ4_NL} | {
     small.name: Table(small.name, small.values(), small.native) for small in (E4M3, E5M2, E3M2, E2M3, E2M1)
 }
 """Every table by name; tables of small floats are in the order of their bit patterns."""

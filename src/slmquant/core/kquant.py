@@ -14,6 +14,7 @@ from torch import Tensor
 
 from slmquant.core import groups
 from slmquant.core.affine import Grid
+from slmquant.core.minifloat import SMALLEST_HALF
 from slmquant.core.scales import AffineParams
 
 _REACH = 1.0
@@ -31,10 +32,10 @@ def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], gri
     Args:
         W: The weight.
         importance: Weight of each squared error; not negative.
-        grid: A grid of integers with groups.
+        grid: A grid with groups, of integers or of a table of numbers.
     """
     size = min(grid.group_size, W.shape[1])
-    levels = float(max(-grid.code_range.low, grid.code_range.high))
+    levels = float(max(-grid.code_range.low, grid.code_range.high)) if grid.uniform else 2.0 ** (grid.bits - 1)
     solved = []
     for part, weight in zip(groups.split(W, size), groups.split(importance.expand_as(W), size), strict=True):
         rows = max(1, _CACHED_ELEMENTS // (part.shape[1] * part.shape[2]))
@@ -51,6 +52,8 @@ def _search_group(
     W: Float[Tensor, "rows size"], importance: Float[Tensor, "rows size"], grid: Grid, levels: float
 ) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
     """Scale and shift for groups given as rows: `w ≈ scale · code − shift`."""
+    if not grid.uniform:
+        return _search_table(W, importance, grid, levels)
     low, high = W.aminmax(dim=1, keepdim=True)
     if grid.symmetric:
         shift = torch.zeros_like(low)
@@ -71,6 +74,31 @@ def _search_group(
         least = torch.where(better, error, least)
         best_scale, best_shift = torch.where(better, scale, best_scale), torch.where(better, offset, best_shift)
     return best_scale, best_shift
+
+
+def _search_table(
+    W: Float[Tensor, "rows size"], importance: Float[Tensor, "rows size"], grid: Grid, levels: float
+) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
+    """Scale, and a shift of 0, for groups given as rows and numbers from a table: `w ≈ scale · number(code)`.
+
+    If scales may be negative, the weight of largest magnitude is tried at both ends of an uneven table.
+    """
+    elements = grid.elements
+    low, high = W.aminmax(dim=1, keepdim=True)
+    if grid.rule == "extreme":
+        extreme = torch.where(-low >= high, low, high)
+        starts = [extreme / elements.low, extreme / elements.high]
+    else:
+        starts = [2 * torch.maximum(-low, high) / (elements.high - elements.low)]
+    best, least = torch.full_like(low, SMALLEST_HALF), torch.full_like(low, torch.inf)
+    for start in (torch.where(start == 0, torch.ones_like(start), start) for start in starts):
+        for delta in torch.linspace(-_REACH, _REACH, _STEPS).tolist():
+            numbers = elements.values(elements.nearest(W / (start * levels / (levels + delta))))
+            scale, _ = _line(numbers, W, importance, flat=True)
+            error = (importance * (W - scale * numbers).square()).sum(dim=1, keepdim=True)
+            better = (error < least) & (scale * start > 0)
+            least, best = torch.where(better, error, least), torch.where(better, scale, best)
+    return best, torch.zeros_like(best)
 
 
 def _through_whole_zero(

@@ -59,12 +59,12 @@ class Gptq:
         return frozenset({HESSIANS[self.weighting]})
 
     def refusal(self, spec: WeightSpec) -> str | None:
-        """Refuse to search scales for anything but integers per row or group; otherwise every grid is supported."""
+        """Refuse to search scales that are not free for each row or group; otherwise every grid is supported."""
         grid = grid_of(spec)
-        if self.scales != "loss" or (grid.uniform and grid.rule in ("span", "extreme") and not grid.per_tensor):
+        if self.scales != "loss" or (grid.rule in ("span", "extreme") and not grid.spans_rows):
             return None
         return (
-            f"it searches scales of rows or groups of integers, and {spec.format.name} "
+            f"it searches a free scale for each row or group, and {spec.format.name} "
             f"{'per tensor ' if grid.per_tensor else ''}has none; use gptq_sink"
         )
 

@@ -15,7 +15,7 @@
     FP8  FP8A16     FP8 weights per channel and activations per token; weights only. FP8E5M2, FP8-static, FP8-tensor
     MXFP4  MXFP4A16 microscaling: weights and activations; weights only. MXFP6, MXFP6E2M3, MXFP8, MXINT8, NVFP4
     NF4g64  FP4g64  weights only, in groups; FP6g64, FP6E2M3g64. NF4g64-dq: scales in 8 bits too
-    Q4_K  Q8_0 ...  GGUF's types, weights only; Q4_KE6: also embeddings in Q6_K
+    Q4_K  Q8_0 ...  GGUF's types, weights only; Q4_KE6: also embeddings in Q6_K; IQ4_NLE4: in IQ4_NL
     Q4_K_M  ...     GGUF's mixtures, with llama.cpp's choice of types: Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M
     Q4_0_M  Q4_0_S  slmquant's own: Q4_0, with Q8_0 for the most sensitive weights; for rows not a multiple of 256
 
@@ -78,6 +78,7 @@ EXAMPLES: dict[str, str] = {
     "NF4g64": "4-bit normal-float, weights in groups of 64",
     "NF4g64-dq": "the same, its scales in 8 bits",
     "Q4_K": "GGUF's 4-bit K-quants",
+    "IQ4_NL": "GGUF's 16 uneven levels in blocks of 32, as large as Q4_0 and closer to the weights",
     "Q4_K_M": "a GGUF mixture: Q4_K, with more bits for some linears and the head",
     "Q4_0_M": "Q4_0, with Q8_0 for values, keys, the head and most of the last linears of feed-forward networks",
 }
@@ -113,7 +114,7 @@ def parse(name: str) -> Scheme:
         text = re.sub(synonym, usual, text, flags=re.IGNORECASE)
     if text.upper() in get_args(MixtureName):
         return Scheme.of_mixture(cast(MixtureName, text.upper()))
-    if _MIXTURE.fullmatch(text):
+    if _MIXTURE.fullmatch(text) and text.upper() not in get_args(GgufName):
         return Scheme(special=GgufType(text.upper()))
     if match := _PART.fullmatch(text):
         return _scheme(name, match)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from slmquant.core import groups
 from slmquant.core.affine import QuantizedTensor
-from slmquant.core.elements import Elements, Integers
+from slmquant.core.elements import IQ4_NL, Elements, Integers
 from slmquant.core.scales import PowerOfTwo
 from slmquant.core.superblocks import SUPER_BLOCK, SuperBlocks
 
@@ -78,6 +78,9 @@ def fit(weight: QuantizedTensor) -> Fit:
         return Fit(reason=f"groups of {weight.group_size} are not a multiple of {BLOCK}, the block size")
     if _is_mxfp4(weight):
         return Fit("MXFP4")
+    if weight.grid.elements == IQ4_NL:
+        reason = _rounding(weight, 1.0, offset=False)
+        return Fit(reason=reason) if reason else Fit(IQ4_NL.name)
     step = _step(grid.elements)
     if step is None:
         return Fit(
@@ -98,6 +101,9 @@ def encode(weight: QuantizedTensor, name: str) -> Bytes:
     elif name == "MXFP4":
         exponents = _per_block(weight, weight.parts["scale"]).to(torch.uint8)
         blocks = np.concatenate([_octets(exponents.reshape(-1, 1)), _nibbles(_blocks_of(weight.codes))], axis=1)
+    elif name == IQ4_NL.name:
+        scales = _halves(_per_block(weight, weight.scale))
+        blocks = np.concatenate([scales, _nibbles(_blocks_of(weight.codes))], axis=1)
     else:
         blocks = _plain_blocks(weight, name)
     return blocks.reshape(rows, -1)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import get_args
 
 from slmquant.core.affine import Grid
-from slmquant.core.elements import TABLES, TERNARY, Integers
+from slmquant.core.elements import IQ4_NL, TABLES, TERNARY, Integers
 from slmquant.core.scales import DoubleQuantized, Plain, PowerOfTwo, TensorScaled
 from slmquant.core.superblocks import SUPER_BLOCK, SuperBlocks
 from slmquant.schemes import (
@@ -60,6 +60,8 @@ def _gguf(numbers: GgufType) -> Grid:
     match numbers.name:
         case "Q4_0" | "Q5_0":
             return Grid(bits, True, size, 16, rule="extreme")
+        case "IQ4_NL":
+            return Grid(bits, True, size, 16, numbers=IQ4_NL, rule="extreme")
         case "Q8_0":
             return Grid(bits, True, size, 16, numbers=Integers(-127, 127))
         case "Q4_1" | "Q5_1":
@@ -80,7 +82,7 @@ def unsupported(scheme: Scheme) -> str | None:
     if name in ("F16", "BF16"):
         return f"{name} quantizes nothing; use W16A16 and method 'none'"
     if name.startswith("IQ"):
-        return f"{name} needs codebooks that only ggml has; use one of Q2_K to Q6_K"
+        return f"{name} needs codebooks that only ggml has; use IQ4_NL, or one of Q2_K to Q6_K"
     pure = name.rpartition("_")[0]
     made = ", ".join(get_args(MixtureName))
     return f"the GGUF mixture {name} is not supported; use one of {made}, or the pure type {pure}"
