@@ -1,7 +1,7 @@
 """Compares our GGUF files with llama.cpp's own of the same model: bytes, perplexity in llama.cpp, decode speed.
 
-llama.cpp's Q4_0 and Q4_K_M are made by its own quantizer from the float32 file of the same model: without data, and
-with an importance matrix from our methods' calibration tokens (see `importance.py`). Divergence is from the float32
+llama.cpp's Q4_0, IQ4_NL and Q4_K_M are made by its own quantizer from the float32 file of the same model: without data,
+and with an importance matrix from our methods' calibration tokens (see `importance.py`). Divergence is from the float32
 file; the baseline of speed is float16, the format's own default. See `reach.py` for how they are compared.
 
     python benchmarks/gguf_reach.py smollm2-135m-instruct --windows 32 --timing
@@ -19,8 +19,8 @@ from slmquant import api
 from slmquant.formats.gguf.writer import Gguf
 from slmquant.store.record import CalibrationSpec
 
-OURS = ("gptq_mse:Q4_0E8", "gptq_mse:Q4_0_S", "gptq_mse:Q4_0_M", "gptq_mse:Q4_K_M")
-THEIRS = {"Q4_0": 2, "Q4_K_M": 15}
+OURS = ("gptq_mse:Q4_0E8", "gptq_mse:IQ4_NLE8", "gptq_mse:Q4_0_S", "gptq_mse:Q4_0_M", "gptq_mse:Q4_K_M")
+THEIRS = {"Q4_0": 2, "IQ4_NL": 25, "Q4_K_M": 15}
 """llama.cpp's file types → their numbers in `llama.h`."""
 
 

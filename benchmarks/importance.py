@@ -4,7 +4,8 @@ cyllama's binding runs llama.cpp's quantizer only without an importance matrix. 
 every tensor is stored. Each weight with observed inputs is then rounded again from the float32 file by
 `ggml_quantize_chunk` of xllamacpp's library, with the mean square of every channel of the input, which is what
 `llama-imatrix` collects (it leaves out embeddings and a tied head, and so does this). One storage type depends on the
-matrix: with Q4_0, the first eighth of `ffn_down` becomes Q4_1 (`llama_tensor_get_type`).
+matrix: that of the first eighth of `ffn_down`, which becomes Q4_1 in Q4_0 and IQ4_NL, not Q5_K, in IQ4_NL
+(`llama_tensor_get_type`).
 
 Before anything is written, one weight is rounded without a matrix and compared with the file: unless the bytes are the
 same, the two libraries do not agree.
@@ -32,8 +33,11 @@ from slmquant.progress import Silent
 from slmquant.store.record import CalibrationSpec
 
 Type = gguf.GGMLQuantizationType
-PROMOTED = {Type.Q4_0: Type.Q4_1}
-"""Types of the first eighth of `ffn_down`: without a matrix → with one."""
+PROMOTED = {
+    (gguf.LlamaFileType.MOSTLY_Q4_0, Type.Q4_0): Type.Q4_1,
+    (gguf.LlamaFileType.MOSTLY_IQ4_NL, Type.Q5_K): Type.IQ4_NL,
+}
+"""Types of the first eighth of `ffn_down`: type of the file and of the weight without a matrix → type with one."""
 _FIRST = 8
 
 
@@ -71,13 +75,14 @@ def requantize(source: Path, without: Path, matrix: Mapping[str, NDArray[np.floa
         if field.name != "general.architecture" and not field.name.startswith("GGUF."):
             value_type, *inner = field.types
             writer.add_key_value(field.name, field.contents(), value_type, sub_type=inner[-1] if inner else None)
+    file_type = int(reader.fields["general.file_type"].contents())
     layers = int(reader.fields[f"{architecture}.block_count"].contents())
     for tensor in reader.tensors:
         data, kind = tensor.data, Type(tensor.tensor_type)
         if tensor.name in matrix:
             layer = int(tensor.name.split(".")[1])
             if "ffn_down" in tensor.name and layer < layers // _FIRST:
-                kind = PROMOTED.get(kind, kind)
+                kind = PROMOTED.get((file_type, kind), kind)
             data = rounded(full[tensor.name].data, kind, matrix[tensor.name])
         writer.add_tensor(tensor.name, np.ascontiguousarray(data), raw_dtype=kind)
     writer.write_header_to_file()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,11 +127,11 @@ def main(description: str, contest: Contest) -> None:
         artifacts = list(
             make(contest, plain, given.ours, folder, list(windows[given.corpora[0]].values()), calibration)
         )
-        usual = (contest.usual or contest.full)[0]
-        speeds = timed(contest.engine, artifacts, usual, settings) if given.timing else {}
         readings = {
             corpus: read(contest.engine, artifacts, pieces, given.threads) for corpus, pieces in windows.items()
         }
+        usual = (contest.usual or contest.full)[0]
+        speeds = timed(contest.engine, artifacts, usual, settings) if given.timing else {}
         heads, rows = table_of(contest, artifacts, readings, speeds, usual)
     others = [artifact.name for artifact in artifacts if artifact.name not in given.ours]
     lines = list(differences(readings, given.ours, others)) if given.windows > 1 else []
@@ -141,6 +142,11 @@ def main(description: str, contest: Contest) -> None:
     console.print(table, *lines, sep="\n")
     if given.output is not None:
         write_printed(given.output, heads, rows, conditions_of(given, plain.quantized.notes), lines)
+
+
+def report(text: str) -> None:
+    """Print a step of the run on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def conditions_of(given: argparse.Namespace, notes: Sequence[str]) -> str:
@@ -170,6 +176,7 @@ def read(
     full: list[torch.Tensor] = []
     readings: dict[str, Reading] = {}
     for artifact in artifacts:
+        report(f"reading {artifact.name}")
         session = engines.load(engine).open(artifact.path, OpenOptions(threads, len(next(iter(windows.values())))))
         losses, divergences = [], []
         for place, window in enumerate(windows.values()):
@@ -250,6 +257,7 @@ def make(
         path = folder / f"{method}-{scheme}{contest.ours.suffix}"
         ours = Artifact(entry, path)
         if not path.exists():
+            report(f"quantizing to {entry}")
             made = api.quantize(plain.source, method, scheme, calibration=calibration)
             ours = written(entry, made, contest.ours, path, windows)
         yield ours
@@ -280,6 +288,7 @@ def log_probabilities(session: Session, window: Sequence[int]) -> torch.Tensor:
 
 def timed(engine: str, artifacts: Sequence[Artifact], usual: str, settings: Settings) -> dict[str, tuple[str, str]]:
     """Decode speed of each file with its quartiles and number of rounds, and the paired ratio to the usual file."""
+    report(f"timing {len(artifacts)} files; speeds are those of a machine without other work")
     jobs = [EngineJob(artifact.name, engine, artifact.path) for artifact in artifacts]
     baseline = [artifact.name for artifact in artifacts].index(usual)
     speeds = {}
