@@ -63,8 +63,9 @@ def test_zeros_stay_zero_and_rounding_twice_changes_nothing(name: str) -> None:
     W = weight()
     once = grid(name).quantize(W)
 
-    assert once.dequantize()[3].abs().max() <= (0 if once.grid.elements.has_zero else 1e-7)
-    assert (once.dequantize()[5, 64:128] == 0).all()
+    smallest = 0 if once.grid.elements.has_zero else 1e-7
+    assert once.dequantize()[3].abs().max() <= smallest
+    assert once.dequantize()[5, 64:128].abs().max() <= smallest
     assert torch.equal(grid(name).quantize(once.dequantize(), grid(name).fit(W)).dequantize(), once.dequantize())
 
 
