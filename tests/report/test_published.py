@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slmquant.errors import StoreError
-from slmquant.report.published import fill_in
+from slmquant.report.published import fill_in, main
 from slmquant.store.jsonlines import write_cells
 from slmquant.store.record import ItemOutcome, Phase, Record, Repeat
 from slmquant.tracks.consumption import consumption_metrics
@@ -172,6 +172,20 @@ def test_what_a_benchmark_printed_is_shown(tmp_path: Path) -> None:
 def test_what_cannot_be_shown_is_said(folder: Path, opening: str, complaint: str) -> None:
     with pytest.raises(StoreError, match=complaint):
         fill_in(f"<!-- {opening} -->\n<!-- end -->\n", folder)
+
+
+def test_the_command_ends_with_one_line_and_leaves_the_document(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    before = "<!-- cells absent.jsonl -->\n<!-- end -->\n"
+    (folder / "page.md").write_text(before)
+
+    assert main(["page.md"]) == StoreError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: page.md: published cells ")
+    assert "absent.jsonl cannot be read" in line
+    assert (folder / "page.md").read_text() == before
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -30,7 +30,7 @@ from functools import cache
 from pathlib import Path
 
 from slmquant.boundary import guarded
-from slmquant.errors import StoreError
+from slmquant.errors import SlmquantError, StoreError
 from slmquant.files import atomic_file
 from slmquant.report._document_tables import TABLES, Answers, markdown
 from slmquant.store.jsonlines import read_cells
@@ -68,11 +68,19 @@ def _printed(path: Path, wanted: str) -> str:
 
 
 def main(paths: Sequence[str]) -> int:
-    """Fill the tables of each document; file names in them are relative to the current folder."""
-    for path in map(Path, paths):
-        filled = fill_in(path.read_text(encoding="utf-8"), Path.cwd())
-        with atomic_file(path) as temporary:
-            temporary.write_text(filled, encoding="utf-8")
+    """Fill the tables of each document; file names in them are relative to the current folder.
+
+    Returns:
+        The exit code: 0, or that of the error, which is printed on stderr.
+    """
+    try:
+        for path in map(Path, paths):
+            filled = fill_in(path.read_text(encoding="utf-8"), Path.cwd())
+            with atomic_file(path) as temporary:
+                temporary.write_text(filled, encoding="utf-8")
+    except SlmquantError as error:
+        sys.stderr.write(f"error: {path}: {error}\n")
+        return error.exit_code
     return 0
 
 
