@@ -69,12 +69,12 @@ def test_whatever_goes_wrong_with_one_engine_the_others_go_on(reference: Referen
 def test_an_engine_that_hangs_is_ended(reference: Reference) -> None:
     started = time.monotonic()
 
-    (result,) = run_engines([job("hanging")], replace(SETTINGS, timeout_s=4))
+    (result,) = run_engines([job("hanging")], replace(SETTINGS, timeout_s=8))
 
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     assert result.status == "timeout"
     assert result.reason is not None
-    assert "Open was stopped after 4 s" in result.reason and "last lines: loading, loading" in result.reason
+    assert "Open was stopped after 8 s" in result.reason and "last lines: loading, loading" in result.reason
 
 
 def test_raw_samples_are_kept_for_every_round_and_the_first_does_not_count(reference: Reference) -> None:
