@@ -22,7 +22,7 @@ def save_snapshot(artifact: Artifact, folder: Path) -> None:
     the file back, and are saved next to it exactly.
 
     Raises:
-        SourceError: The disk is full.
+        SpaceError: The disk is full.
     """
     with atomic_dir(folder) as temporary:
         quantized = artifact.quantized

@@ -75,7 +75,7 @@ class TaskCheckpoints:
         """Write the checkpoint of a task atomically.
 
         Raises:
-            SourceError: The disk is full.
+            SpaceError: The disk is full.
         """
         with atomic_file(self._path(task)) as temporary:
             temporary.write_bytes(_STORED.dump_json(checkpoint))

@@ -112,7 +112,7 @@ class Format(Protocol):
         Raises:
             RefusedError: `refusal` has a reason, or a weight cannot be stored as requested and `otherwise` is None.
             UnknownNameError: The format has no type `otherwise`.
-            SourceError: The disk is full.
+            SpaceError: The disk is full.
         """
         ...
 

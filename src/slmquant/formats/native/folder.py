@@ -60,7 +60,7 @@ def save(artifact: Artifact, folder: Path) -> Path:
     The folder says its source by name alone; where that lies is kept in this machine's cache.
 
     Raises:
-        SourceError: The disk is full.
+        SpaceError: The disk is full.
     """
     from slmquant._version import __version__
 

@@ -58,7 +58,7 @@ class StatesToKeep:
 
         Raises:
             ValueError: Not all windows were added.
-            SourceError: The disk is full.
+            SpaceError: The disk is full.
         """
         if self._states is None or len(self._scales) < self._windows:
             raise ValueError(f"{len(self._scales)} of {self._windows} windows were added; add all, then save")
