@@ -75,7 +75,7 @@ def requantize(source: Path, without: Path, matrix: Mapping[str, NDArray[np.floa
         if field.name != "general.architecture" and not field.name.startswith("GGUF."):
             value_type, *inner = field.types
             writer.add_key_value(field.name, field.contents(), value_type, sub_type=inner[-1] if inner else None)
-    file_type = int(reader.fields["general.file_type"].contents())
+    file_type = gguf.LlamaFileType(int(reader.fields["general.file_type"].contents()))
     layers = int(reader.fields[f"{architecture}.block_count"].contents())
     for tensor in reader.tensors:
         data, kind = tensor.data, Type(tensor.tensor_type)
