@@ -64,7 +64,7 @@ class Gptq:
         if self.scales != "loss" or (grid.rule in ("span", "extreme") and not grid.spans_rows):
             return None
         return (
-            f"it searches a free scale for each row or group, and {spec.format.name} "
+            f"it searches scales that are free for each row or group, and {spec.format.name} "
             f"{'per tensor ' if grid.per_tensor else ''}has none; use gptq_sink"
         )
 
