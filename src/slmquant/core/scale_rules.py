@@ -16,8 +16,8 @@ Rule = Literal["span", "extreme", "power", "least squares"]
 """Name of a rule; see `covering`."""
 
 
-def covering(bounds: groups.Bounds, elements: Elements, rule: Rule) -> Float[Tensor, "out groups"]:
-    """Scales that cover given ranges, by `rule`; 0 for a group of zeros.
+def covering(bounds: groups.Bounds, elements: Elements, rule: Rule) -> Float[Tensor, "*shape"]:
+    """Scales that cover given ranges, in their shape, by `rule`; 0 for a group of zeros.
 
     * `span`: `scale = max|w| / ((high − low) / 2)`, so that both sides of the elements are used, and with integers
       only the extreme positive value is clipped, by half a step; this is the convention of GPTQ's code and of
