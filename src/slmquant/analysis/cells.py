@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 
-from slmquant.store.record import REFERENCE, CellSpec, Environment, Metric, Record
-
-REFERENCE_SCHEME = "W16A16"
+from slmquant.store.record import CellSpec, Environment, Metric, Record
 
 Conditions = tuple[str, str, tuple[str, ...], str, str, Hashable]
 """Everything but the quantization; equal for cells that share a table. See `conditions`."""
@@ -15,11 +13,6 @@ OF_THE_METHOD = ("consumption",)
 """Kinds of metrics that a full-precision cell does not have."""
 
 Machine = tuple[str, str, int, int, str | None]
-
-
-def is_reference(record: Record) -> bool:
-    """Whether this is a full-precision cell."""
-    return record.spec.method == REFERENCE and record.spec.scheme == REFERENCE_SCHEME
 
 
 def conditions(record: Record) -> Conditions:
@@ -55,7 +48,10 @@ def full_precision_of(record: Record, records: Iterable[Record]) -> Record | Non
     candidates = [
         r
         for r in records
-        if is_reference(r) and r.status == "ok" and conditions(r)[1:] == here and r.spec.engine == record.spec.engine
+        if r.spec.is_reference
+        and r.status == "ok"
+        and conditions(r)[1:] == here
+        and r.spec.engine == record.spec.engine
     ]
     return max(candidates, key=lambda r: (r.spec.seed == record.spec.seed, r.finished_at), default=None)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from slmquant.analysis.cells import accuracy, accuracy_tasks, is_reference, stops_early, text_tasks
+from slmquant.analysis.cells import accuracy, accuracy_tasks, stops_early, text_tasks
 from slmquant.analysis.intervals import CONFIDENCE, Interval
 from slmquant.analysis.scores import Score, ScoreOptions, signed_quadratic
 from slmquant.analysis.serial import series_draws
@@ -58,11 +58,11 @@ def draw_scores(records: Sequence[Record], answers: Answers, options: ScoreOptio
         answers: Cell id → its per-item answers.
         options: Scoring options.
     """
-    reference = next((record for record in records if is_reference(record) and record.status == "ok"), None)
+    reference = next((record for record in records if record.spec.is_reference and record.status == "ok"), None)
     early = reference is None or any(stops_early(reference, str(task)) for task in reference.spec.tasks)
     if reference is None or early:
         return ScoreDraws(), ScoreDraws()
-    cells = [record for record in records if record.status == "ok" and not is_reference(record)]
+    cells = [record for record in records if record.status == "ok" and not record.spec.is_reference]
     known = {record.cell_id: answers.get(record.cell_id, ()) for record in (reference, *cells)}
     perf: list[_Array] = []
     above: list[_Array] = []

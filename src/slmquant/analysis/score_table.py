@@ -14,7 +14,6 @@ from slmquant.analysis.cells import (
     accuracy_tasks,
     cheapest_of,
     full_precision_of,
-    is_reference,
     machine,
     text_tasks,
 )
@@ -200,7 +199,7 @@ def _infer(record: Record, records: Sequence[Record], options: ScoreOptions) -> 
     candidates = [
         r
         for r in records
-        if is_reference(r)
+        if r.spec.is_reference
         and r.status == "ok"
         and r.spec.model_sha256 == record.spec.model_sha256
         and machine(r.environment) == here

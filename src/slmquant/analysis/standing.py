@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slmquant.analysis.cells import ACCURACIES, accuracy_tasks, is_reference, text_tasks
+from slmquant.analysis.cells import ACCURACIES, accuracy_tasks, text_tasks
 from slmquant.analysis.compare import corrected
 from slmquant.analysis.difference import Difference, difference, judged
 from slmquant.analysis.endpoints import DEFAULT_MARGINS, Margins
@@ -87,10 +87,10 @@ def standings(records: Sequence[Record], answers: Answers, margins: Margins = DE
         margins: Differences that count as none.
     """
     measured = [record for record in records if record.status == "ok"]
-    reference = next((record for record in measured if is_reference(record)), None)
+    reference = next((record for record in measured if record.spec.is_reference), None)
     scored = {}
     for figure in _figures(measured):
-        cells = [record for record in measured if not is_reference(record) and figure.of(record)]
+        cells = [record for record in measured if not record.spec.is_reference and figure.of(record)]
         if cells:
             scored[figure] = sorted(cells, key=figure.loss)
     against_reference = corrected(

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from slmquant.analysis.cells import full_precision_of, is_reference, text_tasks
+from slmquant.analysis.cells import full_precision_of, text_tasks
 from slmquant.analysis.intervals import Interval, interval_of
 from slmquant.analysis.pairs import Pairs
 from slmquant.errors import StoreError
@@ -32,7 +32,7 @@ __all__ = ["TABLES", "Answers", "markdown"]
 
 def _cells(records: Sequence[Record], answers: Answers, wanted: str) -> str:
     """Table of every cell that matches `wanted`, and the conditions under which they were measured."""
-    chosen = [r for r in chosen_of(records, wanted) if not is_reference(r)]
+    chosen = [r for r in chosen_of(records, wanted) if not r.spec.is_reference]
     if not chosen:
         raise StoreError(f"no published cell matches {wanted!r}; check model=, scheme=, method= and seed=")
     texts: list[str | None] = [*text_tasks([r for r in chosen if r.status == "ok"])] or [None]

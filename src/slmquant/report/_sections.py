@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from slmquant.analysis.cells import accuracy_tasks, conditions, is_reference, text_tasks
+from slmquant.analysis.cells import accuracy_tasks, conditions, text_tasks
 from slmquant.analysis.endpoints import DEFAULT_MARGINS, Margins
 from slmquant.analysis.score_intervals import draw_scores, infer_interval
 from slmquant.analysis.score_table import CellScores, score_table
@@ -37,7 +37,7 @@ class Cell:
     @property
     def is_reference(self) -> bool:
         """Whether it is the full-precision cell."""
-        return is_reference(self.record)
+        return self.record.spec.is_reference
 
     @property
     def method(self) -> str:

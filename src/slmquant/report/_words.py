@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import yaml
 
-from slmquant.analysis.cells import accuracy, is_reference
+from slmquant.analysis.cells import accuracy
 from slmquant.analysis.scores import ScoreOptions
 from slmquant.analysis.standing import Standing
 from slmquant.report._columns import ABSENT, perplexity, reference_words
@@ -141,7 +141,7 @@ def machine_words(environment: Environment) -> str:
 def plans(section: Section) -> list[str]:
     """YAML plans that reproduce these cells: one for each combination of seed, calibration set and budget."""
     groups: dict[_Setting, list[CellSpec]] = {}
-    quantized = [r.spec for r in section.records if not is_reference(r) and r.spec.engine is None]
+    quantized = [r.spec for r in section.records if not r.spec.is_reference and r.spec.engine is None]
     sets = {spec.seed: spec.calibration for spec in quantized if spec.calibration}
     budgets = {spec.seed: spec.budget for spec in quantized if spec.budget}
     for spec in quantized:  # a cell without calibration or budget joins a plan that has one

@@ -33,6 +33,8 @@ Budget = Literal["fast", "paper"]
 """What learning may cost: `fast` suits two cores and a model of 135M, `paper` is the authors' setting, for a GPU."""
 REFERENCE = "none"
 """The method of the full-precision reference."""
+REFERENCE_SCHEME = "W16A16"
+"""The scheme of the full-precision reference."""
 Status = Literal["ok", "refused", "failed", "timeout", "out_of_memory"]
 
 
@@ -123,6 +125,11 @@ class CellSpec(_Frozen):
         """The cell in which an engine runs the model that this cell quantizes."""
         inputs = None if self.inputs is None else self.inputs.on_engine()
         return self.model_copy(update={"engine": engine, "tasks": (), "inputs": inputs})
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is a full-precision cell."""
+        return self.method == REFERENCE and self.scheme == REFERENCE_SCHEME
 
     @property
     def question(self) -> CellSpec:
