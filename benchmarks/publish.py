@@ -21,7 +21,8 @@ import typer
 from slmquant.runs.plan import Plan, make_plan, read_plan_fields
 from slmquant.runs.rows import Event
 from slmquant.runs.runner import run
-from slmquant.store.jsonlines import restore, write_cells
+from slmquant.store.combine import add_cells
+from slmquant.store.jsonlines import write_cells
 from slmquant.store.outdated import apart
 from slmquant.store.sqlite import Store
 
@@ -52,7 +53,7 @@ def main(
 def _run(plan: Plan, published: Path, data: Path | None) -> None:
     with Store(published.with_suffix(".sqlite")) as store:
         if published.exists():
-            print(f"{restore(published, store)} cells taken from {published}")
+            print(f"{add_cells(store, [published]).added} cells taken from {published}")
 
         def tell(event: Event) -> None:
             reason = "" if event.record is None or event.record.reason is None else f" ({event.record.reason})"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from slmquant.errors import StoreError
-from slmquant.store.jsonlines import read_cells, restore, write_cells
+from slmquant.store.combine import add_cells
+from slmquant.store.jsonlines import read_cells, write_cells
 from slmquant.store.record import ItemOutcome, Record
 from slmquant.store.sqlite import Store
 from tests import invented
@@ -40,8 +41,8 @@ def test_a_store_takes_what_it_lacks_and_no_more(tmp_path: Path) -> None:
     with Store(tmp_path / "store.sqlite") as store:
         store.put(records[0])
 
-        assert restore(tmp_path / "cells.jsonl", store) == len(records) - 1
-        assert restore(tmp_path / "cells.jsonl", store) == 0
+        assert add_cells(store, [tmp_path / "cells.jsonl"]).added == len(records) - 1
+        assert add_cells(store, [tmp_path / "cells.jsonl"]).added == 0
         assert {record.cell_id for record in store.records()} == {record.cell_id for record in records}
         assert store.items(records[0].cell_id) == []
         assert len(store.items(records[1].cell_id)) == 3

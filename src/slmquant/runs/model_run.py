@@ -165,7 +165,7 @@ class ModelRun:
         known: dict[CellSpec, CellSpec] = {
             record.spec.question: record.spec
             for record in self.rows.store.records(pending[0].model)
-            if record.status in ("ok", "refused")
+            if record.is_finished
         }
         changed = [(spec, changes(known[spec.question], spec)) for spec in pending if spec.question in known]
         for what in dict.fromkeys(", ".join(which) for _, which in changed if which):

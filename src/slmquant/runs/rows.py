@@ -69,7 +69,7 @@ class Rows:
         """Store the row of a cell that ended just now."""
         record = record_of(spec, result, decision, started)
         self.store.put(record, () if isinstance(result, Failure) else result.items)
-        if record.status in ("ok", "refused"):  # failed cells continue from there when tried again
+        if record.is_finished:  # failed cells continue from there when tried again
             TaskCheckpoints.of(spec, self._places).forget()
         self.records = [other for other in self.records if other.cell_id != record.cell_id]  # after further rounds
         self.records.append(record)

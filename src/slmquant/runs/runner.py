@@ -42,7 +42,7 @@ class RunResult:
     @property
     def failed(self) -> tuple[Record, ...]:
         """Cells that ended neither `ok` nor `refused`."""
-        return tuple(record for record in self.records if record.status not in ("ok", "refused"))
+        return tuple(record for record in self.records if not record.is_finished)
 
 
 def run(

@@ -15,7 +15,7 @@ from slmquant.store.publication import published, publisher
 from slmquant.store.record import ItemOutcome, Record
 from slmquant.store.sqlite import Store
 
-__all__ = ["JSON_LINES", "PARQUET", "STORES", "Combined", "combine", "write_parquet"]
+__all__ = ["JSON_LINES", "PARQUET", "STORES", "Combined", "add_cells", "cells", "combine", "write_parquet"]
 
 STORES = (".sqlite", ".db")
 """Endings of result stores."""
@@ -57,7 +57,7 @@ def combine(sources: Sequence[Path], output: Path) -> Combined:
     """
     if output.suffix in STORES:
         with Store(output) as store:
-            return _into(store, sources)
+            return add_cells(store, sources)
     if output.suffix not in (JSON_LINES, PARQUET):
         endings = ", ".join((*STORES, JSON_LINES, PARQUET))
         raise OutputError(f"output {output} ends in {output.suffix or 'nothing'!r}; expected one of {endings}")
@@ -92,7 +92,12 @@ def write_parquet(records: Sequence[Record], path: Path) -> None:
         pyarrow.parquet.write_table(table, temporary)
 
 
-def _into(store: Store, sources: Iterable[Path]) -> Combined:
+def add_cells(store: Store, sources: Iterable[Path]) -> Combined:
+    """Add the cells of all sources to an open store, by the rule of `combine`.
+
+    Raises:
+        StoreError: A source cannot be read, or the store is read-only.
+    """
     known = {record.cell_id: record for record in store.records()}
     added = replaced = repeated = 0
     for record, items in cells(sources):
@@ -107,6 +112,11 @@ def _into(store: Store, sources: Iterable[Path]) -> Combined:
 
 
 def cells(sources: Iterable[Path]) -> Iterator[Cell]:
+    """Every record of the sources with its items, source by source.
+
+    Raises:
+        StoreError: A source does not exist or cannot be read.
+    """
     for path in sources:
         if path.suffix == JSON_LINES:
             records, answers = read_cells(path)
@@ -119,4 +129,4 @@ def cells(sources: Iterable[Path]) -> Iterator[Cell]:
 
 
 def _rank(record: Record) -> tuple[bool, float]:
-    return record.status in ("ok", "refused"), record.finished_at.timestamp()
+    return record.is_finished, record.finished_at.timestamp()

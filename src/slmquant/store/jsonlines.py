@@ -1,6 +1,6 @@
 """Cells as a text file, one JSON object per line, so that results can be kept in a repository and read again.
 
-A line holds a record and its per-item answers; `restore` puts them back into a store.
+A line holds a record and its per-item answers; `store.combine.add_cells` puts them back into a store.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from pydantic import ValidationError
 from slmquant.errors import StoreError
 from slmquant.files import atomic_file
 from slmquant.store.record import ItemOutcome, Record
-from slmquant.store.sqlite import Store
 
-__all__ = ["read_cells", "restore", "write_cells"]
+__all__ = ["read_cells", "write_cells"]
 
 _DIGITS = 9
 """Significant digits of an item's values; more than the precision of float32, in which models compute."""
@@ -54,16 +53,6 @@ def read_cells(path: Path) -> tuple[list[Record], dict[str, list[ItemOutcome]]]:
             raise StoreError(f"{path}, line {number}, is not a published cell: {error}") from error
         records.append(record)
     return records, answers
-
-
-def restore(path: Path, store: Store) -> int:
-    """Add the cells of a file that a store lacks; returns how many were added."""
-    records, answers = read_cells(path)
-    known = {record.cell_id for record in store.records()}
-    missing = [record for record in records if record.cell_id not in known]
-    for record in missing:
-        store.put(record, answers[record.cell_id])
-    return len(missing)
 
 
 def _item(item: ItemOutcome) -> dict[str, object]:

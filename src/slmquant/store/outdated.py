@@ -54,7 +54,7 @@ def apart(records: Iterable[Record]) -> dict[str, str]:
     for record in records:
         if (reason := older(record)) is not None:
             reasons[record.cell_id] = f"measured by older code: {reason}"
-        elif record.status in ("ok", "refused"):
+        elif record.is_finished:
             before = latest.get(record.spec.question)
             if before is not None:
                 what = ", ".join(changes(before.spec, record.spec))

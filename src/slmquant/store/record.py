@@ -36,6 +36,8 @@ REFERENCE = "none"
 REFERENCE_SCHEME = "W16A16"
 """The scheme of the full-precision reference."""
 Status = Literal["ok", "refused", "failed", "timeout", "out_of_memory"]
+FINISHED: tuple[Status, ...] = ("ok", "refused")
+"""Statuses of cells that a plan skips; all others are tried again."""
 
 
 class _Frozen(BaseModel):
@@ -289,6 +291,11 @@ class Record(_Frozen):
     def cell_id(self) -> str:
         """Identity of the cell."""
         return self.spec.cell_id
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a plan skips this cell; see `FINISHED`."""
+        return self.status in FINISHED
 
     def metric(self, name: str, task: str | None = None) -> Metric | None:
         """The metric of that name (and task, if given), or None if it was not measured."""

@@ -21,7 +21,7 @@ from slmquant.boundary import guarded
 from slmquant.errors import StoreError, UnknownNameError
 from slmquant.store.migrations import MIGRATIONS, migrate
 from slmquant.store.outdated import apart
-from slmquant.store.record import SCHEMA_VERSION, ItemOutcome, Record, Status
+from slmquant.store.record import FINISHED, SCHEMA_VERSION, ItemOutcome, Record, Status
 
 APPLICATION_ID = 0x534C4D51
 """`SLMQ`, in the header of every store; distinguishes it from SQLite files of other programs."""
@@ -130,7 +130,7 @@ class Store:
         query = "SELECT status FROM records WHERE cell_id = ?"
         with self._explained():
             row = self._connection.execute(query, (cell_id,)).fetchone()
-        return row is not None and row[0] in ("ok", "refused")
+        return row is not None and row[0] in FINISHED
 
     def forget(self, model: str, model_sha256: str) -> None:
         """Delete the records of a model with this fingerprint, and their items."""
