@@ -125,8 +125,6 @@ class Grid:
         """
         if self.symmetric:
             scale = covering(bounds, self.elements, self.rule)
-            if not self.elements.has_zero:
-                scale = torch.where(scale == 0, torch.full_like(scale, SMALLEST_HALF), scale)
             return self._store(scale, torch.zeros_like(scale))
         low, high = bounds.low.clamp(max=0), bounds.high.clamp(min=0)
         return self._store((high - low) / (self.elements.high - self.elements.low), -low)
@@ -148,6 +146,8 @@ class Grid:
 
     def _store(self, scale: Float[Tensor, ...], shift: Float[Tensor, ...]) -> AffineParams:
         """Parameters after storing, in the dtype of `scale`; `shift` is minus the number that code 0 stands for."""
+        if not self.elements.has_zero:  # a group of zeros then has the smallest numbers there are
+            scale = torch.where(scale == 0, torch.full_like(scale, SMALLEST_HALF), scale)
         parts = dict(self.storage.encode(scale, shift))
         if not self.symmetric and not self.storage.holds_shift:
             zero_point = shift / self.storage.decode(parts).scale
