@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +15,7 @@ from slmquant.errors import OutputError, SpaceError
 from slmquant.files import (
     atomic_dir,
     atomic_file,
-    cache_path,
     check_output,
-    forget_oldest,
-    mark_used,
     remove_leftovers,
     require_space,
 )
@@ -157,30 +153,3 @@ def test_a_number_of_bytes_can_be_read_however_small(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("slmquant.files.shutil.disk_usage", lambda folder: type("Usage", (), {"free": 4096})())
     with pytest.raises(SpaceError, match=r"123 kB are needed in .* and 4\.1 kB are free"):
         require_space(tmp_path, 123_456)
-
-
-def test_what_was_used_longest_ago_goes_where_a_cache_grows_too_large(tmp_path: Path) -> None:
-    now = time.time()
-    for name, days in (("new", 0), ("old", 3), ("older", 5), ("oldest", 9), (".unfinished", 9)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "weights").write_bytes(bytes(100))
-        os.utime(tmp_path / name, (now - days * 86400,) * 2)
-    mark_used(tmp_path / "older")
-
-    removed = forget_oldest(tmp_path, 250)
-
-    assert [path.name for path in removed] == ["oldest", "old"]
-    assert forget_oldest(tmp_path, 0) == []  # used within a day, maybe by somebody else right now
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished", "new", "older"]
-    assert forget_oldest(tmp_path / "nowhere", 0) == []
-
-
-def test_a_path_in_the_cache_follows_its_key_and_stays_where_earlier_versions_wrote_it(tmp_path: Path) -> None:
-    key = {"model": "a", "limit": None, "version": [1, 2]}
-
-    assert cache_path(tmp_path, "reference", key, ".json") == tmp_path / "reference" / "537965d32a2956989127d937.json"
-    assert (
-        cache_path(tmp_path, "reference", dict(reversed(key.items())))
-        == tmp_path / "reference" / "537965d32a2956989127d937"
-    )
-    assert cache_path(tmp_path, "reference", key | {"limit": 1}).name != "537965d32a2956989127d937"

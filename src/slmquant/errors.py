@@ -29,6 +29,7 @@ from collections.abc import Iterable
 __all__ = [
     "FAILED_CELLS",
     "INTERRUPTED",
+    "CacheError",
     "DataError",
     "ModelError",
     "NumericalError",
@@ -122,6 +123,10 @@ class DataError(SlmquantError):
     """Missing or malformed data of a corpus or task."""
 
     exit_code = 6
+
+
+class CacheError(DataError):
+    """An entry of the cache that is missing or was damaged; the work that needs it succeeds if it is tried again."""
 
 
 class NumericalError(SlmquantError):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -24,26 +22,13 @@ from slmquant.exchange import put_back, put_in_place
 
 _CHUNK_BYTES = 1 << 22
 _LEFTOVER_AGE_S = 24 * 3600
-_MARK = "slmquant-unfinished"
+UNFINISHED = "slmquant-unfinished"
 """Part of the name of unfinished files, so that no other file is mistaken for one."""
 
 
 def cache_dir() -> Path:
     """Cache folder for models, calibration statistics and reference states (`SLMQUANT_CACHE`)."""
     return Path(os.environ.get("SLMQUANT_CACHE") or platformdirs.user_cache_dir("slmquant")).expanduser()
-
-
-def cache_path(folder: Path, kind: str, key: object, suffix: str = "") -> Path:
-    """Path in the cache of something that `key` decides.
-
-    Args:
-        folder: Folder of the cache.
-        kind: Subfolder of its kind.
-        key: Everything that decides the content, as JSON values.
-        suffix: Suffix of the file; none for a folder.
-    """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    return folder / kind / f"{digest}{suffix}"
 
 
 def sha256(path: Path, start: int = 0, stop: int | None = None) -> str:
@@ -88,33 +73,6 @@ def remove_leftovers(folder: Path, pattern: str = ".*") -> None:
         except FileNotFoundError:  # its process has just finished
             continue
         remove(entry)
-
-
-def forget_oldest(folder: Path, most_bytes: int) -> list[Path]:
-    """Remove the least recently used entries of `folder` until it takes at most `most_bytes`.
-
-    Entries used within a day stay, because another process may read them; `mark_used` marks an entry as used.
-
-    Returns:
-        The removed paths.
-    """
-    entries = list(folder.glob("[!.]*")) if folder.is_dir() else []
-    sizes = {entry: folder_bytes(entry) if entry.is_dir() else entry.stat().st_size for entry in entries}
-    used = {entry: entry.stat().st_mtime for entry in entries}
-    total, removed = sum(sizes.values()), []
-    for entry in sorted(entries, key=lambda entry: used[entry]):
-        if total <= most_bytes or time.time() - used[entry] < _LEFTOVER_AGE_S:
-            break
-        remove(entry)
-        total -= sizes[entry]
-        removed.append(entry)
-    return removed
-
-
-def mark_used(path: Path) -> None:
-    """Set the modification time of `path` to now, if permitted."""
-    with contextlib.suppress(OSError):
-        os.utime(path)
 
 
 def remove(path: Path) -> None:
@@ -221,12 +179,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_dir(path: Path) -> Iterator[Path]:
+def atomic_dir(path: Path, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary folder next to `path`; rename it to `path` if the block succeeds, else remove it.
 
     An existing folder at `path` is replaced only once the new one is complete, in one step if the system supports it
-    (see `slmquant.exchange`). The permissions of the folder and its contents follow the user's umask. A link is
-    followed: its target is replaced.
+    (see `slmquant.exchange`); with `replace` off it stays, and the new one is removed. The permissions of the folder
+    and its contents follow the user's umask. A link is followed: its target is replaced.
 
     Raises:
         OutputError: The path is not writable.
@@ -240,7 +198,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         with writing(path):  # checks the disk before the temporary file is removed
             yield temporary
             _open_to_others(temporary, mode)
-            put_in_place(temporary, target)
+            if replace or not target.exists():
+                put_in_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -250,9 +209,9 @@ def _beside(path: Path) -> tuple[Path, Path]:
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     name = target.name.encode()[:80].decode(errors="ignore")  # file names may have 255 bytes
-    put_back(target, f".{glob.escape(name)}.{_MARK}-*")
-    remove_leftovers(target.parent, f".{glob.escape(name)}.{_MARK}-*")
-    return target, target.parent / f".{name}.{_MARK}-{secrets.token_hex(6)}"
+    put_back(target, f".{glob.escape(name)}.{UNFINISHED}-*")
+    remove_leftovers(target.parent, f".{glob.escape(name)}.{UNFINISHED}-*")
+    return target, target.parent / f".{name}.{UNFINISHED}-{secrets.token_hex(6)}"
 
 
 def _touch(path: Path) -> int:

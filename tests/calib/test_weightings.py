@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slmquant.calib import cache
+from slmquant.cache.write import About
+from slmquant.calib import stored
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.calib.capture import capture, capture_block
 from slmquant.calib.importance import ImportanceObserver, drawn_loss, importance_hessians
@@ -263,27 +263,14 @@ def test_captured_shares_are_those_of_the_largest_tokens() -> None:
 def test_only_what_is_wanted_is_read_from_the_cache(tmp_path: Path) -> None:
     model = tiny("llama")
     captured = capture(model, discover(model), calibration_tokens(), ALL)
-    cache.save(captured, tmp_path / "statistics", Phase(name="capture", seconds=1.0))
+    stored.save(captured, tmp_path / "statistics", About("tiny", "all"), Phase(name="capture", seconds=1.0))
     name = next(iter(captured.statistics))
-    read = cache.load(tmp_path / "statistics", {"hessian_energy"}).statistics[name]
+    read = stored.load(tmp_path / "statistics", {"hessian_energy"}).statistics[name]
 
     assert torch.equal(read.weighted("energy"), captured.statistics[name].weighted("energy"))
     assert read.hessian is None
     assert read.hessian_importance is None
     assert torch.equal(present(read.peak_share), present(captured.statistics[name].peak_share))
-
-
-def test_statistics_kept_when_costs_stood_beside_them_are_still_read(tmp_path: Path) -> None:
-    model = tiny("llama")
-    captured = capture(model, discover(model), calibration_tokens(), ALL)
-    folder = tmp_path / "statistics"
-    cache.save(captured, folder, Phase(name="capture", seconds=1.0))
-    facts = json.loads((folder / "captured.json").read_text())
-    assert set(facts) == {"names", "tokens"}
-    older = facts | {"forward_s": 1.5, "statistic_s": {"range": 0.1}, "peak_rss_bytes": None}
-    (folder / "captured.json").write_text(json.dumps(older))
-
-    assert cache.load(folder, ALL).tokens == captured.tokens
 
 
 @pytest.mark.parametrize(("method", "says"), [("gptq", True), ("gptq_sink_uniform", True), ("gptq_sink", False)])

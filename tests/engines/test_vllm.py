@@ -206,7 +206,7 @@ def test_packed_folders_compute_what_was_evaluated(fmt: ModuleType, tmp_path: Pa
     options = OpenOptions(threads=1, context=40)
     with EngineProcess(1) as process:
         process.ask(Open("torch_eager", tmp_path / "native", options), 300)
-        process.ask(WriteReference(windows, tmp_path / "reference"), 300)
+        process.ask(WriteReference(windows, tmp_path / "reference", "tiny"), 300)
     with EngineProcess(1) as process:
         opened = process.ask(Open("vllm", folder, options), 600)
         assert isinstance(opened, Opened), opened

@@ -87,8 +87,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def race(store: Store, workers: Workers, monkeypatch: pytest.MonkeyPatch, said: list[str] | None = None) -> Separation:
     monkeypatch.setattr(loop, "run_isolated", workers)
+
+    def measure(spec: CellSpec, keep_in: Path | None) -> CellResult | Failure:
+        return workers(None, CellJob(spec, None, places, keep_in), Silent(), None)  # type: ignore[return-value]
+
+    places = Places(None, Path())
     said = [] if said is None else said
-    return Separation(store, lambda spec: CellJob(spec, None, Places(None, Path())), Silent(), said.append, None)
+    return Separation(store, measure, places, Silent(), said.append, None)
 
 
 def run_all(separation: Separation, *method_names: str) -> dict[str, CellResult | Failure]:

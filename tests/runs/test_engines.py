@@ -30,7 +30,7 @@ SETTINGS = Settings(points=(Point(0, 2), Point(8, 2)), rounds=2, threads=(1,), t
 def reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reference:
     (tmp_path / "path").mkdir()
     made_up_engines.install(tmp_path / "path", monkeypatch)
-    write_reference(Bigram(OpenOptions(1, 64)), WINDOWS, tmp_path / "reference")
+    write_reference(Bigram(OpenOptions(1, 64)), WINDOWS, tmp_path / "reference", "bigram")
     return Reference(tmp_path / "reference", WINDOWS)
 
 

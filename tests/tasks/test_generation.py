@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from slmquant.errors import DataError, NumericalError
+from slmquant.cache.entries import CONTENT
+from slmquant.errors import CacheError, DataError, NumericalError
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import has_reference, known, reference_path, resolve
 from slmquant.tasks.common.contract import EvalContext, TaskResult
@@ -126,11 +127,12 @@ def test_the_full_precision_model_comes_first(context: Build, wide: Callable[[in
     assert has_reference(asked.reference_key, SPEC) and not has_reference(
         asked.reference_key, TaskSpec(name="generation", limit=3)
     )
-    path = reference_path(asked.reference_key, SPEC)
-    assert path is not None
-    path.write_text("[]")
-    with pytest.raises(DataError, match="delete the file and measure them again"):
+    entry = reference_path(asked.reference_key, SPEC)
+    assert entry is not None
+    (entry / CONTENT).write_text("[]")
+    with pytest.raises(CacheError, match="measure the unquantized model on generation first"):
         _run(asked)
+    assert not entry.exists()
 
 
 def test_a_limit_takes_the_first_prompts(context: Build, wide: Callable[[int], LlamaForCausalLM]) -> None:

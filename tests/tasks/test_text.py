@@ -16,12 +16,14 @@ from transformers import PreTrainedTokenizerFast
 from slmquant.analysis.serial import series_mean
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
-from slmquant.errors import DataError, NumericalError
+from slmquant.errors import CacheError, DataError, NumericalError
 from slmquant.model.running.output_head import OutputHead
 from slmquant.store.record import Metric, TaskSpec
 from slmquant.tasks import has_reference, reference_path, resolve
 from slmquant.tasks.common.contract import EvalContext, TaskResult
+from slmquant.tasks.common.texts.reference import read_states
 from slmquant.tasks.common.texts.token_means import clustered_mean, clustered_quantile
+from tests.damage import damage
 from tests.narrowed import present
 from tests.tasks.made_up import with_bos
 
@@ -126,28 +128,31 @@ def test_overflowing_weights_name_the_window(context: Build) -> None:
     assert not has_reference(broken.reference_key, SPEC)
 
 
-def test_a_damaged_reference_says_what_to_do(context: Build) -> None:
+@pytest.mark.parametrize(("at", "why"), [(-5000, "differs from its checksum"), (None, "instead of")])
+def test_a_truncated_reference_and_a_flipped_bit_are_noticed_and_removed(
+    context: Build, caplog: pytest.LogCaptureFixture, at: int | None, why: str
+) -> None:
     _run(context(0, is_reference=True))
-    path = reference_path(context(1).reference_key, SPEC)
-    assert path is not None
-    path.write_bytes(b"not safetensors")
-    with pytest.raises(DataError, match="delete the file"):
+    entry = reference_path(context(1).reference_key, SPEC)
+    assert entry is not None
+    damage(entry / "states.safetensors", at)
+
+    with pytest.raises(CacheError, match="measure the unquantized model on wikitext2:5 first"):
         _run(context(1))
-
-
-def test_a_truncated_reference_and_a_flipped_bit_are_noticed(context: Build) -> None:
+    assert why in caplog.text and not entry.exists()
     _run(context(0, is_reference=True))
-    path = reference_path(context(1).reference_key, SPEC)
-    assert path is not None
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-100])
-    with pytest.raises(DataError, match=r"cannot read .* delete the file"):
-        _run(context(1))
-    path.write_bytes(whole[:-5000] + bytes([whole[-5000] ^ 1]) + whole[-4999:])
-    with pytest.raises(DataError, match=r"damaged in window \d"):
-        _run(context(1))
-    path.write_bytes(whole)
     assert _run(context(1)).metrics
+
+
+def test_damage_while_a_reference_is_read_is_noticed_window_by_window(context: Build) -> None:
+    _run(context(0, is_reference=True))
+    entry = reference_path(context(1).reference_key, SPEC)
+    assert entry is not None
+    damage(entry / "states.safetensors", -5000)
+
+    with pytest.raises(CacheError, match=r"damaged in window \d"):
+        read_states(entry, 0, 5)
+    assert not entry.exists()
 
 
 def test_each_window_is_an_item_whose_means_make_up_the_whole(context: Build) -> None:

@@ -6,6 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from slmquant import tasks
+from slmquant.cache.entries import CONTENT
 from slmquant.errors import NumericalError, RefusedError
 from slmquant.places import Places
 from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, TaskSpec
@@ -57,7 +58,7 @@ def context(tmp_path: Path, is_reference: bool = False) -> EvalContext:
 
 def test_a_stopped_cell_goes_on_with_the_task_that_was_in_flight(tmp_path: Path, asking: Asking) -> None:
     whole = evaluate(context(tmp_path), SPECS)
-    checkpoints = TaskCheckpoints(tmp_path / "checkpoints")
+    checkpoints = TaskCheckpoints("cell", tmp_path / "answered" / "cell")
     asking.asked, asking.broken = [], {"second"}
     with pytest.raises(NumericalError):
         evaluate(context(tmp_path), SPECS, checkpoints)
@@ -73,7 +74,7 @@ def test_a_stopped_cell_goes_on_with_the_task_that_was_in_flight(tmp_path: Path,
 
 
 def test_the_reference_is_asked_again_where_what_it_left_behind_is_gone(tmp_path: Path, asking: Asking) -> None:
-    checkpoints = TaskCheckpoints(tmp_path / "checkpoints")
+    checkpoints = TaskCheckpoints("cell", tmp_path / "answered" / "cell")
     evaluate(context(tmp_path), SPECS, checkpoints)
     found = evaluate(context(tmp_path, is_reference=True), SPECS, checkpoints)
 
@@ -82,16 +83,16 @@ def test_the_reference_is_asked_again_where_what_it_left_behind_is_gone(tmp_path
 
 
 def test_what_cannot_be_read_is_asked_again_and_what_is_forgotten_is_gone(tmp_path: Path, asking: Asking) -> None:
-    checkpoints = TaskCheckpoints(tmp_path / "checkpoints")
+    checkpoints = TaskCheckpoints("cell", tmp_path / "answered" / "cell")
     evaluate(context(tmp_path), SPECS[:1], checkpoints)
-    (file,) = checkpoints.folder.iterdir()
-    file.write_text(file.read_text()[:40])
+    (entry,) = checkpoints.prefix.parent.iterdir()
+    (entry / CONTENT).write_bytes((entry / CONTENT).read_bytes()[:40])
 
     assert checkpoints.find(SPECS[0]) is None
     evaluate(context(tmp_path), SPECS[:1], checkpoints)
     assert checkpoints.find(SPECS[0]) is not None
     checkpoints.forget()
-    assert not checkpoints.folder.exists()
+    assert not list(checkpoints.prefix.parent.iterdir())
 
 
 def test_cells_keep_their_answers_apart(tmp_path: Path) -> None:

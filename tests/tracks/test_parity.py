@@ -32,7 +32,7 @@ WINDOWS = Windows(tokens=tuple(tuple(int(t) for t in row) for row in TOKENS), te
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
-    write_reference(Bigram(OPTIONS), WINDOWS, tmp_path / "reference")
+    write_reference(Bigram(OPTIONS), WINDOWS, tmp_path / "reference", "bigram")
     return tmp_path / "reference"
 
 
@@ -110,7 +110,7 @@ def test_a_divergence_is_refused_where_the_perplexity_hides_it(reference: Path) 
 
 def test_what_quantization_costs_is_measured_on_the_same_text(reference: Path, tmp_path: Path) -> None:
     full = Bigram(OPTIONS, temper=1.4)
-    write_reference(full, WINDOWS, tmp_path / "full")
+    write_reference(full, WINDOWS, tmp_path / "full", "full")
     p, q = log_probs(full), log_probs(Bigram(OPTIONS))
 
     parity = compare(Bigram(OPTIONS), WINDOWS, reference, tmp_path / "full")
@@ -119,7 +119,7 @@ def test_what_quantization_costs_is_measured_on_the_same_text(reference: Path, t
     assert parity.kl_bound == pytest.approx(SHARE * present(parity.own_kl))
     assert compare(Bigram(OPTIONS), WINDOWS, reference, reference).own_kl == 0
     other = Windows(tokens=tuple(row[::-1] for row in WINDOWS.tokens), text="another")
-    write_reference(full, other, tmp_path / "other")
+    write_reference(full, other, tmp_path / "other", "full")
     assert compare(Bigram(OPTIONS), WINDOWS, reference, tmp_path / "other").own_kl is None
 
 
@@ -238,5 +238,5 @@ def test_a_full_disk_is_told_before_a_mapped_file_ends_the_process(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
 
     with pytest.raises(SpaceError, match="are needed in"):
-        write_reference(Bigram(OPTIONS), WINDOWS, tmp_path / "reference")
+        write_reference(Bigram(OPTIONS), WINDOWS, tmp_path / "reference", "bigram")
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slmquant.calib import cache
+from slmquant.cache.entries import is_sound
+from slmquant.calib import stored
 from slmquant.calib.capture import capture
 from slmquant.calib.corpora import Corpus, load_corpus
 from slmquant.calib.statistics import Statistic, Statistics
@@ -24,6 +25,7 @@ from slmquant.model.computing.linear import multiply_in_, multiplying_in
 from slmquant.model.discovery.relations import discover
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, load, unmap_
+from slmquant.model.sources.resolve import public_name
 from slmquant.model.structure import Relations
 from slmquant.places import Places
 from slmquant.progress import Progress
@@ -79,9 +81,9 @@ def run_capture(job: CaptureJob, progress: Progress, loaded: LoadedModel | None 
     """
     torch.set_num_threads(usable_cores())
     corpus = load_corpus(job.calibration.corpus, job.places.data_dir, progress)
-    key = cache.CaptureKey(key_of(job.model), corpus.card.sha256, job.calibration, job.dtype, job.wanted)
+    key = stored.CaptureKey(key_of(job.model), corpus.card.sha256, job.calibration, job.dtype, job.device, job.wanted)
     path = key.path(job.places.cache_dir)
-    if path.exists():
+    if is_sound(path):
         return CapturedFile(path, corpus.card)
     given, loaded = loaded, loaded or load(job.model, device=job.device)
     windows = _windows(loaded, corpus, job.calibration)
@@ -94,7 +96,7 @@ def run_capture(job: CaptureJob, progress: Progress, loaded: LoadedModel | None 
     left_as_it_is = nullcontext() if given is None else multiplying_in(loaded.model.base_model, dtype)
     with left_as_it_is, meter.phase("capture"):
         captured = capture(loaded.model, relations, windows, job.wanted, progress)
-    cache.save(captured, path, meter.phases[0].model_copy(update={"shared": True}))
+    stored.save(captured, path, key.about(public_name(job.model)), meter.phases[0].model_copy(update={"shared": True}))
     return CapturedFile(path, corpus.card)
 
 
@@ -136,7 +138,7 @@ class CachedCalibration:
             return CalibrationBill()
         if self._captured is not None:
             path, card = self._captured.path, self._captured.card
-            return CalibrationBill(cache.tokens(path), (card,), cache.cost(path))
+            return CalibrationBill(stored.tokens(path), (card,), stored.cost(path))
         windows, card = self._read
         return CalibrationBill(windows.numel(), (card,))
 
@@ -155,7 +157,7 @@ class CachedCalibration:
         del relations  # the file was captured with the same relations
         if self._captured is None:
             raise DataError(f"the method needs {', '.join(sorted(wanted))}, and the cell was given no statistics")
-        return cache.load(self._captured.path, wanted).statistics
+        return stored.load(self._captured.path, wanted).statistics
 
 
 def _windows(loaded: LoadedModel, corpus: Corpus, spec: CalibrationSpec) -> Tensor:

@@ -17,7 +17,7 @@ def command(json: JsonOption = False) -> None:
     """List the models that can be pulled by name, and those in the cache.
 
     Any transformers folder, .gguf file or hub id also works as a model. Models converted from .gguf files are kept in
-    the cache's `converted` folder, up to 10 GB; the least recently used are removed.
+    the cache (`slmquant cache`).
 
     The last column shows the size of a model in the cache, or what `slmquant pull` needs: megabytes of packages to
     download, or files that no package carries (pull also looks for them in `models/NAME` next to SLMQUANT_DATA).

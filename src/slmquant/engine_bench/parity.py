@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slmquant.cache.entries import using
+from slmquant.cache.write import About, writing
 from slmquant.engine_bench.agreement import Parity
 from slmquant.engines.common.contract import Session
 from slmquant.errors import ModelError, NumericalError
-from slmquant.files import atomic_dir, require_space
+from slmquant.files import require_space
 
 FILE_VERSION = 1
 """Version of the files that `write_reference` writes."""
@@ -62,8 +65,8 @@ class Windows:
         return f"{self.text}, {windows}, fed {_PIECE} at a time and the last {_SINGLES} one by one"
 
 
-def write_reference(session: Session, windows: Windows, folder: Path) -> None:
-    """Write the reference's log-probabilities of every prediction to `folder`, atomically.
+def write_reference(session: Session, windows: Windows, folder: Path, model: str) -> None:
+    """Write the reference's log-probabilities of every prediction to the cache entry `folder`.
 
     float16 halves the file. Read back and normalized again, they are off by at most 4e-3 nats for a token with a
     probability below e^-8, by less for a likely one; that moves a mean KL by about 1e-6. Losses are stored exactly.
@@ -75,7 +78,8 @@ def write_reference(session: Session, windows: Windows, folder: Path) -> None:
     shape = (windows.predictions, session.vocab)
     # without space, writing to a mapped file would end the process without a message
     require_space(folder.parent, math.prod(shape) * np.dtype(np.float16).itemsize)
-    with atomic_dir(folder) as temporary:
+    about = About(model, f"log-probabilities on {windows.text}, {windows.predictions} tokens")
+    with writing(folder, about) as temporary:
         stored = np.lib.format.open_memmap(temporary / _LOG_PROBS, mode="w+", dtype=np.float16, shape=shape)
         nll = np.empty(windows.predictions)
         for start, targets, logits in _rows(session, windows):
@@ -89,7 +93,7 @@ def write_reference(session: Session, windows: Windows, folder: Path) -> None:
 
 
 def compare(session: Session, windows: Windows, folder: Path, full: Path | None = None) -> Parity:
-    """Feed the windows to an engine and compare it with the files of `write_reference`.
+    """Feed the windows to an engine and compare it with the entry that `write_reference` wrote.
 
     If one of the two pads its vocabulary, only the tokens that both have are compared, normalized over them.
 
@@ -101,8 +105,14 @@ def compare(session: Session, windows: Windows, folder: Path, full: Path | None 
 
     Raises:
         ModelError: The reference was written for other tokens, or the engine's vocabulary lacks one of them.
+        CacheError: The reference is gone or was damaged.
         NumericalError: A logit is not finite.
     """
+    with using(folder), nullcontext() if full is None else using(full):
+        return _compare(session, windows, folder, full)
+
+
+def _compare(session: Session, windows: Windows, folder: Path, full: Path | None) -> Parity:
     if not np.array_equal(np.load(folder / _TOKENS), np.asarray(windows.tokens)):
         raise ModelError(
             f"the reference log-probabilities in {folder} are of other text; delete that folder and run again"

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from slmquant import engines, formats
 from slmquant._version import __version__
 from slmquant.boundary import guarded, or_none
+from slmquant.cache.entries import entry_path, is_sound
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.windows import text_tokens, window_bos
 from slmquant.engine_bench.figures import TokenCost
@@ -27,7 +28,7 @@ from slmquant.engine_bench.session import run_engines
 from slmquant.engines.common.contract import Engine, OpenOptions, WithoutSpeed
 from slmquant.engines.common.torch_sessions import TorchEngine
 from slmquant.errors import DataError, ModelError, SlmquantError
-from slmquant.files import cache_path, forget_oldest, mark_used, remove_leftovers, sha256
+from slmquant.files import sha256
 from slmquant.formats.common.checkpoint_reader import checkpoint_of
 from slmquant.formats.common.contract import StatesContext
 from slmquant.formats.native.folder import MANIFEST, is_native
@@ -36,7 +37,7 @@ from slmquant.machine.meters import bytes_on_disk
 from slmquant.machine.process import Failure
 from slmquant.model.compatibility.context import context_limit, fitting
 from slmquant.model.size import count_parameters
-from slmquant.model.sources.resolve import resolve
+from slmquant.model.sources.resolve import public_name, resolve
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.schemes import parse
@@ -50,8 +51,6 @@ NO_SPEED = (
 
 _TEXTS = (".json", ".txt", ".jinja")
 """Suffixes of files without weights: configuration, tokenizer, templates."""
-_KEPT_BYTES = 4_000_000_000
-"""Maximum size of the cached log-probabilities; the least recently used are deleted first."""
 
 
 @dataclass(frozen=True)
@@ -191,18 +190,15 @@ def keep_reference(source: str, windows: Windows, cache: Path, timeout_s: float)
     folder = reference_folder(source)
     versions = (__version__, torch.__version__, transformers.__version__)
     key = [FILE_VERSION, _digest(folder), windows.tokens, *versions]
-    kept = cache_path(cache, "engine_reference", key)
-    mark_used(kept)
-    if not kept.exists():
-        remove_leftovers(kept.parent)
-        forget_oldest(kept.parent, _KEPT_BYTES)
+    kept = entry_path(cache, "engine_reference", key)
+    if not is_sound(kept):
         threads = usable_cores()
         options = OpenOptions(threads, len(windows.tokens[0]))
         with EngineProcess(threads) as process:
             opened = process.ask(Open(REFERENCE_ENGINE, folder, options), timeout_s)
             if isinstance(opened, Failure):
                 return Failure(opened.status, f"reference {source}: {opened.reason}")
-            written = process.ask(WriteReference(windows, kept), timeout_s)
+            written = process.ask(WriteReference(windows, kept, public_name(source)), timeout_s)
         if isinstance(written, Failure):
             return Failure(written.status, f"reference {source}: {written.reason}")
     return Reference(kept, windows)

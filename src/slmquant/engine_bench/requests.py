@@ -147,14 +147,15 @@ class MeasureMemory:
 
 @dataclass(frozen=True)
 class WriteReference:
-    """Write the opened model's log-probabilities of `windows` to `folder`."""
+    """Write the log-probabilities of `windows` of the opened model, named `model`, to `folder`."""
 
     windows: Windows
     folder: Path
+    model: str
 
     def answer(self, state: WorkerState) -> Path:
         """Write the files and return the folder."""
-        write_reference(state.opened, self.windows, self.folder)
+        write_reference(state.opened, self.windows, self.folder, self.model)
         return self.folder
 
 

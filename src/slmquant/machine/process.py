@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
-from slmquant.errors import RefusedError, SlmquantError, first_line
+from slmquant.errors import CacheError, RefusedError, SlmquantError, first_line
 from slmquant.progress import Progress
 from slmquant.store.record import Status
 
@@ -37,10 +37,17 @@ log = logging.getLogger("slmquant")
 
 @dataclass(frozen=True)
 class Failure:
-    """Status and reason of failed work, for a row."""
+    """Status and reason of failed work, for a row.
+
+    Attributes:
+        status: The row's status.
+        reason: The row's reason.
+        again: Whether it failed for lack of an entry of the cache, so that it succeeds once that is computed again.
+    """
 
     status: Status
     reason: str
+    again: bool = False
 
 
 class _PipeProgress:
@@ -147,7 +154,7 @@ def explain(error: Exception) -> Failure:
     if isinstance(error, RefusedError):
         return Failure("refused", str(error))
     if isinstance(error, SlmquantError):
-        return Failure("failed", str(error))
+        return Failure("failed", str(error), again=isinstance(error, CacheError))
     first = first_line(error) or "no message"
     if isinstance(error, MemoryError) or "allocate memory" in first or "out of memory" in first.lower():
         return Failure("out_of_memory", first)

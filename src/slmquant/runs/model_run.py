@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from slmquant import methods, tasks
+from slmquant.cache.entries import lease
+from slmquant.cache.leases import Lease
 from slmquant.calib.cached import CapturedFile, CaptureJob, run_capture
 from slmquant.calib.statistics import Statistic
-from slmquant.errors import SlmquantError
+from slmquant.errors import CacheError, SlmquantError
 from slmquant.machine.clock import now
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.sources.load import read_settings
@@ -51,6 +54,7 @@ class ModelRun:
     decision: Decision
     scratch: Path
     _captured: dict[frozenset[Statistic], CapturedFile | Failure] = field(default_factory=dict, init=False)
+    _leases: list[Lease] = field(default_factory=list, init=False)
     _not_quantized: dict[CellSpec, Failure] = field(default_factory=dict, init=False)
 
     def run(self) -> None:
@@ -74,7 +78,9 @@ class ModelRun:
 
     def _separate(self, pending: list[CellSpec]) -> None:
         """Run cells with early stopping; stored cells take part, too, and may evaluate more items."""
-        separation = Separation(self.rows.store, self._job, self.progress, self.rows.say, self.plan.timeout_s)
+        separation = Separation(
+            self.rows.store, self._run_cell, self.places, self.progress, self.rows.say, self.plan.timeout_s
+        )
         for spec in self.cells:
             if spec in pending:
                 ended = separation.enter(spec)
@@ -94,6 +100,17 @@ class ModelRun:
         self.rows.put(spec, self._run_cell(spec, keep_in), self.decision, started)
 
     def _run_cell(self, spec: CellSpec, keep_in: Path | None) -> CellResult | Failure:
+        """Run one cell; once more if an entry of the cache that it needs was damaged or removed meanwhile."""
+        result = self._try_cell(spec, keep_in)
+        if not isinstance(result, Failure) or not result.again:
+            return result
+        self.rows.say(f"{spec.label}: trying again, because {result.reason}")
+        self._captured.clear()
+        if spec != self.cells[0] and not self._has_reference_states(self.cells[0]):
+            self._finish(self.cells[0])
+        return self._try_cell(spec, keep_in)
+
+    def _try_cell(self, spec: CellSpec, keep_in: Path | None) -> CellResult | Failure:
         job = self._job(spec)
         if isinstance(job, Failure):
             return job
@@ -123,7 +140,11 @@ class ModelRun:
             device=self.plan.device,
             places=self.places,
         )
-        return run_isolated(run_capture, job, self.progress, self.plan.timeout_s)
+        captured = run_isolated(run_capture, job, self.progress, self.plan.timeout_s)
+        if isinstance(captured, CapturedFile):
+            with suppress(CacheError):  # removed already; the cell will ask for it again
+                self._leases.append(lease(captured.path))
+        return captured
 
     def _run_on(self, engine: str) -> None:
         """Measure the cells on an engine, unless the store holds all of them."""

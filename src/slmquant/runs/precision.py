@@ -4,8 +4,8 @@ Everything else stays in float32 (`model.computing.linear.multiply_in_`). Both d
 text; bfloat16 is chosen if it is at least `MIN_SPEEDUP` times as fast, and if the upper end of the interval of its
 divergence from float32 is at most `MAX_KL`. A shift of perplexity could not decide: over so few tokens its error is as
 large as any useful bound, while a divergence has no such error, as it is 0 if nothing changed.
-The decision is cached for this model, machine and torch version, so that a repeated run computes in the same dtype
-whatever the machine's load.
+The decision is cached for this model, machine and versions of torch and transformers, so that a repeated run computes
+in the same dtype whatever the machine's load.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant.analysis.intervals import student
+from slmquant.cache.entries import entry_path, get
+from slmquant.cache.write import About, put
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
-from slmquant.files import atomic_file, cache_path
 from slmquant.machine.environment import environment, usable_cores
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import LoadedModel, load
+from slmquant.model.sources.resolve import public_name
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.store.record import ComputeDtype, Metric
@@ -114,8 +117,8 @@ def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel 
     """
     corpus = load_corpus(job.corpus, job.places.data_dir, progress)
     path = _path(job, corpus.card.sha256)
-    if path.exists():
-        return PrecisionDecision(**json.loads(path.read_text(encoding="utf-8")))
+    if (known := get(path)) is not None:
+        return PrecisionDecision(**json.loads(known))
     torch.set_num_threads(usable_cores())
     loaded = loaded or load(job.model, device=job.device)
     length = fitting(_WINDOW_TOKENS, loaded.model.config)
@@ -128,8 +131,8 @@ def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel 
         runs.append(_compared(loaded.model, head, window))
         progress.advance()
     decision = _decide(runs, windows.numel())
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(asdict(decision)), encoding="utf-8")
+    about = About(public_name(job.model), f"compute dtype: {decision.dtype}")
+    put(path, about, json.dumps(asdict(decision)).encode())
     return decision
 
 
@@ -186,5 +189,5 @@ def _decide(runs: Sequence[_Run], tokens: int) -> PrecisionDecision:
 def _path(job: PrecisionJob, corpus_sha256: str) -> Path:
     machine = environment()
     key = [_VERSION, job.model_key, corpus_sha256, job.device, machine.cpu, machine.gpu, machine.threads,
-           torch.__version__]  # fmt: skip
-    return cache_path(job.places.cache_dir, "precision", key, ".json")
+           torch.__version__, transformers.__version__]  # fmt: skip
+    return entry_path(job.places.cache_dir, "precision", key)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from slmquant.cache.upkeep import limit_bytes
 from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.machine.clock import now
 from slmquant.machine.process import Failure, run_isolated
@@ -65,8 +66,10 @@ def run(
     Raises:
         UnknownNameError: A model source is not known.
         RefusedError: The device is not available.
+        OutputError: `SLMQUANT_CACHE_LIMIT` is not a size.
     """
     check_device(plan.device)
+    limit_bytes()
     places = Places(data_dir)
     total = len(plan.models) * len(plan.cells("model", "0", "float32")) * (1 + len(plan.engines))
     rows = Rows(store, places, tell or _ignore, total)

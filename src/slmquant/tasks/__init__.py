@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmquant import discovery
+from slmquant.cache.entries import is_sound
 from slmquant.errors import TaskNameError, UnknownNameError
 from slmquant.store.record import TaskSpec
 
@@ -98,7 +99,7 @@ def has_items(spec: TaskSpec) -> bool:
 
 
 def reference_path(key: ReferenceKey, spec: TaskSpec) -> Path | None:
-    """Path of the cached full-precision reference for `spec`; None if the task needs none."""
+    """Cache entry of the full-precision reference for `spec`; None if the task needs none."""
     from slmquant.tasks.common.contract import ComparingTask
 
     task = resolve(spec)
@@ -106,9 +107,9 @@ def reference_path(key: ReferenceKey, spec: TaskSpec) -> Path | None:
 
 
 def has_reference(key: ReferenceKey, spec: TaskSpec) -> bool:
-    """Whether the full-precision reference for `spec` is cached, or none is needed."""
-    path = reference_path(key, spec)
-    return path is None or path.exists()
+    """Whether the full-precision reference for `spec` is cached undamaged, or none is needed."""
+    entry = reference_path(key, spec)
+    return entry is None or is_sound(entry)
 
 
 def _own_task(name: str) -> Task:

@@ -18,7 +18,8 @@ from pydantic import TypeAdapter
 
 from slmquant._version import __version__
 from slmquant.boundary import or_none
-from slmquant.files import atomic_file, remove
+from slmquant.cache.entries import discard, get
+from slmquant.cache.write import About, put
 from slmquant.places import Places
 from slmquant.store.record import CellSpec, TaskSpec
 from slmquant.tasks.common.contract import TaskResult
@@ -54,22 +55,25 @@ def versioned(spec: CellSpec, *more: str) -> str:
 
 @dataclass(frozen=True)
 class TaskCheckpoints:
-    """The checkpoints of one cell, one file per task.
+    """The checkpoints of one cell, an entry of the cache per task.
 
     Attributes:
-        folder: Their folder; created with the first checkpoint.
+        cell: Label of the cell.
+        prefix: Path of its entries, without the task.
     """
 
-    folder: Path
+    cell: str
+    prefix: Path
 
     @classmethod
     def of(cls, spec: CellSpec, places: Places) -> TaskCheckpoints:
         """The checkpoints of a cell that reads its data and caches its results in `places`."""
-        return cls(places.cache_dir / "answered" / versioned(spec, str(places.data_dir)))
+        return cls(spec.label, places.cache_dir / "answered" / versioned(spec, str(places.data_dir)))
 
     def find(self, task: TaskSpec) -> TaskCheckpoint | None:
-        """The checkpoint of a task; None if there is none or it is unreadable."""
-        return or_none(lambda: _STORED.validate_json(self._path(task).read_bytes()))
+        """The checkpoint of a task; None if there is none or it was damaged."""
+        known = get(self._entry(task))
+        return None if known is None else or_none(lambda: _STORED.validate_json(known))
 
     def keep(self, task: TaskSpec, checkpoint: TaskCheckpoint) -> None:
         """Write the checkpoint of a task atomically.
@@ -77,12 +81,12 @@ class TaskCheckpoints:
         Raises:
             SpaceError: The disk is full.
         """
-        with atomic_file(self._path(task)) as temporary:
-            temporary.write_bytes(_STORED.dump_json(checkpoint))
+        put(self._entry(task), About(self.cell, f"finished task {task}"), _STORED.dump_json(checkpoint))
 
     def forget(self) -> None:
         """Remove all checkpoints of the cell, once its record is stored."""
-        remove(self.folder)
+        for entry in self.prefix.parent.glob(f"{self.prefix.name}*"):
+            discard(entry)
 
-    def _path(self, task: TaskSpec) -> Path:
-        return self.folder / f"{hashlib.sha256(str(task).encode()).hexdigest()[:16]}.json"
+    def _entry(self, task: TaskSpec) -> Path:
+        return self.prefix.with_name(f"{self.prefix.name}-{hashlib.sha256(str(task).encode()).hexdigest()[:16]}")

@@ -8,11 +8,14 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from slmquant.boundary import guarded, or_none
+from slmquant.cache.entries import entry_path, is_sound
+from slmquant.cache.write import About, writing
 from slmquant.errors import ModelError, SlmquantError, SourceError, UnknownNameError
-from slmquant.files import atomic_file, cache_dir, forget_oldest, mark_used, sha256
+from slmquant.files import atomic_file, cache_dir, sha256
 from slmquant.model.sources.catalog import KNOWN, KnownModel
 from slmquant.model.sources.provenance import Provenance, read_provenance
 from slmquant.progress import Progress, Silent
@@ -35,8 +38,8 @@ class LocalModel:
     """None for a folder that slmquant did not write."""
 
 
-KEPT_BYTES = 10_000_000_000
-"""Maximum size of cached models converted from GGUF; the least recently used are deleted first."""
+_CONVERSION = 1
+"""Version of what a GGUF file is converted to; part of the key of converted models."""
 
 
 def models_dir() -> Path:
@@ -66,7 +69,7 @@ def resolve(source: str, progress: Progress | None = None) -> Path:
     """The folder, in transformers' format, of the model that `source` names.
 
     `source` is tried in this order: a name in the cache or among the known models; a local folder; a local `.gguf`
-    file, which is converted once and cached (at most `KEPT_BYTES` for all); a hub id `organisation/name`, which
+    file, which is converted once and cached; a hub id `organisation/name`, which
     transformers' own client downloads.
 
     Raises:
@@ -180,17 +183,14 @@ def licence_of(folder: Path) -> str | None:
 
 def _converted(path: Path, progress: Progress) -> Path:
     """The folder converted from a GGUF file; converted now unless it is cached."""
-    digest = sha256(path)
-    kept = cache_dir() / "converted"
-    folder = kept / f"{path.stem}-{digest[:12]}"
-    if (folder / "config.json").exists():
-        mark_used(folder)
-        return folder
-    from slmquant.model.sources.importing import convert_gguf  # imports torch, which resolving a name does not need
+    key = [_CONVERSION, version("transformers"), path.stem, digest := sha256(path)]
+    entry = entry_path(cache_dir(), "converted", key)
+    if not is_sound(entry):
+        from slmquant.model.sources.importing import convert_gguf  # imports torch, which resolving does not need
 
-    converted = convert_gguf(path, digest, folder, progress)
-    forget_oldest(kept, KEPT_BYTES)
-    return converted
+        with writing(entry, About(path.stem, "converted from GGUF")) as temporary:
+            convert_gguf(path, digest, temporary / path.stem, progress)
+    return entry / path.stem
 
 
 def _from_hub(hub_id: str) -> Path:

@@ -24,11 +24,11 @@ from slmquant.boundary import or_none
 from slmquant.files import atomic_file
 from slmquant.machine.clock import now
 from slmquant.machine.process import Failure, run_isolated
+from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.runs.early_stopping.round_job import Asked, RoundJob, RoundResult, run_round
 from slmquant.runs.early_stopping.tally import Tally
-from slmquant.runs.repeats import with_repeats
-from slmquant.runs.work import CellJob, CellResult, run_cell
+from slmquant.runs.work import CellResult
 from slmquant.store.record import CellSpec, Phase, Record
 from slmquant.store.sqlite import Store
 from slmquant.tracks.task_checkpoints import versioned
@@ -84,7 +84,8 @@ class Separation:
 
     Args:
         store: The store for the rows; files between processes are kept next to it.
-        job_of: Returns the job of a cell's process, with its shared statistics.
+        measure: Quantizes a cell, measures the tasks that do not stop early, and saves the model in a folder.
+        places: Folders of data and of the cache.
         progress: Receives progress updates.
         say: Receives a line of text for each decision.
         timeout_s: Time limit of a single process, in seconds.
@@ -93,12 +94,13 @@ class Separation:
     def __init__(
         self,
         store: Store,
-        job_of: Callable[[CellSpec], CellJob | Failure],
+        measure: Callable[[CellSpec, Path | None], CellResult | Failure],
+        places: Places,
         progress: Progress,
         say: Callable[[str], None],
         timeout_s: float | None,
     ) -> None:
-        self._store, self._job_of, self._progress, self._say = store, job_of, progress, say
+        self._store, self._measure, self._places, self._progress, self._say = store, measure, places, progress, say
         self._timeout_s = timeout_s
         self._entrants: dict[str, _Entrant] = {}
         self._folder = store.path.with_name(f"{store.path.name}.rounds")
@@ -154,13 +156,9 @@ class Separation:
         path = entrant.folder / "measured.json"
         result = _read(_RESULT, path)
         if result is None:
-            job = self._job_of(entrant.spec)
-            if isinstance(job, Failure):
-                return job
-            measured = run_isolated(run_cell, replace(job, keep_in=entrant.kept), self._progress, self._timeout_s)
+            measured = self._measure(entrant.spec, entrant.kept)
             if isinstance(measured, Failure):
                 return measured
-            measured = with_repeats(measured, job, self._progress, self._timeout_s)
             with atomic_file(path) as temporary:
                 temporary.write_bytes(_RESULT.dump_json(measured))
             result = measured
@@ -213,10 +211,7 @@ class Separation:
         path = entrant.folder / f"round-{_digest(asked)}.json"
         result = _read(_ROUND, path)
         if result is None:
-            job = self._job_of(entrant.spec)
-            if isinstance(job, Failure):
-                return job
-            round_job = RoundJob(entrant.spec, entrant.kept, asked, job.places)
+            round_job = RoundJob(entrant.spec, entrant.kept, asked, self._places)
             answered = run_isolated(run_round, round_job, self._progress, self._timeout_s)
             if isinstance(answered, Failure):
                 return answered

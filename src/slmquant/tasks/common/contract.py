@@ -38,6 +38,11 @@ class ReferenceKey:
     data_dir: Path | None = None
     progress: Progress = field(default_factory=Silent)
 
+    @property
+    def model_name(self) -> str:
+        """The model's name, for people."""
+        return Path(self.config.name_or_path or "").name or "unnamed"
+
 
 @dataclass
 class EvalContext:

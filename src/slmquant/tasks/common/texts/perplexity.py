@@ -14,15 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from slmquant.cache.entries import entry_path, is_sound, lease
+from slmquant.cache.write import About
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens, window_bos
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
-from slmquant.errors import DataError, NumericalError
-from slmquant.files import cache_path
+from slmquant.errors import CacheError, DataError, NumericalError
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.running.output_head import OutputHead
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
@@ -75,7 +77,7 @@ class _Scores:
 
 
 def reference_path(corpus: str, where: ReferenceKey, spec: TaskSpec) -> Path:
-    """Path of the full-precision model's cached final hidden states on a corpus.
+    """Cache entry of the full-precision model's final hidden states on a corpus.
 
     Raises:
         DataError: The corpus was not found.
@@ -88,9 +90,10 @@ def reference_path(corpus: str, where: ReferenceKey, spec: TaskSpec) -> Path:
         "dtype": str(where.dtype),
         "device": where.device.type,
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "version": [METRIC_VERSION, FILE_VERSION],
     }
-    return cache_path(where.cache_dir, "reference", key, ".safetensors")
+    return entry_path(where.cache_dir, "reference", key)
 
 
 @torch.inference_mode()
@@ -101,14 +104,14 @@ def measure(corpus: str, context: EvalContext, spec: TaskSpec) -> TaskResult:
     it, but a noise floor.
 
     Raises:
-        DataError: The text is missing or shorter than a window, or the full-precision model has not been
-            measured on it yet.
+        DataError: The text is missing or shorter than a window.
+        CacheError: The full-precision model's states on it are not in the cache, or were damaged.
         NumericalError: A loss is not finite.
     """
     windows = _windows(corpus, context, spec)
     path = reference_path(corpus, context.reference_key, spec)
-    if not context.is_reference and not path.exists():
-        raise DataError(
+    if not context.is_reference and not is_sound(path):
+        raise CacheError(
             f"{spec} compares with the full-precision model's states, which are not in {context.cache_dir}; "
             f"measure the unquantized model on {spec} first"
         )
@@ -176,7 +179,7 @@ def _score_reference(name: str, context: EvalContext, windows: _Windows, path: P
             kept.add(hidden)
             losses.append(nll)
             context.progress.advance()
-    kept.save(path)
+    kept.save(path, About(context.reference_key.model_name, f"states on {name}, {len(ids)} windows"))
     return _Scores(torch.stack(losses), TokenFigures(*torch.stack(floors, dim=1)))
 
 
@@ -188,14 +191,15 @@ def _score(name: str, context: EvalContext, windows: _Windows, path: Path) -> _S
     rows = logit_rows(_vocab(context))
     scores: list[Tensor] = []
     context.progress.start(f"{name}: windows", len(ids))
-    for batch in ids.split(_batch_windows(ids)):
-        known = read_states(path, len(scores), len(scores) + len(batch)).to(context.device)
-        batch = batch.to(context.device)
-        for window, reference, hidden in zip(batch, known, head.hidden(batch), strict=True):
-            figures = _compared(reference_head, reference, head, hidden, window, rows)
-            _check_finite(figures[0], name, windows.positions[len(scores)])
-            scores.append(figures)
-            context.progress.advance()
+    with lease(path):
+        for batch in ids.split(_batch_windows(ids)):
+            known = read_states(path, len(scores), len(scores) + len(batch)).to(context.device)
+            batch = batch.to(context.device)
+            for window, reference, hidden in zip(batch, known, head.hidden(batch), strict=True):
+                figures = _compared(reference_head, reference, head, hidden, window, rows)
+                _check_finite(figures[0], name, windows.positions[len(scores)])
+                scores.append(figures)
+                context.progress.advance()
     stacked = torch.stack(scores, dim=1)
     return _Scores(stacked[0], TokenFigures(*stacked[1:]))
 

@@ -22,13 +22,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slmquant.boundary import guarded
-from slmquant.errors import DataError
-from slmquant.files import atomic_file
+from slmquant.cache.entries import discard
+from slmquant.cache.write import About, writing
+from slmquant.errors import CacheError
 
 __all__ = ["FILE_VERSION", "StatesToKeep", "read_states"]
 
-FILE_VERSION = 2
-"""Version of the file's layout; it is part of the file's name, so files of other versions are never read."""
+FILE_VERSION = 3
+"""Version of the file's layout; it is part of the entry's key, so files of other versions are never read."""
+_STATES = "states.safetensors"
 
 
 class StatesToKeep:
@@ -53,8 +55,8 @@ class StatesToKeep:
         self._scales.append(scale)
         self._checksums.append(_checksum(codes, scale))
 
-    def save(self, path: Path) -> None:
-        """Write the file, whole or not at all.
+    def save(self, entry: Path, about: About) -> None:
+        """Write the states to the cache, whole or not at all.
 
         Raises:
             ValueError: Not all windows were added.
@@ -67,30 +69,28 @@ class StatesToKeep:
             "scale": torch.stack(self._scales),
             "crc32": torch.tensor(self._checksums),
         }
-        with atomic_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"slmquant": "reference states", "version": str(FILE_VERSION)})
+        with writing(entry, about) as temporary:
+            save_file(tensors, temporary / _STATES)
 
 
-def read_states(path: Path, start: int, stop: int) -> Float[Tensor, "windows seq hidden"]:
+def read_states(entry: Path, start: int, stop: int) -> Float[Tensor, "windows seq hidden"]:
     """Read only the states of windows `start` to `stop`, as float32.
 
+    Their own checksums are checked, too, because a cell reads its windows over many minutes.
+
     Raises:
-        DataError: The file is missing, truncated or damaged.
+        CacheError: The entry is gone or damaged; a damaged one is removed.
     """
+    path = entry / _STATES
     with (
-        guarded(
-            lambda why: f"cannot read reference states {path} ({why}); delete the file and measure them again",
-            DataError,
-        ),
+        guarded(lambda why: f"cannot read reference states {path} ({why}); measure them again", CacheError),
         safe_open(path, framework="pt") as file,
     ):
         codes, scale, checksums = (file.get_slice(name)[start:stop] for name in ("states", "scale", "crc32"))
     for window, (own_codes, own_scale, checksum) in enumerate(zip(codes, scale, checksums.tolist(), strict=True)):
         if _checksum(own_codes, own_scale) != checksum:
-            raise DataError(
-                f"reference states {path} are damaged in window {start + window}; "
-                "delete the file and measure them again"
-            )
+            discard(entry, f"window {start + window} differs from its checksum")
+            raise CacheError(f"reference states {path} were damaged in window {start + window}; measure them again")
     return unpack(codes, scale)
 
 

@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from pydantic import TypeAdapter
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from slmquant.boundary import guarded
-from slmquant.errors import DataError
-from slmquant.files import atomic_file, cache_path
+from slmquant.cache.entries import entry_path, get
+from slmquant.cache.write import About, put
+from slmquant.errors import CacheError
 from slmquant.model.compatibility.context import context_limit
 from slmquant.model.running.token_trees import Tokens
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
@@ -66,7 +67,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Tokens:
 
 
 def reference_path(where: ReferenceKey, spec: TaskSpec) -> Path:
-    """Path of the full-precision model's cached continuations."""
+    """Cache entry of the full-precision model's continuations."""
     asked = _asked(where.config, where.tokenizer, spec)
     key = {
         "model": where.model_sha256,
@@ -75,9 +76,10 @@ def reference_path(where: ReferenceKey, spec: TaskSpec) -> Path:
         "dtype": str(where.dtype),
         "device": where.device.type,
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "version": METRIC_VERSION,
     }
-    return cache_path(where.cache_dir, "reference", key, ".json")
+    return entry_path(where.cache_dir, "reference", key)
 
 
 def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
@@ -93,24 +95,19 @@ def measure(context: EvalContext, spec: TaskSpec) -> TaskResult:
           later cells.
 
     Raises:
-        DataError: The full-precision model has not been measured on this yet.
+        CacheError: The full-precision model's texts are not in the cache, or were damaged.
         NumericalError: A logit is not finite.
     """
     asked = _asked(context.model.config, context.tokenizer, spec)
     path = reference_path(context.reference_key, spec)
-    if not context.is_reference and not path.exists():
-        raise DataError(
-            f"{spec} compares with the full-precision model's texts, which are not in {context.cache_dir}; "
-            f"measure the unquantized model on {spec} first"
-        )
-    reference = None if context.is_reference else _read(path, asked.tokens)
+    reference = None if context.is_reference else _read(path, asked.tokens, context, spec)
     context.progress.start(f"{spec.name}: texts", len(asked.tokens))
     prompts = list(asked.tokens.values())
     written = continue_greedily(context, spec.name, prompts, asked.new_tokens, penalties=False)
     texts = dict(zip(asked.tokens, written, strict=True))
     if reference is None:
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(texts), encoding="utf-8")
+        about = About(context.reference_key.model_name, f"texts on {spec}")
+        put(path, about, json.dumps(texts).encode())
     return TaskResult(
         metrics=tuple(_metrics(texts, reference, asked, spec)),
         data=(card(),),
@@ -204,9 +201,13 @@ def card() -> DataCard:
     )
 
 
-def _read(path: Path, asked: Collection[str]) -> dict[str, list[int]]:
-    with guarded(
-        lambda why: f"cannot read reference texts {path} ({why}); delete the file and measure them again", DataError
-    ):
-        texts = TypeAdapter(dict[str, list[int]]).validate_json(path.read_bytes())
-        return {name: texts[name] for name in asked}
+def _read(entry: Path, asked: Collection[str], context: EvalContext, spec: TaskSpec) -> dict[str, list[int]]:
+    """The full-precision model's continuations of the prompts `asked`."""
+    known = get(entry)
+    if known is None:
+        raise CacheError(
+            f"{spec} compares with the full-precision model's texts, which are not in {context.cache_dir}; "
+            f"measure the unquantized model on {spec} first"
+        )
+    texts = TypeAdapter(dict[str, list[int]]).validate_json(known)
+    return {name: texts[name] for name in asked}
