@@ -116,9 +116,10 @@ def test_the_task_keeps_its_contract(task_context: Callable[[], object]) -> None
 
 @pytest.fixture
 def task_context(tmp_path: Path, artifact: Artifact) -> Callable[[], object]:
+    from slmquant.model.computing.modes import FLOAT32
     from slmquant.tasks.common.contract import EvalContext
 
-    return lambda: EvalContext(artifact.quantized.model, torch.float32, artifact.tokenizer, "0" * 64, tmp_path)
+    return lambda: EvalContext(artifact.quantized.model, FLOAT32, artifact.tokenizer, "0" * 64, tmp_path)
 
 
 def test_they_appear_and_work_on_the_command_line(tmp_path: Path, artifact: Artifact) -> None:

@@ -28,6 +28,7 @@ from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.corpora import calibration_corpus
 from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
 from slmquant.formats import native
+from slmquant.model.computing.modes import MODES, mode_of
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, identify, load
 from slmquant.model.sources.resolve import place_of
@@ -41,7 +42,7 @@ from slmquant.runs.work import evaluation_context
 from slmquant.schemes import Scheme, parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 from slmquant.store import Record, Store, default_store_path
-from slmquant.store.record import Budget, CalibrationSpec, TaskSpec
+from slmquant.store.record import Budget, CalibrationSpec, ComputeDtype, TaskSpec
 from slmquant.tracks.compression import Evaluation
 from slmquant.tracks.compression import evaluate as evaluate_tasks
 
@@ -94,7 +95,7 @@ def quantize(
         method,
         parsed,
         CachedCalibration(spec, captured, loaded, data_dir),
-        dtype=getattr(torch, chosen),
+        dtype=MODES[chosen].linears,
         seed=seed,
         budget=budget,
         progress=progress,
@@ -145,8 +146,9 @@ def evaluate(
     """
     specs = [tasks.parse(name) for name in task_names]
     progress, places = progress or Silent(), Places(data_dir)
+    mode = mode_of(artifact.quantized.dtype)
     context = evaluation_context(
-        artifact.quantized, artifact.tokenizer, artifact.source, _key(artifact), places, progress
+        artifact.quantized, mode, artifact.tokenizer, artifact.source, _key(artifact), places, progress
     )
     key = context.reference_key
     missing = [spec for spec in specs if not context.is_reference and not tasks.has_reference(key, spec)]
@@ -199,7 +201,7 @@ def _dtype(
     places: Places,
     progress: Progress,
     loaded: LoadedModel,
-) -> str:
+) -> ComputeDtype:
     if dtype not in get_args(Dtype):
         raise UnknownNameError("dtype", dtype, get_args(Dtype))
     if dtype != "auto":
@@ -220,7 +222,8 @@ def _measure_reference(artifact: Artifact, specs: Sequence[TaskSpec], places: Pl
             f"{artifact.source_sha256[:16]} as in the artifact; restore them, or quantize the model again"
         )
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration(), dtype=artifact.quantized.dtype)
-    context = evaluation_context(reference, artifact.tokenizer, artifact.source, _key(artifact), places, progress)
+    mode = mode_of(reference.dtype)
+    context = evaluation_context(reference, mode, artifact.tokenizer, artifact.source, _key(artifact), places, progress)
     evaluate_tasks(context, specs)
 
 

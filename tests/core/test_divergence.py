@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from slmquant.core import divergence
-from slmquant.core.divergence import compare_, log_normalize_, next_token_nll, normalizers, token_divergence_
+from slmquant.core.divergence import (
+    _highest,
+    compare_,
+    log_normalize_,
+    next_token_nll,
+    normalizers,
+    token_divergence_,
+)
 
 
 def _logits(seed: int, tokens: int = 7, vocab: int = 50) -> Tensor:
@@ -122,3 +129,16 @@ def test_normalizers_are_the_log_sum_and_the_top_of_every_row() -> None:
     normalizer, top = normalizers(logits)
     assert torch.allclose(normalizer.double(), logits.double().exp().sum(dim=-1).log(), atol=1e-5)
     assert torch.equal(top, logits.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("vocab", [5, 600, 128 * 5, 128 * 6, 128 * 6 + 1, 1000])
+def test_the_highest_values_are_those_of_topk(vocab: int) -> None:
+    block = torch.randn(7, vocab, generator=torch.Generator().manual_seed(vocab))
+    block[0, -5:] = 9.0  # ties, in the rest that fills no part
+    values, indices = _highest(block, 5)
+    expected = block.topk(5)
+
+    assert torch.equal(values, expected.values)
+    assert torch.equal(block.gather(1, indices), values)
+    assert all(len(set(row.tolist())) == 5 for row in indices)
+    assert torch.equal(indices[1:], expected.indices[1:])

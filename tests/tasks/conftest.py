@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slmquant.calib import hub
+from slmquant.model.computing.modes import FLOAT32
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tasks.common.lm_eval import rows
 from tests.tasks.made_up import arc_rows, sentences, write_rows
@@ -85,7 +86,7 @@ def context(
     def build(seed: int = 0, is_reference: bool = False, model: Any = None) -> EvalContext:
         return EvalContext(
             model=model or tiny_model(seed),
-            dtype=torch.float32,
+            mode=FLOAT32,
             tokenizer=tokenizer,
             model_sha256="0" * 64,
             cache_dir=tmp_path / "cache",

@@ -9,6 +9,7 @@ import torch
 
 from slmquant.calib.calibration import NoCalibration
 from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.computing.modes import FLOAT32
 from slmquant.model.running.output_head import OutputHead
 from slmquant.quantization import quantize_
 from slmquant.schemes import parse
@@ -77,7 +78,7 @@ def stories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         spec = TaskSpec(name="wikitext2", limit=2)
         context = EvalContext(
             model=quantized.model.eval(),
-            dtype=torch.float32,
+            mode=FLOAT32,
             tokenizer=loaded.tokenizer,
             model_sha256=loaded.sha256,
             cache_dir=tmp_path / "cache",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from slmquant.errors import SlmquantError
+from slmquant.model.computing.modes import FLOAT32
 from slmquant.store.record import TaskSpec
 from slmquant.tasks import resolve
 from slmquant.tasks.common.contract import EvalContext
@@ -30,7 +31,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> EvalContext:
         pytest.skip(f"the model is not here: {error}")
     return EvalContext(
         model=loaded.model,
-        dtype=torch.float32,
+        mode=FLOAT32,
         tokenizer=loaded.tokenizer,
         model_sha256=loaded.sha256,
         cache_dir=tmp_path_factory.mktemp("cache"),

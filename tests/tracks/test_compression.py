@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from slmquant import tasks
 from slmquant.cache.entries import CONTENT
 from slmquant.errors import NumericalError, RefusedError
+from slmquant.model.computing.modes import FLOAT32
 from slmquant.places import Places
 from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks.common.contract import EvalContext, TaskResult
@@ -53,7 +54,7 @@ def asking(monkeypatch: pytest.MonkeyPatch) -> Asking:
 
 def context(tmp_path: Path, is_reference: bool = False) -> EvalContext:
     model = tiny("llama")
-    return EvalContext(model, model.dtype, PreTrainedTokenizerBase(), "0", tmp_path, is_reference=is_reference)
+    return EvalContext(model, FLOAT32, PreTrainedTokenizerBase(), "0", tmp_path, is_reference=is_reference)
 
 
 def test_a_stopped_cell_goes_on_with_the_task_that_was_in_flight(tmp_path: Path, asking: Asking) -> None:

@@ -22,6 +22,7 @@ from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiply_in_, multiplying_in
+from slmquant.model.computing.modes import MODES, attending_in
 from slmquant.model.discovery.relations import discover
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, load, unmap_
@@ -29,7 +30,7 @@ from slmquant.model.sources.resolve import public_name
 from slmquant.model.structure import Relations
 from slmquant.places import Places
 from slmquant.progress import Progress
-from slmquant.store.record import CalibrationSpec, DataCard, Phase
+from slmquant.store.record import CalibrationSpec, ComputeDtype, DataCard, Phase
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class CaptureJob:
     model: str
     calibration: CalibrationSpec
     wanted: frozenset[Statistic]
-    dtype: str
+    dtype: ComputeDtype
     device: str
     places: Places
 
@@ -88,13 +89,13 @@ def run_capture(job: CaptureJob, progress: Progress, loaded: LoadedModel | None 
     given, loaded = loaded, loaded or load(job.model, device=job.device)
     windows = _windows(loaded, corpus, job.calibration)
     relations = discover(loaded.model)
-    dtype = getattr(torch, job.dtype)
+    mode = MODES[job.dtype]
     if given is None:
-        multiply_in_(loaded.model, dtype)
+        multiply_in_(loaded.model, mode.linears)
         unmap_(loaded.model)
     meter = Meter()
-    left_as_it_is = nullcontext() if given is None else multiplying_in(loaded.model.base_model, dtype)
-    with left_as_it_is, meter.phase("capture"):
+    left_as_it_is = nullcontext() if given is None else multiplying_in(loaded.model.base_model, mode.linears)
+    with left_as_it_is, attending_in(mode.attention), meter.phase("capture"):
         captured = capture(loaded.model, relations, windows, job.wanted, progress)
     stored.save(captured, path, key.about(public_name(job.model)), meter.phases[0].model_copy(update={"shared": True}))
     return CapturedFile(path, corpus.card)

@@ -63,7 +63,12 @@ def command(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Random seed.", show_default="0")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Compute dtype of evaluation: auto, float32 or bfloat16.", show_default="auto")
+        str | None,
+        typer.Option(
+            help="Compute dtype of evaluation: auto, float32, bfloat16 (linears) or bfloat16_all (attention and head, "
+            "too).",
+            show_default="auto",
+        ),
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Learning budget of methods that learn: fast or paper.", show_default="fast")

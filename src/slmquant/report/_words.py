@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import yaml
 
@@ -14,7 +14,7 @@ from slmquant.report._headline import perplexity_of
 from slmquant.report._noise import busy_notes
 from slmquant.report._sections import Cell, Section
 from slmquant.store.export import calibration_label
-from slmquant.store.record import CalibrationSpec, CellSpec, Environment, Record
+from slmquant.store.record import CalibrationSpec, CellSpec, ComputeDtype, Environment, Record
 
 _DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
@@ -185,6 +185,13 @@ def _widest_contest(section: Section) -> list[tuple[float, Cell]]:
     return max(contests, key=lambda cells: cells[-1][0] / cells[0][0], default=[])
 
 
+_PRODUCTS: Mapping[ComputeDtype, str] = {
+    "float32": "",
+    "bfloat16": ", matrix products of linear layers in bfloat16",
+    "bfloat16_all": ", matrix products of linear layers and attention in bfloat16, those of the head from bfloat16",
+}
+
+
 def _model_notes(section: Section) -> list[str]:
     sentences = []
     for card in dict.fromkeys(record.model for record in section.records if record.model):
@@ -194,8 +201,7 @@ def _model_notes(section: Section) -> list[str]:
         )
     spec = section.records[0].spec
     seeds = ", ".join(_unique(str(record.spec.seed) for record in section.records))
-    products = "" if spec.compute_dtype == "float32" else f", matrix products of linear layers in {spec.compute_dtype}"
-    sentences.append(f"Evaluated in float32{products}, on {spec.device}; seed {seeds}.")
+    sentences.append(f"Evaluated in float32{_PRODUCTS[spec.compute_dtype]}, on {spec.device}; seed {seeds}.")
     labels = _unique(calibration_label(r.spec.calibration) or "" for r in section.records)
     calibrations = [label for label in labels if label]
     if calibrations:

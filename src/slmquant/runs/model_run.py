@@ -16,6 +16,7 @@ from slmquant.calib.statistics import Statistic
 from slmquant.errors import CacheError, SlmquantError
 from slmquant.machine.clock import now
 from slmquant.machine.process import Failure, run_isolated
+from slmquant.model.computing.modes import MODES
 from slmquant.model.sources.load import read_settings
 from slmquant.places import Places
 from slmquant.progress import Progress
@@ -203,7 +204,7 @@ class ModelRun:
             settings = read_settings(spec.model)
             key = ReferenceKey(
                 model_sha256=spec.model_key,
-                dtype=getattr(torch, spec.compute_dtype),
+                mode=MODES[spec.compute_dtype],
                 device=torch.device(spec.device),
                 config=settings.config,
                 tokenizer=settings.tokenizer,

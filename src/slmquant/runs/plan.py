@@ -28,7 +28,7 @@ from slmquant.runs.inputs import Contents
 from slmquant.schemes import Scheme, parse
 from slmquant.store.record import Budget, CalibrationSpec, CellSpec, ComputeDtype, TaskSpec
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "bfloat16_all"]
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 
 _LARGEST_FILE, _DEEPEST, _MOST_ALIASES = 1 << 18, 16, 100
@@ -69,7 +69,7 @@ class Plan(BaseModel):
     calibration: CalibrationSpec = CalibrationSpec()
     """Calibration set of every method that needs one."""
     dtype: Dtype = "auto"
-    """Compute dtype of evaluation; `auto` measures speed and error of bfloat16 and decides."""
+    """Compute dtype of evaluation; `auto` measures speed and error of each on the model and decides."""
     device: Name = "cpu"
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     budget: Budget = "fast"

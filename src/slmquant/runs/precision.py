@@ -1,25 +1,27 @@
-"""Chooses the dtype of linears: bfloat16 if a measurement shows it to be faster and as accurate on the model.
+"""Chooses the compute mode: the fastest that a measurement on the model shows to be as accurate as float32.
 
-Everything else stays in float32 (`model.computing.linear.multiply_in_`). Both dtypes run over the same windows of
-text; bfloat16 is chosen if it is at least `MIN_SPEEDUP` times as fast, and if the upper end of the interval of its
-divergence from float32 is at most `MAX_KL`. A shift of perplexity could not decide: over so few tokens its error is as
-large as any useful bound, while a divergence has no such error, as it is 0 if nothing changed.
+All modes (`model.computing.modes`) run in turns over the same windows of text. From float32 on, the next less exact
+mode is chosen if it is at least `MIN_SPEEDUP` times as fast as the chosen one, and if the upper end of the interval of
+its divergence from float32 is at most `MAX_KL`. What is timed is body and head, as in evaluation. A shift of perplexity
+could not decide: over so few tokens its error is as large as any useful bound, while a divergence has no such error, as
+it is 0 if nothing changed.
 The decision is cached for this model, machine and versions of torch and transformers, so that a repeated run computes
-in the same dtype whatever the machine's load.
+in the same mode whatever the machine's load.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
+from pydantic import TypeAdapter
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -28,10 +30,11 @@ from slmquant.cache.entries import entry_path, get
 from slmquant.cache.write import About, put
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
-from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
+from slmquant.core.divergence import compare_
 from slmquant.machine.environment import environment, usable_cores
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiplying_in
+from slmquant.model.computing.modes import FLOAT32, MODES, ComputeMode, attending_in
 from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import LoadedModel, load
 from slmquant.model.sources.resolve import public_name
@@ -40,18 +43,18 @@ from slmquant.progress import Progress
 from slmquant.store.record import ComputeDtype, Metric
 
 MIN_SPEEDUP = 1.1
-"""Smallest speedup at which bfloat16 is worth its rounding."""
+"""Smallest speedup at which a mode is worth its rounding."""
 MAX_KL = 0.001
-"""Largest accepted divergence of bfloat16 products from float32, in nats: a ninth of the smallest that was measured for
-8-bit methods (0.009; round-to-nearest has 0.03), four times that of bfloat16 products (0.00026)."""
+"""Largest accepted divergence from float32, in nats: a ninth of the smallest that was measured for 8-bit methods
+(0.009; round-to-nearest has 0.03), three to five times that of the modes with bfloat16 (0.0002 to 0.0003)."""
 
 _WINDOWS, _WINDOW_TOKENS = 8, 512
-_VERSION = 6
+_VERSION = 7
 
 
 @dataclass(frozen=True)
 class PrecisionJob:
-    """The model to choose a dtype for, and the text to measure on."""
+    """The model to choose a mode for, and the text to measure on."""
 
     model: str
     model_key: str
@@ -61,18 +64,17 @@ class PrecisionJob:
 
 
 @dataclass(frozen=True)
-class PrecisionDecision:
-    """The measurement and the dtype it leads to.
+class ModeTrial:
+    """Speed and accuracy of a mode.
 
     Attributes:
-        dtype: Dtype to compute in.
-        speedup: Seconds in float32 over seconds in bfloat16, the median over windows run in turn; on a CPU, seconds
+        dtype: The mode's name.
+        speedup: Seconds in float32 over seconds in this mode, the median over windows run in turn; on a CPU, seconds
             of processor time.
-        kl: KL(float32‖bfloat16) in nats, over `tokens` tokens.
+        kl: KL(float32‖mode) in nats.
         kl_stderr: Its standard error, from windows drawn at random.
         kl_high: The upper end of its 95 % interval, which decides.
-        perplexity_shift: `ppl(bfloat16) / ppl(float32) − 1`; not used for the decision.
-        tokens: Number of tokens that both dtypes ran over.
+        perplexity_shift: `ppl(mode) / ppl(float32) − 1`; not used for the decision.
     """
 
     dtype: ComputeDtype
@@ -81,31 +83,47 @@ class PrecisionDecision:
     kl_stderr: float
     kl_high: float
     perplexity_shift: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.dtype} is {self.speedup:.1f} times as fast as float32 here; its divergence from it is "
+            f"{self.kl:.2g} nats, at most {self.kl_high:.2g}"
+        )
+
+
+@dataclass(frozen=True)
+class PrecisionDecision:
+    """The mode to compute in, and the trials that it was chosen from, over `tokens` tokens."""
+
+    dtype: ComputeDtype
+    trials: tuple[ModeTrial, ...]
     tokens: int
 
     def metrics(self) -> list[Metric]:
         """The measurement as metrics of a row."""
+        return [metric for trial in self.trials for metric in self._metrics(trial)]
+
+    def _metrics(self, trial: ModeTrial) -> Iterator[Metric]:
         protocol = (
-            f"bfloat16 products against float32 over {self.tokens} tokens; KL at most {self.kl_high:.2g} nats at 95 %, "
+            f"{trial.dtype} against float32 over {self.tokens} tokens; KL at most {trial.kl_high:.2g} nats at 95 %, "
             f"{MAX_KL:g} accepted; computed in {self.dtype}"
         )
+        short = trial.dtype.replace("bfloat16", "bf16")
         figures = (
-            ("bf16_speedup", self.speedup, "ratio", None),
-            ("bf16_kl_mean", self.kl, "nats", self.kl_stderr),
-            ("bf16_perplexity_shift", self.perplexity_shift, "ratio", None),
+            ("speedup", trial.speedup, "ratio", None),
+            ("kl_mean", trial.kl, "nats", trial.kl_stderr),
+            ("perplexity_shift", trial.perplexity_shift, "ratio", None),
         )
-        return [
-            Metric(
-                name=name, value=value, unit=unit, higher_is_better=None, n=self.tokens, stderr=stderr,
-                clusters=None if stderr is None else _WINDOWS, protocol=protocol,
-            )
-            for name, value, unit, stderr in figures
-            if math.isfinite(value)  # bfloat16 may overflow; then it is not chosen
-        ]  # fmt: skip
+        for name, value, unit, stderr in figures:
+            if math.isfinite(value):  # bfloat16 may overflow; then it is not chosen
+                yield Metric(
+                    name=f"{short}_{name}", value=value, unit=unit, higher_is_better=None, n=self.tokens,
+                    stderr=stderr, clusters=None if stderr is None else _WINDOWS, protocol=protocol,
+                )  # fmt: skip
 
 
 def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel | None = None) -> PrecisionDecision:
-    """Measure both dtypes, or read an earlier measurement of the same model on the same machine.
+    """Measure all modes, or read an earlier measurement of the same model on the same machine.
 
     Args:
         job: Which model, text and device.
@@ -118,72 +136,107 @@ def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel 
     corpus = load_corpus(job.corpus, job.places.data_dir, progress)
     path = _path(job, corpus.card.sha256)
     if (known := get(path)) is not None:
-        return PrecisionDecision(**json.loads(known))
+        return _STORED.validate_json(known)
     torch.set_num_threads(usable_cores())
     loaded = loaded or load(job.model, device=job.device)
     length = fitting(_WINDOW_TOKENS, loaded.model.config)
     windows = calibration_windows(loaded.tokenizer, corpus, _WINDOWS, length, 0).to(job.device)
-    head = OutputHead(loaded.model)
-    _compared(loaded.model, head, windows[0])  # the first run includes set-up time
+    _run_modes(loaded.model, windows[0])  # the first run includes set-up time
     progress.start("choose the compute dtype", len(windows))
     runs = []
-    for window in windows:  # in turn, so that other load affects both dtypes alike
-        runs.append(_compared(loaded.model, head, window))
+    for window in windows:  # in turn, so that other load affects all modes alike
+        runs.append(_run_modes(loaded.model, window))
         progress.advance()
     decision = _decide(runs, windows.numel())
-    about = About(public_name(job.model), f"compute dtype: {decision.dtype}")
-    put(path, about, json.dumps(asdict(decision)).encode())
+    put(path, About(public_name(job.model), f"compute dtype: {decision.dtype}"), _STORED.dump_json(decision))
     return decision
+
+
+_STORED = TypeAdapter(PrecisionDecision)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One window in both dtypes, float32 first: seconds and mean loss of each, and their mean divergence."""
+    """One window in one mode: seconds, mean loss, and mean divergence from float32."""
 
-    seconds: tuple[float, float]
-    losses: tuple[float, float]
+    seconds: float
+    loss: float
     kl: float
 
 
 @torch.inference_mode()
-def _timed(head: OutputHead, window: Tensor) -> tuple[float, Tensor]:
-    """Seconds for the hidden states of a window, and the states; the head computes in float32 in either case.
+def _run_modes(model: PreTrainedModel, window: Tensor) -> dict[ComputeDtype, _Run]:
+    """Run a window in every mode, float32 first."""
+    exact, reference = OutputHead(model), None
+    runs: dict[ComputeDtype, _Run] = {}
+    for mode in MODES.values():
+        runs[mode.name], hidden = _run_in(mode, model, window, exact, reference)
+        reference = hidden if reference is None else reference
+    return runs
 
-    On a CPU the seconds are this process's processor time, which other load on the machine hardly changes.
+
+def _run_in(
+    mode: ComputeMode, model: PreTrainedModel, window: Tensor, exact: OutputHead, reference: Tensor | None
+) -> tuple[_Run, Tensor]:
+    """Run a window in a mode; returns its hidden states, too.
+
+    Args:
+        mode: The mode.
+        model: The model, in float32.
+        window: Token ids.
+        exact: The head in float32.
+        reference: Hidden states in float32 to compare with; None to compare this run's with themselves.
     """
-    clock = time.process_time if window.device.type == "cpu" else time.perf_counter
-    started = clock()
-    hidden = head.hidden(window[None])[0, :-1]
-    return clock() - started, hidden
-
-
-@torch.inference_mode()
-def _compared(model: PreTrainedModel, head: OutputHead, window: Tensor) -> _Run:
-    plain_s, plain = _timed(head, window)
-    with multiplying_in(model.base_model, torch.bfloat16):
-        products_s, products = _timed(head, window)
-    chunk = max(1, len(plain) // 4)  # a quarter of the logits at a time
+    head, clock = OutputHead(model, dtype=mode.head), _Clock(window.device)
+    with multiplying_in(model.base_model, mode.linears), attending_in(mode.attention):
+        hidden = clock.time(lambda: head.hidden(window[None])[0, :-1])
+    reference = hidden if reference is None else reference
+    rows = max(1, len(hidden) // 4)  # a quarter of the logits at a time
     parts = []
-    for reference, other, targets in zip(
-        plain.split(chunk), products.split(chunk), window[1:].split(chunk), strict=True
-    ):
-        blocks = [head.logits(reference), head.logits(other)]
-        loss = next_token_nll(log_normalize_(blocks[0].clone()), targets)
-        compared = compare_(blocks[0], blocks[1], targets)
-        parts.append(torch.stack([loss, compared.nll, compared.divergence.forward]).double())
-    means = torch.cat(parts, dim=1).mean(dim=1)
-    return _Run((plain_s, products_s), (float(means[0]), float(means[1])), float(means[2]))
+    for states, known, targets in zip(hidden.split(rows), reference.split(rows), window[1:].split(rows), strict=True):
+        compared = compare_(exact.logits(known), clock.time(partial(head.logits, states)), targets)
+        parts.append(torch.stack([compared.nll, compared.divergence.forward]).double())
+    loss, kl = torch.cat(parts, dim=1).mean(dim=1).tolist()
+    return _Run(clock.seconds, loss, kl), hidden
 
 
-def _decide(runs: Sequence[_Run], tokens: int) -> PrecisionDecision:
-    """Decide from the runs over all windows; figures that are not finite decide for float32."""
-    speedup = statistics.median(run.seconds[0] / run.seconds[1] for run in runs)
-    shift = math.expm1(min(100.0, math.fsum(run.losses[1] - run.losses[0] for run in runs) / len(runs)))
-    kl = math.fsum(run.kl for run in runs) / len(runs)
-    stderr = math.sqrt(math.fsum((run.kl - kl) ** 2 for run in runs) / (len(runs) - 1) / len(runs))
-    high = student(kl, stderr, len(runs)).high if math.isfinite(kl) else math.inf
-    good = speedup >= MIN_SPEEDUP and high <= MAX_KL
-    return PrecisionDecision("bfloat16" if good else "float32", speedup, kl, stderr, high, shift, tokens)
+class _Clock:
+    """Adds up seconds; on a CPU those of this process's processor time, which other load hardly changes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = 0.0
+        self._device = device
+
+    def time(self, work: Callable[[], Tensor]) -> Tensor:
+        """Run `work`, and count its time."""
+        read = time.process_time if self._device.type == "cpu" else time.perf_counter
+        started = read()
+        result = work()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds += read() - started
+        return result
+
+
+def _decide(runs: Sequence[Mapping[ComputeDtype, _Run]], tokens: int) -> PrecisionDecision:
+    """Decide from the runs over all windows; figures that are not finite decide against a mode."""
+    exact = FLOAT32.name
+    trials = tuple(_trial(name, runs) for name in MODES if name != exact)
+    chosen, speedup = exact, 1.0
+    for trial in trials:
+        if trial.speedup >= MIN_SPEEDUP * speedup and trial.kl_high <= MAX_KL:
+            chosen, speedup = trial.dtype, trial.speedup
+    return PrecisionDecision(chosen, trials, tokens)
+
+
+def _trial(name: ComputeDtype, runs: Sequence[Mapping[ComputeDtype, _Run]]) -> ModeTrial:
+    pairs = [(run[FLOAT32.name], run[name]) for run in runs]
+    speedup = statistics.median(exact.seconds / run.seconds for exact, run in pairs)
+    shift = math.expm1(min(100.0, math.fsum(run.loss - exact.loss for exact, run in pairs) / len(pairs)))
+    kl = math.fsum(run.kl for _, run in pairs) / len(pairs)
+    stderr = math.sqrt(math.fsum((run.kl - kl) ** 2 for _, run in pairs) / (len(pairs) - 1) / len(pairs))
+    high = student(kl, stderr, len(pairs)).high if math.isfinite(kl) else math.inf
+    return ModeTrial(name, speedup, kl, stderr, high, shift)
 
 
 def _path(job: PrecisionJob, corpus_sha256: str) -> Path:

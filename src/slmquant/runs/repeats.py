@@ -15,6 +15,7 @@ from slmquant.calib.cached import CachedCalibration
 from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
 from slmquant.machine.process import Failure, run_isolated
+from slmquant.model.computing.modes import MODES
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
@@ -45,7 +46,7 @@ def run_quantize(job: CellJob, progress: Progress) -> Phase:
     with meter.phase("quantize"):
         quantize_(
             loaded.model, job.spec.method, parse(job.spec.scheme), calibration,
-            dtype=getattr(torch, job.spec.compute_dtype), seed=job.spec.seed, budget=job.spec.budget or "fast",
+            dtype=MODES[job.spec.compute_dtype].linears, seed=job.spec.seed, budget=job.spec.budget or "fast",
             progress=progress,
         )  # fmt: skip
     return meter.phases[0]

@@ -133,11 +133,8 @@ class _Bench:
         job = PrecisionJob(model, key, self.plan.calibration.corpus, self.plan.device, self.places)
         measured = run_isolated(decide_precision, job, self.progress)
         if isinstance(measured, Failure):
-            remark = f"computed in float32: bfloat16 could not be tried ({measured.reason})"
+            remark = f"computed in float32: other dtypes could not be tried ({measured.reason})"
             self.rows.say(remark)
             return Decision("float32", remark=remark)
-        self.rows.say(
-            f"computing in {measured.dtype}: bfloat16 is {measured.speedup:.1f} times as fast here; its divergence "
-            f"from float32 is {measured.kl:.2g} nats, at most {measured.kl_high:.2g}"
-        )
+        self.rows.say(f"computing in {measured.dtype}: {'; '.join(map(str, measured.trials))}")
         return Decision(measured.dtype, tuple(measured.metrics()))

@@ -18,6 +18,7 @@ from slmquant.artifact import Artifact
 from slmquant.calib.cached import CachedCalibration, CapturedFile
 from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
+from slmquant.model.computing.modes import MODES, ComputeMode
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.sources.load import load, unmap_
 from slmquant.places import Places
@@ -68,7 +69,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     torch.set_num_threads(usable_cores())
     torch.manual_seed(job.spec.seed)
     meter = Meter()
-    dtype: torch.dtype = getattr(torch, job.spec.compute_dtype)
+    mode = MODES[job.spec.compute_dtype]
     mapped = not methods.load(job.spec.method).rewrites_weights
     with meter.phase("load"):
         loaded = load(job.spec.model, device=job.spec.device, mapped=mapped)
@@ -80,7 +81,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
             job.spec.method,
             parse(job.spec.scheme),
             calibration,
-            dtype=dtype,
+            dtype=mode.linears,
             seed=job.spec.seed,
             budget=job.spec.budget or "fast",
             progress=progress,
@@ -91,10 +92,10 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         meter.phases.insert(1, bill.phase)
     consumed = [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, bill.tokens)
     with meter.phase("evaluate"):
-        if mapped and dtype != torch.float32:  # few of the mapped file's weights are still in use
+        if mapped and mode.linears != torch.float32:  # few of the mapped file's weights are still in use
             unmap_(quantized.model)
         context = evaluation_context(
-            quantized, loaded.tokenizer, job.spec.model, job.spec.model_key, job.places, progress
+            quantized, mode, loaded.tokenizer, job.spec.model, job.spec.model_key, job.places, progress
         )
         whole = [task for task in job.spec.tasks if task.until_separated is None]
         evaluation = evaluate(context, whole, TaskCheckpoints.of(job.spec, job.places))
@@ -118,6 +119,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
 
 def evaluation_context(
     quantized: QuantizedModel,
+    mode: ComputeMode,
     tokenizer: PreTrainedTokenizerBase,
     source: str,
     key: str,
@@ -127,7 +129,7 @@ def evaluation_context(
     """The context in which tasks measure `quantized`; the references of `source` are cached under `key`."""
     return EvalContext(
         model=quantized.model.eval(),
-        dtype=quantized.dtype,
+        mode=mode,
         tokenizer=tokenizer,
         model_sha256=key,
         cache_dir=places.cache_dir,

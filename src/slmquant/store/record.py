@@ -27,8 +27,8 @@ SCHEMA_VERSION = 2
 """Version of the record format. Every change so far only added optional fields, so records of older schemas are read as
 they are. 1: no `inputs`. 2: `inputs`."""
 
-ComputeDtype = Literal["float32", "bfloat16"]
-"""What linears multiply in."""
+ComputeDtype = Literal["float32", "bfloat16", "bfloat16_all"]
+"""What matrix products take: `bfloat16` those of linears, `bfloat16_all` those of attention and head, too."""
 Budget = Literal["fast", "paper"]
 """What learning may cost: `fast` suits two cores and a model of 135M, `paper` is the authors' setting, for a GPU."""
 REFERENCE = "none"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from slmquant import tasks
 from slmquant.errors import RefusedError
 from slmquant.machine.meters import peak_rss_bytes
+from slmquant.model.computing.modes import attending_in
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tracks.task_checkpoints import TaskCheckpoint, TaskCheckpoints
@@ -63,7 +64,8 @@ def evaluate(context: EvalContext, specs: Sequence[TaskSpec], checkpoints: TaskC
         else:
             started = time.perf_counter()
             try:
-                result = tasks.resolve(spec).run(context, spec)
+                with attending_in(context.mode.attention):
+                    result = tasks.resolve(spec).run(context, spec)
             except RefusedError as error:
                 refusals[spec] = error
                 continue

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from slmquant.engines.common.contract import EngineStatus, OpenOptions
 from slmquant.errors import RefusedError
+from slmquant.model.computing.modes import MODES
 from slmquant.store.record import ComputeDtype
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
@@ -59,7 +59,7 @@ class TorchEngine:
         from slmquant.model.sources import load
 
         torch.set_num_threads(options.threads)
-        dtype: torch.dtype = getattr(torch, self.dtype)
+        dtype = MODES[self.dtype].linears
         if native.is_native(artifact):
             model = native.load(artifact, dtype).quantized.model
         elif checkpoint_reader.checkpoint_of(artifact) is not None:

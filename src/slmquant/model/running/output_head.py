@@ -47,18 +47,20 @@ class OutputHead:
     """The last step of a causal language model: final hidden states to logits.
 
     Operations of an architecture around its head (soft caps, logit scales, biases) are included, because the model's
-    own `forward` runs, with its body replaced by the given states. The head always computes in float32, whatever the
-    body's dtype: a logit of 20 rounded to bfloat16 is off by up to 0.06, which would be a lower limit of every
-    divergence, and one product in float32 costs little.
+    own `forward` runs, with its body replaced by the given states. Logits are in float32, whatever the body's dtype: a
+    logit of 20 rounded to bfloat16 is off by up to 0.06, which would be a lower limit of every divergence.
 
     Args:
         model: A transformers causal language model; it is used, not copied.
         weight: A head weight, shape `(vocab, hidden)`, to use instead of the model's own. Given the full-precision
             weight, a quantized model can still compute the reference's logits.
+        dtype: What states and weight are rounded to before their product, on processors that multiply faster in it.
     """
 
-    def __init__(self, model: PreTrainedModel, weight: Tensor | None = None) -> None:
-        self._model, self._weight = model, weight
+    def __init__(
+        self, model: PreTrainedModel, weight: Tensor | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._model, self._weight, self._dtype = model, weight, dtype
         self._head: _BlockLinear | None = None
 
     @torch.inference_mode()
@@ -89,6 +91,7 @@ class OutputHead:
         if self._head is None:
             weight = head.weight if self._weight is None else self._weight
             self._head = _linear(weight.float(), getattr(head, "bias", None))
+            self._head.rounds = self._dtype == torch.bfloat16
         setattr(self._model, prefix, _Replay(hidden))
         self._model.set_output_embeddings(self._head)
         try:
@@ -99,15 +102,19 @@ class OutputHead:
 
 
 class _BlockLinear(nn.Linear):
-    """A linear that writes its output into the buffer `block`, which it allocates if missing or too small."""
+    """A linear that writes its output into the buffer `block`, which it allocates if missing or too small.
+
+    Its result is in float32; if `rounds`, its operands may be rounded to bfloat16.
+    """
 
     block: Tensor | None = None
+    rounds = False
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(end_dim=-2)
         if self.block is None or len(self.block) < len(rows):
             self.block = x.new_empty(len(rows), self.out_features)
-        with _onednn_products() if _onednn_is_exact() else nullcontext():
+        with _onednn_products() if self.rounds or _onednn_is_exact() else nullcontext():
             out = torch.mm(rows, self.weight.T, out=self.block[: len(rows)])
         if self.bias is not None:
             out += self.bias

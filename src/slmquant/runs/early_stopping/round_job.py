@@ -12,6 +12,7 @@ from slmquant.calib.calibration import NoCalibration
 from slmquant.errors import RefusedError
 from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
+from slmquant.model.computing.modes import MODES, attending_in
 from slmquant.model.sources.load import load
 from slmquant.places import Places
 from slmquant.progress import Progress
@@ -64,23 +65,24 @@ def run_round(job: RoundJob, progress: Progress) -> RoundResult:
     meter = Meter()
     with meter.phase("evaluate"):
         context = _context(job, progress)
-        results = tuple(_ask(context, asked) for asked in job.asked)
+        with attending_in(context.mode.attention):
+            results = tuple(_ask(context, asked) for asked in job.asked)
     return RoundResult(results, meter.phases[0])
 
 
 def _context(job: RoundJob, progress: Progress) -> EvalContext:
     spec = job.spec
-    dtype: torch.dtype = getattr(torch, spec.compute_dtype)
+    mode = MODES[spec.compute_dtype]
     if job.kept is None:
         loaded = load(spec.model, device=spec.device)
-        quantized = quantize_(loaded.model, spec.method, parse(spec.scheme), NoCalibration(), dtype=dtype)
+        quantized = quantize_(loaded.model, spec.method, parse(spec.scheme), NoCalibration(), dtype=mode.linears)
         tokenizer = loaded.tokenizer
     else:
-        opened = load_snapshot(job.kept, dtype, spec.device)
+        opened = load_snapshot(job.kept, mode.linears, spec.device)
         quantized, tokenizer = opened.quantized, opened.tokenizer
     return EvalContext(
         model=quantized.model.eval(),
-        dtype=dtype,
+        mode=mode,
         tokenizer=tokenizer,
         model_sha256=spec.model_key,
         cache_dir=job.places.cache_dir,

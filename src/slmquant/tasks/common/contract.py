@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from slmquant.model.computing.modes import ComputeMode
 from slmquant.progress import Progress, Silent
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 
@@ -20,7 +21,7 @@ class ReferenceKey:
 
     Attributes:
         model_sha256: Hash of the full-precision model, including its configuration and tokenizer.
-        dtype: Dtype in which its linears multiply.
+        mode: What its matrix products are computed in.
         device: Where it runs.
         config: Its configuration, for the length of its context.
         tokenizer: Its tokenizer.
@@ -30,7 +31,7 @@ class ReferenceKey:
     """
 
     model_sha256: str
-    dtype: torch.dtype
+    mode: ComputeMode
     device: torch.device
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
@@ -50,7 +51,7 @@ class EvalContext:
 
     Attributes:
         model: A causal language model in evaluation mode.
-        dtype: Dtype in which its linears multiply; part of the key of cached states.
+        mode: What its matrix products are computed in; part of the key of cached states.
         tokenizer: Its tokenizer.
         model_sha256: Hash of the *full-precision* model, including its configuration and tokenizer (`store.inputs`'s
             `model_key`); part of the key of cached states.
@@ -64,7 +65,7 @@ class EvalContext:
     """
 
     model: PreTrainedModel
-    dtype: torch.dtype
+    mode: ComputeMode
     tokenizer: PreTrainedTokenizerBase
     model_sha256: str
     cache_dir: Path
@@ -78,7 +79,7 @@ class EvalContext:
         """Where its full-precision references are cached."""
         return ReferenceKey(
             model_sha256=self.model_sha256,
-            dtype=self.dtype,
+            mode=self.mode,
             device=self.device,
             config=self.model.config,
             tokenizer=self.tokenizer,

@@ -57,7 +57,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def __init__(self, context: EvalContext, name: str) -> None:
         super().__init__()
         self._context, self._name = context, name
-        self._head = OutputHead(context.model)
+        self._head = OutputHead(context.model, dtype=context.mode.head)
         self.tokenizer = context.tokenizer
         self._cuts = Cuts(name, self.max_length)
 

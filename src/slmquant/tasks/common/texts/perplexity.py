@@ -87,7 +87,7 @@ def reference_path(corpus: str, where: ReferenceKey, spec: TaskSpec) -> Path:
         "corpus": load_corpus(corpus, where.data_dir, where.progress).card.sha256,
         "window": _window_tokens(where.config),
         "limit": spec.limit,
-        "dtype": str(where.dtype),
+        "mode": where.mode.name,
         "device": where.device.type,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -162,7 +162,7 @@ def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
 def _score_reference(name: str, context: EvalContext, windows: _Windows, path: Path) -> _Scores:
     """Run the full-precision model over all windows, and rounded to bfloat16 over some; save its states."""
     ids, with_floor = windows.ids, floor_windows(len(windows.ids))
-    head, other_head = OutputHead(context.model), OutputHead(context.model)
+    head, other_head = (OutputHead(context.model, dtype=context.mode.head) for _ in range(2))
     rows = logit_rows(_vocab(context))
     losses: list[Tensor] = []
     floors: list[Tensor] = []
@@ -186,8 +186,8 @@ def _score_reference(name: str, context: EvalContext, windows: _Windows, path: P
 def _score(name: str, context: EvalContext, windows: _Windows, path: Path) -> _Scores:
     """Run the model over all windows and compare it with the states at `path`."""
     ids = windows.ids
-    head = OutputHead(context.model)
-    reference_head = OutputHead(context.model, context.reference_head)
+    head = OutputHead(context.model, dtype=context.mode.head)
+    reference_head = OutputHead(context.model, context.reference_head, context.mode.head)
     rows = logit_rows(_vocab(context))
     scores: list[Tensor] = []
     context.progress.start(f"{name}: windows", len(ids))

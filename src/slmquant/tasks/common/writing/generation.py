@@ -73,7 +73,7 @@ def reference_path(where: ReferenceKey, spec: TaskSpec) -> Path:
         "model": where.model_sha256,
         "prompts": [asked.tokens[name] for name in asked.tokens],
         "new_tokens": asked.new_tokens,
-        "dtype": str(where.dtype),
+        "mode": where.mode.name,
         "device": where.device.type,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
