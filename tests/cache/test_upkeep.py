@@ -17,6 +17,7 @@ from slmquant.errors import OutputError
 from tests.damage import damage
 
 HOUR = 3600.0
+LARGE = 100_000
 
 
 def keep(cache: Path, name: str, size: int = 1000, hours: float = 1) -> Path:
@@ -35,24 +36,29 @@ def test_the_least_recently_used_goes_first_until_the_limit_is_kept(tmp_path: Pa
     old, older, new = keep(tmp_path, "old", hours=3), keep(tmp_path, "older", hours=9), keep(tmp_path, "new")
     assert get(older) is not None  # which makes it the one used last
 
-    removed = trim(tmp_path, size(new) * 2)
+    removed = trim(items(tmp_path), size(new))
 
     assert [item.name for item in removed] == ["statistics/old"]
     assert not old.exists() and older.exists() and new.exists()
 
 
-def test_what_was_used_minutes_ago_stays_whatever_the_limit(tmp_path: Path) -> None:
-    path = keep(tmp_path, "now", hours=0.1)
+def test_nothing_is_removed_on_trial_or_without_need(tmp_path: Path) -> None:
+    path = keep(tmp_path, "a")
+    (item,) = items(tmp_path)
 
-    assert trim(tmp_path, 0) == [] and path.exists()
+    assert trim([item], None, dry_run=True) == [item] and path.exists()
+    assert trim([item], 0) == [] and path.exists()
+    assert trim([item], None) == [item] and not path.exists()
 
 
-def test_small_entries_and_the_one_to_spare_stay(tmp_path: Path) -> None:
-    small, spare, large = keep(tmp_path, "small", 10), keep(tmp_path, "spare", 9000), keep(tmp_path, "large", 9000)
+def test_what_was_used_minutes_ago_and_what_is_small_stays_whatever_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recent, small, large = keep(tmp_path, "recent", LARGE, 0.1), keep(tmp_path, "small", 10), keep(tmp_path, "a", LARGE)
+    monkeypatch.setenv("SLMQUANT_CACHE_LIMIT", "1kB")
+    new = keep(tmp_path, "new", LARGE)
 
-    trim(tmp_path, 0, least_bytes=5000, spare=spare)
-
-    assert small.exists() and spare.exists() and not large.exists()
+    assert recent.exists() and small.exists() and new.exists() and not large.exists()
 
 
 def hold(entry: Path, pipe: Connection) -> None:
@@ -89,27 +95,28 @@ def test_two_leases_in_one_process_are_two(tmp_path: Path) -> None:
     assert remove_unused(item)
 
 
-def test_earlier_layouts_are_recognised_and_stay_for_a_day(tmp_path: Path) -> None:
+def test_earlier_layouts_are_recognised_and_stay_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, recent = tmp_path / "reference" / f"{'a' * 24}.safetensors", tmp_path / "fingerprints" / f"{'b' * 32}.json"
     theirs = tmp_path / "reference" / "my notes.txt"
     for path, hours in ((old, 25), (recent, 23), (theirs, 100)):
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(bytes(100))
+        path.write_bytes(bytes(LARGE))
         os.utime(path, (time.time() - hours * HOUR,) * 2)
 
     assert [item.path for item in items(tmp_path)] == [recent, old]
     assert {item.content for item in items(tmp_path)} == {"of an earlier version of slmquant"}
-    trim(tmp_path, 0)
+    monkeypatch.setenv("SLMQUANT_CACHE_LIMIT", "0")
+    keep(tmp_path, "new", LARGE)
     assert not old.exists() and recent.exists() and theirs.exists()
 
 
-def test_pulled_models_are_listed_apart_and_never_trimmed(tmp_path: Path) -> None:
+def test_pulled_models_are_listed_apart(tmp_path: Path) -> None:
     model = tmp_path / "models" / "tiny"
     model.mkdir(parents=True)
     (model / "model.safetensors").write_bytes(bytes(100))
     os.utime(model, (0, 0))
 
-    assert items(tmp_path) == [] and trim(tmp_path, 0) == []
+    assert items(tmp_path) == []
     assert [(item.name, item.size_bytes) for item in pulled(tmp_path)] == [("models/tiny", 100)]
 
 

@@ -1,8 +1,8 @@
 """Keeps the cache within a limit: lists its entries, verifies them, removes the least recently used.
 
-Entries that a process uses stay, as do entries used a few minutes ago, which one process may just have written for
-another. Entries of earlier layouts have no leases: they stay for a day. Pulled models and downloaded packages are not
-entries; nothing here removes them unless it is given their path.
+Entries that a process uses stay. To keep the limit, so do entries used a few minutes ago, which one process may just
+have written for another, and entries of earlier layouts, which have no leases, for a day. Pulled models and downloaded
+packages are not entries.
 """
 
 from __future__ import annotations
@@ -135,49 +135,46 @@ def _item(path: Path) -> Item | None:
         return None
 
 
-def trim(cache_dir: Path, most_bytes: int, least_bytes: int = 0, spare: Path | None = None) -> list[Item]:
-    """Remove the least recently used entries until all take at most `most_bytes`; returns those removed.
-
-    Args:
-        cache_dir: Folder of the cache.
-        most_bytes: The limit.
-        least_bytes: Smaller entries stay.
-        spare: An entry that stays.
-    """
-    found = items(cache_dir)
-    total, removed = sum(item.size_bytes for item in found), []
-    for item in reversed(found):
-        if total <= most_bytes:
-            break
-        if item.size_bytes >= least_bytes and item.path != spare and remove_unused(item):
-            total -= item.size_bytes
-            removed.append(item)
-    return removed
-
-
 def keep_limit(entry: Path) -> None:
     """Keep the cache within its limit after `entry` was written to it."""
     remove_leftovers(entry.parent)
     if folder_bytes(entry) >= _SMALL_BYTES:
-        trim(entry.parent.parent, limit_bytes(), _SMALL_BYTES, spare=entry)
+        found = items(entry.parent.parent)
+        large = [item for item in found if item.size_bytes >= _SMALL_BYTES and item.path != entry]
+        excess = sum(item.size_bytes for item in found) - limit_bytes()
+        trim([item for item in large if not _recent(item)], excess)
 
 
-def remove_unused(item: Item) -> bool:
-    """Remove an item unless a process may be using it; returns whether it was removed."""
-    if not may_go(item):
-        return False
+def trim(found: Sequence[Item], excess_bytes: int | None, dry_run: bool = False) -> list[Item]:
+    """Remove the least recently used of `found` until `excess_bytes` are free (None: all); those in use stay.
+
+    Returns:
+        The removed items; with `dry_run`, those that would be.
+    """
+    removed: list[Item] = []
+    for item in sorted(found, key=lambda item: item.used_s):
+        if excess_bytes is not None and sum(each.size_bytes for each in removed) >= excess_bytes:
+            break
+        if remove_unused(item, dry_run):
+            removed.append(item)
+    return removed
+
+
+def remove_unused(item: Item, dry_run: bool = False) -> bool:
+    """Remove an item unless a process uses it; returns whether it was, or with `dry_run` would be, removed."""
     if not item.is_entry:
-        discard(item.path)
+        if not dry_run:
+            discard(item.path)
         return True
     with unused(item.path / MANIFEST) as free:
-        if free:
+        if free and not dry_run:
             discard(item.path)
         return free
 
 
-def may_go(item: Item) -> bool:
-    """Whether an item was not used so recently that a process may still need it."""
-    return time.time() - item.used_s > (_HANDED_OVER_S if item.is_entry else _EARLIER_STAYS_S)
+def _recent(item: Item) -> bool:
+    """Whether an item was used so recently that a process may still need it."""
+    return time.time() - item.used_s < (_HANDED_OVER_S if item.is_entry else _EARLIER_STAYS_S)
 
 
 def damaged(found: Sequence[Item]) -> Iterator[tuple[Item, str]]:

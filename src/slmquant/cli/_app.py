@@ -22,16 +22,16 @@ from slmquant.errors import INTERRUPTED, OutputError, SlmquantError, SpaceError
 from slmquant.files import cache_dir
 
 DEBUG = "SLMQUANT_DEBUG"
-_VARIABLES = ("SLMQUANT_CACHE", "SLMQUANT_DATA", "SLMQUANT_STORE")
+_VARIABLES = ("SLMQUANT_CACHE", "SLMQUANT_CACHE_LIMIT", "SLMQUANT_DATA", "SLMQUANT_STORE")
 
 COMMANDS = {
     "Quantize and measure": ("bench", "quantize", "export", "bench-engine", "chat", "serve"),
     "List what is available": ("models", "methods", "schemes", "tasks", "engines"),
     "Download": ("pull",),
     "Read results": ("list", "show", "compare", "report"),
-    "Keep results": ("merge", "check"),
+    "Keep results": ("merge", "check", "cache"),
 }
-"""Panel → commands; the command `x-y` is the function `command` of `slmquant.cli.x_y`."""
+"""Panel → commands; `x-y` is the function `command` of `slmquant.cli.x_y`, or its `group` of commands."""
 
 EXIT_CODES = """\b
 Exit codes: 0 success · 1 error · 2 unknown name or invalid argument · 3 combination refused
@@ -67,8 +67,11 @@ def _global(
 
 for _panel, _names in COMMANDS.items():
     for _name in _names:
-        _function = import_module(f"slmquant.cli.{_name.replace('-', '_')}").command
-        app.command(_name, rich_help_panel=_panel)(_function)
+        _module = import_module(f"slmquant.cli.{_name.replace('-', '_')}")
+        if hasattr(_module, "group"):
+            app.add_typer(_module.group, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, rich_help_panel=_panel)(_module.command)
 
 
 def main() -> NoReturn:
