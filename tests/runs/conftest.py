@@ -16,7 +16,8 @@ from slmquant.errors import SlmquantError
 from slmquant.machine.process import explain
 from slmquant.model.sources.pull import pull
 from slmquant.progress import Progress
-from slmquant.runs import model_run, repeats, runner
+from slmquant.runs import repeats
+from slmquant.runs.executors import local
 from slmquant.tasks.common.lm_eval import rows
 from tests.runs.made_up import write_text
 from tests.tasks.made_up import arc_rows, sentences, write_rows
@@ -60,7 +61,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a hub, with a cache of its own, and all work in this process."""
     monkeypatch.setattr(hub, "reachable", lambda: False)
     monkeypatch.setattr(rows, "reachable", lambda: False)
-    for module in (runner, model_run, repeats):
+    for module in (local, repeats):
         monkeypatch.setattr(module, "run_isolated", here)
     monkeypatch.setenv("SLMQUANT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SLMQUANT_DATA", raising=False)

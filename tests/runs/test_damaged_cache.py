@@ -10,7 +10,7 @@ import pytest
 from slmquant.calib.cached import CapturedFile
 from slmquant.places import Places
 from slmquant.progress import Progress
-from slmquant.runs import model_run
+from slmquant.runs.executors import local
 from slmquant.runs.plan import make_plan
 from slmquant.runs.runner import run
 from slmquant.runs.work import CellJob
@@ -88,7 +88,7 @@ def test_what_is_damaged_while_a_cell_is_about_to_read_it_is_computed_again_with
                     damage(path, -9)
         return here(function, job, progress)
 
-    monkeypatch.setattr(model_run, "run_isolated", disturbed)
+    monkeypatch.setattr(local, "run_isolated", disturbed)
     said: list[str] = []
     records = measure("disturbed.sqlite", said)
 
@@ -111,7 +111,7 @@ def test_a_cell_whose_reference_was_removed_meanwhile_is_measured_all_the_same(
                 entry.rename(entry.with_name(f".{entry.name}"))
         return result
 
-    monkeypatch.setattr(model_run, "run_isolated", disturbed)
+    monkeypatch.setattr(local, "run_isolated", disturbed)
     records = measure("results.sqlite")
 
     assert len(removed) == 2

@@ -13,7 +13,8 @@ from slmquant.calib.cached import CaptureJob, run_capture
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.places import Places
 from slmquant.progress import Progress
-from slmquant.runs import model_run, repeats, runner
+from slmquant.runs import repeats, runner
+from slmquant.runs.executors import local
 from slmquant.runs.plan import make_plan
 from slmquant.runs.runner import run
 from slmquant.runs.work import CellJob
@@ -51,7 +52,7 @@ def test_a_method_pays_for_its_own_statistics_whoever_stands_beside_it(
             asked.append(frozenset(job.wanted))
         return here(function, job, progress)
 
-    monkeypatch.setattr(model_run, "run_isolated", watched)
+    monkeypatch.setattr(local, "run_isolated", watched)
     together = measured(model, data, tmp_path / "together.sqlite", "smoothquant", "gptq")
     monkeypatch.setattr(runner, "Places", partial(Places, cache_dir=tmp_path / "another cache"))
     alone = measured(model, data, tmp_path / "alone.sqlite", "smoothquant")
@@ -98,7 +99,7 @@ def test_a_worker_that_is_killed_ends_its_own_row_and_the_sweep_goes_on(
             return run_isolated(die, int(signal.SIGKILL), progress)
         return here(function, job, progress)
 
-    monkeypatch.setattr(model_run, "run_isolated", killed)
+    monkeypatch.setattr(local, "run_isolated", killed)
     records = measured(model, data, tmp_path / "one.sqlite", "rtn", "smoothquant")
 
     assert {name: record.status for name, record in records.items()} == {

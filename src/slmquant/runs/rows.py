@@ -12,7 +12,7 @@ from slmquant.machine.environment import environment
 from slmquant.machine.process import Failure
 from slmquant.places import Places
 from slmquant.runs.work import CellResult
-from slmquant.store.record import CellSpec, ComputeDtype, Metric, Record
+from slmquant.store.record import CellSpec, ComputeDtype, Environment, Metric, Record
 from slmquant.store.sqlite import Store
 from slmquant.tracks.task_checkpoints import TaskCheckpoints
 
@@ -64,10 +64,15 @@ class Rows:
         self._places, self._tell, self._total = places, tell, total
 
     def put(
-        self, spec: CellSpec, result: CellResult | EngineResult | Failure, decision: Decision, started: datetime
+        self,
+        spec: CellSpec,
+        result: CellResult | EngineResult | Failure,
+        decision: Decision,
+        started: datetime,
+        machine: Environment | None = None,
     ) -> None:
-        """Store the row of a cell that ended just now."""
-        record = record_of(spec, result, decision, started)
+        """Store the row of a cell that ended just now, on `machine` or on this one."""
+        record = record_of(spec, result, decision, started, machine or environment())
         self.store.put(record, () if isinstance(result, Failure) else result.items)
         if record.is_finished:  # failed cells continue from there when tried again
             TaskCheckpoints.of(spec, self._places).forget()
@@ -89,29 +94,34 @@ class Rows:
 
 
 def record_of(
-    spec: CellSpec, result: CellResult | EngineResult | Failure, decision: Decision, started: datetime
+    spec: CellSpec,
+    result: CellResult | EngineResult | Failure,
+    decision: Decision,
+    started: datetime,
+    machine: Environment,
 ) -> Record:
     """The row of a cell that ended just now."""
     if isinstance(result, EngineResult):
-        return _engine_record(spec, result, started)
-    return _record(spec, result, decision, started)
+        return _engine_record(spec, result, started, machine)
+    return _record(spec, result, decision, started, machine)
 
 
-def _engine_record(spec: CellSpec, result: EngineResult, started: datetime) -> Record:
+def _engine_record(spec: CellSpec, result: EngineResult, started: datetime, machine: Environment) -> Record:
     return Record(
         spec=spec,
         status=result.status,
         reason="; ".join(filter(None, (result.reason, *result.notes))) or None,
         metrics=result.metrics,
-        environment=environment(),
+        environment=machine,
         started_at=started,
         finished_at=now(),
     )
 
 
-def _record(spec: CellSpec, result: CellResult | Failure, decision: Decision, started: datetime) -> Record:
+def _record(
+    spec: CellSpec, result: CellResult | Failure, decision: Decision, started: datetime, machine: Environment
+) -> Record:
     finished = now()
-    machine = environment()
     if isinstance(result, Failure):
         return Record(
             spec=spec,

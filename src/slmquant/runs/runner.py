@@ -7,7 +7,6 @@ reference's states) is cached.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +15,12 @@ from pathlib import Path
 from slmquant.cache.upkeep import limit_bytes
 from slmquant.errors import SlmquantError, UnknownNameError
 from slmquant.machine.clock import now
-from slmquant.machine.process import Failure, run_isolated
-from slmquant.model.sources.load import check_device, identify
+from slmquant.machine.process import Failure
+from slmquant.model.sources.load import identify
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
+from slmquant.runs.executors.contract import Executor, ModelWork
+from slmquant.runs.executors.local import Local
 from slmquant.runs.inputs import Contents, Data, DataJob, read_data
 from slmquant.runs.model_run import ModelRun
 from slmquant.runs.plan import Plan
@@ -53,6 +54,7 @@ def run(
     data_dir: Path | None = None,
     progress: Progress | None = None,
     tell: Callable[[Event], None] | None = None,
+    executor: Executor | None = None,
 ) -> RunResult:
     """Run every cell of `plan` that `store` does not hold yet.
 
@@ -62,18 +64,21 @@ def run(
         data_dir: Local folder of data, tried first.
         progress: Receives progress updates of the current cell.
         tell: Called with every `Event`.
+        executor: Computes the cells; None for this machine.
 
     Raises:
         UnknownNameError: A model source is not known.
-        RefusedError: The device is not available.
+        RefusedError: The device is not available, or the executor cannot run such a plan.
         OutputError: `SLMQUANT_CACHE_LIMIT` is not a size.
     """
-    check_device(plan.device)
+    progress = progress or Silent()
+    executor = executor or Local(progress)
+    executor.check(plan)
     limit_bytes()
     places = Places(data_dir)
     total = len(plan.models) * len(plan.cells("model", "0", "float32")) * (1 + len(plan.engines))
     rows = Rows(store, places, tell or _ignore, total)
-    bench = _Bench(plan, places, rows, progress or Silent())
+    bench = _Bench(plan, places, rows, progress, executor)
     for model in plan.models:
         bench.run_model(model)
     return RunResult(tuple(rows.records), rows.skipped)
@@ -92,6 +97,7 @@ class _Bench:
     places: Places
     rows: Rows
     progress: Progress
+    executor: Executor
 
     def run_model(self, model: str) -> None:
         """Run all cells of one model."""
@@ -107,8 +113,8 @@ class _Bench:
         key = model_key(identity.sha256, contents.config_sha256, contents.tokenizer_sha256)
         decision = self._decide(model, key)
         cells = self.plan.cells(model, identity.sha256, decision.dtype, contents)
-        with tempfile.TemporaryDirectory(prefix="slmquant-") as scratch:
-            ModelRun(self.plan, self.places, self.rows, self.progress, cells, decision, Path(scratch)).run()
+        work = ModelWork(self.plan, self.places, cells, self.rows.say)
+        ModelRun(work, self.rows, self.progress, decision, self.executor).run()
 
     def _fail_all(self, model: str, error: SlmquantError) -> None:
         """Store a failed row with the reason for every cell of a model that is not available."""
@@ -120,7 +126,7 @@ class _Bench:
     def _data(self) -> Data:
         """Hashes of the plan's data, computed once, in a child process, as lm-eval is large."""
         job = DataJob(self.plan.calibration.corpus, self.plan.tasks, self.places.data_dir)
-        data = run_isolated(read_data, job, self.progress)
+        data = self.executor.run(read_data, job)
         if isinstance(data, Failure):
             self.rows.say(f"the data could not be hashed: {data.reason}")
             return Data(UNKNOWN, {spec.name: UNKNOWN for spec in self.plan.tasks})
@@ -131,7 +137,7 @@ class _Bench:
         if self.plan.dtype != "auto":
             return Decision(self.plan.dtype)
         job = PrecisionJob(model, key, self.plan.calibration.corpus, self.plan.device, self.places)
-        measured = run_isolated(decide_precision, job, self.progress)
+        measured = self.executor.run(decide_precision, job)
         if isinstance(measured, Failure):
             remark = f"computed in float32: other dtypes could not be tried ({measured.reason})"
             self.rows.say(remark)
