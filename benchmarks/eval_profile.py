@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from slmquant.files import cache_dir
 from slmquant.machine.environment import usable_cores
 from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.computing.modes import MODES, attending_in
 from slmquant.model.sources.load import load
 from slmquant.progress import Silent
 from slmquant.tasks.common.contract import EvalContext
@@ -35,15 +36,15 @@ OTHERS = "all else in torch"
 def shares(job: Job) -> tuple[dict[str, float], float]:
     """Seconds by kind of operation, and wall seconds, of one task through our backend."""
     torch.set_num_threads(usable_cores())
-    dtype = getattr(torch, job.dtype)
+    mode = MODES[job.dtype]
     loaded = load(job.model)
-    context = EvalContext(loaded.model, dtype, loaded.tokenizer, loaded.sha256, cache_dir(), progress=Silent())
+    context = EvalContext(loaded.model, mode, loaded.tokenizer, loaded.sha256, cache_dir(), progress=Silent())
     requests = first_requests(job, context)
-    multiply_in_(loaded.model, dtype)
+    multiply_in_(loaded.model, mode.linears)
     backend = ContextLM(context, job.task)
     backend.loglikelihood(requests[:WARM_UP])
     started = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with attending_in(mode.attention), profile(activities=[ProfilerActivity.CPU]) as profiler:
         backend.loglikelihood(requests)
         wall_s = time.perf_counter() - started
     found = dict.fromkeys((*KINDS, OTHERS), 0.0)
@@ -58,9 +59,7 @@ def main() -> None:
     parser.add_argument("task", nargs="?", default="mmlu")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--items", type=int, default=500)
-    parser.add_argument(
-        "--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="dtype of our matrix products"
-    )
+    parser.add_argument("--dtype", default="bfloat16_all", choices=MODES, help="our compute mode")
     given = parser.parse_args()
     found, wall_s = shares(Job(given.model, given.task, given.items, given.dtype, None))
     table = Table(title=f"{given.model}: {given.task}, first {given.items} items, {usable_cores()} cores")

@@ -5,10 +5,10 @@
     python benchmarks/eval_speed.py --tasks '' --windows 4
 
 lm-eval's backend (`HFLM`) gets, for each task, the dtype and batch size at which it is fastest here, found on the first
-items; ours uses the dtype that `slmquant bench` would choose: products of linears in bfloat16 if the machine is fast at
-them. Every run is its own process, which loads the model, answers a few requests to warm up, and is then timed from
-lm-eval's requests to their answers, tokenization included. Items are the first of the file; of MMLU, the first whole
-subjects. Answers are compared in float32 on the first `--equal` items of every task.
+items; ours uses the mode that `slmquant bench` would choose where bfloat16 is fast. Every run is its own process, which
+loads the model, answers a few requests to warm up, and is then timed from lm-eval's requests to their answers,
+tokenization included. Items are the first of the file; of MMLU, the first whole subjects. Answers are compared in
+float32 on the first `--equal` items of every task.
 
 The possible speedup is bounded by how much less ours computes: tokens through the body and rows through the head are
 counted on both sides, and "less work" is the ratio of their matrix products (without attention, norms and soft-max).
@@ -38,8 +38,10 @@ from slmquant.machine.environment import usable_cores
 from slmquant.machine.meters import peak_rss_bytes
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.computing.modes import FLOAT32, MODES, attending_in
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress, Silent
+from slmquant.store.record import ComputeDtype
 from slmquant.tasks.common.contract import EvalContext
 
 TASKS = ("hellaswag", "arc_easy", "piqa", "mmlu")
@@ -56,14 +58,14 @@ class Job:
         model: Model source.
         task: Name of the task.
         items: Number of items, from the start of the file.
-        dtype: `float32` or `bfloat16`: of the whole model for lm-eval's backend, of matrix products for ours.
+        dtype: For lm-eval's backend the dtype of the whole model, `float32` or `bfloat16`; for ours, the compute mode.
         batch_size: Batch size of lm-eval's backend; None for our backend.
     """
 
     model: str
     task: str
     items: int
-    dtype: str
+    dtype: ComputeDtype
     batch_size: int | None
 
 
@@ -104,24 +106,25 @@ def answer(job: Job, progress: Progress) -> Answers:
     from slmquant.tasks.common.lm_eval.backend import ContextLM
 
     torch.set_num_threads(usable_cores())
-    dtype = getattr(torch, job.dtype)
-    loaded = load(job.model, dtype if job.batch_size else torch.float32)
+    mode = MODES[job.dtype]
+    loaded = load(job.model, mode.linears if job.batch_size else torch.float32)
     counter = Counter(loaded.model)
-    context = EvalContext(loaded.model, dtype, loaded.tokenizer, loaded.sha256, cache_dir(), progress=progress)
+    context = EvalContext(loaded.model, mode, loaded.tokenizer, loaded.sha256, cache_dir(), progress=progress)
     requests = first_requests(job, context)
     if job.batch_size:
         backend = HFLM(
             pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=job.batch_size, max_batch_size=64
         )
     else:
-        multiply_in_(loaded.model, dtype)
+        multiply_in_(loaded.model, mode.linears)
         backend = ContextLM(context, job.task)
     ask = partial(backend.loglikelihood, disable_tqdm=True) if job.batch_size else backend.loglikelihood
-    ask(requests[:WARM_UP])
-    counter.operations = 0.0
-    started = time.perf_counter()
-    values = ask(requests)
-    seconds = time.perf_counter() - started
+    with attending_in(FLOAT32.attention if job.batch_size else mode.attention):
+        ask(requests[:WARM_UP])
+        counter.operations = 0.0
+        started = time.perf_counter()
+        values = ask(requests)
+        seconds = time.perf_counter() - started
     return Answers(seconds, peak_rss_bytes(), values, counter.operations, product_rate())
 
 
@@ -162,7 +165,7 @@ def fastest(job: Job, items: int) -> Job:
     return replace(best, items=job.items)
 
 
-def compare_tasks(model: str, names: Sequence[str], items: int, equal: int, tried: int, dtype: str) -> Table:
+def compare_tasks(model: str, names: Sequence[str], items: int, equal: int, tried: int, dtype: ComputeDtype) -> Table:
     """Table of both backends on every task."""
     table = Table(title=f"{model}: first {items} items, {usable_cores()} cores")
     left = ("task", "lm-eval's backend", "largest difference")
@@ -223,9 +226,7 @@ def main() -> None:
     parser.add_argument("--equal", type=int, default=50, help="items whose answers are compared in float32")
     parser.add_argument("--tried", type=int, default=24, help="items on which lm-eval's backend is tuned")
     parser.add_argument("--windows", type=int, default=4, help="windows of WikiText-2 for perplexity; 0 for none")
-    parser.add_argument(
-        "--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="dtype of our matrix products"
-    )
+    parser.add_argument("--dtype", default="bfloat16_all", choices=MODES, help="our compute mode")
     given = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 180)
     names = [name for name in given.tasks.split(",") if name]

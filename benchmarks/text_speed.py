@@ -4,10 +4,9 @@ The measure is the rate of a plain bfloat16 matrix product. Operations are those
 attention, heads. The full-precision model is run once with one head, and over some windows again with two, for the
 noise floor of divergences; every other cell is run once, with its own head and that of the full-precision model.
 
-Attention and heads are in float32, not bfloat16, since rounded logits would put a floor under every divergence. "Bound"
-is the rate that would be reached if linears ran at the rate of the bfloat16 product, attention and heads at their own
-rates in the shapes of this model, and everything else (norms, rotary embedding, activations, log-sums) took no time.
-The rate of attention in bfloat16 is printed for comparison.
+"Bound" is the rate that would be reached if linears ran at the rate of the bfloat16 product, attention and heads at
+their own rates in the shapes of this model and in the compute mode, and everything else (norms, rotary embedding,
+activations, log-sums) took no time.
 
     python benchmarks/text_speed.py --windows 4
 """
@@ -32,10 +31,11 @@ from slmquant.machine.environment import usable_cores
 from slmquant.machine.meters import peak_rss_bytes
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.computing.linear import multiply_in_
+from slmquant.model.computing.modes import MODES, ComputeMode, attending_in
 from slmquant.model.running.output_head import OutputHead
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress, Silent
-from slmquant.store.record import TaskSpec
+from slmquant.store.record import ComputeDtype, TaskSpec
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tasks.common.texts.noise_floor import NOISE_FLOOR_WINDOWS
 from slmquant.tasks.common.texts.perplexity import logit_rows
@@ -47,11 +47,11 @@ SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Job:
-    """Windows to measure in a dtype."""
+    """Windows to measure in a compute mode."""
 
     model: str
     windows: int
-    dtype: str
+    dtype: ComputeDtype
     scratch: Path
 
 
@@ -61,7 +61,6 @@ class Rates:
 
     product: float
     attention: float
-    attention_bfloat16: float
     head: float
 
 
@@ -82,12 +81,12 @@ def measure(job: Job, progress: Progress) -> list[Row]:
     torch.set_num_threads(usable_cores())
     loaded = load(job.model)
     work = operations_per_token(loaded.model, WINDOW)
-    rates = part_rates(loaded.model, work)
-    dtype = getattr(torch, job.dtype)
-    multiply_in_(loaded.model, dtype)
+    mode = MODES[job.dtype]
+    rates = part_rates(loaded.model, work, mode)
+    multiply_in_(loaded.model, mode.linears)
     OutputHead(loaded.model).hidden(torch.zeros(1, 512, dtype=torch.long))
     reference = EvalContext(
-        loaded.model, dtype, loaded.tokenizer, loaded.sha256, job.scratch, is_reference=True, progress=progress
+        loaded.model, mode, loaded.tokenizer, loaded.sha256, job.scratch, is_reference=True, progress=progress
     )
     spec = TaskSpec(name="wikitext2", limit=job.windows)
     floor = min(job.windows, NOISE_FLOOR_WINDOWS)
@@ -97,7 +96,8 @@ def measure(job: Job, progress: Progress) -> list[Row]:
         ("perplexity and divergence of a cell", replace(reference, is_reference=False), job.windows, 2 * job.windows),
     ):
         started = time.perf_counter()
-        tasks.resolve(spec).run(context, spec)
+        with attending_in(mode.attention):
+            tasks.resolve(spec).run(context, spec)
         seconds = time.perf_counter() - started
         operations = WINDOW * (bodies * (work.linears + work.attention) + heads * work.head)
         bound = WINDOW * (
@@ -108,22 +108,20 @@ def measure(job: Job, progress: Progress) -> list[Row]:
 
 
 @torch.inference_mode()
-def part_rates(model: PreTrainedModel, work: Operations) -> Rates:
-    """Measure the rate of each part alone."""
+def part_rates(model: PreTrainedModel, work: Operations, mode: ComputeMode) -> Rates:
+    """Measure the rate of each part alone, in a mode."""
     config = model.config.get_text_config()
     heads = int(config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     operations = WINDOW * work.attention / config.num_hidden_layers
-    query, key, value = (torch.randn(1, heads, WINDOW, size) for _ in range(3))
-    halves = query.bfloat16(), key.bfloat16(), value.bfloat16()
-    head = OutputHead(model)
+    query, key, value = (torch.randn(1, heads, WINDOW, size, dtype=mode.attention) for _ in range(3))
+    head = OutputHead(model, dtype=mode.head)
     vocab, hidden = model.get_output_embeddings().weight.shape
     rows = torch.randn(logit_rows(vocab), hidden)
     attend = torch.nn.functional.scaled_dot_product_attention
     return Rates(
         product=product_rate(),
         attention=rate(lambda: attend(query, key, value, is_causal=True), operations),
-        attention_bfloat16=rate(lambda: attend(halves[0], halves[1], halves[2], is_causal=True), operations),
         head=rate(lambda: head.logits(rows, again=True), len(rows) * work.head),
     )
 
@@ -138,7 +136,7 @@ def rate(run: Callable[[], object], operations: float) -> float:
     return count * operations / (time.perf_counter() - started)
 
 
-def table(model: str, windows: int, dtype: str) -> Table:
+def table(model: str, windows: int, dtype: ComputeDtype) -> Table:
     """Table of both runs, measured in a child process."""
     with tempfile.TemporaryDirectory() as scratch:
         rows = run_isolated(measure, Job(model, windows, dtype, Path(scratch)), Silent())
@@ -148,8 +146,8 @@ def table(model: str, windows: int, dtype: str) -> Table:
     found = Table(
         title=f"{model}: WikiText-2, {windows} windows of {WINDOW}, {dtype}",
         caption="GFLOP/s of the parts alone: "
-        f"bfloat16 product {rates.product / 1e9:.0f}, float32 head {rates.head / 1e9:.0f}, "
-        f"attention {rates.attention / 1e9:.0f} in float32 and {rates.attention_bfloat16 / 1e9:.0f} in bfloat16",
+        f"bfloat16 product {rates.product / 1e9:.0f}, head {rates.head / 1e9:.0f}, "
+        f"attention {rates.attention / 1e9:.0f}",
     )
     for column in ("measured", "s", "GFLOP/s", "of the product's rate", "bound", "peak MB"):
         found.add_column(column, justify="left" if column == "measured" else "right")
@@ -169,9 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--windows", type=int, default=4)
-    parser.add_argument(
-        "--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="dtype of our matrix products"
-    )
+    parser.add_argument("--dtype", default="bfloat16_all", choices=MODES, help="our compute mode")
     given = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 180)
     console.print(table(given.model, given.windows, given.dtype))
