@@ -2,12 +2,10 @@
 
     python benchmarks/publish.py plans/weights.yaml plans/stories.yaml [--data DIR]
     python benchmarks/publish.py plans/demo.yaml --store results/slmquant.sqlite
-    python benchmarks/publish.py plans/constants.yaml --seeds 0 --seeds 1 --seeds 2
 
-The second form runs nothing: it publishes the results of a store, such as the one of `make demo`. The third runs a plan
-once for each calibration seed, which draws other windows, into one file. Cells that a file already holds are not
-measured again, so a plan may be run in parts, on one or several machines; each row names its machine. Afterwards
-`python -m slmquant.report.published` fills in the tables of the documents.
+The second form runs nothing: it publishes the results of a store, such as the one of `make demo`. Cells that a file
+already holds are not measured again, so a plan may be run in parts, on one or several machines; each row names its
+machine. Afterwards `python -m slmquant.report.published` fills in the tables of the documents.
 """
 
 from __future__ import annotations
@@ -18,7 +16,8 @@ from typing import Annotated
 
 import typer
 
-from slmquant.runs.plan import Plan, make_plan, read_plan_fields
+from slmquant.runs.plan import Plan, make_plan
+from slmquant.runs.plan_file import read_plan_file
 from slmquant.runs.rows import Event
 from slmquant.runs.runner import run
 from slmquant.store.combine import add_cells
@@ -33,7 +32,6 @@ def main(
     plans: list[Path],
     data: Annotated[Path | None, typer.Option(help="local folder of data, tried first")] = None,
     store: Annotated[Path | None, typer.Option(help="publish this store's results; run nothing")] = None,
-    seeds: Annotated[list[int] | None, typer.Option(help="calibration seeds, instead of the plan's")] = None,
 ) -> None:
     """Run each plan in its own store, and write its file after every cell."""
     folder = data or (Path(found) if (found := os.environ.get("SLMQUANT_DATA")) else None)
@@ -44,10 +42,8 @@ def main(
             with Store(store, read_only=True) as measured:
                 _keep(measured, published)
         else:
-            plan = make_plan(read_plan_fields(path))
-            for seed in seeds or [plan.calibration.seed]:
-                drawn = plan.calibration.model_copy(update={"seed": seed})
-                _run(plan.model_copy(update={"calibration": drawn}), published, folder)
+            file = read_plan_file(path)
+            _run(make_plan(file.fields, file), published, folder)
 
 
 def _run(plan: Plan, published: Path, data: Path | None) -> None:

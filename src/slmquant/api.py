@@ -175,8 +175,8 @@ def bench(
     Cells run in child processes, so a script that calls this needs the usual `if __name__ == "__main__":` guard.
 
     Raises:
-        UnknownNameError: A method, a task or a model is not known.
-        SchemeError: A scheme cannot be read.
+        PlanError: A method, a scheme or a task is not known, or another argument is wrong.
+        UnknownNameError: A model is not known.
     """
     plan = make_plan(
         {

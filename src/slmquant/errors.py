@@ -14,7 +14,7 @@
     ├── NumericalError             a solver or loss that became non-finite
     ├── StoreError                 a result store that cannot be read or written
     ├── OutputError                an output path that is not writable or holds something else
-    ├── PlanError                  a plan that cannot be read, or a wrong field of one
+    ├── PlanError                  a plan that cannot be read, or wrong fields or names in one
     └── TaskNameError              a task that cannot be read
 
 A command prints these errors as one line and exits with `exit_code`. For any other exception, which is a bug, it prints
@@ -148,9 +148,13 @@ class OutputError(SlmquantError):
 
 
 class PlanError(SlmquantError):
-    """A plan cannot be read, or one of its fields is wrong."""
+    """A plan cannot be read, or fields of it are wrong; a refused combination in it keeps its own exit code."""
 
     exit_code = 2
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
 
 
 class TaskNameError(SlmquantError):

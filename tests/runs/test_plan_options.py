@@ -10,14 +10,15 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from slmquant import formats
 from slmquant.calib.calibration import NoCalibration
-from slmquant.errors import PlanError, UnknownNameError
+from slmquant.errors import PlanError
 from slmquant.quantization import quantize_
 from slmquant.runs import defaults
-from slmquant.runs.plan import Plan, read_plan_fields
+from slmquant.runs.plan import Plan
+from slmquant.runs.plan_file import read_plan_file
 from slmquant.runs.plan_options import plan_of
 from slmquant.schemes import parse
 
-FIELDS: Mapping[str, object] = {"models": ["tiny"], "methods": ["rtn"], "schemes": ["W8A8"]}
+FIELDS: Mapping[str, object] = {"models": ["stories15m"], "methods": ["rtn"], "schemes": ["W8A8"]}
 
 
 def planned(suite: str | None = None, tasks: list[str] | None = None) -> Plan:
@@ -42,42 +43,44 @@ def test_a_calibration_that_is_no_table_is_refused() -> None:
 
 
 def test_a_corpus_that_is_none_is_told_before_anything_runs() -> None:
-    with pytest.raises(UnknownNameError, match="wikitext2_train"):
+    with pytest.raises(PlanError, match="wikitext2_train"):
         plan_of(None, dict(FIELDS), {"corpus": "wikitext2_trian"}, None, None)
 
 
 def test_tasks_of_a_plan_may_be_fields_beside_a_suite(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    path.write_text("models: [tiny]\ntasks: [{name: piqa, limit: 7}]\n")
+    path.write_text("models: [stories15m]\ntasks: [{name: piqa, limit: 7}]\n")
     plan = plan_of(path, {}, {}, "demo", None)[0]
 
     assert [str(task) for task in plan.tasks][1:] == ["arc_easy:60", "piqa:7"]
-    path.write_text("models: [tiny]\ntasks: [{nam: piqa}]\n")
+    path.write_text("models: [stories15m]\ntasks: [{nam: piqa}]\n")
     with pytest.raises(PlanError, match="tasks"):
         plan_of(path, {}, {}, "demo", None)
 
 
 def test_one_name_where_a_list_belongs_says_how_to_write_it(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    path.write_text("models: tiny\n")
+    path.write_text("models: stories15m\n")
     with pytest.raises(PlanError, match=r"'models': write a list"):
         plan_of(path, {}, {}, None, None)
 
 
 def test_a_method_is_one_whatever_its_letters_and_a_model_is_asked_once() -> None:
-    plan = plan_of(None, {**FIELDS, "models": ["tiny", "tiny"], "methods": ["RTN", "rtn"]}, {}, None, None)[0]
+    plan = plan_of(None, {**FIELDS, "models": ["stories15m", "stories15m"], "methods": ["RTN", "rtn"]}, {}, None, None)[
+        0
+    ]
 
-    assert (plan.models, plan.methods) == (("tiny",), ("rtn",))
+    assert (plan.models, plan.methods) == (("stories15m",), ("rtn",))
 
 
 def test_a_plan_that_is_no_text_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_bytes(b"models: \xff\xfe")
     with pytest.raises(PlanError, match="not UTF-8 text"):
-        read_plan_fields(tmp_path / "plan.yaml")
+        read_plan_file(tmp_path / "plan.yaml")
 
 
 def test_on_engines_the_defaults_are_what_their_formats_hold() -> None:
-    fields = {"models": ["tiny"], "engines": ["llamacpp", "onnxruntime", "openvino"]}
+    fields = {"models": ["stories15m"], "engines": ["llamacpp", "onnxruntime", "openvino"]}
     plan = plan_of(None, fields, {"corpus": "wikitext2_train"}, "quick", None)[0]
     named = plan_of(None, {**fields, "schemes": ["W8A8"]}, {"corpus": "wikitext2_train"}, "quick", None)[0]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from slmquant.errors import NumericalError, PlanError, RefusedError, SchemeError, SourceError, UnknownNameError
+from slmquant.errors import NumericalError, RefusedError, SourceError
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
-from slmquant.runs.plan import Plan, make_plan, read_plan_fields
+from slmquant.runs.plan import make_plan
 from slmquant.runs.rows import Event
 from slmquant.runs.runner import run
 from slmquant.store import Store
@@ -114,51 +114,6 @@ class TestIsolation:
         assert isinstance(failure, Failure)
         assert failure.status == "timeout"
         assert time.monotonic() - started < 20
-
-
-class TestPlan:
-    def test_the_reference_comes_first_and_once(self) -> None:
-        plan = make_plan(FIELDS | {"methods": ["none", "rtn"], "schemes": ["W16A16", "W8A8"]})
-        cells = plan.cells("tiny", "0" * 64, "float32")
-
-        labels = [(cell.method, cell.scheme) for cell in cells]
-        assert labels == [("none", "W16A16"), ("rtn", "W16A16"), ("none", "W8A8"), ("rtn", "W8A8")]
-        assert len({cell.cell_id for cell in cells}) == len(cells)
-
-    def test_only_methods_that_look_at_data_depend_on_it(self) -> None:
-        plan = make_plan(FIELDS | {"methods": ["rtn", "gptq"]})
-        other = make_plan(FIELDS | {"methods": ["rtn", "gptq"], "calibration": {"num_samples": 7}})
-
-        def ids(plan: Plan) -> dict[str, str]:
-            return {cell.method: cell.cell_id for cell in plan.cells("tiny", "0" * 64, "float32")}
-
-        assert ids(plan)["rtn"] == ids(other)["rtn"]
-        assert ids(plan)["gptq"] != ids(other)["gptq"]
-
-    @pytest.mark.parametrize(
-        ("change", "error", "message"),
-        [
-            ({"methods": ["gtpq"]}, UnknownNameError, "Did you mean 'gptq'"),
-            ({"schemes": ["4bit"]}, SchemeError, "expected e.g."),
-            ({"tasks": ["wikitex2"]}, UnknownNameError, "wikitext2"),
-            ({"models": []}, PlanError, "'models'"),
-            ({"model": "x"}, PlanError, "'model'"),
-            ({"dtype": "float16"}, PlanError, "'dtype'"),
-            ({"timeout_s": -1}, PlanError, "'timeout_s'"),
-        ],
-    )
-    def test_what_is_wrong_is_named_before_anything_runs(
-        self, change: dict[str, object], error: type[Exception], message: str
-    ) -> None:
-        with pytest.raises(error, match=message):
-            make_plan(FIELDS | change)
-
-    def test_an_unreadable_file_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(PlanError, match="cannot read plan"):
-            read_plan_fields(tmp_path / "absent.yaml")
-        (tmp_path / "list.yaml").write_text("- a\n- b\n")
-        with pytest.raises(PlanError, match="holds a list"):
-            read_plan_fields(tmp_path / "list.yaml")
 
 
 @pytest.mark.real_model

@@ -20,7 +20,7 @@ from slmquant.store.record import CellSpec, DataCard, TaskSpec
 class DataJob:
     """The data of a plan, to be hashed."""
 
-    corpus: str
+    corpora: tuple[str, ...]
     tasks: tuple[TaskSpec, ...]
     data_dir: Path | None
 
@@ -30,26 +30,27 @@ class Data:
     """Hashes of the data of a plan.
 
     Attributes:
-        corpus_sha256: Hash of the calibration text; `UNKNOWN` if it is not available.
+        corpora: Name of a calibration text → its hash; `UNKNOWN` if it is not available.
         tasks: Name of a task → hash of its text or rows, or `UNKNOWN`.
     """
 
-    corpus_sha256: str
+    corpora: Mapping[str, str]
     tasks: Mapping[str, str]
 
 
 def read_data(job: DataJob, progress: Progress) -> Data:
-    """Hash the calibration text and every task's data; a second or two for each."""
+    """Hash the calibration texts and every task's data; a second or two for each."""
     names = list(dict.fromkeys(spec.name for spec in job.tasks))
-    progress.start("hash the data", len(names) + 1)
-    corpus = _known(lambda: load_corpus(job.corpus, job.data_dir, progress).card.sha256)
-    progress.advance()
-    hashes = {}
+    progress.start("hash the data", len(names) + len(job.corpora))
+    corpora, hashes = {}, {}
+    for corpus in job.corpora:
+        corpora[corpus] = _known(lambda corpus=corpus: load_corpus(corpus, job.data_dir, progress).card.sha256)  # type: ignore[misc]  # bound now
+        progress.advance()
     for name in names:
         task = tasks.resolve(TaskSpec(name=name))
         hashes[name] = _known(lambda task=task: task.data_sha256(job.data_dir, progress))  # type: ignore[misc]  # bound now
         progress.advance()
-    return Data(corpus, hashes)
+    return Data(corpora, hashes)
 
 
 def _known(read: Callable[[], str]) -> str:
@@ -77,18 +78,18 @@ class Contents:
         """
         return cls(config_sha256(folder), tokenizer_sha256(folder), data)
 
-    def inputs(self, method: str, specs: Sequence[TaskSpec], calibrated: bool) -> Inputs:
-        """The inputs of one cell, for its identity."""
+    def inputs(self, method: str, specs: Sequence[TaskSpec], corpus: str | None) -> Inputs:
+        """The inputs of one cell, for its identity; `corpus` is its calibration text, None if it uses none."""
         names = list(dict.fromkeys(spec.name for spec in specs))
         kinds = {"size", *(tasks.resolve(TaskSpec(name=name)).metrics for name in names)}
-        stages = {"calibration"} if calibrated else set()
+        stages = set() if corpus is None else {"calibration"}
         if method != methods.REFERENCE:
             stages |= {"quantization"}
             kinds |= {"consumption"}
         return Inputs(
             config_sha256=self.config_sha256,
             tokenizer_sha256=self.tokenizer_sha256,
-            calibration_sha256=self.data.corpus_sha256 if calibrated else None,
+            calibration_sha256=None if corpus is None else self.data.corpora[corpus],
             data_sha256=tuple((name, self.data.tasks[name]) for name in names),
             stages=tuple((name, version) for name, version in versions.STAGES.items() if name in stages),
             methods=tuple(versions.of_method(method).items()),

@@ -2,132 +2,104 @@
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from slmquant import engines, methods, tasks
-from slmquant.boundary import guarded
-from slmquant.bounds import (
-    LARGEST_SEED,
-    LONGEST_NAME,
-    LONGEST_S,
-    LONGEST_WINDOW,
-    MOST_ITEMS,
-    MOST_ROUNDS,
-    MOST_SAMPLES,
-    SHORTEST_WINDOW,
-)
-from slmquant.calib.corpora import check_corpus
-from slmquant.errors import PlanError
+from slmquant import methods, tasks
+from slmquant.bounds import LONGEST_S, MOST_ROUNDS
 from slmquant.runs.inputs import Contents
+from slmquant.runs.plan_errors import plan_error
+from slmquant.runs.plan_fields import (
+    Calibration,
+    EngineName,
+    Extra,
+    Method,
+    Name,
+    Pattern,
+    PlannedTask,
+    SchemeName,
+    Seed,
+    once,
+    wrong,
+)
+from slmquant.runs.plan_file import PlanFile
 from slmquant.schemes import Scheme, parse
 from slmquant.store.record import Budget, CalibrationSpec, CellSpec, ComputeDtype, TaskSpec
 
 Dtype = Literal["auto", "float32", "bfloat16", "bfloat16_all"]
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
-
-_LARGEST_FILE, _DEEPEST, _MOST_ALIASES = 1 << 18, 16, 100
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 70, 70, 40
+SCHEMA_DIALECT = "http://json-schema.org/draft-07/schema#"
 
 
-def as_task(value: object) -> TaskSpec:
-    """Read a task as plans write it: `name`, `name:limit`, or its fields.
+@dataclass(frozen=True)
+class _Cell:
+    """What sets one cell of a plan apart from the others."""
 
-    Raises:
-        PlanError: `value` is none of these.
-    """
-    read = _read_task(value)
-    try:
-        return TaskSpec.model_validate(read)
-    except ValidationError as error:
-        raise PlanError(f"plan field 'tasks': {error.errors()[0]['msg']} (got {_short(value)})") from error
-
-
-def _read_task(value: object) -> object:
-    return tasks.parse(value) if isinstance(value, str) else value
+    method: str
+    scheme: str
+    calibration: CalibrationSpec
+    seed: int
+    budget: Budget
 
 
 class Plan(BaseModel):
-    """Models × methods × schemes under identical conditions; the full-precision reference comes with each model."""
+    """Models × methods × schemes under identical conditions; the full-precision reference comes with each model.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    `seeds` and `budgets` multiply the matrix, `exclude` leaves cells of it out, `include` adds others.
+    """
 
-    models: tuple[Name, ...] = Field(min_length=1)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    models: Annotated[tuple[Name, ...], AfterValidator(once)] = Field(min_length=1)
     """Model sources: known names, hub ids, folders, GGUF files."""
-    methods: tuple[str, ...] = Field(min_length=1)
-    """Names of methods, or combinations `a+b`."""
-    schemes: tuple[str, ...] = Field(min_length=1)
-    """Scheme names."""
-    tasks: tuple[Annotated[TaskSpec, BeforeValidator(_read_task)], ...] = Field(min_length=1)
+    methods: Annotated[tuple[Method, ...], AfterValidator(once)] = ()
+    """Names of methods, or combinations `a+b`; may be left out if `include` names cells."""
+    schemes: Annotated[tuple[SchemeName, ...], AfterValidator(once)] = ()
+    """Scheme names; may be left out if `include` names cells."""
+    exclude: tuple[Pattern, ...] = ()
+    """Cells of the matrix to leave out; a model of which no cell is left is left out itself."""
+    include: tuple[Extra, ...] = ()
+    """Cells beside the matrix."""
+    tasks: Annotated[tuple[PlannedTask, ...], AfterValidator(once)] = Field(min_length=1)
     """Tasks, written `name` or `name:limit`."""
-    calibration: CalibrationSpec = CalibrationSpec()
+    calibration: Calibration = CalibrationSpec()
     """Calibration set of every method that needs one."""
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(once)] = ()
+    """Seeds of several draws of calibration windows; every cell that uses data is measured for each of them."""
     dtype: Dtype = "auto"
     """Compute dtype of evaluation; `auto` measures speed and error of each on the model and decides."""
     device: Name = "cpu"
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    """Device: `cpu`, `cuda`, ..."""
+    seed: Seed = 0
+    """Seed of the methods' random numbers, and of the order of items that stop early."""
     budget: Budget = "fast"
     """Learning budget of methods that learn: `fast` suits two cores, `paper` is the authors' setting."""
+    budgets: Annotated[tuple[Budget, ...], AfterValidator(once)] = ()
+    """Several learning budgets; every cell that learns is measured for each of them."""
     timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
     """Time limit in seconds of a cell, or of a round if cells stop early; on an engine, of a step (default 300)."""
     until_separated: float | None = Field(default=None, gt=0.5, lt=1)
     """Evaluate items only until a model's cells are told apart with this confidence; None evaluates all items."""
-    engines: tuple[str, ...] = ()
+    engines: Annotated[tuple[EngineName, ...], AfterValidator(once)] = ()
     """Engines to export every cell for and measure it on, side by side with full precision."""
     engine_rounds: int = Field(default=10, ge=1, le=MOST_ROUNDS)
     """Number of timed passes of each kind on an engine."""
 
-    @field_validator("methods")
-    @classmethod
-    def _methods_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            methods.load(name)
-        return tuple(dict.fromkeys(name.lower() for name in names))
-
-    @field_validator("models")
-    @classmethod
-    def _models_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(names))
-
-    @field_validator("engines")
-    @classmethod
-    def _engines_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            engines.load(name)
-        return tuple(dict.fromkeys(name.lower() for name in names))
-
-    @field_validator("calibration")
-    @classmethod
-    def _corpus_exists(cls, calibration: CalibrationSpec) -> CalibrationSpec:
-        check_corpus(calibration.corpus)
-        for name, value, least, most in (  # not in the record's type, so that older rows stay readable
-            ("num_samples", calibration.num_samples, 1, MOST_SAMPLES),
-            ("seq_len", calibration.seq_len, SHORTEST_WINDOW, LONGEST_WINDOW),
-            ("seed", calibration.seed, 0, LARGEST_SEED),
-        ):
-            if not least <= value <= most:
-                raise PlanError(f"plan field 'calibration.{name}' is {_short(value)}; expected {least} to {most}")
-        return calibration
-
-    @field_validator("schemes")
-    @classmethod
-    def _schemes_parse(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(str(parse(name)) for name in names))
-
-    @field_validator("tasks")
-    @classmethod
-    def _tasks_exist(cls, specs: tuple[TaskSpec, ...]) -> tuple[TaskSpec, ...]:
-        for spec in specs:
-            if (spec.limit or 1) > MOST_ITEMS or (spec.order_seed or 0) > LARGEST_SEED:
-                raise PlanError(f"plan field 'tasks': {_short(str(spec))} asks for more items than any task has")
-            tasks.resolve(spec)
-        return tuple(dict.fromkeys(specs))
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Plan:
+        given = self.model_fields_set
+        for field in ("methods", "schemes"):
+            if not getattr(self, field) and not self.include:
+                raise wrong("names nothing; write at least one, or cells in 'include'", field=field)
+        if bool(self.methods) != bool(self.schemes):
+            raise wrong("methods and schemes make the matrix together; give both, or neither", field="schemes")
+        if self.budgets and "budget" in given:
+            raise wrong("both budget and budgets are given; delete one of them", field="budgets")
+        if self.seeds and "seed" in self.calibration.model_fields_set:
+            raise wrong("both seeds and calibration.seed are given; delete one of them", field="seeds")
+        return self
 
     @property
     def asked(self) -> tuple[TaskSpec, ...]:
@@ -137,100 +109,99 @@ class Plan(BaseModel):
         early = {"order_seed": self.seed, "until_separated": self.until_separated}
         return tuple(spec.model_copy(update=early) if tasks.has_items(spec) else spec for spec in self.tasks)
 
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The calibration texts of all cells."""
+        extra = (cell.calibration_of(self.calibration).corpus for cell in self.include)
+        return once((self.calibration.corpus, *extra))
+
     def cells(self, model: str, sha256: str, dtype: ComputeDtype, contents: Contents | None = None) -> list[CellSpec]:
-        """All cells of a model, in the order in which they run: the reference, then scheme by scheme.
+        """All cells of a model, in the order in which they run: the reference, the matrix, then `include`.
+
+        The matrix runs seed by seed, budget by budget, scheme by scheme.
 
         Args:
             model: Its source.
             sha256: Fingerprint of its weights.
             dtype: Dtype to compute in.
             contents: Hashes of everything else that the cells read; None if they will not be run.
-        """
-        pairs = [(method, scheme) for scheme in self.schemes for method in self.methods]
-        reference, *quantized = (
-            self._cell(model, sha256, dtype, contents, *pair) for pair in [(methods.REFERENCE, str(Scheme())), *pairs]
-        )
-        return [reference, *(cell for cell in quantized if cell != reference)]
 
-    def _cell(
-        self,
-        model: str,
-        sha256: str,
-        dtype: ComputeDtype,
-        contents: Contents | None,
-        method: str,
-        scheme: str,
-    ) -> CellSpec:
-        recipe, numbers = methods.load(method), parse(scheme)
+        Returns:
+            The cells, each once; none if `exclude` leaves none.
+        """
+        wanted = list(self._wanted(model))
+        if not wanted:
+            return []
+        reference = _Cell(methods.REFERENCE, str(Scheme()), self.calibration, self.seed, self.budget)
+        return list(once(tuple(self._spec(model, sha256, dtype, contents, one) for one in (reference, *wanted))))
+
+    def unused(self) -> list[str]:
+        """The parts of `exclude` and `include` that match no cell."""
+        matrix = [(scheme, method) for scheme in self.schemes for method in self.methods]
+        patterns = [
+            f"exclude[{index}]"
+            for index, pattern in enumerate(self.exclude)
+            if not any(pattern.matches(model, method, scheme) for model in self.models for scheme, method in matrix)
+        ]
+        return patterns + [
+            f"include[{index}]"
+            for index, extra in enumerate(self.include)
+            if extra.models and not set(extra.models) & set(self.models)
+        ]
+
+    def _wanted(self, model: str) -> Iterator[_Cell]:
+        draws = [self.calibration.model_copy(update={"seed": seed}) for seed in self.seeds] or [self.calibration]
+        for calibration in draws:
+            for budget in self.budgets or (self.budget,):
+                for scheme in self.schemes:
+                    for method in self.methods:
+                        if not any(pattern.matches(model, method, scheme) for pattern in self.exclude):
+                            yield _Cell(method, scheme, calibration, self.seed, budget)
+        for extra in self.include:
+            if not extra.models or model in extra.models:
+                yield _Cell(
+                    extra.method,
+                    extra.scheme,
+                    extra.calibration_of(draws[0]),
+                    self.seed if extra.seed is None else extra.seed,
+                    extra.budget or (self.budgets or (self.budget,))[0],
+                )
+
+    def _spec(self, model: str, sha256: str, dtype: ComputeDtype, contents: Contents | None, cell: _Cell) -> CellSpec:
+        recipe, numbers = methods.load(cell.method), parse(cell.scheme)
         looks_at_data = recipe.refusal(numbers) is None and recipe.looks_at_data(numbers)
+        corpus = cell.calibration.corpus if looks_at_data else None
         return CellSpec(
             model=model,
             model_sha256=sha256,
-            method=method,
-            scheme=scheme,
-            calibration=self.calibration if looks_at_data else None,
+            method=cell.method,
+            scheme=cell.scheme,
+            calibration=cell.calibration if looks_at_data else None,
             tasks=self.asked,
             compute_dtype=dtype,
             device=self.device,
-            seed=self.seed,
-            budget=self.budget if recipe.learns else None,
-            inputs=None if contents is None else contents.inputs(method, self.asked, looks_at_data),
+            seed=cell.seed,
+            budget=cell.budget if recipe.learns else None,
+            inputs=None if contents is None else contents.inputs(cell.method, self.asked, corpus),
         )
 
 
-def read_plan_fields(path: Path) -> dict[str, object]:
-    """Read the fields of a plan from a YAML (or JSON) file; `make_plan` checks them.
-
-    Raises:
-        PlanError: The file is missing, not YAML, too large, nested too deeply, or holds no fields.
-    """
-    with guarded(lambda why: f"cannot read plan {path}: {why}", PlanError):
-        size = path.stat().st_size
-        content_bytes = path.read_bytes() if size <= _LARGEST_FILE else b""
-    if size > _LARGEST_FILE:
-        raise PlanError(f"plan {path} is too large: {size} bytes; expected at most {_LARGEST_FILE}")
-    with guarded(lambda why: f"plan {path} is not UTF-8 text: {why}", PlanError):
-        text = content_bytes.decode("utf-8")
-    with guarded(lambda why: f"plan {path} is not YAML: {why}", PlanError):
-        _check_simple(path, text)
-        content = yaml.safe_load(text)
-    if not isinstance(content, dict):
-        raise PlanError(f"plan {path} holds a {type(content).__name__}; expected fields such as models, methods, tasks")
-    return content
+def schema() -> dict[str, object]:
+    """The JSON schema of plan files, for editors; it offers the names of this machine's plug-ins, too."""
+    return {"$schema": SCHEMA_DIALECT, **Plan.model_json_schema()}
 
 
-def _check_simple(path: Path, text: str) -> None:
-    """Refuse deep nesting and many aliases, which no plan needs and which could expand without bound."""
-    depth = aliases = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        aliases += isinstance(event, yaml.AliasEvent)
-        if depth > _DEEPEST or aliases > _MOST_ALIASES:
-            raise PlanError(
-                f"plan {path} is nested deeper than {_DEEPEST} levels or repeats parts more than {_MOST_ALIASES} "
-                "times; write it out"
-            )
-
-
-def _short(value: object) -> str:
-    """The beginning of a value's representation; the rest is never computed."""
-    return _BRIEF.repr(value)[:80]
-
-
-def make_plan(fields: Mapping[str, object]) -> Plan:
+def make_plan(fields: Mapping[str, object], file: PlanFile | None = None) -> Plan:
     """Make a plan from its fields.
 
+    Args:
+        fields: The fields.
+        file: The file that they come from, whose lines errors name; None if they come from elsewhere.
+
     Raises:
-        PlanError: A field is missing, unknown or wrong; the message names it.
-        UnknownNameError: A method, a task or a corpus is not known.
-        RefusedError: Methods joined by `+` cannot be combined.
-        SchemeError: A scheme cannot be read.
+        PlanError: Fields are missing, unknown or wrong, or name what does not exist; the message tells each.
     """
     try:
         return Plan.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        got = _short(first["input"])
-        what = "write a list, e.g. [name]" if first["type"] == "tuple_type" else first["msg"]
-        raise PlanError(f"plan field {where!r}: {what} (got {got})") from error
+        raise plan_error(error, Plan, file) from error

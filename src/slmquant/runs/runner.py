@@ -76,7 +76,7 @@ def run(
     executor.check(plan)
     limit_bytes()
     places = Places(data_dir)
-    total = len(plan.models) * len(plan.cells("model", "0", "float32")) * (1 + len(plan.engines))
+    total = sum(len(plan.cells(model, "0", "float32")) for model in plan.models) * (1 + len(plan.engines))
     rows = Rows(store, places, tell or _ignore, total)
     bench = _Bench(plan, places, rows, progress, executor)
     for model in plan.models:
@@ -101,6 +101,8 @@ class _Bench:
 
     def run_model(self, model: str) -> None:
         """Run all cells of one model."""
+        if not self.plan.cells(model, NO_MODEL, "float32"):
+            return
         try:
             identity = identify(model)
             contents = Contents.of(identity.folder, self._data)
@@ -125,11 +127,11 @@ class _Bench:
     @cached_property
     def _data(self) -> Data:
         """Hashes of the plan's data, computed once, in a child process, as lm-eval is large."""
-        job = DataJob(self.plan.calibration.corpus, self.plan.tasks, self.places.data_dir)
+        job = DataJob(self.plan.corpora, self.plan.tasks, self.places.data_dir)
         data = self.executor.run(read_data, job)
         if isinstance(data, Failure):
             self.rows.say(f"the data could not be hashed: {data.reason}")
-            return Data(UNKNOWN, {spec.name: UNKNOWN for spec in self.plan.tasks})
+            return Data(dict.fromkeys(self.plan.corpora, UNKNOWN), {spec.name: UNKNOWN for spec in self.plan.tasks})
         return data
 
     def _decide(self, model: str, key: str) -> Decision:

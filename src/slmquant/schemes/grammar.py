@@ -28,6 +28,7 @@ accepted, and printed in the canonical form.
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import cast, get_args
 
 from slmquant.errors import SchemeError
@@ -118,9 +119,11 @@ def parse(name: str) -> Scheme:
         return Scheme(special=GgufType(text.upper()))
     if match := _PART.fullmatch(text):
         return _scheme(name, match)
+    near = get_close_matches(text.upper(), EXAMPLES, n=1, cutoff=0.7)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise SchemeError(
         f"cannot read scheme {name!r}; expected e.g. 'W4A16g64', 'W8A8' or 'W4A4KV4g64-asym' "
-        "(`slmquant schemes` shows the grammar)"
+        f"(`slmquant schemes` shows the grammar){hint}"
     )
 
 

@@ -102,6 +102,18 @@ def resolve(source: str, progress: Progress | None = None) -> Path:
     raise UnknownNameError("model", source, {*KNOWN, *(model.name for model in local_models())})
 
 
+def check_source(source: str) -> None:
+    """Check that `source` is a known name, or may be a path or a hub id; nothing is fetched or converted.
+
+    Raises:
+        UnknownNameError: It looks like a name, but is unknown; the message suggests similar names.
+    """
+    known = {*KNOWN, *(model.name for model in local_models())}
+    is_name = re.fullmatch(r"[\w.-]+", source) is not None
+    if is_name and source.removesuffix(ON_GRID_SUFFIX) not in known and not is_path(source):
+        raise UnknownNameError("model", source, known)
+
+
 def place_of(source: str) -> Path | None:
     """Local path of `source`; None if it is not on this machine. Nothing is fetched or converted."""
     pulled = models_dir() / source

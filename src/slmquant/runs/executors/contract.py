@@ -90,7 +90,7 @@ def capture_job(work: ModelWork, spec: CellSpec) -> CaptureJob | None:
         return None
     return CaptureJob(
         model=spec.model,
-        calibration=work.plan.calibration,
+        calibration=spec.calibration,
         wanted=needs,
         dtype=spec.compute_dtype,
         device=work.plan.device,
