@@ -52,6 +52,10 @@ OF_THE_MACHINE = frozenset(
         "quantize_peak_rss_bytes",
         "quantize_added_rss_bytes",
         "quantize_noise",
+        "quantize_read_bytes",
+        "quantize_written_bytes",
+        "quantize_energy_j",
+        "quantize_device_peak_bytes",
         "evaluate_s",
     }
 )

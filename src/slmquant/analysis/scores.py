@@ -63,12 +63,14 @@ class ScoreOptions:
         consumption_reference: The method whose cell of the same model, scheme and machine scores 100.
         inference_context: Context length at which decoding speed is taken, in tokens, or the longest one below that
             which the model supports.
+        cost_per_hour: Money that an hour of the machine costs; reports have a column of costs only with it.
     """
 
     expectation: Expectation = "mean_then_square"
     perplexity: bool = True
     consumption_reference: str = "rtn"
     inference_context: int = 512
+    cost_per_hour: float | None = None
 
 
 DEFAULT_OPTIONS = ScoreOptions()

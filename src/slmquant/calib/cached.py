@@ -93,7 +93,7 @@ def run_capture(job: CaptureJob, progress: Progress, loaded: LoadedModel | None 
     if given is None:
         multiply_in_(loaded.model, mode.linears)
         unmap_(loaded.model)
-    meter = Meter()
+    meter = Meter(job.device)
     left_as_it_is = nullcontext() if given is None else multiplying_in(loaded.model.base_model, mode.linears)
     with left_as_it_is, attending_in(mode.attention), meter.phase("capture"):
         captured = capture(loaded.model, relations, windows, job.wanted, progress)

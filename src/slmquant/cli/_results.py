@@ -37,6 +37,18 @@ MarginNatsOption = Annotated[
 ]
 
 
+CostPerHourOption = Annotated[
+    float | None,
+    typer.Option(
+        "--cost-per-hour",
+        min=0,
+        max=1e6,
+        help="Money that an hour of this machine costs; adds a column with the cost of quantizing.",
+        show_default=False,
+    ),
+]
+
+
 def open_store(path: Path | None) -> Store:
     """Open the store at `path`, or at the default place, for reading."""
     from slmquant.store import Store, default_store_path

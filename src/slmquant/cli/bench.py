@@ -10,10 +10,12 @@ import typer
 
 from slmquant.bounds import LARGEST_SEED, LONGEST_S, LONGEST_WINDOW, MOST_SAMPLES, SHORTEST_WINDOW
 from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar, shown, tell
+from slmquant.cli._results import CostPerHourOption
 from slmquant.errors import FAILED_CELLS, INTERRUPTED
 from slmquant.runs import defaults
 
 if TYPE_CHECKING:
+    from slmquant.analysis.scores import ScoreOptions
     from slmquant.analysis.standing import Answers
     from slmquant.runs.plan import Plan
     from slmquant.runs.rows import Event
@@ -108,6 +110,7 @@ def command(
     ),
     json: JsonOption = False,
     quiet: QuietOption = False,
+    cost_per_hour: CostPerHourOption = None,
 ) -> None:
     """Quantize models with several methods and schemes under identical conditions; measure, store and report.
 
@@ -142,6 +145,7 @@ def command(
         report,
         json,
         quiet,
+        cost_per_hour,
     )
 
 
@@ -157,6 +161,7 @@ def _bench(
     report: Path,
     json: bool,
     quiet: bool,
+    cost_per_hour: float | None,
 ) -> None:
     """Run the plan of a file and options, and write its report.
 
@@ -172,10 +177,12 @@ def _bench(
         report: Folder for the report's files.
         json: Whether to print JSON.
         quiet: Whether to print no progress.
+        cost_per_hour: Money per hour of the machine; None for no column of costs.
 
     Raises:
         typer.Exit: A cell failed, or the run was interrupted.
     """
+    from slmquant.analysis.scores import ScoreOptions
     from slmquant.files import make_folder
     from slmquant.runs.plan_options import plan_of
 
@@ -191,7 +198,7 @@ def _bench(
     for remark in remarks if not quiet else ():
         tell(remark)
     result, answers = _measured(plan, store, data, quiet)
-    _write(result.records, answers, report, json, quiet)
+    _write(result.records, answers, report, json, quiet, ScoreOptions(cost_per_hour=cost_per_hour))
     if result.failed:
         err_console.print(
             f"[bold red]{len(result.failed)} of {len(result.records)} cells failed;[/bold red] "
@@ -218,17 +225,19 @@ def _measured(plan: Plan, store: Path | None, data: Path | None, quiet: bool) ->
         return result, {record.cell_id: opened.items(record.cell_id) for record in result.records}
 
 
-def _write(records: Sequence[Record], answers: Answers, folder: Path, json: bool, quiet: bool) -> None:
+def _write(
+    records: Sequence[Record], answers: Answers, folder: Path, json: bool, quiet: bool, options: ScoreOptions
+) -> None:
     """Write the report's files into `folder`, and print its table, or JSON."""
     from slmquant.report.files import as_json, write_report_csv, write_report_json
     from slmquant.report.page import write_page
 
     written = [write(records, folder) for write in (write_report_csv, write_report_json)]
-    written.append(write_page(records, folder, answers=answers))
+    written.append(write_page(records, folder, options, answers))
     if json:
         print_json(as_json(records))
     elif not quiet:
-        _print_results(records, answers)
+        _print_results(records, answers, options)
         tell(f"wrote {', '.join(str(path) for path in written)}")
 
 
@@ -260,8 +269,8 @@ class _Teller:
         err_console.print(line, highlight=False, soft_wrap=True)
 
 
-def _print_results(records: Sequence[Record], answers: Answers) -> None:
+def _print_results(records: Sequence[Record], answers: Answers, options: ScoreOptions) -> None:
     from slmquant.cli._output import console
     from slmquant.report.terminal import print_report
 
-    print_report(records, console, answers=answers)
+    print_report(records, console, options, answers)

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slmquant.cli._output import JsonOption, QuietOption, console, print_json, tell
-from slmquant.cli._results import MarginAccuracyOption, MarginNatsOption, ModelOption, StoreOption, open_store, select
+from slmquant.cli._results import (
+    CostPerHourOption,
+    MarginAccuracyOption,
+    MarginNatsOption,
+    ModelOption,
+    StoreOption,
+    open_store,
+    select,
+)
 
 if TYPE_CHECKING:
     from slmquant.store import Record
@@ -47,6 +55,7 @@ def command(
     json: JsonOption = False,
     margin_accuracy: MarginAccuracyOption = 0.02,
     margin_nats: MarginNatsOption = 0.01,
+    cost_per_hour: CostPerHourOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Print results as a table and write them as CSV, JSON and one HTML page.
@@ -79,7 +88,7 @@ def command(
     if consumption_reference not in {"rtn", *measured}:
         raise UnknownNameError("measured method", consumption_reference, measured)
     margins = Margins(margin_accuracy, margin_nats)
-    options = ScoreOptions(expectation.value, perplexity, consumption_reference)
+    options = ScoreOptions(expectation.value, perplexity, consumption_reference, cost_per_hour=cost_per_hour)
     if json:
         print_json(as_json(records, options, answers))
     elif "table" in chosen:

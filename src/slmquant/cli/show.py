@@ -29,7 +29,8 @@ def command(
 
     with open_store(store) as results:
         record = results.get(cell)
+        others = results.records(model=record.spec.model)
     if json:
         print_json({"cell_id": record.cell_id, **record.model_dump(mode="json")})
     else:
-        console.print(record_report(record))
+        console.print(record_report(record, others))

@@ -69,6 +69,26 @@ def bytes_on_disk(artifact: Path) -> int | None:
 
 
 @dataclass(frozen=True)
+class DiskBytes:
+    """Bytes that this process read from and wrote to disks since it started."""
+
+    read: int
+    written: int
+
+
+NO_DISK_COUNTERS = "the system does not count the bytes that a process reads and writes"
+
+
+def disk_bytes() -> DiskBytes | None:
+    """Bytes read and written so far, without those served from the system's memory; None if they are not counted."""
+    try:
+        counters = psutil.Process().io_counters()
+    except (AttributeError, psutil.Error, OSError):  # macOS has no such counters
+        return None
+    return DiskBytes(int(counters.read_bytes), int(counters.write_bytes))
+
+
+@dataclass(frozen=True)
 class CpuTimes:
     """Processor times in seconds: of all cores since the system started, and of this process since it started.
 

@@ -54,26 +54,26 @@ class Column:
 def columns(section: Section) -> list[Column]:
     """The columns of a section's table; columns without any value are left out."""
     all_columns = [
-        Column("bpw", "Stored bits per weight of the whole model.", _metric("bpw", decimal(2))),
-        Column("MB", "Stored size, 10⁶ bytes.", _metric("stored_bytes", decimal(1), BYTES_PER_MB), True),
+        Column("bpw", "Stored bits per weight of the whole model.", of_metric("bpw", decimal(2))),
+        Column("MB", "Stored size, 10⁶ bytes.", of_metric("stored_bytes", decimal(1), BYTES_PER_MB), True),
         *(column for text in section.texts for column in _text_columns(text, len(section.texts) > 1)),
         *(column for task in section.tasks for column in _accuracy_columns(task)),
         *_performance_scores(),
-        Column("quant s", "Wall-clock seconds to capture statistics and to quantize.", _metric("quantize_s", seconds)),
-        Column("CPU s", "The same in processor seconds.", _metric("quantize_cpu_s", seconds)),
+        Column("quant s", "Wall-clock seconds to capture and to quantize.", of_metric("quantize_s", seconds)),
+        Column("CPU s", "The same in processor seconds.", of_metric("quantize_cpu_s", seconds)),
         Column(
             "added MB",
             "Peak resident memory during the same work, minus the loaded model's, 10⁶ bytes.",
-            _metric("quantize_added_rss_bytes", decimal(0), BYTES_PER_MB),
+            of_metric("quantize_added_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
         Column(
             "peak MB",
             "Peak resident memory up to the end of quantization, 10⁶ bytes.",
-            _metric("quantize_peak_rss_bytes", decimal(0), BYTES_PER_MB),
+            of_metric("quantize_peak_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
         _consumption_score(section.options),
     ]
-    return _known(all_columns, section.cells)
+    return with_values(all_columns, section.cells)
 
 
 SCORES = ("perf", "perf > chance", "cons")
@@ -91,7 +91,7 @@ def score_columns(section: Section) -> list[Column]:
         )
         for engine in section.engines
     ]
-    return _known([*_performance_scores(), *infer, _consumption_score(section.options)], section.cells)
+    return with_values([*_performance_scores(), *infer, _consumption_score(section.options)], section.cells)
 
 
 def engine_columns(section: Section) -> list[Column]:
@@ -100,17 +100,17 @@ def engine_columns(section: Section) -> list[Column]:
         Column(
             "file MB",
             "Size of the exported artifact on disk, 10⁶ bytes.",
-            _metric("artifact_bytes", decimal(1), BYTES_PER_MB),
+            of_metric("artifact_bytes", decimal(1), BYTES_PER_MB),
         ),
         Column(
             "RAM MB",
             "Peak resident memory of the engine's process during prefill and decoding, 10⁶ bytes.",
-            _metric("inference_peak_rss_bytes", decimal(0), BYTES_PER_MB),
+            of_metric("inference_peak_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
         Column(
             "added MB",
             "Of that, the part added by the artifact, without interpreter and binding; it enters SLMQ_infer.",
-            _metric("inference_added_rss_bytes", decimal(0), BYTES_PER_MB),
+            of_metric("inference_added_rss_bytes", decimal(0), BYTES_PER_MB),
         ),
         Column(
             "prefill tok/s",
@@ -128,7 +128,7 @@ def engine_columns(section: Section) -> list[Column]:
             _at("decode_speedup", 512),
         ),
     ]
-    return _known(all_columns, [measured for cell in section.cells for measured in cell.engines.values()])
+    return with_values(all_columns, [measured for cell in section.cells for measured in cell.engines.values()])
 
 
 def best(column: Column, section: Section) -> frozenset[str]:
@@ -197,7 +197,7 @@ def _text_columns(text: str, several: bool) -> list[Column]:
         Column(
             "ppl",
             f"Perplexity on {text}.",
-            _metric("perplexity", perplexity, task=text),
+            of_metric("perplexity", perplexity, task=text),
             True,
             about,
             task=text,
@@ -206,7 +206,7 @@ def _text_columns(text: str, several: bool) -> list[Column]:
         Column(
             "KL",
             f"Mean divergence from full precision on {text}, in nats.",
-            _metric("kl_mean", significant, task=text),
+            of_metric("kl_mean", significant, task=text),
             True,
             about,
             task=text,
@@ -215,13 +215,13 @@ def _text_columns(text: str, several: bool) -> list[Column]:
         Column(
             "KL p99",
             f"The 99th percentile of the divergence on {text}, in nats.",
-            _metric("kl_p99", significant, task=text),
+            of_metric("kl_p99", significant, task=text),
             about=about,
         ),
         Column(
             "top-1 %",
             f"Share of tokens on {text} for which both models rank the same token first.",
-            _metric("top1_agreement", decimal(1), 1 / PER_CENT, task=text),
+            of_metric("top1_agreement", decimal(1), 1 / PER_CENT, task=text),
             about=about,
         ),
     ]
@@ -282,7 +282,7 @@ def _consumption_score(options: ScoreOptions) -> Column:
     return Column("cons", f"SLMQ_cons; 100 is {reference_words(options)}.", _score(lambda cell: cell.scores.cons))
 
 
-def _known(all_columns: Iterable[Column], cells: Sequence[Cell]) -> list[Column]:
+def with_values(all_columns: Iterable[Column], cells: Sequence[Cell]) -> list[Column]:
     """The columns in which any of the cells has a value."""
     return [column for column in all_columns if any(column.read(cell) for cell in cells)]
 
@@ -296,14 +296,15 @@ def _at(name: str, longest: int) -> Callable[[Cell], Reading | None]:
 
     def read(cell: Cell) -> Reading | None:
         context = context_of(cell.record.metrics, name, longest)
-        return None if context is None else _metric(f"{name}@{context}", significant)(cell)
+        return None if context is None else of_metric(f"{name}@{context}", significant)(cell)
 
     return read
 
 
-def _metric(
+def of_metric(
     name: str, show: Callable[[float], str], unit: float = 1.0, task: str | None = None
 ) -> Callable[[Cell], Reading | None]:
+    """Read a metric, divided by `unit`."""
     return lambda cell: _reading(cell.record.metric(name, task), show, unit)
 
 

@@ -19,10 +19,12 @@ from slmquant.report._columns import (
     engine_columns,
     score_columns,
 )
+from slmquant.report._costs import cost_columns
 from slmquant.report._sections import Cell, Section, told_apart
 from slmquant.store.record import REFERENCE, Record
 
 _OF_CELLS = (
+    "device MB", "energy J",
     ABOVE_CHANCE, "bpw", "peak MB", "quant s", "added MB", "KL p99", "cons", "top-1 %", "perf > chance", "CPU s",
     "perf",
 )  # fmt: skip
@@ -77,7 +79,7 @@ class Table:
 
 def tables(section: Section) -> list[Table]:
     """One table if nothing ran on an engine; else three, the last with the scores of all tracks."""
-    everything, engines = columns(section), section.engines
+    everything, engines = [*columns(section), *cost_columns(section)], section.engines
     if not engines:
         return [_of_cells("All cells", section, everything, _OF_CELLS)]
     return [

@@ -10,6 +10,7 @@ from slmquant.analysis.cells import accuracy
 from slmquant.analysis.scores import ScoreOptions
 from slmquant.analysis.standing import Standing
 from slmquant.report._columns import ABSENT, perplexity, reference_words
+from slmquant.report._costs import sharing_notes
 from slmquant.report._headline import perplexity_of
 from slmquant.report._noise import busy_notes
 from slmquant.report._sections import Cell, Section
@@ -71,6 +72,13 @@ _DEFINITIONS: tuple[tuple[str, str], ...] = (
         "Peak resident memory during the same work, minus the memory of the loaded model, in 10⁶ bytes.",
     ),
     ("peak MB", "Peak resident memory of the cell's process up to the end of quantization, in 10⁶ bytes."),
+    ("device MB", "Peak memory that torch allocated on the graphics card during the same work, in 10⁶ bytes."),
+    (
+        "energy J",
+        "Energy of the computing device during the same work: the graphics card, or the processor packages with all "
+        "that runs on them. Absent on machines without a counter.",
+    ),
+    ("cost", "Money for the quant s, at the rate per hour that the report was given."),
     (
         "cons",
         "SLMQ_cons: the quadratic mean of two ratios, CPU s and added MB of {cheapest} divided by this cell's, times "
@@ -126,6 +134,7 @@ def notes(section: Section) -> list[str]:
         *_standing_notes(section),
         *_unique(machine_words(record.environment) for record in section.records),
         *_score_notes(section),
+        *sharing_notes(section),
         *busy_notes(section),
     ]
 

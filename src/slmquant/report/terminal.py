@@ -18,6 +18,7 @@ from slmquant.analysis.standing import Answers
 from slmquant.boundary import printable
 from slmquant.report._columns import ABSENT, number
 from slmquant.report._headline import NBSP, headline
+from slmquant.report._phases import phase_notes, phase_table
 from slmquant.report._sections import NO_ANSWERS, Section, sections
 from slmquant.report._tables import Table, over_models, tables
 from slmquant.report._words import STATUS_WORDS, flips, notes, remarks, scheme_words
@@ -65,8 +66,13 @@ def _section_report(section: Section, console: Console) -> RenderableType:
     return Group(*parts, "")
 
 
-def record_report(record: Record) -> RenderableType:
-    """Everything recorded about one cell, except its items."""
+def record_report(record: Record, others: Sequence[Record] = ()) -> RenderableType:
+    """Everything recorded about one cell, except its items.
+
+    Args:
+        record: The cell.
+        others: Cells of the same store, which may share work with it.
+    """
     spec = record.spec
     facts = RichTable.grid(padding=(0, 2))
     for name, value in (
@@ -84,7 +90,8 @@ def record_report(record: Record) -> RenderableType:
     if record.metrics:
         parts.append(_metrics(record))
     if record.phases:
-        parts.append(_phases(record))
+        parts.append(phase_table(record))
+        parts += [Text(printable(f"· {note}"), style="dim") for note in phase_notes(record, others)]
     return Group(*parts)
 
 
@@ -172,20 +179,4 @@ def _metrics(record: Record) -> RichTable:
         if m.name == "chance" and m.task is not None and (found := above_chance(record, m.task)):
             figures = [number(found.value), number(found.stderr), span(found.interval), n]
             table.add_row("above chance", *figures, plain(m.unit), plain(m.task), "(accuracy − chance) / (1 − chance)")
-    return table
-
-
-def _phases(record: Record) -> RichTable:
-    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column("phase")
-    for name in ("seconds", "CPU s", "added MB", "peak MB", "other load"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for phase in record.phases:
-        memory = (f"{b / 1e6:,.0f}" if b is not None else ABSENT for b in (phase.added_rss_bytes, phase.peak_rss_bytes))
-        spent = ABSENT if phase.cpu_s is None else f"{phase.cpu_s:.2f}"
-        others = ABSENT if phase.noise is None else f"{phase.noise:.0%}"
-        runs = f"median of {len(phase.repeated)}" if phase.repeated else ""
-        remarks = ", ".join(filter(None, ("shared" if phase.shared else "", runs)))
-        table.add_row(plain(phase.name), f"{phase.seconds:.2f}", spent, *memory, others, remarks)
     return table

@@ -42,7 +42,7 @@ def run_quantize(job: CellJob, progress: Progress) -> Phase:
     loaded = load(job.spec.model, device=job.spec.device, mapped=not methods.load(job.spec.method).rewrites_weights)
     check_model(job.spec, loaded)
     calibration = CachedCalibration(job.spec.calibration, job.captured, loaded, job.places.data_dir)
-    meter = Meter()
+    meter = Meter(job.spec.device)
     with meter.phase("quantize"):
         quantize_(
             loaded.model, job.spec.method, parse(job.spec.scheme), calibration,

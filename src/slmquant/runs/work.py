@@ -68,7 +68,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     """
     torch.set_num_threads(usable_cores())
     torch.manual_seed(job.spec.seed)
-    meter = Meter()
+    meter = Meter(job.spec.device)
     mode = MODES[job.spec.compute_dtype]
     mapped = not methods.load(job.spec.method).rewrites_weights
     with meter.phase("load"):

@@ -23,9 +23,9 @@ from pydantic import (
 
 from slmquant.store.inputs import Inputs, model_key
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the record format. Every change so far only added optional fields, so records of older schemas are read as
-they are. 1: no `inputs`. 2: `inputs`."""
+they are. 1: no `inputs`. 2: `inputs`. 3: bytes, energy and device memory of phases."""
 
 ComputeDtype = Literal["float32", "bfloat16", "bfloat16_all"]
 """What matrix products take: `bfloat16` those of linears, `bfloat16_all` those of attention and head, too."""
@@ -193,7 +193,7 @@ class Repeat(_Frozen):
 
 
 class Phase(_Frozen):
-    """Time and memory of one step of a cell."""
+    """Time, memory, bytes and energy of one step of a cell."""
 
     name: str
     """`load`, `capture`, `quantize`, `evaluate`, ..."""
@@ -211,6 +211,25 @@ class Phase(_Frozen):
     """Peak resident memory of the cell's process up to the end of this phase."""
     shared: bool = False
     """True if the work was done once for several cells; each cell is charged in full."""
+    device_peak_bytes: int | None = None
+    """Peak memory that torch allocated on the graphics card within the phase."""
+    read_bytes: int | None = None
+    """Bytes that the process read from disks, without those that the system had in memory."""
+    written_bytes: int | None = None
+    """Bytes that the process wrote to disks."""
+    energy_j: FiniteFloat | None = None
+    """Energy of the computing device meanwhile, including what other processes used."""
+    absent: dict[str, str] = Field(default_factory=dict)
+    """Field that could not be measured → the reason."""
+
+    @model_serializer(mode="wrap")
+    def _omit_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out what records of older schemas do not have, so that they are written as they were read."""
+        fields: dict[str, object] = dump(self)
+        return {name: value for name, value in fields.items() if name not in _SINCE_3 or value not in (None, {})}
+
+
+_SINCE_3 = ("device_peak_bytes", "read_bytes", "written_bytes", "energy_j", "absent")
 
 
 class ItemOutcome(_Frozen):

@@ -1,4 +1,4 @@
-"""Track 3, quantization consumption: processor time and memory of quantizing, in a separate process.
+"""Track 3, quantization consumption: time, memory, bytes and energy of quantizing, in a separate process.
 
 Time is the processor time of the cell's process, which other processes on the machine affect far less than wall time.
 Both are reported, with the share of processor time that others took. Memory is the peak resident memory within a phase
@@ -76,11 +76,31 @@ def consumption_metrics(phases: Sequence[Phase], calibration_tokens: int | None)
         metrics.append(
             _metric("quantize_noise", max(noise), "ratio", busy).model_copy(update={"higher_is_better": None})
         )
+    metrics += _where_counted(counted, protocol)
     if calibration_tokens is not None:
         metrics.append(
             Metric(name="calibration_tokens", value=calibration_tokens, unit="tokens", higher_is_better=False)
         )
     return metrics
+
+
+def _where_counted(counted: Sequence[Phase], protocol: str) -> list[Metric]:
+    """Bytes, energy and device memory, each if it was measured in all phases; of the first of several runs."""
+    sums = (
+        ("quantize_read_bytes", [phase.read_bytes for phase in counted], "bytes", "read from disks by the process in"),
+        ("quantize_written_bytes", [phase.written_bytes for phase in counted], "bytes", "written to disks in"),
+        ("quantize_energy_j", [phase.energy_j for phase in counted], "J", "energy of the whole device during"),
+    )
+    found = [
+        _metric(name, sum(known), unit, f"{words} {protocol}")
+        for name, values, unit, words in sums
+        if len(known := [value for value in values if value is not None]) == len(values)
+    ]
+    peaks = [phase.device_peak_bytes for phase in counted if phase.device_peak_bytes is not None]
+    if peaks and len(peaks) == len(counted):
+        words = f"peak memory on the graphics card, the larger of {protocol.replace(' + ', ', ')}"
+        found.append(_metric("quantize_device_peak_bytes", max(peaks), "bytes", words))
+    return found
 
 
 def _metric(name: str, value: float, unit: str, protocol: str) -> Metric:

@@ -62,7 +62,7 @@ def run_round(job: RoundJob, progress: Progress) -> RoundResult:
     """
     torch.set_num_threads(usable_cores())
     torch.manual_seed(job.spec.seed)
-    meter = Meter()
+    meter = Meter(job.spec.device)
     with meter.phase("evaluate"):
         context = _context(job, progress)
         with attending_in(context.mode.attention):
