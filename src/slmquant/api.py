@@ -50,7 +50,7 @@ from slmquant.tracks.compression import evaluate as evaluate_tasks
 def quantize(
     source: str,
     method: str,
-    scheme: str,
+    scheme: str | Scheme,
     *,
     calibration: CalibrationSpec | None = None,
     dtype: Dtype = "auto",
@@ -65,7 +65,7 @@ def quantize(
     Args:
         source: A known name, a hub id, a folder or a GGUF file.
         method: Name of a method, or `a+b`.
-        scheme: Scheme name.
+        scheme: Scheme name, or a scheme such as `read_mixture` returns.
         calibration: Calibration set, for methods that need one; by default 128 windows of 512 tokens of WikiText-2's
             train split, or of a text from a package if that is not available.
         dtype: Compute dtype of calibration and of the result; `auto` measures and decides.
@@ -80,7 +80,7 @@ def quantize(
     """
     progress, places = progress or Silent(), Places(data_dir)
     spec = calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
-    parsed, recipe = parse(scheme), methods.load(method)
+    parsed, recipe = _scheme(scheme), methods.load(method)
     if (reason := recipe.refusal(parsed)) is not None:
         raise RefusedError(f"{method}: {reason}")
     needs = recipe.needs_for(parsed)
@@ -104,14 +104,14 @@ def quantize(
     return Artifact(quantized, loaded.tokenizer, source, loaded.sha256)
 
 
-def least_bytes(source: str, scheme: str) -> int:
+def least_bytes(source: str, scheme: str | Scheme) -> int:
     """A lower bound, in bytes, on the size of a quantized model; 0 if the model is not here yet.
 
     It counts codes only, as if every parameter took the fewest bits that the scheme gives to any.
     """
     if place_of(source) is None:
         return 0
-    parsed = parse(scheme)
+    parsed = _scheme(scheme)
     bits = [FULL_PRECISION_BITS] + [spec.format.bits for spec in parsed.weight_specs]
     return math.floor(identify(source).card.parameters * min(bits) / 8)
 
@@ -191,6 +191,10 @@ def bench(
     )
     with Store(store or default_store_path()) as opened:
         return run(plan, opened, data_dir=data_dir, progress=progress).records
+
+
+def _scheme(scheme: str | Scheme) -> Scheme:
+    return parse(scheme) if isinstance(scheme, str) else scheme
 
 
 def _dtype(

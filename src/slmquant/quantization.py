@@ -103,7 +103,7 @@ class _Quantization:
         solver, work = self.recipe.solver, self.work
         if solver is None:
             return
-        if work.scheme.embeddings is not None:  # before the blocks, so that they see the inputs of the final model
+        if work.scheme.rounds_embeddings:  # before the blocks, so that they see the inputs of the final model
             self._round_embeddings_(solver.embeddings, assembly)
         for group, weights in solver.solve(self.recipe.title, work, self._statistics):
             assembly.install_group_(group.linears, weights, self._input_scale(group, solver, assembly.clip))
@@ -124,6 +124,8 @@ class _Quantization:
         relations = self.work.relations
         names = dict.fromkeys((relations.embedding, *([relations.head_weight] if relations.head_weight else [])))
         for name in names:
+            if name not in self.work.specs:
+                continue
             weight = self.work.model.get_submodule(name).get_parameter("weight")
             inputs = self._statistics.get(name) if name == relations.head_weight else None
             codes = rounding.round(weight.float(), grid_of(self.work.specs[name]), inputs)
@@ -137,6 +139,8 @@ def _refuse(method: str, reason: str | None) -> None:
 
 def _group_refusal(model: PreTrainedModel, relations: Relations, scheme: Scheme) -> str | None:
     inputs: dict[str, int] = {}
+    if scheme.table is not None:
+        return None  # `Work.specs` looks at each weight
     if scheme.weights is not None:
         inputs |= {name: weight_at(model, name).shape[1] for name in relations.linears}
     if scheme.embeddings is not None:

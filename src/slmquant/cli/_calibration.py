@@ -11,6 +11,7 @@ import typer
 from slmquant.bounds import LARGEST_SEED, LONGEST_WINDOW, MOST_SAMPLES, SHORTEST_WINDOW
 
 if TYPE_CHECKING:
+    from slmquant.schemes import Scheme
     from slmquant.store.record import CalibrationSpec
 
 
@@ -32,7 +33,28 @@ SeqLenOption = Annotated[
     int, typer.Option("--seq-len", min=SHORTEST_WINDOW, max=LONGEST_WINDOW, help="Tokens per calibration window.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed.")]
+MixtureOption = Annotated[
+    Path | None,
+    typer.Option("--mixture", help="File with a type for every weight, instead of a scheme; see `slmquant mixture`."),
+]
 BudgetOption = Annotated[Budget, typer.Option("--budget", help="Learning budget of methods that learn.")]
+
+
+def chosen_scheme(scheme: str | None, mixture: Path | None, default: str) -> Scheme:
+    """The scheme that the options name.
+
+    Raises:
+        SchemeError: Both are given, or one of them cannot be read.
+    """
+    from slmquant.errors import SchemeError
+    from slmquant.schemes import parse
+    from slmquant.schemes.mixture_file import read_mixture
+
+    if mixture is None:
+        return parse(scheme or default)
+    if scheme is not None:
+        raise SchemeError(f"--scheme {scheme} and --mixture {mixture} both say how weights are stored; leave one out")
+    return read_mixture(mixture)
 
 
 def calibration(corpus: str | None, samples: int, seq_len: int, seed: int, data: Path | None) -> CalibrationSpec:

@@ -13,10 +13,12 @@ from slmquant.cli._calibration import (
     Budget,
     BudgetOption,
     CorpusOption,
+    MixtureOption,
     SamplesOption,
     SeedOption,
     SeqLenOption,
     calibration,
+    chosen_scheme,
 )
 from slmquant.cli._output import (
     DataOption,
@@ -33,7 +35,7 @@ from slmquant.cli._output import (
 if TYPE_CHECKING:
     from slmquant.api import Artifact
     from slmquant.formats.common.contract import Format, Placement, Written
-    from slmquant.progress import Progress
+    from slmquant.schemes import Scheme
     from slmquant.store.record import CalibrationSpec
 
 
@@ -52,6 +54,7 @@ def command(
     scheme: Annotated[
         str | None, typer.Option(help="Scheme to quantize a model source to.", show_default=SCHEME)
     ] = None,
+    mixture: MixtureOption = None,
     otherwise: Annotated[
         str | None, typer.Option(help="The format's type to fall back on for weights that it cannot store as asked.")
     ] = None,
@@ -93,13 +96,29 @@ def command(
     if keep is not None:
         check_output(keep, True, is_native, overwrite, place_of(model))
     spec = calibration(corpus, samples, seq_len, seed, data)
+    quantized_already = is_native(Path(model).expanduser())
+    if quantized_already and (method is not None or scheme is not None or mixture is not None):
+        raise typer.BadParameter(
+            f"{model} is quantized already; drop --method, --scheme and --mixture", param_hint="MODEL"
+        )
+    numbers = chosen_scheme(scheme, mixture, SCHEME)
     with progress_bar(quiet) as progress:
         check_installed(format_, fmt.extra)
-        if not is_native(Path(model).expanduser()):
-            least = api.least_bytes(model, scheme or SCHEME)
-            check_output(output, not fmt.suffix, ours, overwrite, place_of(model), least)
-            _rehearse(fmt, format_, model, method or METHOD, scheme or SCHEME, otherwise, spec, data)
-        artifact = _artifact(model, method, scheme, spec, budget, data, progress)
+        if quantized_already:
+            artifact = api.open_artifact(Path(model).expanduser())
+        else:
+            check_output(output, not fmt.suffix, ours, overwrite, place_of(model), api.least_bytes(model, numbers))
+            _rehearse(fmt, format_, model, method or METHOD, numbers, otherwise, spec, data)
+            artifact = api.quantize(
+                model,
+                method or METHOD,
+                numbers,
+                calibration=spec,
+                seed=spec.seed,
+                budget=budget.value,
+                data_dir=data,
+                progress=progress,
+            )
     if keep is not None:
         artifact.save(keep, overwrite=overwrite)
     written = fmt.write(artifact, output, otherwise)
@@ -116,7 +135,7 @@ def _rehearse(
     name: str,
     source: str,
     method: str,
-    scheme: str,
+    scheme: Scheme,
     otherwise: str | None,
     spec: CalibrationSpec,
     data: Path | None,
@@ -133,10 +152,9 @@ def _rehearse(
     from slmquant import api, methods
     from slmquant.errors import RefusedError
     from slmquant.formats.common.contract import settle
-    from slmquant.schemes import parse
 
-    recipe, numbers = methods.load(method), parse(scheme)
-    if recipe.refusal(numbers) is not None or not recipe.looks_at_data(numbers):
+    recipe = methods.load(method)
+    if recipe.refusal(scheme) is not None or not recipe.looks_at_data(scheme):
         return
     nearest = api.quantize(source, "rtn", scheme, calibration=spec, dtype="float32", data_dir=data).quantized
     if (reason := fmt.refusal(nearest)) is not None:
@@ -217,33 +235,3 @@ def _summary(placements: Sequence[Placement]) -> list[_Kind]:
         share = sum(p.parameters for p in alike) / total
         kinds.append(_Kind(stored, asked, len(alike), share, sum(p.stored_bytes for p in alike), exact))
     return sorted(kinds, key=lambda kind: -kind.share)
-
-
-def _artifact(
-    source: str,
-    method: str | None,
-    scheme: str | None,
-    spec: CalibrationSpec,
-    budget: Budget,
-    data: Path | None,
-    progress: Progress,
-) -> Artifact:
-    """The quantized model, read from its folder or quantized now."""
-    from slmquant import api
-    from slmquant.formats.native.folder import is_native
-
-    folder = Path(source).expanduser()
-    if is_native(folder):
-        if method is not None or scheme is not None:
-            raise typer.BadParameter(f"{source} is quantized already; drop --method and --scheme", param_hint="MODEL")
-        return api.open_artifact(folder)
-    return api.quantize(
-        source,
-        method or METHOD,
-        scheme or SCHEME,
-        calibration=spec,
-        seed=spec.seed,
-        budget=budget.value,
-        data_dir=data,
-        progress=progress,
-    )

@@ -11,10 +11,12 @@ from slmquant.cli._calibration import (
     Budget,
     BudgetOption,
     CorpusOption,
+    MixtureOption,
     SamplesOption,
     SeedOption,
     SeqLenOption,
     calibration,
+    chosen_scheme,
 )
 from slmquant.cli._output import (
     DataOption,
@@ -27,12 +29,17 @@ from slmquant.cli._output import (
     tell,
 )
 
+SCHEME = "W4A16g64"
+
 
 def command(
     model: Annotated[str, typer.Argument(help="Model source: a name, hub id, folder or GGUF file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     method: Annotated[str, typer.Option(help="Method, or combination a+b.")] = "gptq",
-    scheme: Annotated[str, typer.Option(help="Scheme name; see `slmquant schemes`.")] = "W4A16g64",
+    scheme: Annotated[
+        str | None, typer.Option(help="Scheme name; see `slmquant schemes`.", show_default=SCHEME)
+    ] = None,
+    mixture: MixtureOption = None,
     corpus: CorpusOption = None,
     samples: SamplesOption = 128,
     seq_len: SeqLenOption = 512,
@@ -58,13 +65,14 @@ def command(
     from slmquant.formats.native.folder import is_native
     from slmquant.model.sources.resolve import place_of
 
+    numbers = chosen_scheme(scheme, mixture, SCHEME)
     check_output(output, True, is_native, overwrite, place_of(model))  # the quick check first
-    check_output(output, True, is_native, overwrite, place_of(model), api.least_bytes(model, scheme))
+    check_output(output, True, is_native, overwrite, place_of(model), api.least_bytes(model, numbers))
     with progress_bar(quiet) as progress:
         artifact = api.quantize(
             model,
             method,
-            scheme,
+            numbers,
             calibration=calibration(corpus, samples, seq_len, seed, data),
             device=device,
             seed=seed,

@@ -142,7 +142,7 @@ def evaluation_context(
 
 def _reference_head(quantized: QuantizedModel, source: str) -> Tensor | None:
     """The full-precision head if the scheme quantized it; None if the model still has it."""
-    if quantized.scheme.embeddings is None:
+    if not quantized.scheme.rounds_embeddings:
         return None
     fresh = load(source, device=quantized.model.device).model
     head: Tensor = fresh.get_output_embeddings().weight

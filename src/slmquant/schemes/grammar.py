@@ -100,6 +100,7 @@ _PART = re.compile(
     re.IGNORECASE,
 )
 _MIXTURE = re.compile(r"(Q[2-6]_K_[SML]|IQ[1-4]_(XXS|XS|S|M|NL)|F16|BF16)", re.IGNORECASE)
+_TABLE = re.compile(r"mix-[0-9a-f]{12}")
 _SYNONYMS = {"FP8E4M3": "FP8", "FP6E3M2": "FP6", "FP4E2M1": "FP4"}
 
 
@@ -115,6 +116,10 @@ def parse(name: str) -> Scheme:
         text = re.sub(synonym, usual, text, flags=re.IGNORECASE)
     if text.upper() in get_args(MixtureName):
         return Scheme.of_mixture(cast(MixtureName, text.upper()))
+    if _TABLE.fullmatch(text):
+        raise SchemeError(
+            f"{text} is a mixture from a file, which its name does not tell; give the file: --mixture FILE"
+        )
     if _MIXTURE.fullmatch(text) and text.upper() not in get_args(GgufName):
         return Scheme(special=GgufType(text.upper()))
     if match := _PART.fullmatch(text):

@@ -147,5 +147,10 @@ class GgufType:
         """Inputs that share a scale."""
         return 16 if self.name in ("Q2_K", "Q3_K", "Q6_K") else 32
 
+    @property
+    def row_multiple(self) -> int:
+        """Rows that ggml can store in the type have a multiple of this many inputs."""
+        return 256 if self.name.endswith("_K") else 32
+
 
 WeightFormat = IntegerFormat | TernaryFormat | NumberFormat | GgufType

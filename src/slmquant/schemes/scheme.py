@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
@@ -112,6 +115,8 @@ class Scheme:
         mixture: A mixture of GGUF types (Q4_K_M): `weights` is then the type of most linears, `embeddings` the type
             of the head. Make it with `of_mixture`.
         special: A GGUF type that slmquant cannot round to (IQ2_XXS); all other parts are then None.
+        table: A mixture given weight by weight: (module, storage) sorted by module, None for 16 bits; `weights` is then
+            the most frequent storage. Make it with `of_table`.
     """
 
     weights: WeightSpec | None = None
@@ -120,6 +125,7 @@ class Scheme:
     embeddings: WeightSpec | None = None
     mixture: MixtureName | None = None
     special: GgufType | None = None
+    table: tuple[tuple[str, WeightSpec | None], ...] | None = None
 
     def __post_init__(self) -> None:
         parts = (self.weights, self.activations, self.kv, self.embeddings, self.mixture)
@@ -140,9 +146,28 @@ class Scheme:
         head = mixture.favoured["head"].type
         return cls(weights=gguf_spec(mixture.base), embeddings=gguf_spec(head), mixture=name)
 
+    @classmethod
+    def of_table(cls, storages: Mapping[str, WeightSpec | None]) -> Scheme:
+        """The scheme that stores each weight as `storages` says, by module name; None stands for 16 bits."""
+        table = tuple(sorted(storages.items(), key=lambda pair: pair[0]))
+        frequent = Counter(spec for _, spec in table if spec is not None).most_common(1)
+        return cls(weights=frequent[0][0] if frequent else None, table=table)
+
+    @property
+    def listed(self) -> dict[str, str] | None:
+        """Module → scheme name of its storage, of a mixture that is given weight by weight; None of any other."""
+        return None if self.table is None else {module: str(Scheme(spec)) for module, spec in self.table}
+
+    @property
+    def rounds_embeddings(self) -> bool:
+        """Whether embeddings or head may be quantized; a table has to be asked for their names."""
+        return self.embeddings is not None or self.table is not None
+
     @property
     def weight_specs(self) -> tuple[WeightSpec, ...]:
         """Every storage that a weight may get: linears, embeddings and head."""
+        if self.table is not None:
+            return tuple(dict.fromkeys(spec for _, spec in self.table if spec is not None))
         if self.mixture is not None:
             return tuple(gguf_spec(name) for name in MIXTURES[self.mixture].types)
         return tuple(spec for spec in (self.weights, self.embeddings) if spec is not None)
@@ -153,11 +178,13 @@ class Scheme:
         return self == Scheme()
 
     def __str__(self) -> str:
-        """The scheme's name; `parse(str(scheme)) == scheme`."""
+        """The scheme's name; `parse(str(scheme)) == scheme`, but for a table, whose name has a hash of its content."""
         if self.special is not None:
             return self.special.name
         if self.mixture is not None:
             return self.mixture
+        if self.table is not None:
+            return table_name(self.table)
         spec = self.weights or self.embeddings
         name = self.weights.format.name if self.weights else f"W{FULL_PRECISION_BITS}"
         dynamic = replace(self.activations, static=False) if self.activations else None
@@ -178,6 +205,12 @@ class Scheme:
         if self.activations and self.activations.static:
             name += "-static"
         return name
+
+
+def table_name(table: Sequence[tuple[str, WeightSpec | None]]) -> str:
+    """The name of a mixture that is given weight by weight: the same for the same content."""
+    content = "".join(f"{module} {Scheme(spec)}\n" for module, spec in table)
+    return f"mix-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def activations_with(weights: WeightFormat | None) -> ActivationSpec | None:

@@ -228,6 +228,8 @@ def no_side(weight: QuantizedTensor) -> str | None:
 
 
 def _mixture_refusal(scheme: Scheme) -> str | None:
+    if scheme.table is not None:
+        return f"{scheme} mixes several types, and such a folder has one type for all linears; use GGUF"
     if scheme.mixture is None:
         return None
     base = MIXTURES[scheme.mixture].base

@@ -11,6 +11,7 @@ what was evaluated.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +204,8 @@ def _provenance(artifact: Artifact) -> Iterator[tuple[str, str]]:
     yield MODEL_TYPE_KEY, artifact.quantized.model.config.model_type
     yield "slmquant.method", artifact.quantized.method
     yield "slmquant.scheme", str(artifact.quantized.scheme)
+    if (types := artifact.quantized.scheme.listed) is not None:
+        yield "slmquant.mixture", json.dumps(types)
     yield "slmquant.source", artifact.public_source
     yield "slmquant.source_sha256", artifact.source_sha256
 

@@ -48,7 +48,7 @@ from slmquant.model.sources.configuration import state_tie_
 from slmquant.model.sources.resolve import public_name, remember_place, remembered_source
 from slmquant.model.sources.token_rows import refuse_beyond_, remarks_of
 from slmquant.model.structure import InputGroup
-from slmquant.schemes import Scheme, parse
+from slmquant.schemes import Scheme
 
 _WEIGHTS = "model.safetensors"
 _GENERATION = "generation_config.json"
@@ -68,6 +68,7 @@ def save(artifact: Artifact, folder: Path) -> Path:
     manifest = Manifest(
         method=quantized.method,
         scheme=str(quantized.scheme),
+        mixture=quantized.scheme.listed,
         source=public_name(artifact.source),
         source_sha256=artifact.source_sha256,
         slmquant=__version__,
@@ -158,7 +159,7 @@ def _assemble(
     if (folder / _GENERATION).exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     weights = {name: decode_weight(tensors, name, facts) for name, facts in manifest.weights.items()}
-    scheme = parse(manifest.scheme)
+    scheme = manifest.stored_scheme
     _check_codes(model, manifest, weights, scheme)
     parameters = count_parameters(model)
     _add_biases_(model, manifest, tensors)
@@ -196,7 +197,7 @@ def _check_codes(
         expected = weight_at(model, name) if isinstance(module, Linear) else module.get_parameter("weight")
         if weight.codes.shape != expected.shape:
             raise ValueError(f"{name} has codes for {tuple(weight.codes.shape)} weights, not {tuple(expected.shape)}")
-    if scheme.weights is None or scheme.mixture is not None:
+    if scheme.weights is None or scheme.mixture is not None or scheme.table is not None:
         return
     expected_grid = grid_of(scheme.weights)
     for name in weights.keys() - set(manifest.embeddings):

@@ -14,6 +14,7 @@ from slmquant.errors import ModelError
 from slmquant.files import sha256
 from slmquant.formats.native.weights import WeightFacts, WeightFacts1
 from slmquant.model.rewriting.online_rotations import OnlineFact
+from slmquant.schemes import Scheme, parse
 
 VERSION = 3
 """3: checksums. 2: every number format and side branches. 1: integers only. All are read."""
@@ -28,6 +29,8 @@ class Manifest(BaseModel):
     version: int = VERSION
     method: str
     scheme: str
+    mixture: dict[str, str] | None = None
+    """Module → scheme name of its storage, if the scheme is a mixture from a file."""
     source: str
     """The model source: a name as given, else the name of its folder or file; older versions store its path."""
     source_sha256: str
@@ -46,6 +49,17 @@ class Manifest(BaseModel):
     """Every other file of the folder → its SHA-256; None in versions before 3."""
     sha256: str | None = None
     """Checksum of this manifest; see `digest`."""
+
+    @property
+    def stored_scheme(self) -> Scheme:
+        """The scheme.
+
+        Raises:
+            SchemeError: Its name, or that of a weight's storage, cannot be read.
+        """
+        if self.mixture is None:
+            return parse(self.scheme)
+        return Scheme.of_table({name: parse(kind).weights for name, kind in self.mixture.items()})
 
 
 def digest(content: Mapping[str, JsonValue]) -> str:

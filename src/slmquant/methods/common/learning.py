@@ -268,7 +268,7 @@ def refusal_to_learn(scheme: Scheme) -> str | None:
     """Why rounding to a scheme cannot be learned here; None if it can."""
     if scheme.weights is None:
         return f"{scheme} leaves the weights of linears alone, so there is no rounding to learn; use rtn"
-    grids = [grid_of(spec) for spec in (scheme.weight_specs if scheme.mixture else (scheme.weights,))]
+    grids = [grid_of(spec) for spec in (scheme.weight_specs if scheme.mixture or scheme.table else (scheme.weights,))]
     if not all(grid.uniform and grid.rule in ("span", "extreme") for grid in grids):
         return (
             f"it learns the rounding and ranges of integers with equal steps, and {scheme} has none; "

@@ -105,7 +105,7 @@ class Recipe:
         needs: frozenset[Statistic] = frozenset()
         if scheme.activations is not None and scheme.activations.static:
             needs |= {"range"}
-        if scheme.embeddings is not None and self.solver is not None:
+        if scheme.rounds_embeddings and self.solver is not None:
             needs |= self.solver.embeddings.needs
         return needs
 
