@@ -15,7 +15,17 @@ from slmquant.store.publication import published, publisher
 from slmquant.store.record import ItemOutcome, Record
 from slmquant.store.sqlite import Store
 
-__all__ = ["JSON_LINES", "PARQUET", "STORES", "Combined", "add_cells", "cells", "combine", "write_parquet"]
+__all__ = [
+    "JSON_LINES",
+    "PARQUET",
+    "STORES",
+    "Combined",
+    "add_cells",
+    "best_cells",
+    "cells",
+    "combine",
+    "write_parquet",
+]
 
 STORES = (".sqlite", ".db")
 """Endings of result stores."""
@@ -61,6 +71,21 @@ def combine(sources: Sequence[Path], output: Path) -> Combined:
     if output.suffix not in (JSON_LINES, PARQUET):
         endings = ", ".join((*STORES, JSON_LINES, PARQUET))
         raise OutputError(f"output {output} ends in {output.suffix or 'nothing'!r}; expected one of {endings}")
+    chosen, read = best_cells(sources)
+    records = [record for record, _ in chosen]
+    if output.suffix == PARQUET:
+        write_parquet(records, output)
+    else:
+        write_cells(records, {record.cell_id: items for record, items in chosen}, output)
+    return Combined(len(chosen), len(chosen), 0, read - len(chosen))
+
+
+def best_cells(sources: Iterable[Path]) -> tuple[list[Cell], int]:
+    """The cells of all sources, of several records of one cell the one that `combine` keeps; and the number read.
+
+    Raises:
+        StoreError: A source does not exist or cannot be read.
+    """
     kept: dict[str, Cell] = {}
     read = 0
     for cell in cells(sources):
@@ -68,13 +93,7 @@ def combine(sources: Sequence[Path], output: Path) -> Combined:
         before = kept.get(cell[0].cell_id)
         if before is None or _rank(cell[0]) > _rank(before[0]):
             kept[cell[0].cell_id] = cell
-    chosen = sorted(kept.values(), key=lambda cell: (cell[0].finished_at, cell[0].cell_id))
-    records = [record for record, _ in chosen]
-    if output.suffix == PARQUET:
-        write_parquet(records, output)
-    else:
-        write_cells(records, {record.cell_id: items for record, items in chosen}, output)
-    return Combined(len(kept), len(kept), 0, read - len(kept))
+    return sorted(kept.values(), key=lambda cell: (cell[0].finished_at, cell[0].cell_id)), read
 
 
 def write_parquet(records: Sequence[Record], path: Path) -> None:

@@ -117,6 +117,11 @@ def _row(record: Record, ends: Ends | None, outdated: str | None) -> Row:
     return row
 
 
+def settings(record: Record) -> tuple[str, ...]:
+    """The columns of `rows` that are identity and settings, not results."""
+    return tuple(_identity(record, None))
+
+
 def _identity(record: Record, outdated: str | None) -> Row:
     spec, environment = record.spec, record.environment
     return {
