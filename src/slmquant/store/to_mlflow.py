@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from slmquant.boundary import guarded
 from slmquant.errors import StoreError, UnavailableError
 from slmquant.store.export import Value, rows, settings
-from slmquant.store.publication import published, publisher
+from slmquant.store.publication import publisher
 from slmquant.store.record import Record
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def log_cells(records: Sequence[Record], uri: str) -> Logged:
                 continue
             if before is not None:
                 client.delete_run(before.run_id)
-            _log(client, experiment, record, published(row, publish), publish(record.spec.label))
+            told = {column: publish(value) if isinstance(value, str) else value for column, value in row.items()}
+            _log(client, experiment, record, told, publish(record.spec.label))
             added += 1
     return Logged(name, added, len(records) - added)
 
