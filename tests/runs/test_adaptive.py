@@ -54,10 +54,10 @@ def chunk(method: str, start: int, stop: int) -> TaskResult:
 class Workers:
     """Stands for the processes: quantizes nothing, answers by `SHARE_RIGHT`, and may be killed."""
 
-    def __init__(self, killed_at: int | None = None, failing: str | None = None) -> None:
+    def __init__(self, killed_at: int | None = None, failing: str | None = None, damaged_at: int | None = None) -> None:
         self.quantized: list[str] = []
         self.asked: list[tuple[str, int, int]] = []
-        self.killed_at, self.failing = killed_at, failing
+        self.killed_at, self.failing, self.damaged_at = killed_at, failing, damaged_at
 
     def __call__(
         self, function: object, job: CellJob | RoundJob, progress: Progress, timeout_s: float | None
@@ -73,6 +73,9 @@ class Workers:
             raise KeyboardInterrupt
         if job.spec.method == self.failing:
             return Failure("timeout", "too slow")
+        if len(self.asked) == self.damaged_at:
+            self.damaged_at = None
+            return Failure("failed", "the model was damaged", again=True)
         (asked,) = job.asked
         self.asked.append((job.spec.method, asked.start, asked.stop))
         phase = Phase(name="evaluate", seconds=10.0, peak_rss_bytes=7)
@@ -194,13 +197,23 @@ def test_a_cell_that_failed_goes_on_from_its_last_round(store: Store, monkeypatc
 def test_what_an_interrupted_run_left_unreadable_is_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_all(race(store, Workers(killed_at=1), monkeypatch), "none", "rtn")
-    left = list(store.path.parent.glob("*.rounds/*/*.json"))
+    left = list(store.path.parent.glob("*.rounds/*/*/content.json"))
     for file in left:
         file.write_text("{}")
     again = Workers()
     run_all(race(store, again, monkeypatch), "none", "rtn")
 
     assert len(left) == 3 and again.quantized == ["none", "rtn"]
+
+
+def test_a_cell_whose_saved_model_was_damaged_is_quantized_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run_all(race(store, Workers(), monkeypatch), "none", "rtn")
+    said: list[str] = []
+    workers = Workers(damaged_at=1)
+    results = run_all(race(store, workers, monkeypatch, said), "none", "rtn")
+
+    assert results == whole and len(workers.quantized) == 3
+    assert any("trying again, because the model was damaged" in line for line in said)
 
 
 def test_a_limit_smaller_than_a_round_is_kept() -> None:

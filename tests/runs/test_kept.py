@@ -7,7 +7,7 @@ import torch
 
 from slmquant.artifact import Artifact
 from slmquant.calib.calibration import FreshCalibration
-from slmquant.errors import RefusedError
+from slmquant.errors import CacheError, RefusedError
 from slmquant.progress import Silent
 from slmquant.quantization import quantize_
 from slmquant.runs.model_snapshot import load_snapshot, save_snapshot
@@ -45,6 +45,8 @@ def test_it_answers_bit_for_bit_as_before(
         pytest.skip("this method does not do this model")
     save_snapshot(Artifact(before, tokenizer(), "tiny", "0" * 64), tmp_path / "kept")
 
+    with pytest.raises(CacheError):
+        load_snapshot(tmp_path / "nowhere", before.dtype, "cpu")
     after = load_snapshot(tmp_path / "kept", before.dtype, "cpu").quantized
 
     with torch.no_grad():

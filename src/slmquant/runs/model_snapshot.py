@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slmquant.artifact import Artifact
-from slmquant.files import atomic_dir
+from slmquant.cache.entries import using
+from slmquant.cache.write import About, writing
 from slmquant.formats import native
 
 _MODEL = "model"
@@ -24,7 +25,7 @@ def save_snapshot(artifact: Artifact, folder: Path) -> None:
     Raises:
         SpaceError: The disk is full.
     """
-    with atomic_dir(folder) as temporary:
+    with writing(folder, About(artifact.source, "quantized model")) as temporary:
         quantized = artifact.quantized
         native.save(artifact, temporary / _MODEL)
         read = native.load(temporary / _MODEL, quantized.dtype).quantized.model.state_dict()
@@ -45,8 +46,9 @@ def load_snapshot(folder: Path, dtype: torch.dtype, device: str) -> Artifact:
     """Load a snapshot: the same model, with the same outputs.
 
     Raises:
-        ModelError: The folder is damaged.
+        CacheError: The folder is gone or was damaged; then it is removed.
     """
-    opened = native.load(folder / _MODEL, dtype, device)
-    opened.quantized.model.load_state_dict(load_file(folder / _EXACT), strict=False)
+    with using(folder):
+        opened = native.load(folder / _MODEL, dtype, device)
+        opened.quantized.model.load_state_dict(load_file(folder / _EXACT), strict=False)
     return opened

@@ -21,7 +21,8 @@ from pydantic import TypeAdapter
 from slmquant import methods
 from slmquant.analysis.separation import rounds, undecided
 from slmquant.boundary import or_none
-from slmquant.files import atomic_file
+from slmquant.cache.entries import discard, get
+from slmquant.cache.write import About, put
 from slmquant.machine.clock import now
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.places import Places
@@ -37,6 +38,8 @@ _RESULT: TypeAdapter[CellResult] = TypeAdapter(CellResult)
 _ROUND: TypeAdapter[RoundResult] = TypeAdapter(RoundResult)
 
 T = TypeVar("T")
+
+_MEASURED = "measured"
 
 _MANY_ITEMS = 10**9
 """Assumed size of a task before its first round."""
@@ -153,14 +156,13 @@ class Separation:
 
     def _quantize(self, entrant: _Entrant) -> Failure | None:
         """Quantize, run tasks that do not stop early, and save the model, unless an interrupted run did."""
-        path = entrant.folder / "measured.json"
+        path = entrant.folder / _MEASURED
         result = _read(_RESULT, path)
         if result is None:
             measured = self._measure(entrant.spec, entrant.kept)
             if isinstance(measured, Failure):
                 return measured
-            with atomic_file(path) as temporary:
-                temporary.write_bytes(_RESULT.dump_json(measured))
+            put(path, About(entrant.spec.label, "measured before the rounds"), _RESULT.dump_json(measured))
             result = measured
         entrant.result = result
         return None
@@ -208,20 +210,30 @@ class Separation:
         """Run one round of one cell, or read its answers from an interrupted run."""
         if entrant.result is None and (failure := self._quantize(entrant)) is not None:
             return failure
-        path = entrant.folder / f"round-{_digest(asked)}.json"
+        path = entrant.folder / f"round-{_digest(asked)}"
         result = _read(_ROUND, path)
         if result is None:
-            round_job = RoundJob(entrant.spec, entrant.kept, asked, self._places)
-            answered = run_isolated(run_round, round_job, self._progress, self._timeout_s)
+            answered = self._answer(entrant, asked)
             if isinstance(answered, Failure):
                 return answered
-            with atomic_file(path) as temporary:
-                temporary.write_bytes(_ROUND.dump_json(answered))
+            put(path, About(entrant.spec.label, "answers of a round"), _ROUND.dump_json(answered))
             result = answered
         entrant.phases.append(result.phase)
         for items, part in zip(asked, result.results, strict=True):
             entrant.tallies[str(items.task)].parts.append(part)
         return None
+
+    def _answer(self, entrant: _Entrant, asked: tuple[Asked, ...]) -> RoundResult | Failure:
+        """Run one round; once more if the saved model was damaged, after quantizing it again."""
+        job = RoundJob(entrant.spec, entrant.kept, asked, self._places)
+        answered = run_isolated(run_round, job, self._progress, self._timeout_s)
+        if not isinstance(answered, Failure) or not answered.again:
+            return answered
+        self._say(f"{entrant.spec.label}: trying again, because {answered.reason}")
+        discard(entrant.folder / _MEASURED)
+        if (failure := self._quantize(entrant)) is not None:
+            return failure
+        return run_isolated(run_round, job, self._progress, self._timeout_s)
 
     def _forget(self, entrant: _Entrant) -> None:
         """Remove a finished cell's files; those of a failed cell stay, for the next try."""
@@ -244,8 +256,9 @@ class Separation:
 
 
 def _read(kind: TypeAdapter[T], path: Path) -> T | None:
-    """Result that an interrupted run left in `path`; None if there is none or it cannot be read."""
-    return or_none(lambda: kind.validate_json(path.read_bytes()))
+    """Result that an interrupted run left in `path`; None if there is none or it was damaged."""
+    known = get(path)
+    return None if known is None else or_none(lambda: kind.validate_json(known))
 
 
 def _digest(asked: tuple[Asked, ...]) -> str:
