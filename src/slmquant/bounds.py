@@ -10,6 +10,8 @@ MOST_ITEMS = 1_000_000_000
 """Most items of a task, or windows of a text."""
 LONGEST_S = 10_000_000.0
 """Longest time limit in seconds: about four months."""
+LEAST_MEMORY = 500_000_000
+"""Smallest memory limit of a cell, in bytes: what torch itself takes, and a little more."""
 MOST_ROUNDS = 10_000
 """Most timed passes of an engine."""
 MOST_TOKENS = 1_000_000

@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from slmquant.cli import app, bench
+from slmquant.cli._sweep import Sweep, View
 from slmquant.errors import OutputError
 from slmquant.runs.rows import Event
 from tests import invented
@@ -26,7 +27,7 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_runs(tmp_path: 
 def test_what_a_cell_says_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     reason = "[enforce fail at alloc_cpu.cpp:1] no room in [/tmp/x]"
     record = invented.record("rtn", "W4A8", status="failed", reason=reason)
-    bench._Teller(quiet=False)(Event("tiny/rtn/W4A8: failed", record, 1, 1))
+    View(Sweep()).tell(Event("tiny/rtn/W4A8: failed", record, 1, 1))
 
     assert reason in capsys.readouterr().err.replace("\n", " ")
 

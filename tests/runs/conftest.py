@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slmquant.calib import hub
 from slmquant.errors import SlmquantError
-from slmquant.machine.process import explain
+from slmquant.machine.process import FREE, Isolation, explain
 from slmquant.model.sources.pull import pull
 from slmquant.progress import Progress
 from slmquant.runs import repeats
@@ -45,11 +45,9 @@ def stories260k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path)
     return "stories260k"
 
 
-def here(
-    function: Callable[..., object], argument: object, progress: Progress, timeout_s: float | None = None
-) -> object:
+def here(function: Callable[..., object], argument: object, progress: Progress, isolation: Isolation = FREE) -> object:
     """Stands for a process of its own."""
-    del timeout_s
+    del isolation
     try:
         return function(argument, progress)
     except SlmquantError as error:

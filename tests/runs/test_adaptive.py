@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slmquant.errors import PlanError
-from slmquant.machine.process import Failure
+from slmquant.machine.process import FREE, Failure, Isolation
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.runs.early_stopping import loop
@@ -59,10 +59,8 @@ class Workers:
         self.asked: list[tuple[str, int, int]] = []
         self.killed_at, self.failing, self.damaged_at = killed_at, failing, damaged_at
 
-    def __call__(
-        self, function: object, job: CellJob | RoundJob, progress: Progress, timeout_s: float | None
-    ) -> object:
-        del function, progress, timeout_s
+    def __call__(self, function: object, job: CellJob | RoundJob, progress: Progress, isolation: Isolation) -> object:
+        del function, progress, isolation
         if isinstance(job, CellJob):
             self.quantized.append(job.spec.method)
             seconds = Metric(name="evaluate_s", value=2.0, unit="s", higher_is_better=None)
@@ -92,11 +90,11 @@ def race(store: Store, workers: Workers, monkeypatch: pytest.MonkeyPatch, said: 
     monkeypatch.setattr(loop, "run_isolated", workers)
 
     def measure(spec: CellSpec, keep_in: Path | None) -> CellResult | Failure:
-        return workers(None, CellJob(spec, None, places, keep_in), Silent(), None)  # type: ignore[return-value]
+        return workers(None, CellJob(spec, None, places, keep_in), Silent(), FREE)  # type: ignore[return-value]
 
     places = Places(None, Path())
     said = [] if said is None else said
-    return Separation(store, measure, places, Silent(), said.append, None)
+    return Separation(store, measure, places, Silent(), said.append, lambda spec: FREE)
 
 
 def run_all(separation: Separation, *method_names: str) -> dict[str, CellResult | Failure]:

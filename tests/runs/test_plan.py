@@ -97,6 +97,10 @@ class TestMatrix:
 
         assert labels(plan.cells("stories15m", "0", "float32")) == ["none W16A16", "rtn W8A8"]
 
+    @pytest.mark.parametrize(("written", "size"), [("6GB", 6 * 10**9), ("1.5 gib", 3 << 29), (None, None)])
+    def test_a_memory_limit_has_a_unit(self, written: str | None, size: int | None) -> None:
+        assert make_plan(FIELDS | {"memory_limit": written}).memory_limit == size
+
     def test_a_pattern_that_matches_nothing_is_known(self) -> None:
         plan = make_plan(
             FIELDS
@@ -143,6 +147,10 @@ class TestErrors:
             ({"budgets": ["fast"], "budget": "fast"}, "'budgets'.*delete one"),
             ({"methods": []}, "'methods'.*at least one"),
             ({"timeout_s": -1}, "'timeout_s'"),
+            ({"memory_limit": 6}, "'memory_limit': expected a number with a unit, e.g. 6GB"),
+            ({"memory_limit": "6"}, "'memory_limit': expected a number with a unit"),
+            ({"memory_limit": "lots"}, "'memory_limit': expected a number with a unit"),
+            ({"memory_limit": "20MB"}, "'memory_limit': expected at least 500 MB"),
             ({"exclude": [{}]}, r"'exclude\[0\]'.*names nothing"),
             ({"exclude": [{"method": "gtpq"}]}, r"'exclude\[0\].method'.*'gptq'"),
             ({"include": [{"method": "rtn", "sheme": "W8A8"}]}, r"'include\[0\].sheme'.*'scheme'"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slmquant.errors import NumericalError, RefusedError, SourceError
-from slmquant.machine.process import Failure, run_isolated
+from slmquant.machine.process import Failure, Isolation, run_isolated
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.runs.plan import make_plan
@@ -109,7 +109,7 @@ class TestIsolation:
 
     def test_a_process_that_hangs_is_stopped(self) -> None:
         started = time.monotonic()
-        failure = run_isolated(hang, None, Silent(), timeout_s=0.5)
+        failure = run_isolated(hang, None, Silent(), Isolation(timeout_s=0.5))
 
         assert isinstance(failure, Failure)
         assert failure.status == "timeout"

@@ -6,16 +6,15 @@ import contextlib
 import errno
 import io
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from types import FrameType
 from typing import NoReturn
 
 import typer
 
+from slmquant import interruption
 from slmquant.boundary import is_memory, is_space, reason, save_traceback
 from slmquant.cli._output import err_console, shown
 from slmquant.errors import INTERRUPTED, OutputError, SlmquantError, SpaceError
@@ -79,10 +78,7 @@ def main() -> NoReturn:
 
     SIGTERM and a closed terminal are handled like Ctrl-C: finished work is kept, scratch files are removed.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
-    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # `nohup` ignores it
-        signal.signal(hang_up, _interrupt)
+    interruption.install()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # some terminals' encodings lack characters
@@ -101,7 +97,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         _check_text(words)
-        app(args=words, prog_name="slmquant")
+        with interruption.recognised():
+            app(args=words, prog_name="slmquant")
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:
@@ -159,8 +156,3 @@ def _unforeseen(error: Exception) -> int:
     where = f"traceback saved in {saved}" if saved is not None else f"run again with {DEBUG}=1 to see the traceback"
     text = f"unexpected error, a bug in slmquant: {type(error).__name__}: {reason(error)}; {where}"
     return _told(text, error, 1)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise KeyboardInterrupt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slmquant.bounds import LARGEST_SEED, LONGEST_S, LONGEST_WINDOW, MOST_SAMPLES, SHORTEST_WINDOW
-from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, progress_bar, shown, tell
+from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, shown, tell
 from slmquant.cli._results import CostPerHourOption
+from slmquant.cli._sweep import Sweep, live_view
 from slmquant.errors import FAILED_CELLS, INTERRUPTED
+from slmquant.interruption import recognised
 from slmquant.runs import defaults
 
 if TYPE_CHECKING:
     from slmquant.analysis.scores import ScoreOptions
     from slmquant.analysis.standing import Answers
     from slmquant.runs.plan import Plan
-    from slmquant.runs.rows import Event
     from slmquant.runs.runner import RunResult
     from slmquant.store import Record
 
@@ -85,6 +88,15 @@ def command(
             show_default="none; 300 on engines",
         ),
     ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory limit of a cell, or of an engine, with a unit, e.g. 6GB; a cell that exceeds it ends as "
+            "out_of_memory.",
+            show_default="none",
+        ),
+    ] = None,
     until_separated: Annotated[
         float | None,
         typer.Option(
@@ -115,7 +127,8 @@ def command(
     """Quantize models with several methods and schemes under identical conditions; measure, store and report.
 
     Each cell (one model, method and scheme) runs in its own process and ends as a row of the store, even if it fails.
-    Repeating the command continues where it stopped. It uses all cores; set OMP_NUM_THREADS=1 to use one.
+    Ctrl-C stops it, and repeating the command continues where it stopped. It uses all cores; set OMP_NUM_THREADS=1 to
+    use one.
 
     Examples:
         slmquant bench smollm2-135m-instruct --suite demo
@@ -134,6 +147,7 @@ def command(
             "dtype": dtype,
             "device": device,
             "timeout_s": timeout,
+            "memory_limit": memory_limit,
             "seed": seed,
             "budget": budget,
             "until_separated": until_separated,
@@ -185,6 +199,8 @@ def _bench(
     from slmquant.analysis.scores import ScoreOptions
     from slmquant.files import make_folder
     from slmquant.runs.plan_options import plan_of
+    from slmquant.store import default_store_path
+    from slmquant.store.logs import logs_folder
 
     if not models and plan_file is None:
         raise typer.BadParameter(
@@ -197,32 +213,37 @@ def _bench(
     make_folder(report)
     for remark in remarks if not quiet else ():
         tell(remark)
+    store = store or default_store_path()
     result, answers = _measured(plan, store, data, quiet)
     _write(result.records, answers, report, json, quiet, ScoreOptions(cost_per_hour=cost_per_hour))
     if result.failed:
+        logs = f"; their logs are in {shown(logs_folder(store))}" if logs_folder(store).is_dir() else ""
         err_console.print(
             f"[bold red]{len(result.failed)} of {len(result.records)} cells failed;[/bold red] "
-            "`slmquant list` shows why, and the same command tries them again"
+            f"`slmquant list` shows why, and the same command tries them again{logs}",
+            soft_wrap=True,
         )
         raise typer.Exit(FAILED_CELLS)
 
 
-def _measured(plan: Plan, store: Path | None, data: Path | None, quiet: bool) -> tuple[RunResult, Answers]:
+def _measured(plan: Plan, store: Path, data: Path | None, quiet: bool) -> tuple[RunResult, Answers]:
     """Run a plan; returns its cells and their answers to single items.
 
     Raises:
         typer.Exit: The run was interrupted.
     """
     from slmquant.runs.runner import run
-    from slmquant.store import Store, default_store_path
+    from slmquant.store import Store
 
-    with Store(store or default_store_path()) as opened, progress_bar(quiet) as progress:
-        try:
-            result = run(plan, opened, data_dir=data, progress=progress, tell=_Teller(quiet))
-        except KeyboardInterrupt:
-            tell("interrupted; finished cells are kept, and the same command continues from here")
-            raise typer.Exit(INTERRUPTED) from None
-        return result, {record.cell_id: opened.items(record.cell_id) for record in result.records}
+    sweep = Sweep()
+    try:
+        with recognised(), Store(store) as opened, live_view(sweep, quiet) as view:
+            result = run(plan, opened, data_dir=data, progress=view, tell=view.tell)
+            return result, {record.cell_id: opened.items(record.cell_id) for record in result.records}
+    except KeyboardInterrupt:
+        tell(f"interrupted: {sweep.summary}; go on with")
+        tell(f"  {shlex.join(['slmquant', *sys.argv[1:]])}")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _write(
@@ -248,25 +269,6 @@ def _split(names: str | None) -> list[str] | None:
     if not parts:  # probably an unset shell variable, not a wish for the defaults
         raise typer.BadParameter(f"{names!r} is empty; write comma-separated names, or leave the option out")
     return parts
-
-
-class _Teller:
-    """Prints a line when a cell ends."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-
-    def __call__(self, event: Event) -> None:
-        if self._quiet:
-            return
-        if event.record is None:
-            tell(event.text)
-            return
-        colour = {"ok": "green", "refused": "yellow"}.get(event.record.status, "red")
-        line = f"[{colour}]{event.done}/{event.total}[/{colour}] {shown(event.text)}"
-        if event.record.status != "ok":
-            line += shown(f" ({event.record.reason})")
-        err_console.print(line, highlight=False, soft_wrap=True)
 
 
 def _print_results(records: Sequence[Record], answers: Answers, options: ScoreOptions) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slmquant.cli._output import JsonOption, console, print_json
+from slmquant.cli._output import JsonOption, console, print_json, say
 from slmquant.cli._results import StoreOption, open_store
 
 
@@ -26,6 +26,7 @@ def command(
     [dim]slmquant show gptq/W4A16g64 --json[/dim]
     """
     from slmquant.report.terminal import record_report
+    from slmquant.store.logs import log_of
 
     with open_store(store) as results:
         record = results.get(cell)
@@ -34,3 +35,6 @@ def command(
         print_json({"cell_id": record.cell_id, **record.model_dump(mode="json")})
     else:
         console.print(record_report(record, others))
+        log = log_of(results.path, record.cell_id)
+        if log.exists():
+            say(f"log: {log}")

@@ -68,6 +68,7 @@ class Settings:
         threads: Numbers of threads to measure with.
         timeout_s: Time limit of one request: opening, a comparison, a pass.
         limit_s: Measuring time for each limit of the machine.
+        memory_bytes: Limit of an engine's memory; None for no limit.
     """
 
     points: tuple[Point, ...] = (Point(0, _DECODED), Point(128, 0), Point(512, _DECODED), Point(2048, _DECODED))
@@ -75,6 +76,7 @@ class Settings:
     threads: tuple[int, ...] = field(default_factory=lambda: tuple(sorted({1, usable_cores()})))
     timeout_s: float = 300.0
     limit_s: float = 1.0
+    memory_bytes: int | None = None
 
 
 def cell_settings() -> Settings:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,16 @@ from types import TracebackType
 from typing import IO, BinaryIO, TypeVar, cast
 
 from slmquant.engine_bench.requests import Request
-from slmquant.machine.process import Failure
+from slmquant.machine.memory_limit import MemoryLimit
+from slmquant.machine.process import Failure, over_memory
+from slmquant.machine.process_tree import ProcessTree
 
 T = TypeVar("T")
 
 _LAST_LINES = 5
 _LAST_CHARACTERS = 600
 _FAREWELL_S = 5.0
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ class EngineProcess:
     Args:
         threads: Number of threads for libraries that read it from the environment (OpenMP, MKL, ...).
         stops: Whether the process is suspended between requests.
+        memory_bytes: Limit of its memory and of that of its children; None for no limit.
     """
 
-    def __init__(self, threads: int, stops: bool = True) -> None:
+    def __init__(self, threads: int, stops: bool = True, memory_bytes: int | None = None) -> None:
         self._stops = stops and sys.platform == "linux"
         self._stderr = _scratch_file()
         self._child = subprocess.Popen(
@@ -64,7 +69,10 @@ class EngineProcess:
                 "MKL_NUM_THREADS": str(threads),
                 "GGML_NO_BACKTRACE": "1",  # which would push the reason out of the engine's last lines
             },
+            start_new_session=True,  # one group with all that the engine starts, which Ctrl-C does not reach
         )
+        self._tree = ProcessTree(self._child.pid)
+        self._memory = None if memory_bytes is None else MemoryLimit(self._child.pid, memory_bytes)
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -72,8 +80,8 @@ class EngineProcess:
         """Send a request and wait for its answer.
 
         Returns:
-            The answer; a `Failure` if the request raised, the process died, or it took longer than `timeout_s`. A
-            process that died or was too slow is not restarted: every later request fails, too.
+            The answer; a `Failure` if the request raised, the process died or exceeded its memory limit, or it took
+            longer than `timeout_s`. A process that has ended is not restarted: every later request fails, too.
         """
         self._signal("SIGCONT")
         try:
@@ -82,25 +90,44 @@ class EngineProcess:
             stdin.flush()
         except (OSError, ValueError):  # the process has ended, or was closed
             return self._death()
-        try:
-            answer = self._answers.get(timeout=timeout_s)
-        except queue.Empty:
+        answer = self._wait(timeout_s)
+        if answer is None:
+            over = self._over_memory(type(request).__name__)
             self.close()
+            if over is not None:
+                return over
             return Failure(
                 "timeout",
                 f"{type(request).__name__} was stopped after {timeout_s:.0f} s; raise --timeout{self._last_words()}",
             )
         if isinstance(answer, _Ended):
-            return self._death()
+            return self._over_memory(type(request).__name__) or self._death()
         self._signal("SIGSTOP")
         return cast("T | Failure", answer)
 
+    def _wait(self, timeout_s: float) -> object | None:
+        """The next answer; None if there is none in time, or if the process exceeds its memory limit first."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                return self._answers.get(timeout=left if self._memory is None else min(left, _POLL_S))
+            except queue.Empty:
+                if self._memory is not None and self._memory.exceeded():
+                    return None
+        return None
+
+    def _over_memory(self, step: str) -> Failure | None:
+        if self._memory is None or not self._memory.exceeded():
+            return None
+        return over_memory(self._memory, step)
+
     def close(self) -> None:
-        """Kill the process."""
-        if self._child.poll() is None:
-            self._child.kill()
+        """Kill the process and all that it started."""
+        self._tree.kill()
         with suppress(subprocess.TimeoutExpired):  # releasing gigabytes of swapped memory takes a while
             self._child.wait(_FAREWELL_S)
+        if self._memory is not None:
+            self._memory.release()
 
     def __enter__(self) -> EngineProcess:
         return self

@@ -119,7 +119,7 @@ def _check_parity(state: _JobProgress, settings: Settings) -> None:
         state.failure = job.reference
         return
     context = 1 if job.reference is None else len(job.reference.windows.tokens[0])
-    with EngineProcess(threads) as process:
+    with EngineProcess(threads, memory_bytes=settings.memory_bytes) as process:
         opened = process.ask(Open(job.engine, job.artifact, OpenOptions(threads, context)), settings.timeout_s)
         if isinstance(opened, Failure):
             state.failure = opened
@@ -182,7 +182,7 @@ def _opened(states: Sequence[_JobProgress], threads: int, settings: Settings, st
                 f"the model takes at most {job.context_limit} tokens: contexts of {', '.join(changed)} tokens were "
                 f"shortened, the longest is {max(point.context for point in points)}"
             )
-        process = stack.enter_context(EngineProcess(threads))
+        process = stack.enter_context(EngineProcess(threads, memory_bytes=settings.memory_bytes))
         options = OpenOptions(threads, max(point.tokens for point in points))
         opened = process.ask(Open(job.engine, job.artifact, options), settings.timeout_s)
         if isinstance(opened, Failure):

@@ -22,7 +22,7 @@ from slmquant.files import remove
 from slmquant.formats import native
 from slmquant.formats.common.contract import Written
 from slmquant.machine.meters import bytes_on_disk
-from slmquant.machine.process import Failure, run_isolated
+from slmquant.machine.process import Failure, Isolation, run_isolated
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.store.record import CellSpec
@@ -90,8 +90,8 @@ class EngineStage:
         scratch: Folder for artifacts.
         places: Folders of data and of the cache.
         rounds: Number of timed passes.
-        timeout_s: Time limit of an export, of opening, of a comparison and of a pass, in seconds; None for the
-            engines' own limit.
+        isolation: Limits of an export, of opening, of a comparison and of a pass; a time limit of None is the engines'
+            own.
         progress: Receives progress updates.
     """
 
@@ -99,15 +99,15 @@ class EngineStage:
     scratch: Path
     places: Places
     rounds: int
-    timeout_s: float | None
+    isolation: Isolation
     progress: Progress
 
     def run(self, engine: str) -> Iterator[tuple[CellSpec, EngineResult | Failure]]:
         """Measure the cells on `engine`; yields one result per cell as it arrives, in any order."""
         cells = list(self.kept)
-        settings = replace(cell_settings(), rounds=self.rounds)
-        if self.timeout_s is not None:
-            settings = replace(settings, timeout_s=self.timeout_s)
+        settings = replace(cell_settings(), rounds=self.rounds, memory_bytes=self.isolation.memory_bytes)
+        if self.isolation.timeout_s is not None:
+            settings = replace(settings, timeout_s=self.isolation.timeout_s)
         jobs: dict[CellSpec, EngineJob] = {}
         full_reference: Path | None = None
         for spec in cells:
@@ -138,7 +138,9 @@ class EngineStage:
         artifact = kept
         if name != "native":
             job = ExportJob(kept, name, self._artifact(engine, spec))
-            written = run_isolated(run_export, job, self.progress, settings.timeout_s)
+            written = run_isolated(
+                run_export, job, self.progress, replace(self.isolation, timeout_s=settings.timeout_s)
+            )
             if isinstance(written, Failure):
                 return written
             artifact = written.path

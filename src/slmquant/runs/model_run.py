@@ -68,10 +68,11 @@ class ModelRun:
         """Run cells with early stopping; stored cells take part, too, and may evaluate more items."""
         with Local(self.progress).model(self.work) as here:
             separation = Separation(
-                self.rows.store, here.run_cell, self.work.places, self.progress, self.rows.say, self.work.plan.timeout_s
+                self.rows.store, here.run_cell, self.work.places, self.progress, self.rows.say, self.work.isolation
             )
             for spec in self.work.cells:
                 if spec in pending:
+                    self.rows.begin(spec)
                     ended = separation.enter(spec)
                     if ended is not None:
                         self.rows.put(spec, ended.result, self.decision, ended.started_at)

@@ -16,6 +16,7 @@ from slmquant.runs.plan_fields import (
     Calibration,
     EngineName,
     Extra,
+    MemoryLimit,
     Method,
     Name,
     Pattern,
@@ -80,6 +81,8 @@ class Plan(BaseModel):
     """Several learning budgets; every cell that learns is measured for each of them."""
     timeout_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
     """Time limit in seconds of a cell, or of a round if cells stop early; on an engine, of a step (default 300)."""
+    memory_limit: MemoryLimit | None = None
+    """Limit of the memory of a cell's processes, or of an engine's, with its unit: `6GB`."""
     until_separated: float | None = Field(default=None, gt=0.5, lt=1)
     """Evaluate items only until a model's cells are told apart with this confidence; None evaluates all items."""
     engines: Annotated[tuple[EngineName, ...], AfterValidator(once)] = ()

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from slmquant import engines, methods, tasks
-from slmquant.bounds import LARGEST_SEED, LONGEST_NAME, LONGEST_WINDOW, MOST_ITEMS, MOST_SAMPLES, SHORTEST_WINDOW
+from slmquant.boundary import size_text
+from slmquant.bounds import (
+    LARGEST_SEED,
+    LEAST_MEMORY,
+    LONGEST_NAME,
+    LONGEST_WINDOW,
+    MOST_ITEMS,
+    MOST_SAMPLES,
+    SHORTEST_WINDOW,
+)
 from slmquant.calib.corpora import check_corpus
 from slmquant.errors import PlanError, SlmquantError
 from slmquant.schemes import EXAMPLES, parse
@@ -19,6 +38,7 @@ from slmquant.store.record import Budget, CalibrationSpec, TaskSpec
 T = TypeVar("T")
 U = TypeVar("U")
 
+_SIZE = re.compile(r"\s*\d+(\.\d+)?\s*[kmgt]i?b\s*", re.IGNORECASE)
 _WILD = "*?["
 
 
@@ -92,12 +112,29 @@ def _usable_calibration(calibration: CalibrationSpec) -> CalibrationSpec:
     return calibration
 
 
+def _check_unit(value: object) -> object:
+    """Refuse a size without a unit, which would have to be guessed."""
+    if not isinstance(value, ByteSize | str) or (isinstance(value, str) and not _SIZE.fullmatch(value)):
+        raise wrong("expected a number with a unit, e.g. 6GB or 800MB")
+    return value
+
+
+def _check_enough(size: ByteSize) -> ByteSize:
+    """Refuse a memory limit that no cell could keep."""
+    if size < LEAST_MEMORY:
+        raise wrong(f"expected at least {size_text(LEAST_MEMORY)}, most of which torch itself takes")
+    return size
+
+
 def _suggesting(names: Iterable[str]) -> WithJsonSchema:
     """JSON schema of a text for which editors offer `names`; other texts, such as combinations, are allowed."""
     return WithJsonSchema({"anyOf": [{"enum": list(names)}, {"type": "string"}]})
 
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+MemoryLimit = Annotated[
+    ByteSize, BeforeValidator(_check_unit), AfterValidator(_check_enough), WithJsonSchema({"type": "string"})
+]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Method = Annotated[str, AfterValidator(explained(_method)), _suggesting(methods.names())]
 SchemeName = Annotated[str, AfterValidator(explained(_scheme)), _suggesting(EXAMPLES)]

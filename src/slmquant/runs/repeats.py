@@ -14,7 +14,7 @@ from slmquant import methods
 from slmquant.calib.cached import CachedCalibration
 from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
-from slmquant.machine.process import Failure, run_isolated
+from slmquant.machine.process import Failure, Isolation, run_isolated
 from slmquant.model.computing.modes import MODES
 from slmquant.model.sources.load import load
 from slmquant.progress import Progress
@@ -43,6 +43,7 @@ def run_quantize(job: CellJob, progress: Progress) -> Phase:
     check_model(job.spec, loaded)
     calibration = CachedCalibration(job.spec.calibration, job.captured, loaded, job.places.data_dir)
     meter = Meter(job.spec.device)
+    progress.start("quantize again", None)
     with meter.phase("quantize"):
         quantize_(
             loaded.model, job.spec.method, parse(job.spec.scheme), calibration,
@@ -52,14 +53,14 @@ def run_quantize(job: CellJob, progress: Progress) -> Phase:
     return meter.phases[0]
 
 
-def with_repeats(result: CellResult, job: CellJob, progress: Progress, timeout_s: float | None) -> CellResult:
+def with_repeats(result: CellResult, job: CellJob, progress: Progress, isolation: Isolation) -> CellResult:
     """`result` with median costs if its quantization was short; unchanged if it was not, or if repeating failed."""
     first = next((phase for phase in result.phases if phase.name == "quantize"), None)
     if first is None or first.cpu_s is None or first.cpu_s >= SHORT_CPU_S or job.spec.method == methods.REFERENCE:
         return result
     runs = [first]
     for _ in range(RUNS - 1):
-        again = run_isolated(run_quantize, job, progress, timeout_s)
+        again = run_isolated(run_quantize, job, progress, isolation)
         if isinstance(again, Failure):
             return result
         runs.append(again)

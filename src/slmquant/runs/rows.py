@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from slmquant.engine_bench.jobs import EngineResult
+from slmquant.interruption import finished_first, stop_if_interrupted
 from slmquant.machine.clock import now
 from slmquant.machine.environment import environment
 from slmquant.machine.process import Failure
 from slmquant.places import Places
 from slmquant.runs.work import CellResult
+from slmquant.store.logs import log_of, new_log, tidy
 from slmquant.store.record import CellSpec, ComputeDtype, Environment, Metric, Record
 from slmquant.store.sqlite import Store
 from slmquant.tracks.task_checkpoints import TaskCheckpoints
@@ -28,19 +31,23 @@ class Decision:
 
 @dataclass(frozen=True)
 class Event:
-    """News of a run: a remark, or the end of a cell.
+    """News of a run: a remark, the beginning of cells, or the end of one.
 
     Attributes:
-        text: One line.
-        record: The finished cell; None for a remark.
+        text: One line; empty if cells begin.
+        record: The finished cell; None for other news.
         done: Number of cells that have ended.
         total: Number of cells of the plan.
+        begun: Cells that begin now: one, or those that an engine runs side by side.
+        skipped: Whether an earlier run finished the cell.
     """
 
     text: str
     record: Record | None
     done: int
     total: int
+    begun: tuple[CellSpec, ...] = ()
+    skipped: bool = False
 
 
 class Rows:
@@ -63,6 +70,17 @@ class Rows:
         self.skipped = 0
         self._places, self._tell, self._total = places, tell, total
 
+    def begin(self, *specs: CellSpec) -> None:
+        """Report that cells begin; logs of their earlier tries are removed."""
+        stop_if_interrupted()
+        for spec in specs:
+            new_log(self.store.path, spec.cell_id)
+        self._tell(Event("", None, len(self.records), self._total, begun=specs))
+
+    def log_of(self, spec: CellSpec) -> Path:
+        """The file for what a cell prints."""
+        return log_of(self.store.path, spec.cell_id)
+
     def put(
         self,
         spec: CellSpec,
@@ -71,11 +89,13 @@ class Rows:
         started: datetime,
         machine: Environment | None = None,
     ) -> None:
-        """Store the row of a cell that ended just now, on `machine` or on this one."""
+        """Store the row of a cell that ended just now, on `machine` or on this one; an interruption waits for that."""
         record = record_of(spec, result, decision, started, machine or environment())
-        self.store.put(record, () if isinstance(result, Failure) else result.items)
-        if record.is_finished:  # failed cells continue from there when tried again
-            TaskCheckpoints.of(spec, self._places).forget()
+        with finished_first():
+            self.store.put(record, () if isinstance(result, Failure) else result.items)
+            if record.is_finished:  # failed cells continue from there when tried again
+                TaskCheckpoints.of(spec, self._places).forget()
+        tidy(self.store.path)
         self.records = [other for other in self.records if other.cell_id != record.cell_id]  # after further rounds
         self.records.append(record)
         self.say(f"{spec.label}: {record.status}", record)
@@ -85,7 +105,9 @@ class Rows:
         record = self.store.get(spec.cell_id)
         self.records.append(record)
         self.skipped += 1
-        self.say(f"{spec.label}: {record.status}, done before", record)
+        self._tell(
+            Event(f"{spec.label}: {record.status}, done before", record, len(self.records), self._total, skipped=True)
+        )
         return record
 
     def say(self, text: str, record: Record | None = None) -> None:

@@ -115,7 +115,7 @@ class _Bench:
         key = model_key(identity.sha256, contents.config_sha256, contents.tokenizer_sha256)
         decision = self._decide(model, key)
         cells = self.plan.cells(model, identity.sha256, decision.dtype, contents)
-        work = ModelWork(self.plan, self.places, cells, self.rows.say)
+        work = ModelWork(self.plan, self.places, cells, self.rows.say, self.rows.begin, self.rows.log_of)
         ModelRun(work, self.rows, self.progress, decision, self.executor).run()
 
     def _fail_all(self, model: str, error: SlmquantError) -> None:

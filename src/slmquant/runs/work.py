@@ -71,10 +71,12 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     meter = Meter(job.spec.device)
     mode = MODES[job.spec.compute_dtype]
     mapped = not methods.load(job.spec.method).rewrites_weights
+    progress.start("load", None)
     with meter.phase("load"):
         loaded = load(job.spec.model, device=job.spec.device, mapped=mapped)
     check_model(job.spec, loaded)
     calibration = CachedCalibration(job.spec.calibration, job.captured, loaded, job.places.data_dir)
+    progress.start("quantize", None)
     with meter.phase("quantize"):
         quantized = quantize_(
             loaded.model,
@@ -91,6 +93,7 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
     if bill.phase is not None:
         meter.phases.insert(1, bill.phase)
     consumed = [] if job.spec.method == methods.REFERENCE else consumption_metrics(meter.phases, bill.tokens)
+    progress.start("evaluate", None)
     with meter.phase("evaluate"):
         if mapped and mode.linears != torch.float32:  # few of the mapped file's weights are still in use
             unmap_(quantized.model)

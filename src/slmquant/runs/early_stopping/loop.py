@@ -24,7 +24,7 @@ from slmquant.boundary import or_none
 from slmquant.cache.entries import discard, get
 from slmquant.cache.write import About, put
 from slmquant.machine.clock import now
-from slmquant.machine.process import Failure, run_isolated
+from slmquant.machine.process import Failure, Isolation, run_isolated
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.runs.early_stopping.round_job import Asked, RoundJob, RoundResult, run_round
@@ -91,7 +91,7 @@ class Separation:
         places: Folders of data and of the cache.
         progress: Receives progress updates.
         say: Receives a line of text for each decision.
-        timeout_s: Time limit of a single process, in seconds.
+        isolation_of: Returns the limits and the log of a cell's processes.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class Separation:
         places: Places,
         progress: Progress,
         say: Callable[[str], None],
-        timeout_s: float | None,
+        isolation_of: Callable[[CellSpec], Isolation],
     ) -> None:
         self._store, self._measure, self._places, self._progress, self._say = store, measure, places, progress, say
-        self._timeout_s = timeout_s
+        self._isolation_of = isolation_of
         self._entrants: dict[str, _Entrant] = {}
         self._folder = store.path.with_name(f"{store.path.name}.rounds")
 
@@ -226,14 +226,14 @@ class Separation:
     def _answer(self, entrant: _Entrant, asked: tuple[Asked, ...]) -> RoundResult | Failure:
         """Run one round; once more if the saved model was damaged, after quantizing it again."""
         job = RoundJob(entrant.spec, entrant.kept, asked, self._places)
-        answered = run_isolated(run_round, job, self._progress, self._timeout_s)
+        answered = run_isolated(run_round, job, self._progress, self._isolation_of(entrant.spec))
         if not isinstance(answered, Failure) or not answered.again:
             return answered
         self._say(f"{entrant.spec.label}: trying again, because {answered.reason}")
         discard(entrant.folder / _MEASURED)
         if (failure := self._quantize(entrant)) is not None:
             return failure
-        return run_isolated(run_round, job, self._progress, self._timeout_s)
+        return run_isolated(run_round, job, self._progress, self._isolation_of(entrant.spec))
 
     def _forget(self, entrant: _Entrant) -> None:
         """Remove a finished cell's files; those of a failed cell stay, for the next try."""

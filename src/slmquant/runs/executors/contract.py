@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from slmquant import methods
 from slmquant.calib.cached import CaptureJob
 from slmquant.engine_bench.jobs import EngineResult
-from slmquant.machine.process import Failure
+from slmquant.machine.process import Failure, Isolation
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.runs.plan import Plan
@@ -32,12 +33,20 @@ class ModelWork:
         places: Folders of data and of the cache.
         cells: The cells, the reference first.
         say: Receives remarks, one line each.
+        begin: Receives cells that begin.
+        log_of: Returns the file for a cell's output.
     """
 
     plan: Plan
     places: Places
     cells: Sequence[CellSpec]
     say: Callable[[str], None]
+    begin: Callable[..., None]
+    log_of: Callable[[CellSpec], Path]
+
+    def isolation(self, spec: CellSpec) -> Isolation:
+        """The limits and the log of a cell's processes."""
+        return Isolation(self.plan.timeout_s, self.plan.memory_limit, self.log_of(spec))
 
 
 class Ended(NamedTuple):

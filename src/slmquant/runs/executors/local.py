@@ -13,7 +13,7 @@ from slmquant.cache.leases import Lease
 from slmquant.calib.cached import CapturedFile, CaptureJob, run_capture
 from slmquant.errors import CacheError
 from slmquant.machine.clock import now
-from slmquant.machine.process import Failure, run_isolated
+from slmquant.machine.process import Failure, Isolation, run_isolated
 from slmquant.model.sources.load import check_device
 from slmquant.progress import Progress
 from slmquant.runs.engine_cells import EngineStage, absence
@@ -76,6 +76,7 @@ class LocalModel:
         """Run cells one after another."""
         for spec in specs:
             started = now()
+            self.work.begin(spec)
             keep_in = self.scratch / spec.cell_id if self.work.plan.engines else None
             yield Ended(spec, self.run_cell(spec, keep_in), started)
 
@@ -85,9 +86,11 @@ class LocalModel:
         if (absent := absence(engine)) is not None:
             yield from (Ended(spec.on(engine), absent, started) for spec in specs)
             return
+        self.work.begin(*(spec.on(engine) for spec in specs))
         folders = {spec.on(engine): self._quantized(spec) for spec in specs}
         plan, places = self.work.plan, self.work.places
-        stage = EngineStage(folders, self.scratch, places, plan.engine_rounds, plan.timeout_s, self.progress)
+        isolation = self.work.isolation(specs[0].on(engine))
+        stage = EngineStage(folders, self.scratch, places, plan.engine_rounds, isolation, self.progress)
         for spec, result in stage.run(engine):
             yield Ended(spec, result, started)
 
@@ -112,16 +115,16 @@ class LocalModel:
         wanted, captured = capture_job(self.work, spec), None
         if wanted is not None:
             if wanted not in self._captured:
-                self._captured[wanted] = self._capture(wanted)
+                self._captured[wanted] = self._capture(wanted, self.work.isolation(spec))
             captured = self._captured[wanted]
         if isinstance(captured, Failure):
             return without_statistics(captured)
         job = CellJob(spec, captured, self.work.places, keep_in)
-        return run_whole(job, self.progress, self.work.plan.timeout_s)
+        return run_whole(job, self.progress, self.work.isolation(spec))
 
-    def _capture(self, wanted: CaptureJob) -> CapturedFile | Failure:
+    def _capture(self, wanted: CaptureJob, isolation: Isolation) -> CapturedFile | Failure:
         """Capture statistics, which several cells may share, and keep them until the end of the run."""
-        captured = run_isolated(run_capture, wanted, self.progress, self.work.plan.timeout_s)
+        captured = run_isolated(run_capture, wanted, self.progress, isolation)
         if isinstance(captured, CapturedFile):
             with suppress(CacheError):  # removed already; the cell will ask for it again
                 self._leases.append(lease(captured.path))
@@ -140,9 +143,9 @@ class LocalModel:
         return kept_model(folder)
 
 
-def run_whole(job: CellJob, progress: Progress, timeout_s: float | None) -> CellResult | Failure:
+def run_whole(job: CellJob, progress: Progress, isolation: Isolation) -> CellResult | Failure:
     """Run a cell in a process of its own, and repeat its quantization if that was short."""
-    result = run_isolated(run_cell, job, progress, timeout_s)
+    result = run_isolated(run_cell, job, progress, isolation)
     if isinstance(result, Failure):
         return result
-    return with_repeats(result, replace(job, keep_in=None), progress, timeout_s)
+    return with_repeats(result, replace(job, keep_in=None), progress, isolation)
