@@ -61,6 +61,16 @@ def test_what_was_used_minutes_ago_and_what_is_small_stays_whatever_the_limit(
     assert recent.exists() and small.exists() and new.exists() and not large.exists()
 
 
+def test_an_entry_from_the_future_of_a_clock_that_was_set_back_can_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = keep(tmp_path, "future", LARGE, hours=-1000)
+    monkeypatch.setenv("SLMQUANT_CACHE_LIMIT", "1kB")
+    keep(tmp_path, "new", LARGE)
+
+    assert not future.exists()
+
+
 def hold(entry: Path, pipe: Connection) -> None:
     with lease(entry):
         os.utime(entry / MANIFEST, (0, 0))  # so that only the lease protects it

@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def _items(cache_dir: Path, kinds: Sequence[str]) -> Iterator[Item]:
         for path in (cache_dir / kind).glob("[!.]*"):
             try:
                 item = _item(path)
-            except FileNotFoundError:  # another process has just removed it
+            except OSError:  # another process has just removed it, or it is not ours to read
                 continue
             if item is not None:
                 yield item
@@ -118,7 +119,7 @@ def _item(path: Path) -> Item | None:
     """Facts of a path in the cache; None if slmquant did not make it.
 
     Raises:
-        FileNotFoundError: It is gone.
+        OSError: It is gone, or cannot be read.
     """
     kind, manifest = path.parent.name, path / MANIFEST
     size, used = folder_bytes(path) if path.is_dir() else path.stat().st_size, path.stat().st_mtime
@@ -138,11 +139,13 @@ def _item(path: Path) -> Item | None:
 def keep_limit(entry: Path) -> None:
     """Keep the cache within its limit after `entry` was written to it."""
     remove_leftovers(entry.parent)
-    if folder_bytes(entry) >= _SMALL_BYTES:
-        found = items(entry.parent.parent)
-        large = [item for item in found if item.size_bytes >= _SMALL_BYTES and item.path != entry]
-        excess = sum(item.size_bytes for item in found) - limit_bytes()
-        trim([item for item in large if not _recent(item)], excess)
+    with suppress(FileNotFoundError):  # another process has just removed it
+        if folder_bytes(entry) < _SMALL_BYTES:
+            return
+    found = items(entry.parent.parent)
+    large = [item for item in found if item.size_bytes >= _SMALL_BYTES and item.path != entry]
+    excess = sum(item.size_bytes for item in found) - limit_bytes()
+    trim([item for item in large if not _recent(item)], excess)
 
 
 def trim(found: Sequence[Item], excess_bytes: int | None, dry_run: bool = False) -> list[Item]:
@@ -174,7 +177,8 @@ def remove_unused(item: Item, dry_run: bool = False) -> bool:
 
 def _recent(item: Item) -> bool:
     """Whether an item was used so recently that a process may still need it."""
-    return time.time() - item.used_s < (_HANDED_OVER_S if item.is_entry else _EARLIER_STAYS_S)
+    age_s = abs(time.time() - item.used_s)  # a clock that was set back must not keep an entry for years
+    return age_s < (_HANDED_OVER_S if item.is_entry else _EARLIER_STAYS_S)
 
 
 def damaged(found: Sequence[Item]) -> Iterator[tuple[Item, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -134,7 +135,7 @@ def clean(
     folder = cache_dir()
     found = items(folder)
     chosen = _named(found, pulled(folder), what) if what else found
-    age_s = _seconds(older_than) if older_than else 0.0
+    age_s = _seconds(older_than) if older_than else -math.inf
     old = [item for item in chosen if time.time() - item.used_s >= age_s]
     excess = None
     if max_bytes:
