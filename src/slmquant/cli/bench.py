@@ -120,6 +120,12 @@ def command(
     report: Annotated[Path, typer.Option("--output", "-o", "--report", help="Folder for the report's files.")] = Path(
         "results/report"
     ),
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show every cell, its state and its expected cost, as `plan` does; run nothing."
+        ),
+    ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     cost_per_hour: CostPerHourOption = None,
@@ -160,6 +166,7 @@ def command(
         json,
         quiet,
         cost_per_hour,
+        dry_run,
     )
 
 
@@ -176,6 +183,7 @@ def _bench(
     json: bool,
     quiet: bool,
     cost_per_hour: float | None,
+    dry_run: bool,
 ) -> None:
     """Run the plan of a file and options, and write its report.
 
@@ -192,11 +200,13 @@ def _bench(
         json: Whether to print JSON.
         quiet: Whether to print no progress.
         cost_per_hour: Money per hour of the machine; None for no column of costs.
+        dry_run: Whether to look over the plan only.
 
     Raises:
         typer.Exit: A cell failed, or the run was interrupted.
     """
     from slmquant.analysis.scores import ScoreOptions
+    from slmquant.cli._survey import print_survey, survey_job, tell_problems
     from slmquant.files import make_folder
     from slmquant.runs.plan_options import plan_of
     from slmquant.store import default_store_path
@@ -210,10 +220,15 @@ def _bench(
         )
     named = {field: _split(names) for field, names in lists.items()}
     plan, remarks = plan_of(plan_file, {"models": models, **named, **values}, calibration, suite, data)
-    make_folder(report)
     for remark in remarks if not quiet else ():
         tell(remark)
     store = store or default_store_path()
+    job = survey_job(plan, store, data)
+    if dry_run:
+        print_survey(job, json)
+        return
+    make_folder(report)
+    tell_problems(job, quiet)
     result, answers = _measured(plan, store, data, quiet)
     _write(result.records, answers, report, json, quiet, ScoreOptions(cost_per_hour=cost_per_hour))
     if result.failed:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from slmquant import methods, tasks, versions
@@ -32,33 +33,40 @@ class Data:
     Attributes:
         corpora: Name of a calibration text → its hash; `UNKNOWN` if it is not available.
         tasks: Name of a task → hash of its text or rows, or `UNKNOWN`.
+        absent: Name of a text or task that is not available → the reason.
     """
 
     corpora: Mapping[str, str]
     tasks: Mapping[str, str]
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_data(job: DataJob, progress: Progress) -> Data:
     """Hash the calibration texts and every task's data; a second or two for each."""
     names = list(dict.fromkeys(spec.name for spec in job.tasks))
     progress.start("hash the data", len(names) + len(job.corpora))
-    corpora, hashes = {}, {}
-    for corpus in job.corpora:
-        corpora[corpus] = _known(lambda corpus=corpus: load_corpus(corpus, job.data_dir, progress).card.sha256)  # type: ignore[misc]  # bound now
-        progress.advance()
-    for name in names:
-        task = tasks.resolve(TaskSpec(name=name))
-        hashes[name] = _known(lambda task=task: task.data_sha256(job.data_dir, progress))  # type: ignore[misc]  # bound now
-        progress.advance()
-    return Data(corpora, hashes)
+    absent: dict[str, str] = {}
+
+    def known(name: str, read: Callable[[], str]) -> str:
+        """A hash, or `UNKNOWN` if the data is not available; cells that need it will say so in their rows."""
+        try:
+            return read()
+        except SlmquantError as error:
+            absent[name] = str(error)
+            return UNKNOWN
+        finally:
+            progress.advance()
+
+    corpora = {name: known(name, partial(_corpus_sha256, name, job.data_dir, progress)) for name in job.corpora}
+    hashes = {
+        name: known(name, partial(tasks.resolve(TaskSpec(name=name)).data_sha256, job.data_dir, progress))
+        for name in names
+    }
+    return Data(corpora, hashes, absent)
 
 
-def _known(read: Callable[[], str]) -> str:
-    """A hash, or `UNKNOWN` if the data is not available; cells that need it will say so in their rows."""
-    try:
-        return read()
-    except SlmquantError:
-        return UNKNOWN
+def _corpus_sha256(name: str, data_dir: Path | None, progress: Progress) -> str:
+    return load_corpus(name, data_dir, progress).card.sha256
 
 
 @dataclass(frozen=True)

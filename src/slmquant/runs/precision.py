@@ -134,9 +134,8 @@ def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel 
         DataError: The corpus is absent or too short.
     """
     corpus = load_corpus(job.corpus, job.places.data_dir, progress)
-    path = _path(job, corpus.card.sha256)
-    if (known := get(path)) is not None:
-        return _STORED.validate_json(known)
+    if (known := known_precision(job, corpus.card.sha256)) is not None:
+        return known
     torch.set_num_threads(usable_cores())
     loaded = loaded or load(job.model, device=job.device)
     length = fitting(_WINDOW_TOKENS, loaded.model.config)
@@ -148,8 +147,15 @@ def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel 
         runs.append(_run_modes(loaded.model, window))
         progress.advance()
     decision = _decide(runs, windows.numel())
-    put(path, About(public_name(job.model), f"compute dtype: {decision.dtype}"), _STORED.dump_json(decision))
+    path, about = _path(job, corpus.card.sha256), About(public_name(job.model), f"compute dtype: {decision.dtype}")
+    put(path, about, _STORED.dump_json(decision))
     return decision
+
+
+def known_precision(job: PrecisionJob, corpus_sha256: str) -> PrecisionDecision | None:
+    """An earlier measurement of the same model on the same machine; None if there is none."""
+    known = get(_path(job, corpus_sha256))
+    return None if known is None else _STORED.validate_json(known)
 
 
 _STORED = TypeAdapter(PrecisionDecision)
