@@ -148,13 +148,17 @@ class OutputError(SlmquantError):
 
 
 class PlanError(SlmquantError):
-    """A plan cannot be read, or fields of it are wrong; a refused combination in it keeps its own exit code."""
+    """A plan cannot be read, or fields of it are wrong; a refused combination in it keeps its own exit code.
+
+    Attributes:
+        lines: The message, one line for each thing that is wrong.
+    """
 
     exit_code = 2
 
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        self.exit_code = exit_code
-        super().__init__(message)
+    def __init__(self, *lines: str, exit_code: int = 2) -> None:
+        self.lines, self.exit_code = lines, exit_code
+        super().__init__("\n".join(lines))
 
 
 class TaskNameError(SlmquantError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from slmquant.errors import PlanError
-from slmquant.runs.plan import Plan, make_plan
+from slmquant.runs.plan import Plan, make_plan, schema
 from slmquant.runs.plan_file import read_plan_file
 from slmquant.runs.plan_options import plan_of
 from slmquant.store.combine import cells as stored_cells
@@ -172,6 +174,12 @@ class TestErrors:
         assert [line.split(" ")[0] for line in told] == [f"{path}:{line}:" for line in (4, 8, 9)]
         assert "Did you mean 'budget'" in told[2]
 
+    def test_a_list_of_wrong_names_is_not_told_to_be_empty(self) -> None:
+        with pytest.raises(PlanError) as raised:
+            make_plan(FIELDS | {"tasks": ["wikitex2"]})
+
+        assert len(raised.value.lines) == 1
+
     def test_an_unknown_model_is_told_with_its_line_and_the_nearest(self, tmp_path: Path) -> None:
         path = tmp_path / "plan.yaml"
         told = complaint(path, "tasks: [piqa:5]\nmodels: [stories15m,\n  storis15m]\n")
@@ -219,3 +227,17 @@ def test_a_plan_is_the_same_however_its_fields_are_given() -> None:
     plan = make_plan(FIELDS)
 
     assert Plan.model_validate(plan.model_dump()) == plan
+
+
+def test_the_published_schema_is_that_of_this_version() -> None:
+    published = json.loads((ROOT / "docs" / "plan.schema.json").read_text(encoding="utf-8"))
+
+    assert published == json.loads(json.dumps(schema())), "run: slmquant plan --schema > docs/plan.schema.json"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plans").glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_plans_name_the_schema_and_have_only_its_fields(path: Path) -> None:
+    first, *_ = path.read_text(encoding="utf-8").splitlines()
+
+    assert (path.parent / first.partition("$schema=")[2]).resolve() == ROOT / "docs" / "plan.schema.json"
+    assert set(read_plan_file(path).fields) <= set(cast(dict[str, object], schema()["properties"]))

@@ -17,7 +17,7 @@ import typer
 from slmquant import interruption
 from slmquant.boundary import is_memory, is_space, reason, save_traceback
 from slmquant.cli._output import err_console, shown
-from slmquant.errors import INTERRUPTED, OutputError, SlmquantError, SpaceError
+from slmquant.errors import INTERRUPTED, OutputError, PlanError, SlmquantError, SpaceError
 from slmquant.files import cache_dir
 
 DEBUG = "SLMQUANT_DEBUG"
@@ -88,8 +88,9 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; no exception escapes.
 
-    An `SlmquantError` becomes one line and its own exit code. Any other exception is a bug: its traceback is saved,
-    and it becomes one line and exit code 1. With `--debug`, or `SLMQUANT_DEBUG` set, the traceback is also printed.
+    An `SlmquantError` becomes one line (a `PlanError` one for each thing that is wrong) and its own exit code. Any
+    other exception is a bug: its traceback is saved, and it becomes one line and exit code 1. With `--debug`, or
+    `SLMQUANT_DEBUG` set, the traceback is also printed.
 
     Args:
         arguments: Words after `slmquant`; by default those of this process.
@@ -142,7 +143,8 @@ def _told(text: str, error: BaseException, code: int) -> int:
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     with contextlib.suppress(OSError):  # standard error may be full or closed; the exit code remains
-        err_console.print(f"[bold red]error:[/bold red] {shown(text)}", highlight=False, soft_wrap=True)
+        lines = "\n".join(map(shown, error.lines)) if isinstance(error, PlanError) else shown(text)
+        err_console.print(f"[bold red]error:[/bold red] {lines}", highlight=False, soft_wrap=True)
     return code
 
 

@@ -32,6 +32,7 @@ from slmquant.store.record import Budget, CalibrationSpec, CellSpec, ComputeDtyp
 
 Dtype = Literal["auto", "float32", "bfloat16", "bfloat16_all"]
 SCHEMA_DIALECT = "http://json-schema.org/draft-07/schema#"
+"""The version of JSON schema that editors read."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,12 @@ class Plan(BaseModel):
 
 
 def schema() -> dict[str, object]:
-    """The JSON schema of plan files, for editors; it offers the names of this machine's plug-ins, too."""
-    return {"$schema": SCHEMA_DIALECT, **Plan.model_json_schema()}
+    """The JSON schema of plan files, for editors; it offers the names of this machine's plug-ins, too.
+
+    No field is required, as options may give it.
+    """
+    fields = {name: value for name, value in Plan.model_json_schema().items() if name != "required"}
+    return {"$schema": SCHEMA_DIALECT, **fields}
 
 
 def make_plan(fields: Mapping[str, object], file: PlanFile | None = None) -> Plan:

@@ -40,12 +40,14 @@ def plan_error(error: ValidationError, plan: type[BaseModel], file: PlanFile | N
         plan: The type of the plan.
         file: The plan's file; None if its fields come from elsewhere.
     """
-    found = error.errors()
+    every = error.errors()
+    inner = {one["loc"][:length] for one in every for length in range(len(one["loc"]))}
+    found = [one for one in every if not (one["type"] == "too_short" and one["loc"] in inner)]  # its items are wrong
     lines = [_line(one, plan, file) for one in found[:_MOST_TOLD]]
     if len(found) > _MOST_TOLD:
         lines.append(f"and {len(found) - _MOST_TOLD} more")
     codes = {int(one.get("ctx", {}).get("exit_code", PlanError.exit_code)) for one in found}
-    return PlanError("\n".join(lines), codes.pop() if len(codes) == 1 else PlanError.exit_code)
+    return PlanError(*lines, exit_code=codes.pop() if len(codes) == 1 else PlanError.exit_code)
 
 
 def named(location: Location) -> str:

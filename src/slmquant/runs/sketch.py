@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -82,18 +82,20 @@ class Sketch:
         stand_in = _stand_in(recipe)
         key = (stand_in.transforms, stand_in.correction, str(scheme))
         if key not in self._made:
-            self._made[key] = self._try(method, stand_in, scheme)
+            self._made[key] = self._try(stand_in, scheme)
         made = self._made[key]
-        return f"{method}: {made}" if isinstance(made, str) else made
+        if isinstance(made, str):
+            return method + made if made.startswith(":") else made  # as `quantize_` says it
+        return replace(made, method=method)
 
-    def _try(self, method: str, stand_in: Recipe, scheme: Scheme) -> QuantizedModel | str:
+    def _try(self, stand_in: Recipe, scheme: Scheme) -> QuantizedModel | str:
         model = copy.deepcopy(self.model)
         windows = torch.randint(_rows(model), (_WINDOWS, _WINDOW_TOKENS), generator=torch.Generator().manual_seed(0))
         calibration = FreshCalibration(model, windows, torch.float32, Silent())
         try:
-            return quantize_(model, method, scheme, calibration, recipe=stand_in)
+            return quantize_(model, "", scheme, calibration, recipe=stand_in)  # for several methods
         except RefusedError as error:
-            return str(error).removeprefix(f"{method}: ")
+            return str(error)
 
 
 def sketch(configuration: Configuration) -> Sketch | None:

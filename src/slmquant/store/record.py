@@ -41,7 +41,7 @@ FINISHED: tuple[Status, ...] = ("ok", "refused")
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class CalibrationSpec(_Frozen):
