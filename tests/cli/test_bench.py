@@ -18,7 +18,7 @@ from tests import invented
 def test_a_report_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = tmp_path / "store.sqlite"
-    command = ["bench", "nowhere", "--report", str(tmp_path / "file" / "report"), "--store", str(store)]
+    command = ["bench", "stories260k", "--report", str(tmp_path / "file" / "report"), "--store", str(store)]
     with pytest.raises(OutputError, match="choose another path"):
         CliRunner().invoke(app, command, catch_exceptions=False)
     assert not store.exists()

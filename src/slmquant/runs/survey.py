@@ -266,6 +266,8 @@ def _device_problem(plan: Plan) -> str | None:
 def _memory_problem(plan: Plan, identity: Identity) -> str | None:
     """Why the model's weights alone do not fit into memory."""
     needed, free = identity.card.parameters * _FLOAT32_BYTES, psutil.virtual_memory().available
+    if plan.memory_limit is not None and needed > plan.memory_limit:
+        return f"its weights alone take {size_text(needed)} of memory, more than memory_limit; raise it"
     if plan.device == "cpu" and needed > free:
         return f"its weights take {size_text(needed)} of memory, and {size_text(free)} are free; use a smaller model"
     return None
