@@ -40,6 +40,10 @@ test: $(READY) ## unit and contract tests; those of core/ with the shapes in its
 test-engines: $(READY) ## export to every engine and format, run it there, compare
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m "engine and not real_model"
 
+test-ray: $(READY) ## install Ray, and run plans on a cluster of two nodes on this machine; minutes
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ray]"
+	$(BIN)/pytest -q -m engine tests/runs/test_ray.py
+
 test-real: $(READY) ## tests on real trained models (they are pulled where they are missing)
 	$(SLMQUANT) pull smollm2-135m-instruct stories15m
 	$(BIN)/pytest -q -m real_model
@@ -57,4 +61,4 @@ test-slow: $(READY) ## minutes to hours
 clean: ## remove what was built and measured here; pulled models stay in the cache
 	rm -rf $(VENV) build results/report results/*.sqlite* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup demo check test test-engines test-real test-fuzz test-gpu test-slow clean
+.PHONY: help setup demo check test test-engines test-ray test-real test-fuzz test-gpu test-slow clean

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -112,6 +112,18 @@ def command(
             show_default="none",
         ),
     ] = None,
+    executor: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where cells run: on this machine, or side by side on a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Head of the Ray cluster, of which this machine is a part.",
+            show_default="the cluster of this machine; without one, this machine alone",
+        ),
+    ] = None,
     data: DataOption = None,
     store: Annotated[
         Path | None,
@@ -144,7 +156,11 @@ def command(
         slmquant bench --plan plans/demo.yaml
 
         slmquant bench smollm2-135m-instruct --tasks piqa,arc_easy --until-separated 0.95
+
+        slmquant bench --plan plans/demo.yaml --executor ray --address 192.0.2.1:6379
     """
+    if address is not None and executor != "ray":
+        raise typer.BadParameter("an address is that of a Ray cluster; add --executor ray", param_hint="--address")
     _bench(
         models,
         plan_file,
@@ -161,6 +177,7 @@ def command(
         {"corpus": corpus, "num_samples": samples, "seq_len": seq_len, "seed": seed},
         suite,
         data,
+        (executor, address),
         store,
         report,
         json,
@@ -178,6 +195,7 @@ def _bench(
     calibration: Mapping[str, object],
     suite: str | None,
     data: Path | None,
+    where: tuple[Literal["local", "ray"], str | None],
     store: Path | None,
     report: Path,
     json: bool,
@@ -195,6 +213,7 @@ def _bench(
         calibration: Fields of its calibration set.
         suite: Suite of tasks.
         data: Local folder of data.
+        where: The executor, and the address of its cluster.
         store: The store to write.
         report: Folder for the report's files.
         json: Whether to print JSON.
@@ -229,7 +248,7 @@ def _bench(
         return
     make_folder(report)
     tell_problems(job, quiet)
-    result, answers = _measured(plan, store, data, quiet)
+    result, answers = _measured(plan, store, data, where, quiet)
     _write(result.records, answers, report, json, quiet, ScoreOptions(cost_per_hour=cost_per_hour))
     if result.failed:
         logs = f"; their logs are in {shown(logs_folder(store))}" if logs_folder(store).is_dir() else ""
@@ -241,19 +260,31 @@ def _bench(
         raise typer.Exit(FAILED_CELLS)
 
 
-def _measured(plan: Plan, store: Path, data: Path | None, quiet: bool) -> tuple[RunResult, Answers]:
+def _measured(
+    plan: Plan,
+    store: Path,
+    data: Path | None,
+    where: tuple[Literal["local", "ray"], str | None],
+    quiet: bool,
+) -> tuple[RunResult, Answers]:
     """Run a plan; returns its cells and their answers to single items.
 
     Raises:
         typer.Exit: The run was interrupted.
     """
+    from slmquant.runs.executors.choice import open_executor
     from slmquant.runs.runner import run
     from slmquant.store import Store
 
     sweep = Sweep()
     try:
-        with recognised(), Store(store) as opened, live_view(sweep, quiet) as view:
-            result = run(plan, opened, data_dir=data, progress=view, tell=view.tell)
+        with (
+            recognised(),
+            Store(store) as opened,
+            live_view(sweep, quiet) as view,
+            open_executor(*where, view) as executor,
+        ):
+            result = run(plan, opened, data_dir=data, progress=view, tell=view.tell, executor=executor)
             return result, {record.cell_id: opened.items(record.cell_id) for record in result.records}
     except KeyboardInterrupt:
         tell(f"interrupted: {sweep.summary}; go on with")

@@ -21,10 +21,10 @@ from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.runs.executors.contract import Executor, ModelWork
 from slmquant.runs.executors.local import Local
-from slmquant.runs.inputs import Contents, Data, DataJob, read_data
+from slmquant.runs.inputs import Contents, Data, DataJob
 from slmquant.runs.model_run import ModelRun
 from slmquant.runs.plan import Plan
-from slmquant.runs.precision import PrecisionJob, decide_precision
+from slmquant.runs.precision import PrecisionJob
 from slmquant.runs.rows import Decision, Event, Rows
 from slmquant.store.inputs import UNKNOWN, model_key
 from slmquant.store.record import Record
@@ -126,9 +126,9 @@ class _Bench:
 
     @cached_property
     def _data(self) -> Data:
-        """Hashes of the plan's data, computed once, in a child process, as lm-eval is large."""
+        """Hashes of the plan's data, computed once."""
         job = DataJob(self.plan.corpora, self.plan.tasks, self.places.data_dir)
-        data = self.executor.run(read_data, job)
+        data = self.executor.hash_data(job)
         if isinstance(data, Failure):
             self.rows.say(f"the data could not be hashed: {data.reason}")
             return Data(dict.fromkeys(self.plan.corpora, UNKNOWN), {spec.name: UNKNOWN for spec in self.plan.tasks})
@@ -139,7 +139,7 @@ class _Bench:
         if self.plan.dtype != "auto":
             return Decision(self.plan.dtype)
         job = PrecisionJob(model, key, self.plan.calibration.corpus, self.plan.device, self.places)
-        measured = self.executor.run(decide_precision, job)
+        measured = self.executor.decide(job)
         if isinstance(measured, Failure):
             remark = f"computed in float32: other dtypes could not be tried ({measured.reason})"
             self.rows.say(remark)

@@ -7,21 +7,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from slmquant import methods
 from slmquant.calib.cached import CaptureJob
 from slmquant.engine_bench.jobs import EngineResult
 from slmquant.machine.process import Failure, Isolation
 from slmquant.places import Places
-from slmquant.progress import Progress
+from slmquant.runs.inputs import Data, DataJob
 from slmquant.runs.plan import Plan
+from slmquant.runs.precision import PrecisionDecision, PrecisionJob
 from slmquant.runs.work import CellResult
 from slmquant.schemes import parse
 from slmquant.store.record import CellSpec, Environment
-
-A = TypeVar("A")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,11 @@ class Executor(Protocol):
             RefusedError: It cannot.
         """
 
-    def run(self, function: Callable[[A, Progress], T], job: A) -> T | Failure:
-        """Call `function(job, progress)` in a process of its own."""
+    def hash_data(self, job: DataJob) -> Data | Failure:
+        """Hash the plan's data."""
+
+    def decide(self, job: PrecisionJob) -> PrecisionDecision | Failure:
+        """Choose the compute dtype of a model."""
 
     def model(self, work: ModelWork) -> AbstractContextManager[ModelExecutor]:
         """Prepare for the cells of one model; what is kept for them is removed at the end."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +17,11 @@ from slmquant.machine.process import Failure, Isolation, run_isolated
 from slmquant.model.sources.load import check_device
 from slmquant.progress import Progress
 from slmquant.runs.engine_cells import EngineStage, absence
-from slmquant.runs.executors.contract import A, Ended, ModelWork, T, capture_job, without_statistics
+from slmquant.runs.executors.contract import Ended, ModelWork, capture_job, without_statistics
+from slmquant.runs.inputs import Data, DataJob, read_data
 from slmquant.runs.model_snapshot import kept_model
 from slmquant.runs.plan import Plan
+from slmquant.runs.precision import PrecisionDecision, PrecisionJob, decide_precision
 from slmquant.runs.reference_states import has_reference_states
 from slmquant.runs.repeats import with_repeats
 from slmquant.runs.work import CellJob, CellResult, run_cell
@@ -44,9 +46,13 @@ class Local:
         """
         check_device(plan.device)
 
-    def run(self, function: Callable[[A, Progress], T], job: A) -> T | Failure:
-        """Call `function(job, progress)` in a process of its own."""
-        return run_isolated(function, job, self.progress)
+    def hash_data(self, job: DataJob) -> Data | Failure:
+        """Hash the data in a process of its own, as lm-eval is large."""
+        return run_isolated(read_data, job, self.progress)
+
+    def decide(self, job: PrecisionJob) -> PrecisionDecision | Failure:
+        """Choose the compute dtype by a measurement in a process of its own."""
+        return run_isolated(decide_precision, job, self.progress)
 
     @contextmanager
     def model(self, work: ModelWork) -> Iterator[LocalModel]:
