@@ -55,10 +55,13 @@ test-gpu: $(READY) ## on a machine with an NVIDIA card: every method on every ar
 test-fuzz: $(READY) ## 300 spoilt inputs: no traceback, no wrong success
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m fuzz tests/fuzz
 
+faults: $(READY) ## 200 faults (kills, full disks, damaged files, ...): every sweep ends as if undisturbed; hours
+	$(BIN)/python -m tests.faults.campaign --faults 200
+
 test-slow: $(READY) ## minutes to hours
 	$(BIN)/pytest -q -m slow
 
 clean: ## remove what was built and measured here; pulled models stay in the cache
 	rm -rf $(VENV) build results/report results/*.sqlite* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup demo check test test-engines test-ray test-real test-fuzz test-gpu test-slow clean
+.PHONY: help setup demo check test test-engines test-ray test-real test-fuzz faults test-gpu test-slow clean

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slmquant.calib import hub
 from slmquant.errors import SlmquantError
@@ -19,8 +16,7 @@ from slmquant.progress import Progress
 from slmquant.runs import repeats
 from slmquant.runs.executors import local
 from slmquant.tasks.common.lm_eval import rows
-from tests.runs.made_up import write_text
-from tests.tasks.made_up import arc_rows, sentences, write_rows
+from tests.runs.made_up import make_data, make_model
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
@@ -68,32 +64,10 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A random model of two layers in a folder, with a tokenizer that was trained on the spot."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        [sentences(0, 200)],
-        trainers.BpeTrainer(
-            vocab_size=330, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"], show_progress=False
-        ),
-    )
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=330, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )  # fmt: skip
-    folder = tmp_path / "model"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>").save_pretrained(folder)
-    return folder
+    return make_model(tmp_path)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A local folder of data: two texts, and 12 ARC questions."""
-    folder = tmp_path / "data"
-    write_text(folder, "wikitext2_test", 1)
-    write_text(folder, "wikitext2_train", 2)
-    write_rows(folder, "arc_easy", "test", arc_rows(2, 12))
-    return folder
+    return make_data(tmp_path)

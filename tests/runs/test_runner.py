@@ -13,9 +13,10 @@ from slmquant.errors import NumericalError, RefusedError, SourceError
 from slmquant.machine.process import Failure, Isolation, run_isolated
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
+from slmquant.runs.inputs import Data
 from slmquant.runs.plan import make_plan
-from slmquant.runs.rows import Event
-from slmquant.runs.runner import run
+from slmquant.runs.rows import Event, Rows
+from slmquant.runs.runner import _Bench, run
 from slmquant.store import Store
 from slmquant.store.record import Metric
 from slmquant.tasks.common.contract import TaskResult
@@ -114,6 +115,26 @@ class TestIsolation:
         assert isinstance(failure, Failure)
         assert failure.status == "timeout"
         assert time.monotonic() - started < 20
+
+
+def test_a_killed_process_does_not_change_the_identity_of_cells() -> None:
+    class Flaky:
+        """Its first process is killed."""
+
+        calls = 0
+
+        def hash_data(self, job: object) -> object:
+            del job
+            self.calls += 1
+            return Failure("out_of_memory", "killed") if self.calls == 1 else Data({}, {})
+
+    said: list[Event] = []
+    plan, places = make_plan(FIELDS), Places(None, Path())
+    rows = Rows(None, places, said.append, 1)  # type: ignore[arg-type]  # nothing is stored
+    bench = _Bench(plan, places, rows, Silent(), Flaky())  # type: ignore[arg-type]
+
+    assert bench._data == Data({}, {})
+    assert not said
 
 
 @pytest.mark.real_model

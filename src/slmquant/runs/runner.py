@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from slmquant.cache.upkeep import limit_bytes
 from slmquant.errors import SlmquantError, UnknownNameError
@@ -29,6 +30,9 @@ from slmquant.runs.rows import Decision, Event, Rows
 from slmquant.store.inputs import UNKNOWN, model_key
 from slmquant.store.record import Record
 from slmquant.store.sqlite import Store
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 NO_MODEL = "unavailable"
 """Fingerprint in the rows of a model that is not available or damaged."""
@@ -128,7 +132,7 @@ class _Bench:
     def _data(self) -> Data:
         """Hashes of the plan's data, computed once."""
         job = DataJob(self.plan.corpora, self.plan.tasks, self.places.data_dir)
-        data = self.executor.hash_data(job)
+        data = _twice(self.executor.hash_data, job)
         if isinstance(data, Failure):
             self.rows.say(f"the data could not be hashed: {data.reason}")
             return Data(dict.fromkeys(self.plan.corpora, UNKNOWN), {spec.name: UNKNOWN for spec in self.plan.tasks})
@@ -139,10 +143,16 @@ class _Bench:
         if self.plan.dtype != "auto":
             return Decision(self.plan.dtype)
         job = PrecisionJob(model, key, self.plan.calibration.corpus, self.plan.device, self.places)
-        measured = self.executor.decide(job)
+        measured = _twice(self.executor.decide, job)
         if isinstance(measured, Failure):
             remark = f"computed in float32: other dtypes could not be tried ({measured.reason})"
             self.rows.say(remark)
             return Decision("float32", remark=remark)
         self.rows.say(f"computing in {measured.dtype}: {'; '.join(map(str, measured.trials))}")
         return Decision(measured.dtype, tuple(measured.metrics()))
+
+
+def _twice(compute: Callable[[A], T | Failure], job: A) -> T | Failure:
+    """Compute what identifies cells; once more if that failed, as a killed process must not give them other ids."""
+    result = compute(job)
+    return compute(job) if isinstance(result, Failure) else result

@@ -1,0 +1,147 @@
+"""A campaign of faults: a small sweep is disturbed at random moments, resumed, and compared with an undisturbed one.
+
+    python -m tests.faults.campaign --faults 200 --seed 0
+
+Each fault gets a store and a cache of its own. After it the same command is repeated until it succeeds, as a user
+would; its records must equal those of the undisturbed sweep, but for times and memory. A store that slmquant refuses to
+read is restored from a copy made before the damage, as its message says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from slmquant.store import Record, Store
+from slmquant.store.record import ItemOutcome
+from tests.faults import kinds
+from tests.faults.bench import Bench
+from tests.runs.made_up import make_data, make_model
+
+_TRIES = 4
+_STEADY = ("stored_bytes", "bpw", "bpw_linears", "calibration_tokens")
+
+Outcome = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of one fault.
+
+    Attributes:
+        kind: Kind of fault.
+        what: What was done, for the table of failures.
+        wrong: What is wrong afterwards; None if the records are those of an undisturbed run.
+        runs: Number of commands, the disturbed one included.
+    """
+
+    kind: str
+    what: str
+    wrong: str | None
+    runs: int
+
+
+def outcome(path: Path) -> Outcome:
+    """Cell → status, and all that a store says about it but times, memory and remarks."""
+    with Store(path, read_only=True) as store:
+        return {record.cell_id: _steady(record, store.items(record.cell_id)) for record in store.records()}
+
+
+def _steady(record: Record, items: list[ItemOutcome]) -> tuple[object, ...]:
+    metrics = [metric for metric in record.metrics if metric.task is not None or metric.name in _STEADY]
+    return record.status, metrics, record.data, record.model, items
+
+
+def disturb(number: int, seed: int, folder: Path, whole: Outcome, duration_s: float) -> Result:
+    """Disturb one sweep, resume it and compare.
+
+    Args:
+        number: Number of the fault; it decides the kind.
+        seed: Seed of the campaign.
+        folder: Folder with the model and the data.
+        whole: The outcome of an undisturbed run.
+        duration_s: How long that took, in seconds.
+    """
+    draw = random.Random(f"{seed} {number}")
+    name, fault = list(kinds.KINDS.items())[number % len(kinds.KINDS)]
+    with tempfile.TemporaryDirectory(prefix="slmquant-fault-") as scratch:
+        bench = Bench(folder, Path(scratch), duration_s)
+        what = fault(bench, draw)
+        code, said = 0, ""
+        for _ in range(_TRIES):
+            code, said = bench.run()
+            if code == 0:
+                break
+            if code == 8 and bench.backup.exists():
+                bench.restore()
+        return Result(name, what, _wrong(code, said, bench.store, whole), bench.runs)
+
+
+def _wrong(code: int, said: str, store: Path, whole: Outcome) -> str | None:
+    if "Traceback" in said or "a bug in slmquant" in said:
+        return f"a traceback: {said.strip().splitlines()[-1]}"
+    if code != 0:
+        return f"exit code {code} after {_TRIES} tries: {said.strip().splitlines()[-1:]}"
+    found = outcome(store)
+    if found.keys() != whole.keys():
+        return f"{len(found)} cells instead of {len(whole)}"
+    different = [cell for cell in whole if found[cell] != whole[cell]]
+    return f"other numbers in {', '.join(different)}" if different else None
+
+
+def campaign(faults: int, seed: int, tell: Callable[[Result], None]) -> list[Result]:
+    """Run a campaign; every kind of fault takes its turn."""
+    with tempfile.TemporaryDirectory(prefix="slmquant-faults-") as name:
+        folder = Path(name)
+        make_model(folder)
+        make_data(folder)
+        (folder / "whole").mkdir()
+        whole = Bench(folder, folder / "whole", 0)
+        started = time.monotonic()
+        code, said = whole.run()
+        if code != 0:
+            raise SystemExit(f"the undisturbed run failed: {said}")
+        duration_s = time.monotonic() - started
+        expected = outcome(whole.store)
+        results = []
+        for number in range(faults):
+            results.append(disturb(number, seed, folder, expected, duration_s))
+            tell(results[-1])
+        return results
+
+
+def main() -> None:
+    """Run a campaign and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    console = Console()
+    results = campaign(
+        arguments.faults,
+        arguments.seed,
+        lambda result: console.print(f"{result.kind}: {result.what}: {result.wrong or 'as undisturbed'}", markup=False),
+    )
+    by_kind: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        by_kind[result.kind].append(result)
+    table = Table("fault", "times", "as undisturbed", "commands", box=None)
+    for kind, ended in by_kind.items():
+        right = sum(result.wrong is None for result in ended)
+        table.add_row(kind, str(len(ended)), str(right), str(sum(result.runs for result in ended)))
+    console.print(table)
+    sys.exit(any(result.wrong is not None for result in results))
+
+
+if __name__ == "__main__":
+    main()
