@@ -45,8 +45,8 @@ from slmquant.store.record import ComputeDtype, Metric
 MIN_SPEEDUP = 1.1
 """Smallest speedup at which a mode is worth its rounding."""
 MAX_KL = 0.001
-"""Largest accepted divergence from float32, in nats: a ninth of the smallest that was measured for 8-bit methods
-(0.009; round-to-nearest has 0.03), three to five times that of the modes with bfloat16 (0.0002 to 0.0003)."""
+"""Largest accepted divergence from float32, in nats: a seventh of the smallest that was measured for 8-bit methods
+(0.007; round-to-nearest has 0.03), three to five times that of the modes with bfloat16 (0.0002 to 0.0003)."""
 
 _WINDOWS, _WINDOW_TOKENS = 8, 512
 _VERSION = 7
