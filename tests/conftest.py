@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from slmquant.model.structure import Relations
 
 os.environ["COLUMNS"] = "200"  # tables as wide as in a pipe; pytest-xdist would narrow them to 80
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _STEPS = 6
 _KNOWN: dict[tuple[object, ...], Relations] = {}

@@ -65,8 +65,11 @@ def test_an_interrupted_bench_goes_on_where_it_stopped(
                 line = process.stderr.readline()
                 assert line, said
                 said += line
-            os.killpg(process.pid, number)  # as a terminal does
-            said += process.communicate(timeout=60)[1]
+            try:
+                os.killpg(process.pid, number)  # as a terminal does
+                said += process.communicate(timeout=60)[1]
+            finally:
+                process.kill()
             return process.returncode, said
 
     assert bench(None, signal.SIGINT)[0] in (130, -signal.SIGINT)  # perhaps before Python has begun with it
@@ -112,10 +115,13 @@ with Store({str(tmp_path / "s.sqlite")!r}) as store:
     words = [sys.executable, "-c", code]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
-        for _ in range(signals):
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        assert process.wait(60) != 0
+        try:
+            for _ in range(signals):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.5)
+            assert process.wait(60) != 0
+        finally:
+            process.kill()
 
     with Store(tmp_path / "s.sqlite", read_only=True) as store:
         assert len(store.records()) == stored
