@@ -38,6 +38,7 @@ def quantize_(
     budget: Budget = "fast",
     progress: Progress | None = None,
     recipe: Recipe | None = None,
+    relations: Relations | None = None,
 ) -> QuantizedModel:
     """Quantize `model` in place.
 
@@ -52,6 +53,7 @@ def quantize_(
         progress: Receives progress updates.
         recipe: A recipe that has no registered name, e.g. a method with other settings; `method` is then its name in
             the result. None to look the method up.
+        relations: The model's structure, if it is known already; None to discover it.
 
     Raises:
         UnknownNameError: There is no such method.
@@ -62,7 +64,7 @@ def quantize_(
     _refuse(method, recipe.refusal(scheme))
     if scheme.is_full_precision:
         return Assembly(model, scheme, count_parameters(model), (), dtype).finish_(method, (), frozenset())
-    relations = discover(model)
+    relations = relations or discover(model)
     _refuse(method, recipe.refusal(scheme, relations))
     _refuse(method, _group_refusal(model, relations, scheme))
     if scheme.kv is not None:

@@ -93,7 +93,7 @@ class Sketch:
         windows = torch.randint(_rows(model), (_WINDOWS, _WINDOW_TOKENS), generator=torch.Generator().manual_seed(0))
         calibration = FreshCalibration(model, windows, torch.float32, Silent())
         try:
-            return quantize_(model, "", scheme, calibration, recipe=stand_in)  # for several methods
+            return quantize_(model, "", scheme, calibration, recipe=stand_in, relations=self.relations)
         except RefusedError as error:
             return str(error)
 
