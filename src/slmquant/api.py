@@ -65,7 +65,7 @@ def quantize(
     Args:
         source: A known name, a hub id, a folder or a GGUF file.
         method: Name of a method, or `a+b`.
-        scheme: Scheme name, or a scheme such as `read_mixture` returns.
+        scheme: Scheme name, or a mixture from a file (`slmquant.schemes.mixture_file.read_mixture`).
         calibration: Calibration set, for methods that need one; by default 128 windows of 512 tokens of WikiText-2's
             train split, or of a text from a package if that is not available.
         dtype: Compute dtype of calibration and of the result; `auto` measures and decides.

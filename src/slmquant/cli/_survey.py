@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from slmquant.cli._output import print_json, print_table, say, tell
 
 if TYPE_CHECKING:
+    from slmquant.runs.inputs import Data
     from slmquant.runs.plan import Plan
     from slmquant.runs.survey import PlannedCell, State, Survey, SurveyJob
     from slmquant.store import Record
@@ -71,19 +72,21 @@ def print_survey(job: SurveyJob, json: bool) -> None:
     say(f"licences: {licences}\n{_total(found)}")
 
 
-def tell_problems(job: SurveyJob, quiet: bool) -> None:
-    """Look over a plan in a process of its own, and tell what is in the way of cells that are not in the store."""
+def tell_problems(job: SurveyJob) -> Data | None:
+    """Look over a plan in a process of its own, and tell what is in the way of cells that are not in the store.
+
+    Returns:
+        Hashes of the plan's data; None if that failed.
+    """
     from slmquant.cli._output import progress_bar
     from slmquant.machine.process import Failure, run_isolated
     from slmquant.runs.survey import survey
 
-    if quiet:
-        return
     with progress_bar() as progress:
         found = run_isolated(survey, job, progress)
     if isinstance(found, Failure):
         tell(f"the plan could not be looked over before it starts: {found.reason}")
-        return
+        return None
     stored = {record.cell_id for record in job.known}
     new = {(cell.state, cell.reason) for cell in found.cells if cell.spec.cell_id not in stored}
     for problem in found.problems:
@@ -91,6 +94,7 @@ def tell_problems(job: SurveyJob, quiet: bool) -> None:
             tell(f"before it starts: {problem}")
     for remark in found.remarks:
         tell(remark)
+    return found.data
 
 
 def _value(spec: CellSpec, name: str) -> str:

@@ -21,6 +21,7 @@ from slmquant.runs import defaults
 if TYPE_CHECKING:
     from slmquant.analysis.scores import ScoreOptions
     from slmquant.analysis.standing import Answers
+    from slmquant.runs.inputs import Data
     from slmquant.runs.plan import Plan
     from slmquant.runs.runner import RunResult
     from slmquant.store import Record
@@ -247,8 +248,8 @@ def _bench(
         print_survey(job, json)
         return
     make_folder(report)
-    tell_problems(job, quiet)
-    result, answers = _measured(plan, store, data, where, quiet)
+    hashes = None if quiet else tell_problems(job)
+    result, answers = _measured(plan, store, data, hashes, where, quiet)
     _write(result.records, answers, report, json, quiet, ScoreOptions(cost_per_hour=cost_per_hour))
     if result.failed:
         logs = f"; their logs are in {shown(logs_folder(store))}" if logs_folder(store).is_dir() else ""
@@ -264,6 +265,7 @@ def _measured(
     plan: Plan,
     store: Path,
     data: Path | None,
+    hashes: Data | None,
     where: tuple[Literal["local", "ray"], str | None],
     quiet: bool,
 ) -> tuple[RunResult, Answers]:
@@ -284,7 +286,7 @@ def _measured(
             live_view(sweep, quiet) as view,
             open_executor(*where, view) as executor,
         ):
-            result = run(plan, opened, data_dir=data, progress=view, tell=view.tell, executor=executor)
+            result = run(plan, opened, data_dir=data, progress=view, tell=view.tell, executor=executor, data=hashes)
             return result, {record.cell_id: opened.items(record.cell_id) for record in result.records}
     except KeyboardInterrupt:
         tell(f"interrupted: {sweep.summary}; go on with")

@@ -96,29 +96,18 @@ def command(
     if keep is not None:
         check_output(keep, True, is_native, overwrite, place_of(model))
     spec = calibration(corpus, samples, seq_len, seed, data)
-    quantized_already = is_native(Path(model).expanduser())
-    if quantized_already and (method is not None or scheme is not None or mixture is not None):
-        raise typer.BadParameter(
-            f"{model} is quantized already; drop --method, --scheme and --mixture", param_hint="MODEL"
-        )
+    given = [method, scheme, mixture]
     numbers = chosen_scheme(scheme, mixture, SCHEME)
     with progress_bar(quiet) as progress:
         check_installed(format_, fmt.extra)
-        if quantized_already:
-            artifact = api.open_artifact(Path(model).expanduser())
-        else:
+        artifact = _opened(model, any(option is not None for option in given))
+        if artifact is None:
             check_output(output, not fmt.suffix, ours, overwrite, place_of(model), api.least_bytes(model, numbers))
             _rehearse(fmt, format_, model, method or METHOD, numbers, otherwise, spec, data)
             artifact = api.quantize(
-                model,
-                method or METHOD,
-                numbers,
-                calibration=spec,
-                seed=spec.seed,
-                budget=budget.value,
-                data_dir=data,
-                progress=progress,
-            )
+                model, method or METHOD, numbers,
+                calibration=spec, seed=spec.seed, budget=budget.value, data_dir=data, progress=progress,
+            )  # fmt: skip
     if keep is not None:
         artifact.save(keep, overwrite=overwrite)
     written = fmt.write(artifact, output, otherwise)
@@ -128,6 +117,25 @@ def command(
         for note in artifact.quantized.notes:
             tell(note)
         _print(written, fmt.title)
+
+
+def _opened(model: str, quantizing: bool) -> Artifact | None:
+    """The quantized model of a folder that slmquant wrote; None if `model` is a source that is not quantized.
+
+    Raises:
+        typer.BadParameter: It is quantized already, and options say how to quantize it.
+    """
+    from slmquant import api
+    from slmquant.formats.native.folder import is_native
+
+    folder = Path(model).expanduser()
+    if not is_native(folder):
+        return None
+    if quantizing:
+        raise typer.BadParameter(
+            f"{model} is quantized already; drop --method, --scheme and --mixture", param_hint="MODEL"
+        )
+    return api.open_artifact(folder)
 
 
 def _rehearse(

@@ -59,6 +59,7 @@ def run(
     progress: Progress | None = None,
     tell: Callable[[Event], None] | None = None,
     executor: Executor | None = None,
+    data: Data | None = None,
 ) -> RunResult:
     """Run every cell of `plan` that `store` does not hold yet.
 
@@ -69,6 +70,7 @@ def run(
         progress: Receives progress updates of the current cell.
         tell: Called with every `Event`.
         executor: Computes the cells; None for this machine.
+        data: Hashes of the plan's data, if they are known already; None to compute them.
 
     Raises:
         UnknownNameError: A model source is not known.
@@ -82,7 +84,7 @@ def run(
     places = Places(data_dir)
     total = sum(len(plan.cells(model, "0", "float32")) for model in plan.models) * (1 + len(plan.engines))
     rows = Rows(store, places, tell or _ignore, total)
-    bench = _Bench(plan, places, rows, progress, executor)
+    bench = _Bench(plan, places, rows, progress, executor, data)
     for model in plan.models:
         bench.run_model(model)
     return RunResult(tuple(rows.records), rows.skipped)
@@ -102,6 +104,7 @@ class _Bench:
     rows: Rows
     progress: Progress
     executor: Executor
+    hashed: Data | None = None
 
     def run_model(self, model: str) -> None:
         """Run all cells of one model."""
@@ -130,7 +133,9 @@ class _Bench:
 
     @cached_property
     def _data(self) -> Data:
-        """Hashes of the plan's data, computed once."""
+        """Hashes of the plan's data, computed at most once."""
+        if self.hashed is not None:
+            return self.hashed
         job = DataJob(self.plan.corpora, self.plan.tasks, self.places.data_dir)
         data = _twice(self.executor.hash_data, job)
         if isinstance(data, Failure):

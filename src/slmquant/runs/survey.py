@@ -25,7 +25,7 @@ from slmquant.model.sources.load import Identity, check_device, identify
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.runs.engine_cells import absence
-from slmquant.runs.inputs import Contents, DataJob, read_data
+from slmquant.runs.inputs import Contents, Data, DataJob, read_data
 from slmquant.runs.plan import Plan
 from slmquant.runs.precision import PrecisionJob, known_precision
 from slmquant.runs.sketch import Sketch, sketch
@@ -104,6 +104,7 @@ class Survey:
         cpu_s: Processor seconds of all cells to do whose cost is known, shared captures once.
         unknown: Number of cells to do whose cost is not known.
         learned: Number of rows that costs were learned from.
+        data: Hashes of the plan's data.
     """
 
     cells: tuple[PlannedCell, ...]
@@ -113,6 +114,7 @@ class Survey:
     cpu_s: float
     unknown: int
     learned: int
+    data: Data
 
 
 def survey(job: SurveyJob, progress: Progress) -> Survey:
@@ -153,6 +155,7 @@ class _Surveyor:
             cpu_s=cpu_s,
             unknown=unknown,
             learned=len(self.costs),
+            data=self.data,
         )
 
     def _model(self, model: str, device: str | None) -> Iterator[PlannedCell]:
@@ -162,7 +165,7 @@ class _Surveyor:
         try:
             identity = identify(model, self.progress)
             contents = Contents.of(identity.folder, self.data)
-            drawn = sketch(read_configuration(identity.folder))
+            configuration = read_configuration(identity.folder)
         except SlmquantError as error:
             for spec in self.plan.cells(model, _NOT_HERE, "float32"):
                 for one in (spec, *(spec.on(engine) for engine in self.plan.engines)):
@@ -170,9 +173,13 @@ class _Surveyor:
             return
         if identity.card.licence is not None:
             self.licences[model] = identity.card.licence
-        if drawn is None:
-            self.remarks.append(f"{model}: refusals that depend on its structure show only when it runs")
         specs = self._specs(model, identity, contents)
+        asked = [one for spec in specs for one in (spec, *(spec.on(engine) for engine in self.plan.engines))]
+        drawn = None
+        if any(self._stored(spec) is None for spec in asked):
+            drawn = sketch(configuration)
+            if drawn is None:
+                self.remarks.append(f"{model}: refusals that depend on its structure show only when it runs")
         lacking = device or _memory_problem(self.plan, identity)
         for spec in specs:
             cell = self._cell(spec, identity, drawn, lacking or self._data_problem(spec))

@@ -50,12 +50,8 @@ MODES: Mapping[ComputeDtype, ComputeMode] = {
 
 
 def mode_of(dtype: torch.dtype) -> ComputeMode:
-    """The mode in which linears alone multiply in `dtype`.
-
-    Raises:
-        KeyError: `dtype` is neither float32 nor bfloat16.
-    """
-    return MODES["bfloat16" if dtype == torch.bfloat16 else "float32"]
+    """The mode in which linears alone multiply in `dtype`, float32 or bfloat16."""
+    return next(mode for mode in MODES.values() if mode.linears == dtype and mode.head == torch.float32)
 
 
 @contextmanager
