@@ -53,6 +53,19 @@ class TestCommands:
         assert [(row["method"], row["scheme"]) for row in rows] == [("gptq", "W4A16g64")]
         assert rows[0][f"perplexity[{invented.TEXT}]"] == 22.1
 
+    def test_list_prints_the_latest_cells_and_counts_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = json.loads(run("list", "--json").stdout)
+        monkeypatch.setattr("slmquant.cli.list.SHOWN_CELLS", 5)
+        short = run("list")
+
+        assert "5 cells" in short.stdout and "8 cells that finished earlier are not listed" in short.stderr
+        assert all((row["cell_id"][:8] in short.stdout) is (row in whole[-5:]) for row in whole)
+        everything = run("list", "--limit", "0")
+        assert "13 cells" in everything.stdout and everything.stderr == ""
+        assert len(whole) == 13
+        latest = json.loads(run("list", "--json", "--limit", "2", "--method", "gptq").stdout)
+        assert [row["cell_id"] for row in latest] == [row["cell_id"] for row in whole if row["method"] == "gptq"][-2:]
+
     def test_an_empty_selection_is_empty_json(self) -> None:
         assert json.loads(run("list", "--status", "timeout", "--json").stdout) == []
 

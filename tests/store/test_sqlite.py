@@ -105,6 +105,19 @@ def test_every_filter_must_match(path: Path) -> None:
         assert store.records(model="another") == []
 
 
+def test_the_latest_are_the_last_of_those_that_match(path: Path) -> None:
+    with Store(path) as store:
+        for record in reversed(invented.benchmark()):
+            store.put(record)
+
+        ends = [record.finished_at for record in store.records()]
+        assert ends == sorted(ends) and store.records(4) == store.records()[-4:]
+        assert store.records(2, method="gptq") == store.records(method="gptq")[-2:]
+        assert store.records(99) == store.records()
+        assert store.count() == 13 and store.count(method="gptq", status="ok") == 4
+        assert store.names("method") == {"none", "rtn", "gptq", "smoothquant"}
+
+
 def test_a_cell_is_found_by_prefix_and_by_label(path: Path) -> None:
     record = invented.record("gptq", "W4A16g64")
     with Store(path) as store:

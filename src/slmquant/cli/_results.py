@@ -1,14 +1,16 @@
-"""Shared by commands that read results: options, opening the store, selecting records."""
+"""Shared by commands that read results: options, opening the store, filters."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 if TYPE_CHECKING:
-    from slmquant.store import Record, Store
+    from slmquant.store import Store
+    from slmquant.store.record import Status
+    from slmquant.store.sqlite import Filters
 
 StoreOption = Annotated[
     Path | None,
@@ -56,14 +58,14 @@ def open_store(path: Path | None) -> Store:
     return Store(path or default_store_path(), read_only=True)
 
 
-def select(
+def filters(
     store: Store,
     model: str | None = None,
     method: str | None = None,
     scheme: str | None = None,
     status: str | None = None,
-) -> list[Record]:
-    """Records that match all given arguments.
+) -> Filters:
+    """Filters of records, from the options of a command.
 
     Raises:
         UnknownNameError: The store holds no cell of that model, method or scheme, or the status is not known.
@@ -78,14 +80,10 @@ def select(
     scheme = str(parse(scheme)) if scheme is not None else None
     if status is not None and status not in get_args(Status):
         raise UnknownNameError("status", status, get_args(Status))
-    found = store.records(model=model, method=method, scheme=scheme, status=cast("Status | None", status))
-    if not found:
-        specs = [record.spec for record in store.records()]
-        for kind, name, known in (
-            ("model", model, {spec.model for spec in specs}),
-            ("method", method, {spec.method for spec in specs}),
-            ("scheme", scheme, {spec.scheme for spec in specs}),
-        ):
-            if name is not None and specs and name not in known:
-                raise UnknownNameError(f"measured {kind}", name, known)
-    return found
+    asked: tuple[tuple[Literal["model", "method", "scheme"], str | None], ...] = (
+        ("model", model), ("method", method), ("scheme", scheme),
+    )  # fmt: skip
+    for column, name in asked:
+        if name is not None and (known := store.names(column)) and name not in known:
+            raise UnknownNameError(f"measured {column}", name, known)
+    return {"model": model, "method": method, "scheme": scheme, "status": cast("Status | None", status)}

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slmquant.cli._output import JsonOption, print_json, print_table, tell
-from slmquant.cli._results import ModelOption, StoreOption, open_store, select
+from slmquant.cli._results import ModelOption, StoreOption, filters, open_store
 
 if TYPE_CHECKING:
     from slmquant.store import Record
 
 SHOWN_DIGITS = 8
 """Digits of a cell id that are printed: enough to tell ten thousand cells apart."""
+SHOWN_CELLS = 200
+"""Lines of a table unless `--limit` asks for more."""
 
 
 def command(
@@ -26,6 +28,14 @@ def command(
         str | None,
         typer.Option("--status", help="Only cells that ended ok, refused, failed, timeout or out_of_memory."),
     ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="List only so many cells, those that finished last; 0 for all.",
+            show_default=f"{SHOWN_CELLS} in a table, all as JSON",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """List measured cells; outdated ones (of older code, or of files that have changed) are listed below.
@@ -36,22 +46,30 @@ def command(
 
     [dim]slmquant list --method gptq --status ok[/dim]
 
+    [dim]slmquant list --limit 20[/dim]
+
     [dim]slmquant list --json | jq length[/dim]
     """
     from slmquant.store.export import rows
     from slmquant.store.outdated import apart
 
+    if limit is None and not json:
+        limit = SHOWN_CELLS
     with open_store(store) as results:
-        records = select(results, model, method, scheme, status)
+        chosen = filters(results, model, method, scheme, status)
+        records = results.records(limit or None, **chosen)
+        left_out = results.count(**chosen) - len(records) if limit else 0
     if json:
         print_json(rows(records))
     elif records:
-        outdated = apart(records)
+        outdated = apart(records)  # whatever outdates a cell finished after it, so it is among the latest, too
         current = [record for record in records if record.cell_id not in outdated]
         _print_cells(f"cells in {results.path}", current, outdated)
         _print_cells("outdated cells", [record for record in records if record.cell_id in outdated], outdated)
     else:
         tell(f"no cells match in {results.path}")
+    if left_out:
+        tell(f"{left_out:,} cells that finished earlier are not listed; --limit 0 lists all of them")
 
 
 def _print_cells(title: str, records: list[Record], outdated: Mapping[str, str]) -> None:

@@ -17,8 +17,8 @@ from slmquant.cli._results import (
     MarginNatsOption,
     ModelOption,
     StoreOption,
+    filters,
     open_store,
-    select,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def command(
         if name not in FORMATS:
             raise UnknownNameError("format", name, FORMATS)
     with open_store(store) as results:
-        records = select(results, model=model)
+        records = results.records(**filters(results, model=model))
         answers = {record.cell_id: results.items(record.cell_id) for record in records}
     if not records:
         raise StoreError(f"{results.path} holds no cells yet; run `slmquant bench` first")

@@ -102,7 +102,7 @@ class ModelRun:
         """Report which cells are measured again because the store's rows have other inputs or older code."""
         known: dict[CellSpec, CellSpec] = {
             record.spec.question: record.spec
-            for record in self.rows.store.records(pending[0].model)
+            for record in self.rows.store.records(model=pending[0].model)
             if record.is_finished
         }
         changed = [(spec, changes(known[spec.question], spec)) for spec in pending if spec.question in known]

@@ -7,28 +7,38 @@ a process killed at any moment leaves every finished cell intact.
 
 from __future__ import annotations
 
-import gc
-import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from slmquant.boundary import guarded
 from slmquant.errors import StoreError, UnknownNameError
+from slmquant.store.documents import no_collection, outcome_json, read_outcome, read_record
 from slmquant.store.migrations import MIGRATIONS, migrate
 from slmquant.store.outdated import apart
-from slmquant.store.record import FINISHED, SCHEMA_VERSION, ItemOutcome, Record, Status
+from slmquant.store.record import FINISHED, ItemOutcome, Record, Status
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 APPLICATION_ID = 0x534C4D51
 """`SLMQ`, in the header of every store; distinguishes it from SQLite files of other programs."""
 
 BUSY_TIMEOUT_S = 10.0
 """Longest wait for SQLite's own lock, e.g. while another process checkpoints the log."""
+
+
+class Filters(TypedDict, total=False):
+    """What records must have; None for anything."""
+
+    model: str | None
+    method: str | None
+    scheme: str | None
+    status: Status | None
 
 
 class Store:
@@ -90,7 +100,7 @@ class Store:
             record.model_dump_json(),
         )
         outcomes = [
-            (record.cell_id, outcome.task, position, outcome.item, _item_json(outcome))
+            (record.cell_id, outcome.task, position, outcome.item, outcome_json(outcome))
             for position, outcome in enumerate(items)
         ]
         with self._explained(), self._transaction() as connection:
@@ -141,18 +151,32 @@ class Store:
             connection.execute(f"DELETE FROM items WHERE cell_id IN ({cells})", (model, model_sha256))
             connection.execute(f"DELETE FROM records WHERE {where}", (model, model_sha256))
 
-    def records(
-        self,
-        model: str | None = None,
-        method: str | None = None,
-        scheme: str | None = None,
-        status: Status | None = None,
-    ) -> list[Record]:
-        """The records that match all given arguments, in the order in which they were finished."""
-        filters = {"model": model, "method": method, "scheme": scheme, "status": status}
-        given = {column: value for column, value in filters.items() if value is not None}
-        where = " AND ".join(f"{column} = ?" for column in given)
-        return self._select(where or "TRUE", tuple(given.values()))
+    def records(self, latest: int | None = None, **filters: Unpack[Filters]) -> list[Record]:
+        """The records that match all filters, in the order in which they were finished.
+
+        Args:
+            latest: Return only this many, those that were finished last; None for all.
+            **filters: What the records must have.
+        """
+        where, arguments = _condition(filters)
+        if latest is None:
+            return self._select(where, arguments)
+        last = f"SELECT cell_id FROM records WHERE {where} ORDER BY finished_at DESC, cell_id DESC LIMIT ?"
+        return self._select(f"cell_id IN ({last})", (*arguments, latest))
+
+    def count(self, **filters: Unpack[Filters]) -> int:
+        """Number of records that match all filters."""
+        where, arguments = _condition(filters)
+        with self._explained():
+            count: int = self._connection.execute(f"SELECT count(*) FROM records WHERE {where}", arguments).fetchone()[
+                0
+            ]
+        return count
+
+    def names(self, column: Literal["model", "method", "scheme"]) -> set[str]:
+        """The models, methods or schemes of all records."""
+        with self._explained():
+            return {name for (name,) in self._connection.execute(f"SELECT DISTINCT {column} FROM records")}
 
     def items(self, cell_id: str, task: str | None = None) -> list[ItemOutcome]:
         """The per-item answers of one cell on a task (None for all tasks), in their order."""
@@ -164,7 +188,7 @@ class Store:
             rows = self._connection.execute(f"{query} ORDER BY position", arguments).fetchall()
         damaged = f"{self.path} contains unreadable answers of cell {cell_id}"
         with guarded(lambda why: f"{damaged} ({why}); restore the file from a backup", StoreError):
-            return [_outcome(name, item, json.loads(document)) for name, item, document in rows]
+            return [read_outcome(*row) for row in rows]
 
     def damage(self) -> list[str]:
         """What is wrong with the file itself, one sentence each; records that cannot be read raise a `StoreError`."""
@@ -191,24 +215,12 @@ class Store:
         self.close()
 
     def _select(self, where: str, arguments: tuple[str | int, ...]) -> list[Record]:
-        query = f"SELECT schema_version, record FROM records WHERE {where} ORDER BY finished_at, cell_id"
+        query = f"SELECT finished_at, cell_id, schema_version, record FROM records WHERE {where}"
         with self._explained():
             rows = self._connection.execute(query, arguments).fetchall()
-        with _no_collection():
-            return [self._record(version, text) for version, text in rows]
-
-    def _record(self, version: object, text: object) -> Record:
-        if not isinstance(version, int) or not isinstance(text, str):  # SQLite columns may hold values of any type
-            raise StoreError(f"{self.path} contains a record with damaged columns; restore the file from a backup")
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.path} contains a record of schema {version}; this slmquant reads up to {SCHEMA_VERSION}: "
-                "update slmquant"
-            )
-        try:
-            return Record.model_validate_json(text)
-        except ValidationError as error:
-            raise StoreError(f"{self.path} contains an unreadable record: {error.errors()[0]['msg']}") from error
+        rows.sort(key=lambda row: (str(row[0]), str(row[1])))  # SQLite would sort whole records
+        with no_collection():
+            return [read_record(self.path, version, text) for _, _, version, text in rows]
 
     def _open(self) -> sqlite3.Connection:
         # A reader gets a writable connection with `query_only` set, so that the last one to close merges the log.
@@ -288,23 +300,7 @@ class Store:
             raise StoreError(f"cannot use the store {self.path}: {error}") from error
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause the collection of garbage, which takes more than half of the time while many records are built."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _item_json(outcome: ItemOutcome) -> str:
-    """JSON of an item's values by name, with its text as the key `text`; older stores need no migration."""
-    return json.dumps(outcome.values if outcome.text is None else {**outcome.values, "text": outcome.text})
-
-
-def _outcome(task: str, item: str, document: dict[str, float | str]) -> ItemOutcome:
-    text = document.pop("text", None)
-    return ItemOutcome.model_validate({"task": task, "item": item, "values": document, "text": text})
+def _condition(filters: Filters) -> tuple[str, tuple[str, ...]]:
+    """The SQL condition of filters, and its arguments."""
+    given = {column: str(value) for column, value in filters.items() if value is not None}
+    return " AND ".join(f"{column} = ?" for column in given) or "TRUE", tuple(given.values())
