@@ -15,5 +15,5 @@ def main() -> None:
         print(record.spec.label, record.status, f"{divergence.value:.3f} nats" if divergence else record.reason)
 
 
-if __name__ == "__main__":  # cells run in processes of their own
+if __name__ == "__main__":
     main()

@@ -172,7 +172,7 @@ def bench(
 ) -> tuple[Record, ...]:
     """Run models × methods × schemes under identical conditions; cells already in the store are not run again.
 
-    Cells run in child processes, so a script that calls this needs the usual `if __name__ == "__main__":` guard.
+    Cells run in processes of their own, which do not run the script again that calls this.
 
     Raises:
         PlanError: A method, a scheme or a task is not known, or another argument is wrong.

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -149,3 +150,18 @@ def test_of_a_long_log_the_end_is_kept(tmp_path: Path) -> None:
 
 def test_without_room_for_a_log_work_goes_on(tmp_path: Path) -> None:
     assert run_isolated(leave, tmp_path / "told", Silent(), Isolation(log=tmp_path / "nowhere" / "log")) == 7
+
+
+def seven(told: Path, progress: Progress) -> int:
+    return 7
+
+
+def test_a_process_does_not_run_the_script_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = ModuleType("__main__")
+    main.__file__ = str(tmp_path / "script.py")
+    (tmp_path / "script.py").write_text(f"open({str(tmp_path / 'told')!r}, 'w').close()\n")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+
+    assert run_isolated(seven, tmp_path, Silent()) == 7
+    assert not (tmp_path / "told").exists()
+    assert sys.modules["__main__"] is main

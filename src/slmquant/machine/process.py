@@ -19,11 +19,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from slmquant.boundary import size_text
@@ -37,7 +38,7 @@ from slmquant.store.record import Status
 A = TypeVar("A")
 T = TypeVar("T")
 
-_PRELOADED = "slmquant.runs.work"
+_PRELOADED = "slmquant.runs.warm"
 _POLL_S = 0.2
 _FAREWELL_S = 10.0
 _MOST_LOG_BYTES = 1 << 20
@@ -107,7 +108,8 @@ def run_isolated(
     child = context.Process(  # type: ignore[attr-defined]  # all contexts have it
         target=_child, args=(child_end, dict(os.environ), isolation.log, function, argument), daemon=True
     )
-    child.start()
+    with _without_main(function):
+        child.start()
     child_end.close()
     tree = ProcessTree(child.pid)
     memory = None if isolation.memory_bytes is None else MemoryLimit(child.pid, isolation.memory_bytes)
@@ -221,6 +223,22 @@ def _context() -> BaseContext:
             multiprocessing.forkserver.ensure_running()
         return context
     return multiprocessing.get_context("spawn")
+
+
+_MAIN = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_main(function: Callable[..., object]) -> Iterator[None]:
+    """A block in which children start without running this program's script, unless `function` is from there."""
+    with _MAIN:
+        main = sys.modules["__main__"]
+        if function.__module__ != "__main__":
+            sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _child(
