@@ -10,7 +10,7 @@ export SLMQUANT_DATA ?= $(wildcard $(abspath ../shared/data))
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -55,8 +55,11 @@ test-gpu: $(READY) ## on a machine with an NVIDIA card: every method on every ar
 test-fuzz: $(READY) ## 300 spoilt inputs: no traceback, no wrong success
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m fuzz tests/fuzz
 
-faults: $(READY) ## 200 faults (kills, full disks, damaged files, ...): every sweep ends as if undisturbed; hours
-	$(BIN)/python -m tests.faults.campaign --faults 200
+test-faults: $(READY) ## one fault of each kind of `make faults`
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m faults tests/faults
+
+faults: $(READY) ## 207 faults (kills, full disks, damaged files, ...): every sweep ends as if undisturbed; an hour
+	$(BIN)/python -m tests.faults.campaign --faults 207
 
 test-slow: $(READY) ## minutes to hours
 	$(BIN)/pytest -q -m slow
@@ -64,4 +67,4 @@ test-slow: $(READY) ## minutes to hours
 clean: ## remove what was built and measured here; pulled models stay in the cache
 	rm -rf $(VENV) build results/report results/*.sqlite* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help setup demo check test test-engines test-ray test-real test-fuzz faults test-gpu test-slow clean
+.PHONY: help setup demo check test test-engines test-ray test-real test-fuzz test-faults faults test-gpu test-slow clean

@@ -13,9 +13,8 @@ import argparse
 import random
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +24,12 @@ from rich.table import Table
 from slmquant.store import Record, Store
 from slmquant.store.record import ItemOutcome
 from tests.faults import kinds
-from tests.faults.bench import Bench
+from tests.faults.bench import Bench, timed
 from tests.runs.made_up import make_data, make_model
 
 _TRIES = 4
+_FRESH = 0.1
+"""Share of the faults whose commands are new interpreters."""
 _STEADY = ("stored_bytes", "bpw", "bpw_linears", "calibration_tokens")
 
 Outcome = dict[str, object]
@@ -62,21 +63,60 @@ def _steady(record: Record, items: list[ItemOutcome]) -> tuple[object, ...]:
     return record.status, metrics, record.data, record.model, items
 
 
-def disturb(number: int, seed: int, folder: Path, whole: Outcome, duration_s: float) -> Result:
+@dataclass(frozen=True)
+class Undisturbed:
+    """A sweep that nothing disturbed.
+
+    Attributes:
+        folder: Folder with the model and the data.
+        outcome: What its store says.
+        seconds: How long it took.
+        fresh_seconds: How long it took with a new interpreter; 0 if that was not tried.
+    """
+
+    folder: Path
+    outcome: Outcome
+    seconds: float
+    fresh_seconds: float
+
+
+def undisturbed(folder: Path, fresh: bool) -> Undisturbed:
+    """Make a model and data in `folder`, and run the sweep; with `fresh`, with a new interpreter, too.
+
+    Raises:
+        RuntimeError: It fails, or the two differ.
+    """
+    make_model(folder)
+    make_data(folder)
+    fork = Bench(folder, folder / "fork")
+    seconds, fresh_seconds = timed(fork), 0.0
+    found = outcome(fork.store)
+    if fresh:
+        new = Bench(folder, folder / "new", fresh=True)
+        fresh_seconds = timed(new)
+        if outcome(new.store) != found:
+            raise RuntimeError("the records of a new interpreter differ from those of a fork")
+    return Undisturbed(folder, found, seconds, fresh_seconds)
+
+
+def disturb(name: str, number: int, seed: int, whole: Undisturbed) -> Result:
     """Disturb one sweep, resume it and compare.
 
     Args:
-        number: Number of the fault; it decides the kind.
+        name: Kind of the fault.
+        number: Its number among those of its kind.
         seed: Seed of the campaign.
-        folder: Folder with the model and the data.
-        whole: The outcome of an undisturbed run.
-        duration_s: How long that took, in seconds.
+        whole: The undisturbed run.
     """
-    draw = random.Random(f"{seed} {number}")
-    name, fault = list(kinds.KINDS.items())[number % len(kinds.KINDS)]
+    draw = random.Random(f"{seed} {name} {number}")
+    fault = kinds.KINDS[name]
+    fresh = whole.fresh_seconds > 0 and draw.random() < _FRESH
+    duration_s = whole.fresh_seconds if fresh else whole.seconds
     with tempfile.TemporaryDirectory(prefix="slmquant-fault-") as scratch:
-        bench = Bench(folder, Path(scratch), duration_s)
-        what = fault(bench, draw)
+        tries, what = 0, None
+        while what is None:
+            bench = Bench(whole.folder, Path(scratch) / str(tries), fresh, duration_s)
+            tries, what = tries + 1, fault(bench, draw)
         code, said = 0, ""
         for _ in range(_TRIES):
             code, said = bench.run()
@@ -84,7 +124,7 @@ def disturb(number: int, seed: int, folder: Path, whole: Outcome, duration_s: fl
                 break
             if code == 8 and bench.backup.exists():
                 bench.restore()
-        return Result(name, what, _wrong(code, said, bench.store, whole), bench.runs)
+        return Result(name, what, _wrong(code, said, bench.store, whole.outcome), bench.runs)
 
 
 def _wrong(code: int, said: str, store: Path, whole: Outcome) -> str | None:
@@ -99,23 +139,13 @@ def _wrong(code: int, said: str, store: Path, whole: Outcome) -> str | None:
     return f"other numbers in {', '.join(different)}" if different else None
 
 
-def campaign(faults: int, seed: int, tell: Callable[[Result], None]) -> list[Result]:
+def campaign(faults: int, seed: int, names: Sequence[str], tell: Callable[[Result], None]) -> list[Result]:
     """Run a campaign; every kind of fault takes its turn."""
-    with tempfile.TemporaryDirectory(prefix="slmquant-faults-") as name:
-        folder = Path(name)
-        make_model(folder)
-        make_data(folder)
-        (folder / "whole").mkdir()
-        whole = Bench(folder, folder / "whole", 0)
-        started = time.monotonic()
-        code, said = whole.run()
-        if code != 0:
-            raise SystemExit(f"the undisturbed run failed: {said}")
-        duration_s = time.monotonic() - started
-        expected = outcome(whole.store)
+    with tempfile.TemporaryDirectory(prefix="slmquant-faults-") as folder:
+        whole = undisturbed(Path(folder), fresh=True)
         results = []
         for number in range(faults):
-            results.append(disturb(number, seed, folder, expected, duration_s))
+            results.append(disturb(names[number % len(names)], number // len(names), seed, whole))
             tell(results[-1])
         return results
 
@@ -123,13 +153,15 @@ def campaign(faults: int, seed: int, tell: Callable[[Result], None]) -> list[Res
 def main() -> None:
     """Run a campaign and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", type=int, default=200, help="number of faults")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
+    parser.add_argument("--kind", choices=kinds.KINDS, action="append", help="only this kind; may be repeated")
     arguments = parser.parse_args()
     console = Console()
     results = campaign(
         arguments.faults,
         arguments.seed,
+        arguments.kind or list(kinds.KINDS),
         lambda result: console.print(f"{result.kind}: {result.what}: {result.wrong or 'as undisturbed'}", markup=False),
     )
     by_kind: dict[str, list[Result]] = defaultdict(list)

@@ -14,6 +14,7 @@ import pytest
 from slmquant.errors import StoreError, UnknownNameError
 from slmquant.store import Store, default_store_path, migrations
 from slmquant.store.record import ItemOutcome, Record
+from slmquant.store.sqlite import begun
 from tests import invented
 
 
@@ -239,6 +240,18 @@ def test_a_reader_of_a_missing_store_is_told_what_to_run(path: Path) -> None:
     assert not path.exists()
 
 
+def test_an_empty_file_is_a_store_that_was_not_begun(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(StoreError, match="no result store"):
+        Store(path, read_only=True)
+    assert not begun(path)
+
+    with Store(path) as store:
+        assert store.records() == []
+    assert begun(path)
+
+
 def test_applied_migrations_are_recorded(path: Path) -> None:
     Store(path).close()
     with sqlite3.connect(path) as connection:
@@ -268,6 +281,52 @@ def test_an_older_store_is_brought_up_to_date_and_keeps_its_records(
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM notes").fetchone() == (0,)
     connection.close()
+
+
+FLIPS = {
+    "a digit of a record": "UPDATE records SET record = replace(record, '0.4', '0.5')",
+    "a record's id": "UPDATE records SET cell_id = replace(cell_id, substr(cell_id, 1, 1), 'x')",
+    "a digit of an answer": "UPDATE items SET item_values = replace(item_values, '1', '3')",
+    "a lost answer": "DELETE FROM items WHERE position = 3",
+    "the order of answers": "UPDATE items SET position = 99 - position",
+}
+
+
+@pytest.mark.parametrize("flip", FLIPS)
+def test_a_changed_value_is_an_error_and_no_other_number(path: Path, flip: str) -> None:
+    record = invented.ok("rtn", "W8A8", 160, 20, 0.1, 0.5, 0.4, 2, 800)
+    with Store(path) as store:
+        store.put(record, invented.items(record))
+    with sqlite3.connect(path) as connection:
+        assert connection.execute(FLIPS[flip]).rowcount
+    connection.close()
+
+    with Store(path) as store, pytest.raises(StoreError, match="from a backup"):
+        [found] = store.records()
+        store.items(found.cell_id)
+
+
+def test_a_store_without_checksums_is_read_as_it_is_and_gets_them_with_the_next_record(
+    path: Path,
+) -> None:
+    record, more = invented.record("rtn", "W8A8"), invented.record("gptq", "W8A8")
+    with Store(path) as store:
+        store.put(record)
+    with sqlite3.connect(path) as connection:
+        for column in ("record_xxh3", "items_xxh3"):
+            connection.execute(f"ALTER TABLE records DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("DELETE FROM migrations WHERE version = 2")
+    connection.close()
+
+    with Store(path, read_only=True) as store:
+        assert store.records() == [record] and store.items(record.cell_id) == []
+    with Store(path) as store:
+        store.put(more)
+    with sqlite3.connect(path) as connection:
+        sums = dict(connection.execute("SELECT cell_id, record_xxh3 FROM records"))
+    connection.close()
+    assert sums[record.cell_id] is None and len(sums[more.cell_id]) == 32
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,10 +33,11 @@ def survey_job(plan: Plan, store: Path | None, data: Path | None, records: Seque
     from slmquant.runs.survey import SurveyJob
     from slmquant.store import Store, default_store_path
     from slmquant.store.combine import cells
+    from slmquant.store.sqlite import begun
 
     path = store or default_store_path()
     known: list[Record] = []
-    if path.is_file():
+    if begun(path):
         with Store(path, read_only=True) as opened:
             known = opened.records()
     learned = [*known, *(record for record, _ in cells(records))]

@@ -42,7 +42,6 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from scipy import stats
 from torch import Tensor
 
 from slmquant.calib.statistics import Statistic, Statistics
@@ -188,6 +187,8 @@ def _repetition(learned_from: Int[Tensor, "samples seq"], schedule: Schedule) ->
 
 def _chance(differences: Float[Tensor, " windows"], states: int) -> float:
     """p-value of the best state's loss if no state is better than the start (Bonferroni over the states)."""
+    from scipy import stats  # takes seconds to import, and every plan names methods
+
     values = differences.double().cpu().numpy()
     if states == 0 or not differences.any():
         return 1.0

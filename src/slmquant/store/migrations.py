@@ -44,7 +44,15 @@ def create_records_and_items(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (create_records_and_items,)
+def add_checksums(connection: sqlite3.Connection) -> None:
+    """Add checksums of each record and of its items; rows of earlier versions have none."""
+    connection.execute("ALTER TABLE records ADD COLUMN record_xxh3 TEXT")
+    connection.execute("ALTER TABLE records ADD COLUMN items_xxh3 TEXT")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (create_records_and_items, add_checksums)
+WITH_CHECKSUMS = 2
+"""The first schema with checksums; readers read a store of schema 1 as it is."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:

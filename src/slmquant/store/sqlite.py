@@ -15,12 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from slmquant.boundary import guarded
 from slmquant.errors import StoreError, UnknownNameError
-from slmquant.store.documents import no_collection, outcome_json, read_outcome, read_record
-from slmquant.store.migrations import MIGRATIONS, migrate
+from slmquant.store.documents import no_collection
+from slmquant.store.migrations import MIGRATIONS, WITH_CHECKSUMS, migrate
 from slmquant.store.outdated import apart
 from slmquant.store.record import FINISHED, ItemOutcome, Record, Status
+from slmquant.store.rows import answer_rows, checked_answers, checked_record, record_row
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,8 +65,9 @@ class Store:
         self.path = Path(path)
         self.read_only = read_only
         self._lock: sqlite3.Connection | None = None
+        self._sums = ("record_xxh3", "items_xxh3")
         if read_only:
-            if not self.path.is_file():
+            if not begun(self.path):
                 raise StoreError(f"no result store at {self.path}; run `slmquant bench`, or name another with --store")
         else:
             with self._explained():
@@ -87,27 +88,13 @@ class Store:
         """
         if self.read_only:
             raise StoreError(f"cannot write to {self.path}: it is open for reading only")
-        spec = record.spec
-        row = (
-            record.cell_id,
-            spec.model,
-            spec.model_sha256,
-            spec.method,
-            spec.scheme,
-            record.status,
-            record.finished_at.isoformat(),
-            record.schema_version,
-            record.model_dump_json(),
-        )
-        outcomes = [
-            (record.cell_id, outcome.task, position, outcome.item, outcome_json(outcome))
-            for position, outcome in enumerate(items)
-        ]
+        answers = answer_rows(record.cell_id, items)
+        row = record_row(record, answers)
         with self._explained(), self._transaction() as connection:
             connection.execute("DELETE FROM items WHERE cell_id = ?", (record.cell_id,))
             connection.execute("DELETE FROM records WHERE cell_id = ?", (record.cell_id,))
-            connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-            connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", outcomes)
+            connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", answers)
 
     def get(self, name: str) -> Record:
         """The record named by a cell id, a unique prefix of one, or a label `[model/]method/scheme[/engine]`.
@@ -180,15 +167,13 @@ class Store:
 
     def items(self, cell_id: str, task: str | None = None) -> list[ItemOutcome]:
         """The per-item answers of one cell on a task (None for all tasks), in their order."""
-        query = "SELECT task, item, item_values FROM items WHERE cell_id = ?"
-        arguments: tuple[str, ...] = (cell_id,)
-        if task is not None:
-            query, arguments = f"{query} AND task = ?", (cell_id, task)
+        query = "SELECT cell_id, task, position, item, item_values FROM items WHERE cell_id = ? ORDER BY position"
         with self._explained():
-            rows = self._connection.execute(f"{query} ORDER BY position", arguments).fetchall()
-        damaged = f"{self.path} contains unreadable answers of cell {cell_id}"
-        with guarded(lambda why: f"{damaged} ({why}); restore the file from a backup", StoreError):
-            return [read_outcome(*row) for row in rows]
+            rows = self._connection.execute(query, (cell_id,)).fetchall()
+            summed = self._connection.execute(f"SELECT {self._sums[1]} FROM records WHERE cell_id = ?", (cell_id,))
+            [expected] = summed.fetchone() or [None]
+        answers = checked_answers(self.path, cell_id, rows, expected)
+        return [answer for answer in answers if task is None or answer.task == task]
 
     def damage(self) -> list[str]:
         """What is wrong with the file itself, one sentence each; records that cannot be read raise a `StoreError`."""
@@ -215,12 +200,12 @@ class Store:
         self.close()
 
     def _select(self, where: str, arguments: tuple[str | int, ...]) -> list[Record]:
-        query = f"SELECT finished_at, cell_id, schema_version, record FROM records WHERE {where}"
+        query = f"SELECT finished_at, cell_id, schema_version, record, {self._sums[0]} FROM records WHERE {where}"
         with self._explained():
             rows = self._connection.execute(query, arguments).fetchall()
         rows.sort(key=lambda row: (str(row[0]), str(row[1])))  # SQLite would sort whole records
         with no_collection():
-            return [read_record(self.path, version, text) for _, _, version, text in rows]
+            return [checked_record(self.path, *row[1:]) for row in rows]
 
     def _open(self) -> sqlite3.Connection:
         # A reader gets a writable connection with `query_only` set, so that the last one to close merges the log.
@@ -231,7 +216,9 @@ class Store:
         try:
             version = self._checked_version(connection)
             if version < len(MIGRATIONS):
-                if self.read_only:
+                if self.read_only and 0 < version < WITH_CHECKSUMS:
+                    self._sums = ("NULL", "NULL")
+                elif self.read_only:
                     Store(self.path).close()
                 else:
                     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -298,6 +285,11 @@ class Store:
             raise StoreError(f"cannot use the store {self.path}: {error}") from error
         except OSError as error:
             raise StoreError(f"cannot use the store {self.path}: {error}") from error
+
+
+def begun(path: Path) -> bool:
+    """Whether there is a store; one that could not be begun, for a full disk or a killed process, is an empty file."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _condition(filters: Filters) -> tuple[str, tuple[str, ...]]:
