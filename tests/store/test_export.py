@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from slmquant.report.files import write_report_csv, write_report_json
-from slmquant.store.export import rows, write_csv, write_jsonl
+from slmquant.store import Store
+from slmquant.store.export import json_table, rows, write_csv, write_jsonl
+from slmquant.store.inputs import Inputs
+from slmquant.store.record import Record
 from tests import invented
 
 
@@ -80,3 +86,65 @@ def test_a_name_is_no_formula(tmp_path: Path, name: str) -> None:
 
     assert row["model"] == f"'{name}"
     assert row["method"] == "rtn"
+
+
+def of_all_kinds() -> list[Record]:
+    """Cells with other columns than their neighbours, outdated ones, and texts that JSON escapes."""
+    records = invented.benchmark()
+    first = records[1]
+    again = first.spec.model_copy(update={"model_sha256": "cd" * 32})
+    older = first.spec.model_copy(
+        update={"seed": 7, "inputs": Inputs(config_sha256="a", tokenizer_sha256="b", stages=(("quantization", 0),))}
+    )
+    end = max(record.finished_at for record in records)
+    one, two = end + timedelta(seconds=1), end + timedelta(seconds=2)
+    odd = first.spec.model_copy(update={"model": '50 %s\n"quoted" é \u2028', "engine": "llamacpp", "tasks": ()})
+    return [
+        *sorted(records, key=lambda record: (record.finished_at, record.cell_id)),
+        first.model_copy(update={"spec": again, "finished_at": one, "metrics": first.metrics[::-1]}),
+        first.model_copy(
+            update={
+                "spec": older,
+                "finished_at": two,
+                "metrics": (),
+                "phases": first.phases[:1],
+            }
+        ),
+        invented.record("rtn", "W8A8", status="failed", reason="100 %\nof it", cell=odd, minute=10_000),
+    ]
+
+
+@pytest.mark.parametrize("count", [None, 0, 3])
+def test_a_store_prints_the_rows_of_its_records(tmp_path: Path, count: int | None) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        for record in of_all_kinds():
+            store.put(record)
+        records = store.records(count)
+
+        assert sum(row["outdated"] is not None for row in rows(records)) == (2 if count is None else min(count, 1))
+        assert "".join(json_table(store.table(count))) == json.dumps(rows(records), indent=2, ensure_ascii=False)
+
+
+def test_rows_that_are_not_kept_whole_are_made_from_the_records(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    with Store(path) as store:
+        for record in of_all_kinds():
+            store.put(record)
+        whole = "".join(json_table(store.table()))
+    for change in (
+        "UPDATE listed SET cells = replace(cells, '2', '3')",
+        "UPDATE listed SET question = '?', versions = '?'",
+        "UPDATE listed SET columns = 99",
+        "UPDATE listed_columns SET columns = replace(columns, 'kl', 'ppl')",
+        "UPDATE listed SET version = 0",
+        "DELETE FROM listed",
+        "DROP TABLE listed",
+    ):
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(change)
+        with Store(path, read_only=True) as store:
+            assert "".join(json_table(store.table())) == whole
+    with Store(path) as store:
+        changed = store.records()[0].model_copy(update={"status": "failed", "reason": "tried again"})
+        store.put(changed)
+        assert json.loads("".join(json_table(store.table(status="failed"))))[0]["reason"] == "tried again"

@@ -15,7 +15,7 @@ from slmquant.report._words import remarks
 from slmquant.store import Store
 from slmquant.store.export import rows
 from slmquant.store.inputs import Inputs
-from slmquant.store.outdated import apart, changes, older
+from slmquant.store.outdated import aged, apart, changes, older
 from slmquant.store.record import Record
 from tests import invented
 
@@ -56,7 +56,7 @@ def test_an_older_store_is_read_as_it_was_and_its_rows_are_outdated(path: Path) 
             assert len(store.items(record.cell_id)) == len(invented.items(record)[:4])
 
     assert set(apart(found)) == {record.cell_id for record in before}
-    assert all("not recorded" in str(older(record)) for record in found)
+    assert all("not recorded" in str(older(aged(record).versions)) for record in found)
 
 
 def test_a_new_row_is_another_cell_and_what_its_label_means(path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -87,8 +88,13 @@ def say(text: str, end: str = "\n") -> None:
 
 def print_json(value: object) -> None:
     """Write `value` to stdout as indented JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
-    sys.stdout.write(text.encode("utf-8", "replace").decode("utf-8"))  # a path may hold a lone surrogate
+    print_pieces([json.dumps(value, indent=2, ensure_ascii=False, default=str)])
+
+
+def print_pieces(pieces: Iterable[str]) -> None:
+    """Write the pieces of a text and a line end to stdout, as they are."""
+    for piece in chain(pieces, ["\n"]):
+        sys.stdout.write(piece.encode("utf-8", "replace").decode("utf-8"))  # a path may hold a lone surrogate
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

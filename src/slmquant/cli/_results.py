@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from slmquant.store import Store
+    from slmquant.store.filters import Filters
     from slmquant.store.record import Status
-    from slmquant.store.sqlite import Filters
 
 StoreOption = Annotated[
     Path | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmquant.cli._output import JsonOption, print_json, print_table, tell
+from slmquant.cli._output import JsonOption, print_pieces, print_table, tell
 from slmquant.cli._results import ModelOption, StoreOption, filters, open_store
 
 if TYPE_CHECKING:
@@ -50,23 +50,23 @@ def command(
 
     [dim]slmquant list --json | jq length[/dim]
     """
-    from slmquant.store.export import rows
+    from slmquant.store.export import json_table
     from slmquant.store.outdated import apart
 
     if limit is None and not json:
         limit = SHOWN_CELLS
     with open_store(store) as results:
         chosen = filters(results, model, method, scheme, status)
-        records = results.records(limit or None, **chosen)
-        left_out = results.count(**chosen) - len(records) if limit else 0
-    if json:
-        print_json(rows(records))
-    elif records:
+        left_out = max(0, results.count(**chosen) - limit) if limit else 0
+        if json:
+            print_pieces(json_table(results.table(limit or None, **chosen)))
+        records = [] if json else results.records(limit or None, **chosen)
+    if records:
         outdated = apart(records)  # whatever outdates a cell finished after it, so it is among the latest, too
         current = [record for record in records if record.cell_id not in outdated]
         _print_cells(f"cells in {results.path}", current, outdated)
         _print_cells("outdated cells", [record for record in records if record.cell_id in outdated], outdated)
-    else:
+    elif not json:
         tell(f"no cells match in {results.path}")
     if left_out:
         tell(f"{left_out:,} cells that finished earlier are not listed; --limit 0 lists all of them")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from slmquant.files import atomic_file
 from slmquant.store.outdated import apart
 from slmquant.store.publication import published, publisher
-from slmquant.store.record import CalibrationSpec, Metric, Record
+from slmquant.store.record import CalibrationSpec, Metric, Phase, Record
 
 Value = str | int | float | None
 Row = dict[str, Value]
@@ -48,6 +51,20 @@ METRIC_ORDER = (
 """Column order of metrics; others follow by name."""
 
 
+class Columns(NamedTuple):
+    """Columns of the row of one record.
+
+    Attributes:
+        names: All of them, in the row's order.
+        metrics: Name and task of each metric.
+        phases: The columns of phases.
+    """
+
+    names: tuple[str, ...]
+    metrics: tuple[tuple[str, str | None], ...]
+    phases: tuple[str, ...]
+
+
 def rows(records: Sequence[Record], ends: Ends | None = None) -> list[Row]:
     """One flat row per record; all rows have the same columns in the same order, with None for unknown values.
 
@@ -57,17 +74,58 @@ def rows(records: Sequence[Record], ends: Ends | None = None) -> list[Row]:
     """
     outdated = apart(records)
     flat = [_row(record, ends, outdated.get(record.cell_id)) for record in records]
-    fixed = list(_identity(records[0], None)) if records else []
-    metrics = {_column(metric): metric for record in records for metric in record.metrics}
-    present = {column for row in flat for column in row}
-    ordered = [
-        column + suffix
-        for column in sorted(metrics, key=lambda name: _rank(metrics[name]))
-        for suffix in ("", "_stderr", "_low", "_high", "_n")
-        if column + suffix in present
-    ]
-    phases = list(dict.fromkeys(f"phase_{phase.name}_s" for record in records for phase in record.phases))
-    return [{column: row.get(column) for column in (*fixed, *ordered, *phases)} for row in flat]
+    columns = _in_order(_columns(record, row) for record, row in zip(records, flat, strict=True))
+    return [{column: row.get(column) for column in columns} for row in flat]
+
+
+class TextRow(NamedTuple):
+    """The row of one record as text.
+
+    Attributes:
+        columns: JSON of its `Columns`.
+        cells: Its values in that order, one JSON value a line; `outdated` is null, as it depends on other records.
+    """
+
+    columns: str
+    cells: str
+
+
+def text_row(record: Record) -> TextRow:
+    """The row of a record as text, which `json_table` puts together with others."""
+    row = _row(record, None, None)
+    return TextRow(_json(_columns(record, row)), _json([*row.values()], separators=("\n", ""))[1:-1])
+
+
+def json_table(table: Sequence[tuple[TextRow, str | None]]) -> Iterator[str]:
+    """The indented JSON array of `rows`, in pieces, without its last line end.
+
+    Args:
+        table: The row of each record, and why the record is outdated.
+    """
+    layouts = {text: _read_columns(text) for text in dict.fromkeys(row.columns for row, _ in table)}
+    columns = _in_order(layouts.values())
+    fill_in = {text: _filling(own.names, columns) for text, own in layouts.items()}
+    yield "["
+    for number, (row, outdated) in enumerate(table):
+        yield f"{',' if number else ''}\n{fill_in[row.columns]([*row.cells.split(chr(10)), 'null', _json(outdated)])}"
+    yield "\n]" if table else "]"
+
+
+def _filling(own: Sequence[str], columns: Sequence[str]) -> Callable[[Sequence[str]], str]:
+    """A function that writes a JSON object with all columns, from the JSON of `own` ones, of null and of `outdated`."""
+    place = {name: number for number, name in enumerate(own)} | {"outdated": len(own) + 1}
+    take = itemgetter(*(place.get(column, len(own)) for column in columns))
+    lines = ",\n".join(f"    {_json(column).replace('%', '%%')}: %s" for column in columns)
+    template = f"  {{\n{lines}\n  }}"
+    return lambda values: template % take(values)
+
+
+def _read_columns(text: str) -> Columns:
+    names, metrics, phases = json.loads(text)
+    return Columns(tuple(names), tuple((name, task) for name, task in metrics), tuple(phases))
+
+
+_json = partial(json.dumps, ensure_ascii=False)
 
 
 def write_csv(records: Sequence[Record], path: Path, ends: Ends | None = None) -> None:
@@ -104,7 +162,7 @@ def write_jsonl(records: Sequence[Record], path: Path) -> None:
 def _row(record: Record, ends: Ends | None, outdated: str | None) -> Row:
     row = _identity(record, outdated)
     for metric in record.metrics:
-        column = _column(metric)
+        column = _column(metric.name, metric.task)
         row[column] = metric.value
         if metric.stderr is not None:
             row[f"{column}_stderr"] = metric.stderr
@@ -113,8 +171,24 @@ def _row(record: Record, ends: Ends | None, outdated: str | None) -> Row:
         if ends is not None and (interval := ends(record, metric)) is not None:
             row[f"{column}_low"], row[f"{column}_high"] = interval
     for phase in record.phases:
-        row[f"phase_{phase.name}_s"] = phase.seconds
+        row[_phase_column(phase)] = phase.seconds
     return row
+
+
+def _columns(record: Record, row: Row) -> Columns:
+    metrics = dict.fromkeys((metric.name, metric.task) for metric in record.metrics)
+    return Columns(tuple(row), tuple(metrics), tuple(map(_phase_column, record.phases)))
+
+
+def _in_order(found: Iterable[Columns]) -> list[str]:
+    """The columns of a table that has the rows of all these; none if there are no rows."""
+    every = list(dict.fromkeys(found))
+    present = dict.fromkeys(name for columns in every for name in columns.names)
+    metrics = sorted({metric for columns in every for metric in columns.metrics}, key=_rank)
+    figures = [_column(*metric) + suffix for metric in metrics for suffix in ("", "_stderr", "_low", "_high", "_n")]
+    phases = dict.fromkeys(phase for columns in every for phase in columns.phases)
+    settings = [name for name in present if name not in {*figures, *phases}]
+    return [*settings, *(name for name in figures if name in present), *phases]
 
 
 def settings(record: Record) -> tuple[str, ...]:
@@ -159,10 +233,14 @@ def calibration_label(calibration: CalibrationSpec | None) -> str | None:
     return f"{calibration.corpus} {size} seed {calibration.seed}"
 
 
-def _column(metric: Metric) -> str:
-    return metric.name if metric.task is None else f"{metric.name}[{metric.task}]"
+def _column(name: str, task: str | None) -> str:
+    return name if task is None else f"{name}[{task}]"
 
 
-def _rank(metric: Metric) -> tuple[str, int, str]:
-    known = METRIC_ORDER.index(metric.name) if metric.name in METRIC_ORDER else len(METRIC_ORDER)
-    return (metric.task or "", known, metric.name)
+def _phase_column(phase: Phase) -> str:
+    return f"phase_{phase.name}_s"
+
+
+def _rank(metric: tuple[str, str | None]) -> tuple[str, int, str]:
+    name, task = metric
+    return (task or "", METRIC_ORDER.index(name) if name in METRIC_ORDER else len(METRIC_ORDER), name)

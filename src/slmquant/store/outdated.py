@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import NamedTuple
 
 from slmquant import versions
 from slmquant.store.inputs import Inputs
@@ -13,12 +17,36 @@ FIRST_WITH_INPUTS = 2
 NOT_RECORDED = "code versions and hashes of configuration, tokenizer and data were not recorded"
 
 
-def older(record: Record) -> str | None:
-    """Why a record is outdated; None if this version of slmquant would measure the same."""
-    inputs = record.spec.inputs
+class Aged(NamedTuple):
+    """What decides whether a record is outdated.
+
+    Attributes:
+        cell_id: Its cell.
+        finished: Whether a plan skips it.
+        question: Hash of `CellSpec.question`.
+        versions: JSON of the record's schema, and of the code versions in its inputs.
+    """
+
+    cell_id: str
+    finished: bool
+    question: str
+    versions: str
+
+
+def aged(record: Record) -> Aged:
+    """What decides whether a record is outdated."""
+    spec = record.spec
+    inputs = None if spec.inputs is None else spec.inputs.model_dump(include={"stages", "methods", "metrics"})
+    question = hashlib.sha256(spec.question.model_dump_json().encode()).hexdigest()
+    return Aged(record.cell_id, record.is_finished, question, json.dumps([record.schema_version, inputs]))
+
+
+def older(versions: str) -> str | None:
+    """Why a record of these versions is outdated; None if this version of slmquant would measure the same."""
+    schema, inputs = json.loads(versions)
     if inputs is None:  # also the case if the model was not available
-        return NOT_RECORDED if record.schema_version < FIRST_WITH_INPUTS else None
-    return "; ".join(_version_changes(inputs)) or None
+        return NOT_RECORDED if schema < FIRST_WITH_INPUTS else None
+    return "; ".join(_version_changes(Inputs(config_sha256="", tokenizer_sha256="", **inputs))) or None
 
 
 def changes(before: CellSpec, now: CellSpec) -> list[str]:
@@ -49,17 +77,31 @@ def apart(records: Iterable[Record]) -> dict[str, str]:
 
     Records must be in the order in which they were finished, as the store returns them.
     """
+    specs: dict[str, CellSpec] = {}
+
+    def noted() -> Iterator[Aged]:
+        for record in records:
+            facts = aged(record)
+            specs[facts.cell_id] = record.spec
+            yield facts
+
+    return superseded(noted(), specs.__getitem__)
+
+
+def superseded(cells: Iterable[Aged], spec_of: Callable[[str], CellSpec]) -> dict[str, str]:
+    """As `apart`, of records that were not read; `spec_of` reads the spec of a cell."""
     reasons: dict[str, str] = {}
-    latest: dict[CellSpec, Record] = {}
-    for record in records:
-        if (reason := older(record)) is not None:
-            reasons[record.cell_id] = f"measured by older code: {reason}"
-        elif record.is_finished:
-            before = latest.get(record.spec.question)
+    latest: dict[str, str] = {}
+    reason_of = cache(older)  # many records have the same versions
+    for cell in cells:
+        if (reason := reason_of(cell.versions)) is not None:
+            reasons[cell.cell_id] = f"measured by older code: {reason}"
+        elif cell.finished:
+            before = latest.get(cell.question)
             if before is not None:
-                what = ", ".join(changes(before.spec, record.spec))
-                reasons[before.cell_id] = f"measured again after a change of {what}"
-            latest[record.spec.question] = record
+                what = ", ".join(changes(spec_of(before), spec_of(cell.cell_id)))
+                reasons[before] = f"measured again after a change of {what}"
+            latest[cell.question] = cell.cell_id
     return reasons
 
 

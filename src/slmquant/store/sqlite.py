@@ -13,14 +13,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal
 
 from slmquant.errors import StoreError, UnknownNameError
 from slmquant.store.documents import no_collection
+from slmquant.store.export import TextRow
+from slmquant.store.filters import Filters, condition
+from slmquant.store.listed import create_tables, keep, kept, listed
 from slmquant.store.migrations import MIGRATIONS, WITH_CHECKSUMS, migrate
-from slmquant.store.outdated import apart
-from slmquant.store.record import FINISHED, ItemOutcome, Record, Status
+from slmquant.store.outdated import apart, superseded
+from slmquant.store.record import FINISHED, CellSpec, ItemOutcome, Record
 from slmquant.store.rows import answer_rows, checked_answers, checked_record, record_row
+from slmquant.store.writer_lock import writer_lock
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,14 +35,8 @@ APPLICATION_ID = 0x534C4D51
 BUSY_TIMEOUT_S = 10.0
 """Longest wait for SQLite's own lock, e.g. while another process checkpoints the log."""
 
-
-class Filters(TypedDict, total=False):
-    """What records must have; None for anything."""
-
-    model: str | None
-    method: str | None
-    scheme: str | None
-    status: Status | None
+_AT_ONCE = 500
+"""Most records that are in memory while what is missing of a table is made again."""
 
 
 class Store:
@@ -72,7 +70,7 @@ class Store:
         else:
             with self._explained():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self._acquire_lock()
+                self._lock = writer_lock(self.path)
         try:
             with self._explained():
                 self._connection = self._open()
@@ -94,6 +92,7 @@ class Store:
             connection.execute("DELETE FROM items WHERE cell_id = ?", (record.cell_id,))
             connection.execute("DELETE FROM records WHERE cell_id = ?", (record.cell_id,))
             connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            keep(connection, record)
             connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", answers)
 
     def get(self, name: str) -> Record:
@@ -145,20 +144,30 @@ class Store:
             latest: Return only this many, those that were finished last; None for all.
             **filters: What the records must have.
         """
-        where, arguments = _condition(filters)
-        if latest is None:
-            return self._select(where, arguments)
-        last = f"SELECT cell_id FROM records WHERE {where} ORDER BY finished_at DESC, cell_id DESC LIMIT ?"
-        return self._select(f"cell_id IN ({last})", (*arguments, latest))
+        return self._select(*condition(filters, latest))
+
+    def table(self, latest: int | None = None, **filters: Unpack[Filters]) -> list[tuple[TextRow, str | None]]:
+        """The rows of `export.rows` of the records that `records` returns, as text, and why each record is outdated."""
+        where, arguments = condition(filters, latest)
+        with self._explained():
+            ends = self._connection.execute(f"SELECT finished_at, cell_id FROM records WHERE {where}", arguments)
+            cells = [str(cell_id) for _, cell_id in sorted(ends, key=_in_order)]
+            found = kept(self._connection, where, arguments)
+        missing = [cell_id for cell_id in cells if cell_id not in found]
+        for start in range(0, len(missing), _AT_ONCE):
+            some = missing[start : start + _AT_ONCE]
+            records = self._select(f"cell_id IN ({', '.join('?' * len(some))})", tuple(some))
+            found |= {record.cell_id: listed(record) for record in records}
+        cells = [cell_id for cell_id in cells if cell_id in found]  # a writer may have removed some
+        outdated = superseded((found[cell_id].aged for cell_id in cells), self._spec)
+        return [(found[cell_id].row, outdated.get(cell_id)) for cell_id in cells]
 
     def count(self, **filters: Unpack[Filters]) -> int:
         """Number of records that match all filters."""
-        where, arguments = _condition(filters)
+        where, arguments = condition(filters)
+        query = f"SELECT count(*) FROM records WHERE {where}"
         with self._explained():
-            count: int = self._connection.execute(f"SELECT count(*) FROM records WHERE {where}", arguments).fetchone()[
-                0
-            ]
-        return count
+            return int(self._connection.execute(query, arguments).fetchone()[0])
 
     def names(self, column: Literal["model", "method", "scheme"]) -> set[str]:
         """The models, methods or schemes of all records."""
@@ -179,7 +188,7 @@ class Store:
         """What is wrong with the file itself, one sentence each; records that cannot be read raise a `StoreError`."""
         with self._explained():
             rows = self._connection.execute("PRAGMA integrity_check").fetchall()
-            orphans = len(self._connection.execute("PRAGMA foreign_key_check").fetchall())
+            orphans = len(self._connection.execute("PRAGMA foreign_key_check(items)").fetchall())
             known = {row[0] for row in self._connection.execute("SELECT cell_id FROM records")}
         lines = [f"SQLite reports: {text}" for (text,) in rows if text != "ok"]
         lines += [f"{orphans} answers belong to no cell"] if orphans else []
@@ -203,9 +212,12 @@ class Store:
         query = f"SELECT finished_at, cell_id, schema_version, record, {self._sums[0]} FROM records WHERE {where}"
         with self._explained():
             rows = self._connection.execute(query, arguments).fetchall()
-        rows.sort(key=lambda row: (str(row[0]), str(row[1])))  # SQLite would sort whole records
+        rows.sort(key=_in_order)  # SQLite would sort whole records
         with no_collection():
             return [checked_record(self.path, *row[1:]) for row in rows]
+
+    def _spec(self, cell_id: str) -> CellSpec:
+        return self._select("cell_id = ?", (cell_id,))[0].spec
 
     def _open(self) -> sqlite3.Connection:
         # A reader gets a writable connection with `query_only` set, so that the last one to close merges the log.
@@ -224,6 +236,8 @@ class Store:
                     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     connection.execute("PRAGMA journal_mode = WAL")
                     migrate(connection)
+            if not self.read_only:
+                create_tables(connection)
             connection.execute("PRAGMA query_only = ON" if self.read_only else "PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:
@@ -243,22 +257,6 @@ class Store:
                 f"{len(MIGRATIONS)}: update slmquant, or name another store with --store"
             )
         return version
-
-    def _acquire_lock(self) -> sqlite3.Connection:
-        lock_path = self.path.with_name(f"{self.path.name}.writer-lock")
-        with self._explained():
-            lock = sqlite3.connect(lock_path, timeout=0, isolation_level=None)
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            lock.close()
-            if "locked" not in str(error):
-                raise StoreError(f"cannot lock {lock_path}: {error}") from error
-            raise StoreError(
-                f"{self.path} is being written by another process, probably a running `slmquant bench`; "
-                "wait for it, or name another store with --store"
-            ) from error
-        return lock
 
     def _release_lock(self) -> None:
         if self._lock is not None:
@@ -292,7 +290,6 @@ def begun(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _condition(filters: Filters) -> tuple[str, tuple[str, ...]]:
-    """The SQL condition of filters, and its arguments."""
-    given = {column: str(value) for column, value in filters.items() if value is not None}
-    return " AND ".join(f"{column} = ?" for column in given) or "TRUE", tuple(given.values())
+def _in_order(row: tuple[object, ...]) -> tuple[str, str]:
+    """Sort key of rows that begin with the time at which a cell finished, and its id."""
+    return str(row[0]), str(row[1])
