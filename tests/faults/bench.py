@@ -1,4 +1,4 @@
-"""The command that a campaign disturbs: a sweep of three cells of a tiny model."""
+"""The command that a campaign disturbs: a sweep of two cells of a tiny model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults.drive import PRELOADED, drive
 
 _OPTIONS = (
-    "--methods", "rtn,gptq", "--schemes", "W4A16g16", "--tasks", "wikitext2:2,arc_easy:3", "--dtype", "float32",
+    "--methods", "gptq", "--schemes", "W4A16g16", "--tasks", "wikitext2:2,arc_easy:3", "--dtype", "float32",
     "--corpus", "wikitext2_train", "--samples", "2", "--seq-len", "32", "-q",
 )  # fmt: skip
 _LONGEST_S = 600

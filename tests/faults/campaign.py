@@ -28,7 +28,7 @@ from tests.faults.bench import Bench, timed
 from tests.runs.made_up import make_data, make_model
 
 _TRIES = 4
-_FRESH = 0.1
+_FRESH = 0.03
 """Share of the faults whose commands are new interpreters."""
 _STEADY = ("stored_bytes", "bpw", "bpw_linears", "calibration_tokens")
 

@@ -24,6 +24,7 @@ PRELOADED = (
     "lm_eval.tasks",
     "matplotlib.pyplot",
     "transformers.models.llama.modeling_llama",
+    "tests.faults.settled",
 )
 """What the process has imported that drivers are forked from."""
 _MAIN = "from slmquant.cli import main; main()"
