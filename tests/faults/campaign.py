@@ -4,7 +4,8 @@
 
 Each fault gets a store and a cache of its own. After it the same command is repeated until it succeeds, as a user
 would; its records must equal those of the undisturbed sweep, but for times and memory. A store that slmquant refuses to
-read is restored from a copy made before the damage, as its message says.
+read is restored from a copy made before the damage, as its message says. A lost node of a Ray cluster is a test of
+`make test-ray` (tests/runs/test_ray.py).
 """
 
 from __future__ import annotations
