@@ -97,6 +97,10 @@ class Bench:
         """Run the command; its exit code and what it said."""
         return self.start(prepare).ended()
 
+    def said(self) -> list[str]:
+        """What the commands said, in their order."""
+        return [(self.scratch / f"said-{run + 1}").read_text(encoding="utf-8") for run in range(self.runs)]
+
     def save(self) -> None:
         """Copy the store, with its log."""
         self.backup.mkdir()
