@@ -9,8 +9,9 @@ file; the baseline of speed is float16, the format's own default. See `reach.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import importance
 import reach
@@ -25,14 +26,18 @@ THEIRS = {"Q4_0": 2, "IQ4_NL": 25, "Q4_K_M": 15}
 
 
 def quantized_by_them(
-    plain: api.Artifact, source: Path, _folder: Path, calibration: CalibrationSpec
+    plain: api.Artifact,
+    source: Path,
+    _folder: Path,
+    calibration: CalibrationSpec,
+    types: Mapping[str, int] = MappingProxyType(THEIRS),
 ) -> Iterator[reach.Artifact]:
     """Files that llama.cpp's own quantizer makes from `source`, without data and with an importance matrix."""
     from cyllama.llama import llama_cpp
 
     llama_cpp.set_log_callback(lambda _level, _text: None)  # a line for every tensor
     matrix = importance.importance(plain, calibration)
-    for name, number in THEIRS.items():
+    for name, number in types.items():
         parameters = llama_cpp.LlamaModelQuantizeParams()
         parameters.ftype = number
         path = source.with_name(f"llamacpp-{name}.gguf")

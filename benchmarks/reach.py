@@ -2,9 +2,10 @@
 
 The engine computes perplexity over windows of 512 tokens, spread evenly over the text of each corpus (WikiText-2's test
 split, and C4, which our methods were not calibrated on), each window independently. The table also shows the mean
-divergence from the full-precision file and, for our files, torch's perplexity of the same weights on the first corpus.
-Below the table, every file of ours is compared with every other file, window by window: the mean difference in nats per
-token, its 95 % interval, and its p, corrected by Holm's method over all printed comparisons.
+divergence from the full-precision file, the divergence that one token in a hundred exceeds and, for our files, torch's
+perplexity of the same weights on the first corpus. Below the table, every file of ours is compared with every other
+file, window by window: the mean difference of losses (or of divergences) in nats per token, its 95 % interval, and its
+p, corrected by Holm's method over all printed comparisons.
 
 With `--timing`, all files are open at once, each in its own process, and decode 64 tokens after 512 in balanced turns:
 printed are the median over rounds with its quartiles, and the paired ratio to the usual 16-bit file with its standard
@@ -32,6 +33,7 @@ from slmquant import api, engines
 from slmquant.analysis.multiple import holm
 from slmquant.analysis.pairs import Pairs
 from slmquant.analysis.serial import series_mean
+from slmquant.cache.upkeep import read_size
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import spread_windows, text_tokens
 from slmquant.core.divergence import log_normalize_, next_token_nll, token_divergence_
@@ -41,6 +43,7 @@ from slmquant.engine_bench.session import run_engines
 from slmquant.engines.common.contract import OpenOptions, Session
 from slmquant.formats.common.contract import Format
 from slmquant.machine.environment import environment
+from slmquant.schemes import Scheme
 from slmquant.store.record import CalibrationSpec, Metric
 
 WINDOW, ROUNDS, STEPS = 512, 12, 64
@@ -65,12 +68,13 @@ class Contest:
         engine: Name of the engine that runs all files.
         full: Name and format of the full-precision file that divergence is measured from.
         ours: Format of our files.
-        entries: `METHOD:SCHEME` of our files.
+        entries: `METHOD:SCHEME` of our files, or `METHOD:91.74MB` with types that `slmq` chooses for so many bytes.
         theirs: Makes the converter's files from the full-precision model, its file, a scratch folder, and our methods'
             calibration set.
         weight_bytes: Computes the bytes of an artifact's weights, without a tokenizer in separate files.
         variants: Makes variants of one of our files, in the given folder.
         usual: Name and format of the 16-bit file that speeds are compared with; None if that is `full`.
+        by_divergence: Compare divergences below the table, not losses.
     """
 
     engine: str
@@ -81,15 +85,21 @@ class Contest:
     weight_bytes: Callable[[Path], int]
     variants: Callable[[Artifact, Path], Iterable[Artifact]] = lambda _artifact, _folder: ()
     usual: tuple[str, Format] | None = None
+    by_divergence: bool = False
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Losses and divergences of one file on one corpus, window by window; `positions` are those in the text."""
+    """Losses and divergences of one file on one corpus, window by window; `positions` are those in the text.
+
+    Attributes:
+        tail: Divergence that one token in a hundred exceeds.
+    """
 
     positions: tuple[int, ...]
     losses: tuple[float, ...]
     divergences: tuple[float, ...]
+    tail: float = 0.0
 
     @property
     def divergence(self) -> str:
@@ -134,7 +144,7 @@ def main(description: str, contest: Contest) -> None:
         speeds = timed(contest.engine, artifacts, usual, settings) if given.timing else {}
         heads, rows = table_of(contest, artifacts, readings, speeds, usual)
     others = [artifact.name for artifact in artifacts if artifact.name not in given.ours]
-    lines = list(differences(readings, given.ours, others)) if given.windows > 1 else []
+    lines = list(differences(readings, given.ours, others, contest.by_divergence)) if given.windows > 1 else []
     table = Table(*heads)
     for row in rows:
         table.add_row(*row)
@@ -178,15 +188,17 @@ def read(
     for artifact in artifacts:
         report(f"reading {artifact.name}")
         session = engines.load(engine).open(artifact.path, OpenOptions(threads, len(next(iter(windows.values())))))
-        losses, divergences = [], []
+        losses, divergences = [], list[torch.Tensor]()
         for place, window in enumerate(windows.values()):
             logs = log_probabilities(session, window)
             if artifact is artifacts[0]:
                 full.append(logs.half())
             losses.append(float(next_token_nll(logs[:-1], torch.tensor(window[1:])).mean()))
-            divergences.append(float(token_divergence_(full[place].float(), logs).forward.mean()))
+            divergences.append(token_divergence_(full[place].float(), logs).forward)
         session.close()
-        readings[artifact.name] = Reading(tuple(windows), tuple(losses), tuple(divergences))
+        means = tuple(float(tokens.mean()) for tokens in divergences)
+        tail = float(torch.cat(divergences).quantile(0.99))
+        readings[artifact.name] = Reading(tuple(windows), tuple(losses), means, tail)
     return readings
 
 
@@ -198,27 +210,31 @@ def table_of(
     usual: str,
 ) -> tuple[list[str], list[list[str]]]:
     """Heads of the columns, and a row for each file."""
-    heads = [head for corpus in readings for head in (f"perplexity, {corpus}", "KL, nats")]
+    heads = [head for corpus in readings for head in (f"perplexity, {corpus}", "KL, nats", "99 %")]
     rows = []
     for artifact in artifacts:
         cells = [f"{contest.weight_bytes(artifact.path) / 1e6:.2f}"]
         for reading in (found[artifact.name] for found in readings.values()):
             apart = "" if artifact is artifacts[0] else reading.divergence
-            cells += [f"{np.exp(np.mean(reading.losses)):.3f}", apart]
+            tail = "" if artifact is artifacts[0] else f"{reading.tail:.3f}"
+            cells += [f"{np.exp(np.mean(reading.losses)):.3f}", apart, tail]
         own = "" if artifact.torch_ppl is None else f"{artifact.torch_ppl:.3f}"
         rows.append([artifact.name, *cells, own, *speeds.get(artifact.name, ("not measured", ""))])
     return ["made by", "MB", *heads, "in torch", "decode, tokens/s", f"times {usual}"], rows
 
 
 def differences(
-    readings: Mapping[str, Mapping[str, Reading]], ours: Sequence[str], others: Sequence[str]
+    readings: Mapping[str, Mapping[str, Reading]],
+    ours: Sequence[str],
+    others: Sequence[str],
+    by_divergence: bool = False,
 ) -> Iterator[str]:
     """Differences of each of our files from each other file on each corpus, over the same windows."""
     found = {
         (corpus, mine, other): test
         for corpus, reading in readings.items()
         for mine, other in itertools.product(ours, others)
-        if (test := paired(reading[other], reading[mine]).estimate()) is not None
+        if (test := paired(reading[other], reading[mine], by_divergence).estimate()) is not None
     }
     corrected = holm({key: p for key, test in found.items() if (p := test.p_value()) is not None})
     for (corpus, mine, other), test in found.items():
@@ -230,10 +246,11 @@ def differences(
         yield line if p is None or p < 0.05 else f"{line}: not told apart"
 
 
-def paired(first: Reading, second: Reading) -> Pairs:
-    """Losses of two files on the same windows, paired as in `slmquant compare`."""
+def paired(first: Reading, second: Reading, by_divergence: bool = False) -> Pairs:
+    """Losses or divergences of two files on the same windows, paired as in `slmquant compare`."""
     places = tuple(str(place) for place in first.positions)
-    return Pairs(places, first.losses, second.losses, complete=True, of_perplexity=True, of_text=True)
+    values = (first.divergences, second.divergences) if by_divergence else (first.losses, second.losses)
+    return Pairs(places, *values, complete=True, of_perplexity=not by_divergence, of_text=True)
 
 
 def make(
@@ -258,10 +275,18 @@ def make(
         ours = Artifact(entry, path)
         if not path.exists():
             report(f"quantizing to {entry}")
-            made = api.quantize(plain.source, method, scheme, calibration=calibration)
+            stored = storage_of(plain, scheme, calibration)
+            made = api.quantize(plain.source, method, stored, calibration=calibration)
             ours = written(entry, made, contest.ours, path, windows)
         yield ours
         yield from contest.variants(ours, folder)
+
+
+def storage_of(plain: api.Artifact, name: str, calibration: CalibrationSpec) -> str | Scheme:
+    """A scheme by name; or `91.74MB`: the types that `slmq` chooses for so many bytes, for any method."""
+    if not name.endswith("MB"):
+        return name
+    return api.choose_mixture(plain.source, read_size(name, "a file of ours"), calibration=calibration).scheme
 
 
 def written(name: str, made: api.Artifact, fmt: Format, path: Path, windows: Sequence[Sequence[int]]) -> Artifact:

@@ -18,6 +18,7 @@ _VARIANTS: Mapping[str, str] = MappingProxyType(
         "gptq_sequential_mse": "gptq_sequential",
         "kquant_imatrix": "kquant",
         "quarot_mse": "quarot",
+        "slmq": "scale_tuning",
         "spinquant_frozen": "spinquant",
     }
 )

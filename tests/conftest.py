@@ -42,7 +42,7 @@ def known_relations(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Methods that learn take a few steps: a contract on what comes out holds however far they got."""
-    from slmquant.methods import autoround, omniquant, spinquant
+    from slmquant.methods import autoround, omniquant, scale_tuning, spinquant
     from slmquant.methods.common import learning
     from slmquant.methods.common.work import Work
 
@@ -56,4 +56,5 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(autoround, "learn", learn)
     monkeypatch.setattr(omniquant, "learn", learn)
+    monkeypatch.setitem(scale_tuning.SETTINGS, "fast", scale_tuning.Settings(_STEPS, looks=1))
     monkeypatch.setitem(spinquant.SCHEDULES, "fast", replace(spinquant.SCHEDULES["fast"], iterations=_STEPS))

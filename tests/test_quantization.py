@@ -38,6 +38,9 @@ class Asked:
     def windows(self) -> torch.Tensor:
         return self.fresh.windows
 
+    def further(self, count: int) -> torch.Tensor:
+        return self.fresh.further(count)
+
     def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
         self.wanted.append(frozenset(wanted))
         return self.fresh.statistics(relations, wanted)

@@ -25,10 +25,22 @@ from slmquant import methods, tasks
 from slmquant.artifact import Artifact as Artifact
 from slmquant.calib.cached import CachedCalibration, CaptureJob, run_capture
 from slmquant.calib.calibration import NoCalibration
-from slmquant.calib.corpora import calibration_corpus
+from slmquant.calib.corpora import calibration_corpus, load_corpus
+from slmquant.calib.statistics import Statistic
 from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
 from slmquant.formats import native
+from slmquant.methods.common.recipe import Recipe
+from slmquant.mixing.choose import Choice, choose, room_for
+from slmquant.mixing.sensitivity import (
+    Sensitivity,
+    SensitivityJob,
+    fitting_types,
+    known_sensitivity,
+    measure_sensitivity,
+    rounding_of,
+)
 from slmquant.model.computing.modes import MODES, mode_of
+from slmquant.model.running.trial import stored_weight
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, identify, load
 from slmquant.model.sources.resolve import place_of
@@ -83,18 +95,14 @@ def quantize(
     parsed, recipe = _scheme(scheme), methods.load(method)
     if (reason := recipe.refusal(parsed)) is not None:
         raise RefusedError(f"{method}: {reason}")
-    needs = recipe.needs_for(parsed)
     loaded = load(source, device=device, progress=progress)
+    _check_text(recipe, spec, budget, loaded, data_dir)
     chosen = _dtype(source, dtype, device, spec, places, progress, loaded)
-    captured = None
-    if needs:
-        job = CaptureJob(source, spec, needs, chosen, device, places)
-        captured = run_capture(job, progress, loaded)
     quantized = quantize_(
         loaded.model,
         method,
         parsed,
-        CachedCalibration(spec, captured, loaded, data_dir),
+        _calibration(source, spec, recipe.needs_for(parsed), chosen, device, places, progress, loaded),
         dtype=MODES[chosen].linears,
         seed=seed,
         budget=budget,
@@ -102,6 +110,95 @@ def quantize(
     )
     quantized = replace(quantized, notes=(*loaded.remarks, *quantized.notes))
     return Artifact(quantized, loaded.tokenizer, source, loaded.sha256)
+
+
+def choose_mixture(
+    source: str,
+    max_bytes: int,
+    *,
+    method: str = "slmq",
+    calibration: CalibrationSpec | None = None,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Choice:
+    """Choose a type for every weight, so that the model's GGUF file takes at most `max_bytes`.
+
+    Args:
+        source: A known name, a hub id, a folder or a GGUF file.
+        max_bytes: Most bytes of the file.
+        method: The method that types are tried with, and that should quantize to the result.
+        calibration: Calibration set, as for `quantize`; further windows of its corpus judge types.
+        data_dir: Local folder of data, tried before packages and the hub.
+        progress: Receives progress updates.
+
+    Raises:
+        SlmquantError: It cannot be done; the message says why and what to do.
+    """
+    loaded = load(source)
+    types = fitting_types(loaded.model, method)
+    elements = {name: stored_weight(loaded.model, name).numel() for name in types}
+    del loaded
+    room = room_for(source, method, types, elements, max_bytes)
+    found = sensitivity(source, method=method, calibration=calibration, data_dir=data_dir, progress=progress)
+    return choose(found, room)
+
+
+def sensitivity(
+    source: str,
+    *,
+    method: str = "slmq",
+    calibration: CalibrationSpec | None = None,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Measure what each weight costs in each type of GGUF; an earlier measurement is read from the cache.
+
+    Args:
+        source: A known name, a hub id, a folder or a GGUF file.
+        method: The method that rounds, one weight at a time.
+        calibration: Calibration set, as for `quantize`; further windows of its corpus judge types.
+        data_dir: Local folder of data, tried before packages and the hub.
+        progress: Receives progress updates.
+
+    Raises:
+        SlmquantError: It cannot be done; the message says why and what to do.
+    """
+    progress, places = progress or Silent(), Places(data_dir)
+    spec = calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
+    needs, corpus = rounding_of(method).needs, load_corpus(spec.corpus, data_dir, progress)
+    loaded = load(source, progress=progress)
+    _check_text(methods.load(method), spec, "fast", loaded, data_dir)
+    chosen = _dtype(source, "auto", "cpu", spec, places, progress, loaded)
+    job = SensitivityJob(source, key_of(source), corpus.card.sha256, method, spec, MODES[chosen], places)
+    if (known := known_sensitivity(job)) is not None:
+        return known
+    given = _calibration(source, spec, needs, chosen, "cpu", places, progress, loaded)
+    return measure_sensitivity(job, loaded.model, given, progress)
+
+
+def _check_text(
+    recipe: Recipe, spec: CalibrationSpec, budget: Budget, loaded: LoadedModel, data_dir: Path | None
+) -> None:
+    """Refuse a text that is too short for a method that judges itself, before anything is computed."""
+    if recipe.tuning is not None:
+        CachedCalibration(spec, None, loaded, data_dir).further(recipe.tuning.windows(budget))
+
+
+def _calibration(
+    source: str,
+    spec: CalibrationSpec,
+    needs: frozenset[Statistic],
+    dtype: ComputeDtype,
+    device: str,
+    places: Places,
+    progress: Progress,
+    loaded: LoadedModel,
+) -> CachedCalibration:
+    """The calibration set, with the statistics that are needed."""
+    captured = None
+    if needs:
+        captured = run_capture(CaptureJob(source, spec, needs, dtype, device, places), progress, loaded)
+    return CachedCalibration(spec, captured, loaded, places.data_dir)
 
 
 def least_bytes(source: str, scheme: str | Scheme) -> int:

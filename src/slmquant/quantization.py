@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from transformers import PreTrainedModel
 
@@ -75,12 +77,14 @@ def quantize_(
     if scheme.weights is not None and (left := _not_reached(model, relations)) is not None:
         work.notes.append(left)
     _ = work.specs  # raises RefusedError for a mixture that does not fit, before anything is changed
+    tuner = None if recipe.tuning is None else recipe.tuning.begin(work)
     quantization = _Quantization(recipe, work)
     quantization.transform_()
     assembly = Assembly(model, scheme, parameters, work.online, dtype)
     quantization.round_(assembly)
     embeddings = frozenset({relations.embedding, *([relations.head] if relations.head else [])})
-    return assembly.finish_(method, relations.groups, embeddings, work.notes)
+    quantized = assembly.finish_(method, relations.groups, embeddings, work.notes)
+    return quantized if tuner is None else tuner.tune_(quantized, work)
 
 
 class _Quantization:
@@ -130,6 +134,8 @@ class _Quantization:
                 continue
             weight = self.work.model.get_submodule(name).get_parameter("weight")
             inputs = self._statistics.get(name) if name == relations.head_weight else None
+            if inputs is not None and name == relations.embedding:
+                inputs = replace(inputs, looked_up=True)
             codes = rounding.round(weight.float(), grid_of(self.work.specs[name]), inputs)
             assembly.install_embedding_(name, codes)
 

@@ -8,6 +8,7 @@ from slmquant.core import divergence
 from slmquant.core.divergence import (
     _highest,
     compare_,
+    forward_divergence_,
     log_normalize_,
     next_token_nll,
     normalizers,
@@ -38,6 +39,13 @@ def test_divergence_equals_its_definition(noise: float) -> None:
     found = token_divergence_(log_normalize_(reference.clone()), log_normalize_(other.clone()))
     torch.testing.assert_close(found.forward.double(), forward, rtol=1e-4, atol=3e-7)
     torch.testing.assert_close(found.reverse.double(), reverse, rtol=1e-4, atol=3e-7)
+
+
+def test_the_forward_divergence_alone_is_the_same() -> None:
+    reference, other = _logits(0), _logits(1)
+    forward, _ = _oracle(reference, other)
+
+    torch.testing.assert_close(forward_divergence_(reference, other).double(), forward, rtol=1e-4, atol=3e-7)
 
 
 def test_small_divergences_survive_a_large_vocabulary_in_float32() -> None:

@@ -34,6 +34,7 @@ def test_the_nearest_is_nearest(elements: Elements) -> None:
     least = (inside[:, None] - numbers).abs().amin(dim=1)
 
     assert torch.allclose((elements.values(elements.nearest(x)) - inside).abs(), least, atol=0, rtol=1e-5)
+    assert torch.equal(elements.nearest_number(x), elements.values(elements.nearest(x)))
 
 
 @pytest.mark.parametrize("elements", SETS, ids=lambda elements: elements.name)

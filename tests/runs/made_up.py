@@ -12,9 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tests.tasks.made_up import arc_rows, sentences, write_rows
 
 
-def write_text(data: Path, name: str, seed: int) -> None:
+def write_text(data: Path, name: str, seed: int, count: int = 60) -> None:
     (data / "text").mkdir(parents=True, exist_ok=True)
-    (data / "text" / f"{name}.txt.gz").write_bytes(gzip.compress(sentences(seed, 60).encode()))
+    (data / "text" / f"{name}.txt.gz").write_bytes(gzip.compress(sentences(seed, count).encode()))
 
 
 def make_data(folder: Path) -> Path:

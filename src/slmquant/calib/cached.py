@@ -133,6 +133,25 @@ class CachedCalibration:
         """Token ids, `(samples, seq)`."""
         return self._read[0]
 
+    def further(self, count: int) -> Tensor:
+        """`count` more windows of the same text, `(count, seq)`.
+
+        Raises:
+            DataError: The text is too short.
+        """
+        if self._spec is None:
+            raise DataError("the method reads calibration text, and the cell was given none; name a corpus")
+        corpus = load_corpus(self._spec.corpus, self._data_dir)
+        samples = self._spec.num_samples
+        try:
+            drawn = _windows(self._loaded, corpus, self._spec.model_copy(update={"num_samples": samples + count}))
+        except DataError as error:
+            raise DataError(
+                f"{error} (the method learns from and judges itself on {count} of them beside the {samples} of "
+                "calibration)"
+            ) from None
+        return drawn[samples:]
+
     def bill(self, reads_text: bool) -> CalibrationBill:
         """What the cell used and cost, if `reads_text` says that its method looks at calibration text at all."""
         if not reads_text or self._spec is None:

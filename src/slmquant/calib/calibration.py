@@ -26,6 +26,14 @@ class Calibration(Protocol):
         """Token ids."""
         ...
 
+    def further(self, count: int) -> Int[Tensor, "count seq"]:
+        """`count` more windows of the same text; none overlaps another or one of `windows`.
+
+        Raises:
+            DataError: The text is too short.
+        """
+        ...
+
     def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
         """Statistics of the full-precision model as it was loaded; cells with the same needs share them."""
         ...
@@ -42,6 +50,15 @@ class NoCalibration:
             DataError: Always.
         """
         raise DataError("this method reads calibration text and was given none; name a calibration corpus")
+
+    def further(self, count: int) -> Int[Tensor, "count seq"]:
+        """Raise an error: there is no calibration data.
+
+        Raises:
+            DataError: Always.
+        """
+        del count
+        return self.windows
 
     def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
         """Raise an error: there is no calibration data.
@@ -61,17 +78,34 @@ class FreshCalibration:
         windows: Token ids.
         dtype: Dtype in which its linears multiply while statistics are captured.
         progress: Receives progress updates.
+        more: Token ids of windows that no statistic is taken from.
     """
 
     def __init__(
-        self, model: PreTrainedModel, windows: Int[Tensor, "samples seq"], dtype: torch.dtype, progress: Progress
+        self,
+        model: PreTrainedModel,
+        windows: Int[Tensor, "samples seq"],
+        dtype: torch.dtype,
+        progress: Progress,
+        more: Int[Tensor, "more seq"] | None = None,
     ) -> None:
         self._model, self._windows, self._dtype, self._progress = model, windows, dtype, progress
+        self._more = windows[:0] if more is None else more
 
     @property
     def windows(self) -> Int[Tensor, "samples seq"]:
         """Token ids."""
         return self._windows
+
+    def further(self, count: int) -> Int[Tensor, "count seq"]:
+        """The first of the windows that no statistic is taken from.
+
+        Raises:
+            DataError: There are fewer.
+        """
+        if len(self._more) < count:
+            raise DataError(f"{count} windows are needed beside those of calibration, and there are {len(self._more)}")
+        return self._more[:count]
 
     def statistics(self, relations: Relations, wanted: Collection[Statistic]) -> Statistics:
         """Statistics of the model as it is now."""

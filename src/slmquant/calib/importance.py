@@ -118,7 +118,7 @@ def importance_hessians(
         sizes[relations.head_weight] = head.get_parameter("weight").shape[1]
     progress.start("weigh tokens by their gradients", len(windows))
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as hooks:
-        hooks.enter_context(_differentiable(model))
+        hooks.enter_context(differentiable(model))
         observers = {name: ImportanceObserver(name, sizes[name], model.device) for name in readers}
         for name, observer in observers.items():
             observer.watch(readers[name], hooks)
@@ -139,7 +139,7 @@ def drawn_loss(logits: Float[Tensor, "batch seq vocab"], generator: torch.Genera
 
 
 @contextmanager
-def _differentiable(model: PreTrainedModel) -> Iterator[None]:
+def differentiable(model: PreTrainedModel) -> Iterator[None]:
     """Let gradients flow back to the embedding's output, and to no parameter."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)

@@ -41,6 +41,7 @@ class InputStatistics:
             requested.
         peak_share: Mean share of `Σ |x|²`, the trace of `hessian`, that the largest token of each window holds; None
             if the input has no sequence dimension, or was changed since it was captured.
+        looked_up: Whether rows of the weight that reads the input are also looked up: a head tied to its embedding.
     """
 
     absmax: Float[Tensor, " in"]
@@ -51,6 +52,7 @@ class InputStatistics:
     hessian_energy: Float[Tensor, "in in"] | None = None
     hessian_importance: Float[Tensor, "in in"] | None = None
     peak_share: Float[Tensor, ""] | None = None
+    looked_up: bool = False
 
     def weighted(self, weighting: Weighting) -> Float[Tensor, "in in"]:
         """The Hessian with tokens weighted by `weighting`.

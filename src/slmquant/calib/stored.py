@@ -15,6 +15,7 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from slmquant.boundary import guarded
 from slmquant.cache.entries import checked, entry_path, lease
@@ -98,7 +99,9 @@ def save(captured: Captured, entry: Path, about: About, cost: Phase) -> None:
     with writing(entry, about) as temporary:
         for index, statistics in enumerate(captured.statistics.values()):
             tensors = {field.name: getattr(statistics, field.name) for field in fields(statistics)}
-            present = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+            present = {
+                name: tensor.cpu().contiguous() for name, tensor in tensors.items() if isinstance(tensor, Tensor)
+            }
             save_file(present, temporary / _file_name(index))
         facts = {"names": list(captured.statistics), "tokens": captured.tokens}
         (temporary / _FACTS).write_text(json.dumps(facts), encoding="utf-8")

@@ -24,7 +24,17 @@ DEBUG = "SLMQUANT_DEBUG"
 _VARIABLES = ("SLMQUANT_CACHE", "SLMQUANT_CACHE_LIMIT", "SLMQUANT_DATA", "SLMQUANT_STORE")
 
 COMMANDS = {
-    "Quantize and measure": ("bench", "plan", "quantize", "export", "mixture", "bench-engine", "chat", "serve"),
+    "Quantize and measure": (
+        "bench",
+        "plan",
+        "quantize",
+        "export",
+        "sensitivity",
+        "mixture",
+        "bench-engine",
+        "chat",
+        "serve",
+    ),
     "List what is available": ("models", "methods", "schemes", "tasks", "engines"),
     "Download": ("pull",),
     "Read results": ("list", "show", "compare", "report"),

@@ -37,19 +37,30 @@ MixtureOption = Annotated[
     Path | None,
     typer.Option("--mixture", help="File with a type for every weight, instead of a scheme; see `slmquant mixture`."),
 ]
+MaxBytesOption = Annotated[
+    str | None,
+    typer.Option("--max-bytes", help="Instead of a scheme: the best types for a GGUF file of at most this, e.g. 92MB."),
+]
 BudgetOption = Annotated[Budget, typer.Option("--budget", help="Learning budget of methods that learn.")]
 
 
-def chosen_scheme(scheme: str | None, mixture: Path | None, default: str) -> Scheme:
-    """The scheme that the options name.
+def chosen_scheme(scheme: str | None, mixture: Path | None, default: str, max_bytes: str | None = None) -> Scheme:
+    """The scheme that the options name; full precision if types are to be chosen for a number of bytes.
 
     Raises:
-        SchemeError: Both are given, or one of them cannot be read.
+        SchemeError: Several are given, or one of them cannot be read.
     """
+    from slmquant.cache.upkeep import read_size
     from slmquant.errors import SchemeError
-    from slmquant.schemes import parse
+    from slmquant.schemes import Scheme, parse
     from slmquant.schemes.mixture_file import read_mixture
 
+    if max_bytes is not None:
+        if scheme is not None or mixture is not None:
+            other = f"--scheme {scheme}" if scheme is not None else f"--mixture {mixture}"
+            raise SchemeError(f"{other} and --max-bytes {max_bytes} both say how weights are stored; leave one out")
+        read_size(max_bytes, "--max-bytes")
+        return Scheme()
     if mixture is None:
         return parse(scheme or default)
     if scheme is not None:

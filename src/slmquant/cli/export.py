@@ -13,6 +13,7 @@ from slmquant.cli._calibration import (
     Budget,
     BudgetOption,
     CorpusOption,
+    MaxBytesOption,
     MixtureOption,
     SamplesOption,
     SeedOption,
@@ -55,6 +56,7 @@ def command(
         str | None, typer.Option(help="Scheme to quantize a model source to.", show_default=SCHEME)
     ] = None,
     mixture: MixtureOption = None,
+    max_bytes: MaxBytesOption = None,
     otherwise: Annotated[
         str | None, typer.Option(help="The format's type to fall back on for weights that it cannot store as asked.")
     ] = None,
@@ -83,6 +85,7 @@ def command(
         slmquant export smollm2-gptq --format onnx -o model-onnx
     """
     from slmquant import api, formats
+    from slmquant.cli._mixture import chosen_for
     from slmquant.files import check_output
     from slmquant.formats.common.contract import accept_any_tokenization, check_installed
     from slmquant.formats.native.folder import is_native
@@ -96,13 +99,15 @@ def command(
     if keep is not None:
         check_output(keep, True, is_native, overwrite, place_of(model))
     spec = calibration(corpus, samples, seq_len, seed, data)
-    given = [method, scheme, mixture]
-    numbers = chosen_scheme(scheme, mixture, SCHEME)
+    given = [method, scheme, mixture, max_bytes]
+    numbers = chosen_scheme(scheme, mixture, SCHEME, max_bytes)
     with progress_bar(quiet) as progress:
         check_installed(format_, fmt.extra)
         artifact = _opened(model, any(option is not None for option in given))
         if artifact is None:
             check_output(output, not fmt.suffix, ours, overwrite, place_of(model), api.least_bytes(model, numbers))
+            if max_bytes is not None:
+                numbers = chosen_for(max_bytes, model, method or METHOD, spec, data, progress, quiet).scheme
             _rehearse(fmt, format_, model, method or METHOD, numbers, otherwise, spec, data)
             artifact = api.quantize(
                 model, method or METHOD, numbers,

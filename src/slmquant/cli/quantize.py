@@ -11,6 +11,7 @@ from slmquant.cli._calibration import (
     Budget,
     BudgetOption,
     CorpusOption,
+    MaxBytesOption,
     MixtureOption,
     SamplesOption,
     SeedOption,
@@ -40,6 +41,10 @@ def command(
         str | None, typer.Option(help="Scheme name; see `slmquant schemes`.", show_default=SCHEME)
     ] = None,
     mixture: MixtureOption = None,
+    max_bytes: MaxBytesOption = None,
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="Output format; for another, as `slmquant export`.")
+    ] = "native",
     corpus: CorpusOption = None,
     samples: SamplesOption = 128,
     seq_len: SeqLenOption = 512,
@@ -51,29 +56,44 @@ def command(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Quantize a model and write it in slmquant's own format (safetensors with packed codes).
+    """Quantize a model and write it in slmquant's own format (safetensors with packed codes), or in another.
 
-    It uses all cores; set OMP_NUM_THREADS=1 to use one.
+    With --max-bytes, every weight gets one of GGUF's types such that the file has at most so many bytes and the least
+    divergence from full precision. It uses all cores; set OMP_NUM_THREADS=1 to use one.
 
     Examples:
         slmquant quantize smollm2-135m-instruct -o smollm2-gptq
 
         slmquant quantize ./my-model --method smoothquant --scheme W8A8 -o my-model-w8a8
+
+        slmquant quantize smollm2-135m-instruct --method slmq --max-bytes 92MB --format gguf -o model.gguf
     """
     from slmquant import api
+    from slmquant.cli import export
+    from slmquant.cli._mixture import chosen_for
     from slmquant.files import check_output
     from slmquant.formats.native.folder import is_native
     from slmquant.model.sources.resolve import place_of
 
-    numbers = chosen_scheme(scheme, mixture, SCHEME)
+    if format_ != "native":
+        export.command(
+            model, output, format_, method, scheme or (None if mixture or max_bytes else SCHEME), mixture, max_bytes,
+            corpus=corpus, samples=samples, seq_len=seq_len, seed=seed, budget=budget, data=data,
+            overwrite=overwrite, json=json, quiet=quiet,
+        )  # fmt: skip
+        return
+    numbers = chosen_scheme(scheme, mixture, SCHEME, max_bytes)
     check_output(output, True, is_native, overwrite, place_of(model))  # the quick check first
     check_output(output, True, is_native, overwrite, place_of(model), api.least_bytes(model, numbers))
+    spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
+        if max_bytes is not None:
+            numbers = chosen_for(max_bytes, model, method, spec, data, progress, quiet).scheme
         artifact = api.quantize(
             model,
             method,
             numbers,
-            calibration=calibration(corpus, samples, seq_len, seed, data),
+            calibration=spec,
             device=device,
             seed=seed,
             budget=budget.value,

@@ -13,12 +13,15 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  # as every torch program calls it
 
 __all__ = [
     "TOP_K",
     "Comparison",
     "TokenDivergence",
     "compare_",
+    "divergence_loss",
+    "forward_divergence_",
     "log_normalize_",
     "next_token_nll",
     "normalizers",
@@ -73,6 +76,18 @@ class Comparison(NamedTuple):
     divergence: TokenDivergence
     reference_right: Bool[Tensor, " tokens"]
     other_right: Bool[Tensor, " tokens"]
+
+
+def divergence_loss(
+    reference: Float[Tensor, "tokens vocab"], logits: Float[Tensor, "tokens vocab"]
+) -> Float[Tensor, ""]:
+    """`Σ KL(p‖q)` over tokens, in nats, differentiable in the logits of q.
+
+    Args:
+        reference: Logits of p.
+        logits: Logits of q.
+    """
+    return F.kl_div(logits.log_softmax(-1), reference.log_softmax(-1), reduction="sum", log_target=True)
 
 
 def log_normalize_(logits: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "tokens vocab"]:
@@ -144,6 +159,23 @@ def compare_(
     return Comparison(
         torch.cat(losses), divergence, divergence.reference_top == targets, divergence.other_top == targets
     )
+
+
+def forward_divergence_(
+    reference: Float[Tensor, "tokens vocab"], other: Float[Tensor, "tokens vocab"]
+) -> Float[Tensor, " tokens"]:
+    """KL(p‖q) alone, per token, in nats; a fifth of the work of `compare_`. Both blocks are overwritten.
+
+    Args:
+        reference: Logits of p.
+        other: Logits of q.
+    """
+    rows, found = _cached_rows(reference), []
+    for known, rest in zip(reference.split(rows), other.split(rows), strict=True):
+        log_normalize_(known)
+        torch.sub(known, log_normalize_(rest), out=rest)
+        found.append(rest.mul_(known.exp_()).sum(dim=1))
+    return torch.cat(found)
 
 
 def _highest(block: Float[Tensor, "tokens vocab"], k: int) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:

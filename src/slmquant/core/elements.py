@@ -57,6 +57,10 @@ class Elements(Protocol):
         """Code of the nearest number, held as a float; numbers beyond the ends are clamped to them."""
         ...
 
+    def nearest_number(self, x: Tensor) -> Tensor:
+        """The nearest number itself: `values(nearest(x))`."""
+        ...
+
     def values(self, codes: Tensor) -> Tensor:
         """Numbers of codes held as floats."""
         ...
@@ -112,6 +116,10 @@ class Integers:
     def nearest(self, x: Tensor) -> Tensor:
         """Round half to even, and clamp."""
         return x.round().clamp_(self.low, self.high)
+
+    def nearest_number(self, x: Tensor) -> Tensor:
+        """As `nearest`: a code is its own number."""
+        return self.nearest(x)
 
     def values(self, codes: Tensor) -> Tensor:
         """The codes themselves."""
@@ -178,13 +186,21 @@ class Table:
         if self.native is not None:
             return x.clamp(self.low, self.high).to(self.native).view(torch.uint8).to(x.dtype)
         x = x if x.dtype == torch.float64 else x.float()
-        thresholds, codes, _ = _lookup(self, x.dtype, x.device)
-        return codes[torch.bucketize(x.contiguous(), thresholds)]
+        lookup = _lookup(self, x.dtype, x.device)
+        return lookup.codes.index_select(0, lookup.rank(x).flatten()).view(x.shape)
+
+    def nearest_number(self, x: Tensor) -> Tensor:
+        """The nearest number, found without its code."""
+        if self.native is not None:
+            return self.values(self.nearest(x))
+        x = x if x.dtype == torch.float64 else x.float()
+        lookup = _lookup(self, x.dtype, x.device)
+        return lookup.numbers.index_select(0, lookup.rank(x).flatten()).view(x.shape)
 
     def values(self, codes: Tensor) -> Tensor:
         """Numbers of codes."""
-        _, _, points = _lookup(self, codes.dtype if codes.is_floating_point() else torch.float32, codes.device)
-        return points[codes.long()]
+        dtype = codes.dtype if codes.is_floating_point() else torch.float32
+        return _lookup(self, dtype, codes.device).points[codes.long()]
 
     def pack(self, codes: Shaped[Tensor, "rows size"]) -> UInt8[Tensor, "rows bytes"]:
         """Pack codes for storage."""
@@ -199,9 +215,41 @@ class Table:
         return packed_bytes(size, self.bits)
 
 
+@dataclass(frozen=True)
+class _Lookup:
+    """A table's numbers in ascending order, and how to find the nearest.
+
+    A search by halves takes 35 ns for a number. Here the range is divided into equal cells, each with at most one
+    threshold: one look finds the rank at a cell's lower end, and one comparison the rank itself, in 4 ns.
+
+    Attributes:
+        numbers: The numbers, ascending.
+        codes: Their codes.
+        points: The number of each code.
+        thresholds: Where the nearest number changes, then infinity.
+        ranks: Rank of the nearest number at the lower end of each cell.
+        start: Where the first cell begins.
+        density: Cells per unit.
+    """
+
+    numbers: Tensor
+    codes: Tensor
+    points: Tensor
+    thresholds: Tensor
+    ranks: Tensor
+    start: float
+    density: float
+
+    def rank(self, x: Tensor) -> Tensor:
+        """Rank of the nearest number; a number equal to a threshold belongs below it."""
+        cells = ((x - self.start) * self.density).clamp_(0, len(self.ranks) - 1).nan_to_num_(0.0).to(torch.int32)
+        ranks = self.ranks.index_select(0, cells.flatten())
+        return (ranks + (x.flatten() > self.thresholds.index_select(0, ranks))).view(x.shape)
+
+
 @functools.lru_cache(maxsize=64)
-def _lookup(table: Table, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Thresholds between neighbouring numbers, codes sorted by their numbers, and numbers sorted by code."""
+def _lookup(table: Table, dtype: torch.dtype, device: torch.device) -> _Lookup:
+    """The lookup of a table in a dtype."""
     ascending: list[tuple[float, int]] = []
     for point, code in sorted((point, code) for code, point in enumerate(table.points) if point == point):
         if not ascending or ascending[-1][0] != point:  # of +0 and −0, the first is kept
@@ -210,10 +258,23 @@ def _lookup(table: Table, dtype: torch.dtype, device: torch.device) -> tuple[Ten
     thresholds = torch.tensor(middles, dtype=dtype)
     upward = torch.tensor([code % 2 == 0 for _, code in ascending[1:]])
     below = torch.nextafter(thresholds, torch.full_like(thresholds, -torch.inf))
-    thresholds = torch.where(upward, below, thresholds)  # `bucketize` puts a value equal to a threshold below it
-    codes = torch.tensor([code for _, code in ascending], dtype=dtype)
-    points = torch.tensor(table.points, dtype=dtype)
-    return thresholds.to(device), codes.to(device), points.to(device)
+    thresholds = torch.where(upward, below, thresholds)  # a number equal to a threshold belongs below it
+    density = 4 / float(thresholds.diff().min())
+    start = float(thresholds[0]) - 1 / density
+    # Tables of a dtype of torch are never searched.
+    count = 0 if table.native is not None else int((float(thresholds[-1]) - start) * density) + 2
+    # Half a cell of room on both sides covers the rounding of a cell's number.
+    edges = start + (torch.arange(count, dtype=torch.float64) - 0.5) / density
+    ranks = torch.bucketize(edges, thresholds.double())
+    return _Lookup(
+        numbers=torch.tensor([point for point, _ in ascending], dtype=dtype, device=device),
+        codes=torch.tensor([code for _, code in ascending], dtype=dtype, device=device),
+        points=torch.tensor(table.points, dtype=dtype, device=device),
+        thresholds=torch.cat([thresholds, thresholds.new_tensor([torch.inf])]).to(device),
+        ranks=ranks.to(torch.int32).to(device),
+        start=start,
+        density=density,
+    )
 
 
 def normal_quantiles() -> tuple[float, ...]:

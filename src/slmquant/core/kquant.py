@@ -93,7 +93,7 @@ def _search_table(
     best, least = torch.full_like(low, SMALLEST_HALF), torch.full_like(low, torch.inf)
     for start in (torch.where(start == 0, torch.ones_like(start), start) for start in starts):
         for delta in torch.linspace(-_REACH, _REACH, _STEPS).tolist():
-            numbers = elements.values(elements.nearest(W / (start * levels / (levels + delta))))
+            numbers = elements.nearest_number(W / (start * levels / (levels + delta)))
             scale, _ = _line(numbers, W, importance, flat=True)
             error = (importance * (W - scale * numbers).square()).sum(dim=1, keepdim=True)
             better = (error < least) & (scale * start > 0)

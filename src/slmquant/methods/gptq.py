@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -45,6 +46,8 @@ class Gptq:
         weighting: Weight of a token in the Hessian; `uniform` in the paper.
         sink_share: Share of the Hessian reserved for the first token of each window; see `gptq_sink`.
         scales: Whether scales cover ranges or are searched; see `core.gptq.Scales`.
+        lookups: How much the rows of a tied embedding count that are looked up, relative to the head's inputs: this
+            share of the Hessian's mean diagonal is added to its diagonal.
     """
 
     damp: float = 0.01
@@ -52,6 +55,7 @@ class Gptq:
     weighting: Weighting = "uniform"
     sink_share: float = 0.0
     scales: Scales = "range"
+    lookups: float = 0.0
 
     @property
     def needs(self) -> frozenset[Statistic]:
@@ -84,6 +88,8 @@ class Gptq:
         H = statistics.weighted(self.weighting)
         if self.sink_share and statistics.first is not None:
             H = with_first_tokens(H, statistics.first, self.sink_share, self.weighting)
+        if self.lookups and statistics.looked_up:
+            H = H + self.lookups * H.diagonal().mean() * torch.eye(len(H), device=H.device)
         return H
 
 

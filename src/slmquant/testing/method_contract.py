@@ -23,6 +23,7 @@ from slmquant.testing.contract import ContractError, Outcome, demand
 from slmquant.testing.tiny import VOCABULARY, tiny
 
 _SAMPLES, _LENGTH = 6, 24
+_FURTHER = 80
 _FAITHFUL_BITS = 8
 _FAITHFUL_KL = 0.01
 
@@ -30,6 +31,11 @@ _FAITHFUL_KL = 0.01
 def calibration_tokens(samples: int = _SAMPLES, length: int = _LENGTH) -> Int[Tensor, "samples seq"]:
     """Random tokens of the tiny vocabulary, the same at every call."""
     return torch.randint(0, VOCABULARY, (samples, length), generator=torch.Generator().manual_seed(1))
+
+
+def further_tokens() -> Int[Tensor, "samples seq"]:
+    """Other windows, as many as any method asks for beside those of calibration at its fast budget."""
+    return calibration_tokens(_SAMPLES + _FURTHER)[_SAMPLES:]
 
 
 def quantized(
@@ -42,7 +48,7 @@ def quantized(
     """
     model = tiny(architecture)
     nn.Module.to(model, torch.device(device))
-    calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent())
+    calibration = FreshCalibration(model, calibration_tokens(), torch.float32, Silent(), further_tokens())
     return quantize_(model, method, parse(scheme), calibration, seed=seed)
 
 

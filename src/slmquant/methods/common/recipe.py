@@ -14,6 +14,7 @@ from slmquant.calib.statistics import InputStatistics, Statistic
 from slmquant.errors import RefusedError
 from slmquant.methods.common.parts import BlockSolver, Correction, Rounding, Transform
 from slmquant.methods.common.solver import BlockByBlock, Solver, WeightByWeight
+from slmquant.methods.common.tuning import Tuning
 from slmquant.model.computing import activations
 from slmquant.model.computing.grids import unsupported
 from slmquant.model.structure import Relations
@@ -32,6 +33,7 @@ class Recipe:
         rounding: Rounds one weight at a time.
         blocks: Rounds one decoder block at a time, instead of `rounding`. The full-precision reference has neither.
         correction: Adds a side branch to the codes.
+        tuning: Tunes continuous parameters of the result.
         remarks: Notes for each of its rows, such as what a combination leaves out.
     """
 
@@ -42,6 +44,7 @@ class Recipe:
     rounding: Rounding | None = None
     blocks: BlockSolver | None = None
     correction: Correction | None = None
+    tuning: Tuning | None = None
     remarks: tuple[str, ...] = ()
 
     @cached_property
@@ -78,8 +81,10 @@ class Recipe:
     @property
     def learns(self) -> bool:
         """Whether any part learns and so depends on the budget."""
-        return any(transform.learns for transform in self.transforms) or (
-            self.solver is not None and self.solver.learns
+        return (
+            any(transform.learns for transform in self.transforms)
+            or (self.solver is not None and self.solver.learns)
+            or self.tuning is not None
         )
 
     @property
@@ -124,11 +129,17 @@ class Recipe:
         for transform in self.transforms:
             if (reason := transform.refusal(scheme, relations)) is not None:
                 return reason
-        return None
+        if self.tuning is None:
+            return None
+        if self.correction is not None:
+            return f"{self.title} would tune scales beside a branch that corrects them; leave one of them out"
+        return self.tuning.refusal(scheme)
 
 
 def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
     """The recipe `a+b+...`: all transforms in order, the rounding of the last, and the correction of one of them.
+
+    A tuning is written last and rounds nothing itself: `gptq_mse+scale_tuning` rounds like `gptq_mse`.
 
     If the last part replaces a rounding other than plain nearest, such as AWQ's clipping, a remark says so.
 
@@ -138,7 +149,13 @@ def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
     """
     if len(recipes) == 1:
         return recipes[0]
-    for part, recipe in zip(name.split("+"), recipes[:-1], strict=False):
+    *parts, last = name.split("+")
+    tuned = recipes[-1].tuning
+    for part, recipe in zip(parts, recipes[:-1], strict=True):
+        if recipe.tuning is not None:
+            raise RefusedError(f"{name}: {part!r} tunes what was rounded; write it last, as {last}+{part}")
+    rounds = recipes if tuned is None else recipes[:-1]
+    for part, recipe in zip(parts, rounds[:-1], strict=False):
         if not recipe.transforms and recipe.correction is None:
             raise RefusedError(f"{name}: {part!r} only rounds, as the last method does; write it last or leave it out")
     corrections = [recipe.correction for recipe in recipes if recipe.correction is not None]
@@ -150,12 +167,13 @@ def combine(name: str, recipes: Sequence[Recipe]) -> Recipe:
         summary="; then ".join(recipe.summary for recipe in recipes),
         reference="; ".join(recipe.reference for recipe in recipes if recipe.reference),
         transforms=tuple(transform for recipe in recipes for transform in recipe.transforms),
-        rounding=recipes[-1].rounding,
-        blocks=recipes[-1].blocks,
+        rounding=rounds[-1].rounding,
+        blocks=rounds[-1].blocks,
         correction=corrections[0] if corrections else None,
+        tuning=tuned,
         remarks=tuple(
-            f"{recipe.title} is without its own way to round, which {recipes[-1].title} replaces"
-            for recipe in recipes[:-1]
+            f"{recipe.title} is without its own way to round, which {rounds[-1].title} replaces"
+            for recipe in rounds[:-1]
             if recipe.blocks is not None or (recipe.rounding is not None and recipe.rounding.needs)
         ),
     )

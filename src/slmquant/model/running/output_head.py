@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from typing import cast
 
 import torch
@@ -16,8 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-_FLOAT32_ERROR = 1e-5
-"""Relative error; a product of a few hundred terms has an error of 1e-7 in float32, of 1e-3 in bfloat16."""
+from slmquant.model.computing.products import onednn_is_exact, onednn_products
 
 
 class _Output(BaseModelOutputWithPast):
@@ -101,6 +99,20 @@ class OutputHead:
             self._model.set_output_embeddings(head)
 
 
+def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits, `(tokens, vocab)`, of final hidden states of shape `(tokens, hidden)`.
+
+    They are differentiable in the states and in the parameters of the head.
+    """
+    prefix = model.base_model_prefix
+    body = getattr(model, prefix)
+    setattr(model, prefix, _Replay(hidden[None]))
+    try:
+        return cast(Tensor, model(input_ids=torch.zeros(1, len(hidden), dtype=torch.long)).logits)[0].float()
+    finally:
+        setattr(model, prefix, body)
+
+
 class _BlockLinear(nn.Linear):
     """A linear that writes its output into the buffer `block`, which it allocates if missing or too small.
 
@@ -114,40 +126,11 @@ class _BlockLinear(nn.Linear):
         rows = x.flatten(end_dim=-2)
         if self.block is None or len(self.block) < len(rows):
             self.block = x.new_empty(len(rows), self.out_features)
-        with _onednn_products() if self.rounds or _onednn_is_exact() else nullcontext():
+        with onednn_products() if self.rounds or onednn_is_exact() else nullcontext():
             out = torch.mm(rows, self.weight.T, out=self.block[: len(rows)])
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features)
-
-
-@contextmanager
-def _onednn_products() -> Iterator[None]:
-    """Within this context oneDNN computes float32 products on the CPU, and may round operands to bfloat16."""
-    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made when torch is imported
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
-
-
-@cache
-def _onednn_is_exact() -> bool:
-    """Whether oneDNN computes in float32 although it may round operands to bfloat16.
-
-    It rounds on processors with AMX. On others it stays in float32, and on processors that torch's default library is
-    not optimised for (AMD's) its products take two thirds of the time. No setting of torch requests oneDNN in float32.
-    """
-    if not torch.backends.mkldnn.is_available():
-        return False
-    drawn = torch.Generator().manual_seed(0)
-    a, b = torch.randn(64, 512, generator=drawn), torch.randn(512, 256, generator=drawn)
-    with _onednn_products():
-        found = torch.mm(a, b)
-    exact = a.double() @ b.double()
-    return float((found - exact).norm() / exact.norm()) < _FLOAT32_ERROR
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> _BlockLinear:

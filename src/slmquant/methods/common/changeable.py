@@ -1,0 +1,150 @@
+"""The continuous parameters of a quantized model while they are tuned: stored floats of scales, and gains of norms.
+
+Each has a relative change, 0 at the start: `value · (1 + change)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slmquant.core.affine import QuantizedTensor
+from slmquant.core.scales import Parts
+from slmquant.methods.common.learning import LearnedInput, LearnedLinear
+from slmquant.model.computing.linear import QuantizedLinear, transfer_hooks_
+from slmquant.model.computing.quantized_model import QuantizedModel
+from slmquant.model.rewriting.online_rotations import activation_clip
+
+Changes = Mapping[tuple[str, str], Tensor]
+"""Weight and part, or norm and nothing → its relative change."""
+
+
+class Changeable:
+    """The relative changes of all continuous parameters of a quantized model.
+
+    Args:
+        quantized: The model; its linears may be replaced while its parameters are tuned.
+    """
+
+    def __init__(self, quantized: QuantizedModel) -> None:
+        self._weights = quantized.weights
+        linears = {name for name, module in quantized.model.named_modules() if isinstance(module, QuantizedLinear)}
+        self._gains = {
+            name: (parameter, parameter.detach().clone())
+            for name, parameter in quantized.model.named_parameters()
+            if parameter.ndim == 1 and name.rpartition(".")[0] not in linears
+        }
+        values = {(name, ""): before for name, (_, before) in self._gains.items()}
+        for name, codes in quantized.weights.items():
+            values |= {(name, part): value for part, value in codes.parts.items() if value.is_floating_point()}
+        self._changes = {
+            key: torch.zeros(value.shape, device=value.device).requires_grad_() for key, value in values.items()
+        }
+
+    def parameters(self) -> Iterator[Tensor]:
+        """What the optimiser changes."""
+        return iter(self._changes.values())
+
+    def changes(self) -> Changes:
+        """A copy."""
+        return {key: change.detach().clone() for key, change in self._changes.items()}
+
+    @torch.no_grad()
+    def set_(self, changes: Changes) -> None:
+        """Go back to a copy."""
+        for key, change in changes.items():
+            self._changes[key].copy_(change)
+
+    def codes(self) -> dict[str, QuantizedTensor]:
+        """Weight → its codes with the scales of now, rounded as they are stored."""
+        return {
+            name: codes.grid.restore(codes.codes, self._parts(name, stored=True))
+            for name, codes in self._weights.items()
+        }
+
+    @torch.no_grad()
+    def put_(self, weights: Mapping[str, Tensor]) -> None:
+        """Write the weights of now into `weights`, and the gains into the model."""
+        for name, codes in self.codes().items():
+            weights[name].copy_(codes.dequantize())
+        for name, (parameter, before) in self._gains.items():
+            parameter.copy_(before * (1 + self._changes[name, ""]))
+
+    def take_gradients_(self, weights: Mapping[str, Tensor]) -> None:
+        """Turn the gradients of weights and gains into gradients of the changes."""
+        for name, codes in self._weights.items():
+            changes = [self._changes[name, part] for part in codes.parts if (name, part) in self._changes]
+            with torch.enable_grad():
+                dense = codes.grid.restore(codes.codes, self._parts(name, stored=False)).dequantize()
+            for change, gradient in zip(changes, torch.autograd.grad(dense, changes, weights[name].grad), strict=True):
+                change.grad = gradient
+            weights[name].grad = None
+        for name, (parameter, before) in self._gains.items():
+            self._changes[name, ""].grad = None if parameter.grad is None else parameter.grad * before
+            parameter.grad = None
+
+    def _parts(self, name: str, stored: bool) -> Parts:
+        """The parts of a weight with the changes of now, in their own dtype if `stored`, else differentiable."""
+        parts: dict[str, Tensor] = {}
+        for part, value in self._weights[name].parts.items():
+            if (change := self._changes.get((name, part))) is None:
+                parts[part] = value
+            else:
+                changed = value.float() * (1 + change)
+                parts[part] = changed.detach().to(value.dtype) if stored else changed
+        return parts
+
+
+@contextmanager
+def learning_weights(quantized: QuantizedModel) -> Iterator[Mapping[str, Float[Tensor, "out in"]]]:
+    """Within this context all quantized weights are float32 tensors that gradients flow to; yields them by name.
+
+    Afterwards the linears are those of before.
+    """
+    model, weights, replaced = quantized.model, dict[str, Tensor](), dict[str, nn.Module]()
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.requires_grad_(False)
+        for group in quantized.groups:
+            shared = _input(quantized, group.linears)
+            for name in group.linears:
+                replaced[name] = before = model.get_submodule(name)
+                linear = LearnedLinear(shared, dict(before.named_parameters()).get("bias"))
+                linear.weight = weights[name] = quantized.weights[name].dequantize().requires_grad_()
+                transfer_hooks_(replaced[name], linear)
+                model.set_submodule(name, linear)
+        for name in quantized.weights.keys() - weights.keys():
+            weights[name] = model.get_submodule(name).get_parameter("weight").requires_grad_()
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.requires_grad_()
+        yield weights
+    finally:
+        for name, module in replaced.items():
+            model.set_submodule(name, module)
+        for parameter, requires_grad in required:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = None
+
+
+def _input(quantized: QuantizedModel, linears: Sequence[str]) -> LearnedInput:
+    """The input of linears that share one, rounded as the model rounds it."""
+    static = quantized.activation_scales.get(linears[0])
+    scale = None if static is None else torch.tensor(static, device=quantized.model.device)
+    return LearnedInput(quantized.scheme.activations, torch.float32, scale, activation_clip(quantized.online))
+
+
+def install_(quantized: QuantizedModel, weights: Mapping[str, QuantizedTensor]) -> None:
+    """Put other codes in place of those of a quantized model."""
+    for name, codes in weights.items():
+        module = quantized.model.get_submodule(name)
+        if isinstance(module, QuantizedLinear):
+            substitute = QuantizedLinear(codes, module.bias, module.inputs, quantized.dtype)
+            transfer_hooks_(module, substitute)
+            quantized.model.set_submodule(name, substitute)
+        else:
+            module.get_parameter("weight").copy_(codes.dequantize())

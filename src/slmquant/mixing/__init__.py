@@ -1,0 +1,1 @@
+"""Mixtures that are chosen: which type each weight of a model gets under a number of bytes."""

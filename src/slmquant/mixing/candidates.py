@@ -1,0 +1,216 @@
+"""Candidates: weights that are really rounded to every type, with the divergence that each causes.
+
+Linears are rounded to every type by the method that will round them in the end, and their errors are priced by the
+second order of the divergence (`mixing.curvature`). Embedding and head are few and large, so their divergence is
+measured. Predictions are then corrected by measurements of whole classes: of each kind of linear (`v_proj`), and of all
+linears of the first and of the last eighth of the blocks. Each linear of a class is measured in the type that is
+predicted to cause most: single weights, and types of many bits, cause too little to be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pydantic import BaseModel, ConfigDict
+from transformers import PreTrainedModel
+
+from slmquant.calib.statistics import Statistics
+from slmquant.core.affine import QuantizedTensor
+from slmquant.methods.common.parts import Rounding
+from slmquant.methods.common.stacked import round_stacked
+from slmquant.mixing.curvature import Curvature
+from slmquant.model.computing.grids import grid_of
+from slmquant.model.linears import weight_at
+from slmquant.model.running.trial import Trial, stored_weight
+from slmquant.model.structure import Relations
+from slmquant.progress import Progress, track
+from slmquant.schemes import parse
+from slmquant.schemes.scheme import WeightSpec
+
+Types = Mapping[str, Sequence[str]]
+"""Weight → scheme names of the types that it may get."""
+
+LARGEST_ERROR = 0.2
+"""Relative error of a linear's output beyond which its divergence is measured, not predicted: there it may be far more
+than the second order (ikawrakow/ik_llama.cpp issue 2414: 22 % were fatal in a model of 0.5B, 13.5 % were not)."""
+
+
+class ClassOfLinears(BaseModel):
+    """What the linears of a class together were predicted and measured to cause, in nats per token."""
+
+    model_config = ConfigDict(frozen=True)
+
+    linears: tuple[str, ...]
+    """Their names."""
+    predicted: float
+    """Sum of the predictions."""
+    measured: float
+    """Measured divergence."""
+
+    @property
+    def factor(self) -> float:
+        """Measured over predicted."""
+        return self.measured / self.predicted if self.predicted > 0 else 1.0
+
+
+@dataclass
+class Candidates:
+    """Weights rounded to every type that they may get.
+
+    Attributes:
+        losses: Weight → type → divergence that it causes, in nats per token.
+        worst: Weight → its codes in the type that is predicted to cause most.
+        measured: Weights and types whose loss was measured.
+        kept: Weight → type → codes; empty unless all are kept.
+    """
+
+    losses: dict[str, dict[str, float]]
+    worst: dict[str, QuantizedTensor]
+    measured: set[tuple[str, str]]
+    kept: dict[str, dict[str, QuantizedTensor]]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Candidates:
+        """No candidates yet."""
+        names = list(names)
+        return cls({name: {} for name in names}, {}, set(), {name: {} for name in names})
+
+    def add(self, name: str, kind: str, codes: QuantizedTensor, loss: float, keep: bool) -> None:
+        """Add a candidate."""
+        if loss >= max(self.losses[name].values(), default=0.0):
+            self.worst[name] = codes
+        self.losses[name][kind] = loss
+        if keep:
+            self.kept[name][kind] = codes
+
+    def multiply(self, names: Iterable[str], factor: float) -> None:
+        """Multiply all losses of some weights that were not measured."""
+        for name in names:
+            for kind in self.losses[name]:
+                if (name, kind) not in self.measured:
+                    self.losses[name][kind] *= factor
+
+
+def round_linears(
+    model: PreTrainedModel,
+    relations: Relations,
+    rounding: Rounding,
+    types: Types,
+    statistics: Statistics,
+    curvatures: Mapping[str, Curvature],
+    trial: Trial,
+    progress: Progress,
+    *,
+    keep: bool = False,
+) -> Candidates:
+    """Candidates of the linears of all blocks, with predicted losses; those of large errors are measured.
+
+    Args:
+        model: The full-precision model.
+        relations: Which linears share an input.
+        rounding: Rounds a weight, given the statistics that it needs.
+        types: Types of each linear.
+        statistics: Statistics of the inputs of each group.
+        curvatures: What an error of each linear costs.
+        trial: Measures.
+        progress: Receives progress updates.
+        keep: Whether to keep the codes of all candidates.
+    """
+    found = Candidates.of(relations.linears)
+    for group in track(relations.groups, "try types", progress):
+        dense = {name: weight_at(model, name).float() for name in group.linears}
+        sizes = {name: curvatures[name].size(weight) for name, weight in dense.items()}
+        rows = partial(rounding.round, statistics=statistics.get(group.linears[0]))
+        for kind in dict.fromkeys(kind for name in group.linears for kind in types[name]):
+            weights = {name: weight for name, weight in dense.items() if kind in types[name]}
+            for name, codes in round_stacked(weights, dict.fromkeys(weights, storage(kind)), rows).items():
+                error = codes.dequantize() - dense[name]
+                loss = curvatures[name].cost(error)
+                if curvatures[name].size(error) > LARGEST_ERROR * sizes[name]:
+                    loss = float(trial.divergence({name: codes}).mean())
+                    found.measured.add((name, kind))
+                found.add(name, kind, codes, loss, keep)
+    return found
+
+
+def round_embeddings(
+    model: PreTrainedModel,
+    relations: Relations,
+    rounding: Rounding,
+    types: Types,
+    statistics: Statistics,
+    trial: Trial,
+    progress: Progress,
+    *,
+    keep: bool = False,
+) -> Candidates:
+    """Candidates of embedding and head, with measured losses.
+
+    Args:
+        model: The full-precision model.
+        relations: Their names.
+        rounding: Rounds a weight, given the statistics that it needs.
+        types: Types of each.
+        statistics: Statistics of the head's inputs; the rows of an embedding are looked up.
+        trial: Measures.
+        progress: Receives progress updates.
+        keep: Whether to keep the codes of all candidates.
+    """
+    names = dict.fromkeys(filter(None, (relations.embedding, relations.head_weight)))
+    found = Candidates.of(names)
+    tries = [(name, kind) for name in names for kind in types[name]]
+    for name, kind in track(tries, "try types of embedding and head", progress):
+        inputs = statistics.get(name) if name == relations.head_weight else None
+        if inputs is not None and name == relations.embedding:
+            inputs = replace(inputs, looked_up=True)
+        codes = rounding.round(stored_weight(model, name).float(), grid_of(storage(kind)), inputs)
+        found.add(name, kind, codes, float(trial.divergence({name: codes}).mean()), keep)
+    return found
+
+
+def correct_(linears: Candidates, relations: Relations, trial: Trial, progress: Progress) -> dict[str, ClassOfLinears]:
+    """Measure the classes of linears and correct the losses by them: first the kinds, then both ends of the model.
+
+    Args:
+        linears: Candidates of all linears; their losses are changed.
+        relations: The order of the blocks.
+        trial: Measures.
+        progress: Receives progress updates.
+
+    Returns:
+        Each class, with what was predicted when it was measured.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name in linears.losses:
+        kinds.setdefault(kind_of(name), []).append(name)
+    eighth = len(relations.blocks) // 8
+    ends = {
+        "first eighth": relations.blocks[:eighth],
+        "last eighth": relations.blocks[len(relations.blocks) - eighth :],
+    }
+    classes = kinds | {
+        end: [name for name in linears.losses if name.startswith(tuple(f"{block}." for block in blocks))]
+        for end, blocks in ends.items()
+        if blocks
+    }
+    found = {}
+    for title, names in track(list(classes.items()), "measure classes of linears", progress):
+        predicted = sum(max(linears.losses[name].values()) for name in names)
+        measured = float(trial.divergence({name: linears.worst[name] for name in names}).mean())
+        found[title] = ClassOfLinears(linears=tuple(names), predicted=predicted, measured=measured)
+        linears.multiply(names, found[title].factor)
+    return found
+
+
+def kind_of(linear: str) -> str:
+    """`v_proj` of `model.layers.0.self_attn.v_proj`."""
+    return linear.rpartition(".")[2]
+
+
+def storage(kind: str) -> WeightSpec:
+    """The storage that a type's scheme name stands for."""
+    spec = parse(kind).weights
+    assert spec is not None  # noqa: S101  # types name weights
+    return spec

@@ -1,0 +1,50 @@
+"""Bytes of a GGUF file, to 31: of each tensor in each type, and of everything else in it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+
+from slmquant import methods
+from slmquant.artifact import Artifact
+from slmquant.calib.calibration import NoCalibration
+from slmquant.formats.gguf.writer import FORMAT
+from slmquant.quantization import quantize_
+from slmquant.schemes import Scheme, parse
+
+
+def tensor_bytes(kind: str, elements: int) -> int:
+    """Bytes of a tensor in a file, with the padding behind it and its name in the list of types."""
+    per_block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return _padded(elements // per_block * size) + len(kind)
+
+
+def other_bytes(artifact: Artifact, elements: Mapping[str, int], method: str = "rtn") -> int:
+    """Most bytes of a file beside the named weights, whatever their types: keys, tokenizer, norms.
+
+    A file is written to a scratch folder and measured. Files are up to 31 bytes smaller, as the keys are padded.
+
+    Args:
+        artifact: The full-precision model; it is used up.
+        elements: Weight → its number of elements: every weight that a mixture gives a type.
+        method: The method that the file will name.
+
+    Raises:
+        RefusedError: GGUF does not hold the model.
+    """
+    table = Scheme.of_table(dict.fromkeys(elements, parse("Q8_0").weights))
+    rounded = quantize_(artifact.quantized.model, method, table, NoCalibration(), recipe=methods.load("rtn"))
+    with tempfile.TemporaryDirectory(prefix="slmquant-") as scratch:
+        path = Path(scratch) / "model.gguf"
+        FORMAT.write(replace(artifact, quantized=rounded), path)
+        size = path.stat().st_size
+    return size - sum(tensor_bytes("Q8_0", count) for count in elements.values()) + gguf.GGUF_DEFAULT_ALIGNMENT - 1
+
+
+def _padded(size: int) -> int:
+    alignment = gguf.GGUF_DEFAULT_ALIGNMENT
+    return -(-size // alignment) * alignment

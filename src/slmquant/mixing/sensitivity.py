@@ -1,0 +1,152 @@
+"""Sensitivity of a model: the divergence that each of its weights causes in each type of GGUF."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+import transformers
+from pydantic import BaseModel, ConfigDict
+from transformers import PreTrainedModel
+
+from slmquant import methods
+from slmquant.cache.entries import entry_path, get
+from slmquant.cache.write import About, put
+from slmquant.calib.calibration import Calibration
+from slmquant.calib.statistics import Statistic
+from slmquant.calib.texts import draw_texts
+from slmquant.errors import RefusedError
+from slmquant.methods.common.mixed import weight_names
+from slmquant.methods.common.parts import Rounding
+from slmquant.methods.common.solver import WeightByWeight
+from slmquant.mixing.candidates import ClassOfLinears, correct_, round_embeddings, round_linears, storage
+from slmquant.mixing.curvature import curvatures
+from slmquant.model.computing.modes import ComputeMode
+from slmquant.model.discovery.relations import discover
+from slmquant.model.running.trial import Trial, stored_weight
+from slmquant.places import Places
+from slmquant.progress import Progress
+from slmquant.schemes import GgufType
+from slmquant.schemes.numbers import GgufName
+from slmquant.store.record import CalibrationSpec
+
+_VERSION = 1
+"""Raised when sensitivities are computed differently, so that older ones are not read."""
+_LEFT_OUT = frozenset({"Q2_K", "Q4_0", "Q4_1"})
+"""Types that are not tried: two bits cost more than they save in models of this size, and IQ4_NL and Q5_0 have better
+numbers for the bytes of Q4_0 and Q4_1."""
+CURVATURE_WINDOWS = 4
+"""Windows whose gradients are kept."""
+
+
+class Sensitivity(BaseModel):
+    """The divergence that each weight causes in each type, and the classes that the predictions were corrected by."""
+
+    model_config = ConfigDict(frozen=True)
+
+    losses: dict[str, dict[str, float]]
+    """Weight → type → divergence, in nats per token."""
+    classes: dict[str, ClassOfLinears]
+    """What classes of linears were predicted and measured to cause."""
+    elements: dict[str, int]
+    """Weight → its number of elements."""
+
+
+@dataclass(frozen=True)
+class SensitivityJob:
+    """Whose sensitivity to measure, and how.
+
+    Attributes:
+        source: The model.
+        model_key: Its cache key.
+        corpus_sha256: Hash of the calibration corpus.
+        method: The method that rounds.
+        calibration: The calibration set.
+        mode: What products are computed in.
+        places: Where the cache is.
+    """
+
+    source: str
+    model_key: str
+    corpus_sha256: str
+    method: str
+    calibration: CalibrationSpec
+    mode: ComputeMode
+    places: Places
+
+
+def known_sensitivity(job: SensitivityJob) -> Sensitivity | None:
+    """An earlier measurement; None if there is none."""
+    content = get(_path(job))
+    return None if content is None else Sensitivity.model_validate_json(content)
+
+
+@torch.no_grad()
+def measure_sensitivity(
+    job: SensitivityJob, model: PreTrainedModel, calibration: Calibration, progress: Progress
+) -> Sensitivity:
+    """Round every weight to every type, predict and measure; the result is kept in the cache.
+
+    Args:
+        job: How.
+        model: The full-precision model; it is unchanged afterwards.
+        calibration: Text, and statistics of it.
+        progress: Receives progress updates.
+
+    Raises:
+        RefusedError: The method does not round weight by weight, or no type fits a weight.
+        DataError: The text is too short.
+    """
+    rounding, relations = rounding_of(job.method), discover(model)
+    elements = {name: stored_weight(model, name).numel() for name in weight_names(relations)}
+    types = fitting_types(model, job.method)
+    texts = draw_texts(calibration)
+    statistics = calibration.statistics(relations, rounding.needs or frozenset[Statistic]({"range"}))
+    costs = curvatures(model, relations, texts.choice[:CURVATURE_WINDOWS], progress)
+    trial = Trial(model, texts.choice, job.mode)
+    linears = round_linears(model, relations, rounding, types, statistics, costs, trial, progress)
+    embeddings = round_embeddings(model, relations, rounding, types, statistics, trial, progress)
+    classes = correct_(linears, relations, trial, progress)
+    found = Sensitivity(losses=linears.losses | embeddings.losses, classes=classes, elements=elements)
+    put(_path(job), About(job.source, "sensitivity of weights"), found.model_dump_json().encode())
+    return found
+
+
+def rounding_of(method: str) -> Rounding:
+    """The rounding of a method that rounds one weight at a time.
+
+    Raises:
+        RefusedError: It does not.
+    """
+    recipe = methods.load(method)
+    solver = recipe.solver
+    if recipe.transforms or not isinstance(solver, WeightByWeight) or solver.correction is not None:
+        raise RefusedError(
+            f"{method} does not round one weight at a time, as trying types needs; use slmq, gptq_mse, gptq or rtn"
+        )
+    return solver.rounding
+
+
+def fitting_types(model: PreTrainedModel, method: str) -> dict[str, list[str]]:
+    """Weight → the types that its rows fit into and that the method rounds to.
+
+    Raises:
+        RefusedError: None fits a weight.
+    """
+    rounding = rounding_of(method)
+    tried = [kind for kind in get_args(GgufName) if kind not in _LEFT_OUT and rounding.refusal(storage(kind)) is None]
+    found: dict[str, list[str]] = {}
+    for name in weight_names(discover(model)):
+        row = stored_weight(model, name).shape[1]
+        found[name] = [kind for kind in tried if row % GgufType(kind).row_multiple == 0]
+        if not found[name]:
+            raise RefusedError(f"no type of GGUF fits {name!r}, whose rows have {row} numbers")
+    return found
+
+
+def _path(job: SensitivityJob) -> Path:
+    key = [_VERSION, job.model_key, job.corpus_sha256, job.method, job.calibration.model_dump(), job.mode.name,
+           torch.__version__, transformers.__version__]  # fmt: skip
+    return entry_path(job.places.cache_dir, "sensitivity", key)
