@@ -149,18 +149,19 @@ class Store:
     def table(self, latest: int | None = None, **filters: Unpack[Filters]) -> list[tuple[TextRow, str | None]]:
         """The rows of `export.rows` of the records that `records` returns, as text, and why each record is outdated."""
         where, arguments = condition(filters, latest)
-        with self._explained():
-            ends = self._connection.execute(f"SELECT finished_at, cell_id FROM records WHERE {where}", arguments)
-            cells = [str(cell_id) for _, cell_id in sorted(ends, key=_in_order)]
-            found = kept(self._connection, where, arguments)
-        missing = [cell_id for cell_id in cells if cell_id not in found]
-        for start in range(0, len(missing), _AT_ONCE):
-            some = missing[start : start + _AT_ONCE]
-            records = self._select(f"cell_id IN ({', '.join('?' * len(some))})", tuple(some))
-            found |= {record.cell_id: listed(record) for record in records}
-        cells = [cell_id for cell_id in cells if cell_id in found]  # a writer may have removed some
-        outdated = superseded((found[cell_id].aged for cell_id in cells), self._spec)
-        return [(found[cell_id].row, outdated.get(cell_id)) for cell_id in cells]
+        with no_collection():
+            with self._explained():
+                ends = self._connection.execute(f"SELECT finished_at, cell_id FROM records WHERE {where}", arguments)
+                cells = [str(cell_id) for _, cell_id in sorted(ends, key=_in_order)]
+                found = kept(self._connection, where, arguments)
+            missing = [cell_id for cell_id in cells if cell_id not in found]
+            for start in range(0, len(missing), _AT_ONCE):
+                some = missing[start : start + _AT_ONCE]
+                records = self._select(f"cell_id IN ({', '.join('?' * len(some))})", tuple(some))
+                found |= {record.cell_id: listed(record) for record in records}
+            cells = [cell_id for cell_id in cells if cell_id in found]  # a writer may have removed some
+            outdated = superseded((found[cell_id].aged for cell_id in cells), self._spec)
+            return [(found[cell_id].row, outdated.get(cell_id)) for cell_id in cells]
 
     def count(self, **filters: Unpack[Filters]) -> int:
         """Number of records that match all filters."""
