@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import sqlite3
 from contextlib import closing
@@ -15,6 +16,7 @@ from slmquant.report.files import write_report_csv, write_report_json
 from slmquant.store import Store
 from slmquant.store.export import json_table, rows, write_csv, write_jsonl
 from slmquant.store.inputs import Inputs
+from slmquant.store.listed import VERSION, listed
 from slmquant.store.record import Record
 from tests import invented
 
@@ -148,3 +150,10 @@ def test_rows_that_are_not_kept_whole_are_made_from_the_records(tmp_path: Path) 
         changed = store.records()[0].model_copy(update={"status": "failed", "reason": "tried again"})
         store.put(changed)
         assert json.loads("".join(json_table(store.table(status="failed"))))[0]["reason"] == "tried again"
+
+
+def test_what_a_store_keeps_of_a_record_has_a_version() -> None:
+    """Stores hold rows of this version: if this fails, raise `VERSION` with the digest."""
+    digest = hashlib.sha256(repr(listed(invented.benchmark()[1])).encode()).hexdigest()[:16]
+
+    assert (VERSION, digest) == (1, "a4da11f69058d997")
