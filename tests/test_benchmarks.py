@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 
 from slmquant.analysis.serial import series_mean
+from slmquant.store.record import Phase, Repeat
+from tests import invented
 
 _BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -35,3 +37,20 @@ def test_errors_of_files_side_by_side_know_where_their_windows_lie(
     assert f"{expected.mean:+.4f} [{span.low:+.4f}, {span.high:+.4f}] nats over 6 windows of text" in line
     error = series_mean(theirs, positions=positions).stderr
     assert readings["text"]["a"].divergence.endswith(f"{error:.4f}")
+
+
+def test_what_is_shared_is_no_cells_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(_BENCHMARKS)
+    again = Repeat(seconds=2, cpu_s=2, added_rss_bytes=None, noise=None)
+    phases = (
+        Phase(name="load", seconds=1, cpu_s=1),
+        Phase(name="capture", seconds=50, cpu_s=50, shared=True),
+        Phase(name="quantize", seconds=2, cpu_s=2, repeated=(again, again, again)),
+        Phase(name="evaluate", seconds=4, cpu_s=4),
+    )
+    record = invented.record("gptq", "W8A8").model_copy(update={"phases": phases})
+
+    own_s = importlib.import_module("shared_work").own_work_s
+
+    assert own_s(record) == 1 + 3 * 2 + 4 + 2 * 1
+    assert own_s(record.model_copy(update={"phases": phases[::3]})) == 1 + 4
