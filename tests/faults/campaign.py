@@ -140,8 +140,9 @@ def _resumed(bench: Bench) -> int:
 
 def _wrong(code: int, bench: Bench, whole: Outcome) -> str | None:
     """What is wrong with a sweep that was disturbed and resumed; None if nothing is."""
-    said = "".join(bench.said())
-    if "Traceback" in said or "a bug in slmquant" in said:
+    *before, last = bench.said()
+    said = "".join([*before, last])
+    if "Traceback" in last or "a bug in slmquant" in said:  # before, a cell without memory may have printed its own
         return f"a traceback: {said.strip()}"
     if code != 0:
         return f"exit code {code} after {_TRIES} tries: {said.strip()}"
