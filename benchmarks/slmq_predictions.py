@@ -1,0 +1,102 @@
+"""How well the divergence of a mixture is predicted: random mixtures of about one file size, predicted and measured.
+
+    python benchmarks/slmq_predictions.py stories15m --max-bytes 14.7MB
+
+Each mixture is the best for losses multiplied by random factors, so all are near the size and spread in divergence.
+They are measured on text that no type was chosen on. Every weight is rounded once to every type, and all codes are
+kept: a model of 135M takes 3 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import pearsonr, spearmanr
+from transformers import PreTrainedModel
+
+from slmquant.cache.upkeep import read_size
+from slmquant.calib.calibration import FreshCalibration
+from slmquant.calib.corpora import load_corpus
+from slmquant.calib.texts import draw_texts
+from slmquant.calib.windows import calibration_windows
+from slmquant.core.affine import QuantizedTensor
+from slmquant.mixing.candidates import correct_, round_embeddings, round_linears
+from slmquant.mixing.choose import Room, room_for, solve
+from slmquant.mixing.curvature import curvatures
+from slmquant.mixing.sensitivity import CURVATURE_WINDOWS, fitting_types, rounding_of
+from slmquant.model.computing.modes import MODES, ComputeMode
+from slmquant.model.discovery.relations import discover
+from slmquant.model.running.trial import Trial, stored_weight
+from slmquant.model.sources.load import load
+from slmquant.progress import Silent
+
+METHOD, CORPUS, SAMPLES, LENGTH, FURTHER = "slmq", "wikitext2_train", 64, 512, 16
+SPREAD = 1.5
+"""Standard deviation of the logarithm of the random factors."""
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print every mixture and the correlations."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="stories15m")
+    parser.add_argument("--max-bytes", default="14.7MB")
+    parser.add_argument("--mixtures", type=int, default=20)
+    given = parser.parse_args()
+    loaded = load(given.model)
+    windows = calibration_windows(loaded.tokenizer, load_corpus(CORPUS), SAMPLES + FURTHER, LENGTH, 0)
+    more = windows[SAMPLES:]
+    mode = MODES["bfloat16_all"]
+    calibration = FreshCalibration(loaded.model, windows[:SAMPLES], mode.linears, Silent(), more)
+    losses, codes = candidates(loaded.model, calibration, mode)
+    gate = Trial(loaded.model, draw_texts(calibration).gate, mode)
+    elements = {name: stored_weight(loaded.model, name).numel() for name in losses}
+    types = fitting_types(loaded.model, METHOD)
+    room = room_for(given.model, METHOD, types, elements, read_size(given.max_bytes, "--max-bytes"))
+    table, pairs = Table("mixture", "MB", "predicted", "measured", box=None), []
+    for number in range(given.mixtures + 1):
+        chosen = mixture(losses, room, number)
+        predicted = sum(losses[name][kind] for name, kind in chosen.items())
+        found = float(gate.divergence({name: codes[name][kind] for name, kind in chosen.items()}).mean())
+        size = room.others + sum(room.sizes[name][kind] for name, kind in chosen.items())
+        table.add_row("best" if number == 0 else str(number), f"{size / 1e6:.2f}", f"{predicted:.4f}", f"{found:.4f}")
+        pairs.append((predicted, found))
+    Console().print(table)
+    guesses, measured = np.array(pairs[1:]).T
+    print(
+        f"{len(pairs) - 1} random mixtures: correlation {pearsonr(guesses, measured).statistic:.3f}, of ranks "
+        f"{spearmanr(guesses, measured).statistic:.3f}; measured over predicted {np.median(measured / guesses):.2f}"
+    )
+
+
+def candidates(
+    model: PreTrainedModel, calibration: FreshCalibration, mode: ComputeMode
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, QuantizedTensor]]]:
+    """Losses and codes of every weight in every type."""
+    rounding, relations, types = rounding_of(METHOD), discover(model), fitting_types(model, METHOD)
+    statistics = calibration.statistics(relations, rounding.needs)
+    texts = draw_texts(calibration)
+    costs = curvatures(model, relations, texts.choice[:CURVATURE_WINDOWS], Silent())
+    trial = Trial(model, texts.choice, mode)
+    linears = round_linears(model, relations, rounding, types, statistics, costs, trial, Silent(), keep=True)
+    embeddings = round_embeddings(model, relations, rounding, types, statistics, trial, Silent(), keep=True)
+    correct_(linears, relations, trial, Silent())
+    return linears.losses | embeddings.losses, linears.kept | embeddings.kept
+
+
+def mixture(losses: dict[str, dict[str, float]], room: Room, number: int) -> dict[str, str]:
+    """The best mixture for number 0, else the best for losses multiplied by random factors."""
+    draw = random.Random(number)
+    factors = {name: math.exp(SPREAD * draw.gauss(0, 1)) if number else 1.0 for name in losses}
+    changed = {name: {kind: loss * factors[name] for kind, loss in several.items()} for name, several in losses.items()}
+    return {name: one.type for name, one in solve(changed, room).chosen.items()}
+
+
+if __name__ == "__main__":
+    main()
