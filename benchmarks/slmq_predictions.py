@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
+from printed import write_printed
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import pearsonr, spearmanr
@@ -26,6 +28,7 @@ from slmquant.calib.corpora import load_corpus
 from slmquant.calib.texts import draw_texts
 from slmquant.calib.windows import calibration_windows
 from slmquant.core.affine import QuantizedTensor
+from slmquant.machine.environment import environment
 from slmquant.mixing.candidates import correct_, round_embeddings, round_linears
 from slmquant.mixing.choose import Room, room_for, solve
 from slmquant.mixing.curvature import curvatures
@@ -48,6 +51,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="stories15m")
     parser.add_argument("--max-bytes", default="14.7MB")
     parser.add_argument("--mixtures", type=int, default=20)
+    parser.add_argument("--output", type=Path, help="also write the results here as JSON, for the documents' tables")
     given = parser.parse_args()
     loaded = load(given.model)
     windows = calibration_windows(loaded.tokenizer, load_corpus(CORPUS), SAMPLES + FURTHER, LENGTH, 0)
@@ -59,20 +63,29 @@ def main() -> None:
     elements = {name: stored_weight(loaded.model, name).numel() for name in losses}
     types = fitting_types(loaded.model, METHOD)
     room = room_for(given.model, METHOD, types, elements, read_size(given.max_bytes, "--max-bytes"))
-    table, pairs = Table("mixture", "MB", "predicted", "measured", box=None), []
+    heads = ["mixture", "MB", "predicted", "measured"]
+    rows, pairs = list[list[str]](), list[tuple[float, float]]()
     for number in range(given.mixtures + 1):
         chosen = mixture(losses, room, number)
         predicted = sum(losses[name][kind] for name, kind in chosen.items())
         found = float(gate.divergence({name: codes[name][kind] for name, kind in chosen.items()}).mean())
         size = room.others + sum(room.sizes[name][kind] for name, kind in chosen.items())
-        table.add_row("best" if number == 0 else str(number), f"{size / 1e6:.2f}", f"{predicted:.4f}", f"{found:.4f}")
+        name = "best" if number == 0 else str(number)
+        rows.append([name, f"{size / 1e6:.2f}", f"{predicted:.4f}", f"{found:.4f}"])
         pairs.append((predicted, found))
-    Console().print(table)
+    table = Table(*heads, box=None)
+    for row in rows:
+        table.add_row(*row)
     guesses, measured = np.array(pairs[1:]).T
-    print(
+    line = (
         f"{len(pairs) - 1} random mixtures: correlation {pearsonr(guesses, measured).statistic:.3f}, of ranks "
         f"{spearmanr(guesses, measured).statistic:.3f}; measured over predicted {np.median(measured / guesses):.2f}"
     )
+    Console(highlight=False).print(table, line, sep="\n")
+    if given.output is not None:
+        tokens = gate.windows.numel()
+        conditions = f"{given.model}, at most {given.max_bytes}; {tokens} tokens of {CORPUS} that chose no type"
+        write_printed(given.output, heads, rows, f"{conditions}; {environment().cpu}.", [line])
 
 
 def candidates(
