@@ -5,9 +5,9 @@
     L(θ) = E[KL(p ‖ q_θ)]        p: full precision, q: quantized, both over the next token
 
 by AdamW over the relative changes θ of all stored floats of the scales (`d` and `dmin` of GGUF's super-blocks; scale
-and shift of its other types; scales of groups and channels) and of all one-dimensional parameters (gains of norms,
-biases). A file takes no byte more. Rounding methods minimise the error of single layers; here an error that the model
-does not mind costs nothing, and layers may compensate each other.
+and shift of its other types; scales of groups and channels) and of the gains and biases of norms. A file takes no byte
+more. Rounding methods minimise the error of single layers; here an error that the model does not mind costs nothing,
+and layers may compensate each other.
 
 Learning end to end over scales alone is the second phase of EfficientQAT (Chen et al., ACL 2025, arXiv 2407.11062),
 from text; distillation by divergence is that of LLM-QAT (Liu et al., Findings of ACL 2024, arXiv 2305.17888).

@@ -6,8 +6,8 @@ written for large models fits. Three steps, each on text of its own (`calib.text
 1. With `--max-bytes`, every weight gets one of GGUF's types such that the file has at most so many bytes and the
    predicted divergence is least (`mixing`). Without it, the scheme or the mixture file says the types.
 2. Weights are rounded as by `gptq_mse`. A tied embedding has two uses: as head it reads hidden states, and its rows are
-   looked up, where an error costs its squared length whatever the head reads. Both count alike: the mean diagonal of
-   the head's Hessian is added to its diagonal.
+   looked up, where an error costs its squared length whatever the head reads. So three tenths of the mean diagonal of
+   the head's Hessian are added to its diagonal, chosen on calibration text of two models.
 3. Scales and norm gains are tuned end to end, as by `scale_tuning`; codes stay as they are.
 
 Deviations: none; this file is the definition.
