@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import zlib
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     from slmquant.model.structure import Relations
 
+# torch's compiler has setuptools replace distutils, which fails once a test has imported that.
+if importlib.util.find_spec("setuptools") is not None:
+    importlib.import_module("setuptools")
 os.environ["COLUMNS"] = "200"  # tables as wide as in a pipe; pytest-xdist would narrow them to 80
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
