@@ -270,23 +270,22 @@ def make(
         yield written(name, plain, fmt, folder / f"usual{fmt.suffix}", windows)
     yield from contest.theirs(plain, path, folder, calibration)
     for entry in entries:
-        method, scheme = entry.split(":")
-        path = folder / f"{method}-{scheme}{contest.ours.suffix}"
+        path = folder / f"{entry.replace(':', '-')}{contest.ours.suffix}"
         ours = Artifact(entry, path)
         if not path.exists():
-            report(f"quantizing to {entry}")
-            stored = storage_of(plain, scheme, calibration)
-            made = api.quantize(plain.source, method, stored, calibration=calibration)
-            ours = written(entry, made, contest.ours, path, windows)
+            ours = written(entry, quantized(entry, plain, calibration), contest.ours, path, windows)
         yield ours
         yield from contest.variants(ours, folder)
 
 
-def storage_of(plain: api.Artifact, name: str, calibration: CalibrationSpec) -> str | Scheme:
-    """A scheme by name; or `91.74MB`: the types that `slmq` chooses for so many bytes, for any method."""
-    if not name.endswith("MB"):
-        return name
-    return api.choose_mixture(plain.source, read_size(name, "a file of ours"), calibration=calibration).scheme
+def quantized(entry: str, plain: api.Artifact, calibration: CalibrationSpec) -> api.Artifact:
+    """The model quantized as `METHOD:SCHEME` says, or to the types that `slmq` chooses for `METHOD:91.74MB`."""
+    report(f"quantizing to {entry}")
+    method, name = entry.split(":")
+    stored: str | Scheme = name
+    if name.endswith("MB"):
+        stored = api.choose_mixture(plain.source, read_size(name, entry), calibration=calibration).scheme
+    return api.quantize(plain.source, method, stored, calibration=calibration)
 
 
 def written(name: str, made: api.Artifact, fmt: Format, path: Path, windows: Sequence[Sequence[int]]) -> Artifact:

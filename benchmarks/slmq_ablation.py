@@ -8,7 +8,6 @@ are of divergence from the float32 file, window by window, of `slmq` from every 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,12 +33,9 @@ STEPS = (
 def steps(plain: api.Artifact, _source: Path, folder: Path, calibration: CalibrationSpec) -> Iterator[reach.Artifact]:
     """The files of every step."""
     for entry in STEPS:
-        method, scheme = entry.split(":")
-        path = folder / f"{method}-{scheme}.gguf"
+        path = folder / f"{entry.replace(':', '-')}.gguf"
         if not path.exists():
-            print(f"quantizing to {entry}", file=sys.stderr, flush=True)
-            stored = reach.storage_of(plain, scheme, calibration)
-            Gguf().write(api.quantize(plain.source, method, stored, calibration=calibration), path)
+            Gguf().write(reach.quantized(entry, plain, calibration), path)
         yield reach.Artifact(entry, path)
 
 

@@ -37,6 +37,7 @@ from slmquant.model.computing.modes import MODES, ComputeMode
 from slmquant.model.discovery.relations import discover
 from slmquant.model.running.trial import Trial, stored_weight
 from slmquant.model.sources.load import load
+from slmquant.model.structure import Relations
 from slmquant.progress import Silent
 
 METHOD, CORPUS, SAMPLES, LENGTH, FURTHER = "slmq", "wikitext2_train", 64, 512, 16
@@ -58,11 +59,12 @@ def main() -> None:
     more = windows[SAMPLES:]
     mode = MODES["bfloat16_all"]
     calibration = FreshCalibration(loaded.model, windows[:SAMPLES], mode.linears, Silent(), more)
-    losses, codes = candidates(loaded.model, calibration, mode)
+    relations = discover(loaded.model)
+    losses, codes = candidates(loaded.model, relations, calibration, mode)
     gate = Trial(loaded.model, draw_texts(calibration).gate, mode)
     elements = {name: stored_weight(loaded.model, name).numel() for name in losses}
-    types = fitting_types(loaded.model, METHOD)
-    room = room_for(given.model, METHOD, types, elements, read_size(given.max_bytes, "--max-bytes"))
+    types = fitting_types(loaded.model, relations, METHOD)
+    room = room_for(given.model, METHOD, relations, types, elements, read_size(given.max_bytes, "--max-bytes"))
     heads = ["mixture", "MB", "predicted", "measured"]
     rows, pairs = list[list[str]](), list[tuple[float, float]]()
     for number in range(given.mixtures + 1):
@@ -89,10 +91,10 @@ def main() -> None:
 
 
 def candidates(
-    model: PreTrainedModel, calibration: FreshCalibration, mode: ComputeMode
+    model: PreTrainedModel, relations: Relations, calibration: FreshCalibration, mode: ComputeMode
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, QuantizedTensor]]]:
     """Losses and codes of every weight in every type."""
-    rounding, relations, types = rounding_of(METHOD), discover(model), fitting_types(model, METHOD)
+    rounding, types = rounding_of(METHOD), fitting_types(model, relations, METHOD)
     statistics = calibration.statistics(relations, rounding.needs)
     texts = draw_texts(calibration)
     costs = curvatures(model, relations, texts.choice[:CURVATURE_WINDOWS], Silent())

@@ -27,9 +27,11 @@ from slmquant.calib.cached import CachedCalibration, CaptureJob, run_capture
 from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.corpora import calibration_corpus, load_corpus
 from slmquant.calib.statistics import Statistic
+from slmquant.calib.texts import draw_texts
 from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
 from slmquant.formats import native
 from slmquant.methods.common.recipe import Recipe
+from slmquant.mixing.candidates import Types
 from slmquant.mixing.choose import Choice, choose, room_for
 from slmquant.mixing.sensitivity import (
     Sensitivity,
@@ -40,10 +42,12 @@ from slmquant.mixing.sensitivity import (
     rounding_of,
 )
 from slmquant.model.computing.modes import MODES, mode_of
+from slmquant.model.discovery.relations import discover
 from slmquant.model.running.trial import stored_weight
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, identify, load
 from slmquant.model.sources.resolve import place_of
+from slmquant.model.structure import Relations
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.quantization import quantize_
@@ -118,6 +122,7 @@ def choose_mixture(
     *,
     method: str = "slmq",
     calibration: CalibrationSpec | None = None,
+    budget: Budget = "fast",
     data_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Choice:
@@ -128,19 +133,21 @@ def choose_mixture(
         max_bytes: Most bytes of the file.
         method: The method that types are tried with, and that should quantize to the result.
         calibration: Calibration set, as for `quantize`; further windows of its corpus judge types.
+        budget: Learning budget that the method will have; a text that is too short for it is refused here.
         data_dir: Local folder of data, tried before packages and the hub.
         progress: Receives progress updates.
 
     Raises:
         SlmquantError: It cannot be done; the message says why and what to do.
     """
-    loaded = load(source)
-    types = fitting_types(loaded.model, method)
+    progress, spec = progress or Silent(), calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
+    loaded = load(source, progress=progress)
+    relations = discover(loaded.model)
+    types = fitting_types(loaded.model, relations, method)
+    _check_text(methods.load(method), spec, budget, loaded, data_dir)
     elements = {name: stored_weight(loaded.model, name).numel() for name in types}
-    del loaded
-    room = room_for(source, method, types, elements, max_bytes)
-    found = sensitivity(source, method=method, calibration=calibration, data_dir=data_dir, progress=progress)
-    return choose(found, room)
+    room = room_for(source, method, relations, types, elements, max_bytes)
+    return choose(_sensitivity(source, loaded, relations, types, method, spec, Places(data_dir), progress), room)
 
 
 def sensitivity(
@@ -163,17 +170,33 @@ def sensitivity(
     Raises:
         SlmquantError: It cannot be done; the message says why and what to do.
     """
-    progress, places = progress or Silent(), Places(data_dir)
-    spec = calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
-    needs, corpus = rounding_of(method).needs, load_corpus(spec.corpus, data_dir, progress)
+    progress, spec = progress or Silent(), calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
     loaded = load(source, progress=progress)
-    _check_text(methods.load(method), spec, "fast", loaded, data_dir)
+    relations = discover(loaded.model)
+    types = fitting_types(loaded.model, relations, method)
+    return _sensitivity(source, loaded, relations, types, method, spec, Places(data_dir), progress)
+
+
+def _sensitivity(
+    source: str,
+    loaded: LoadedModel,
+    relations: Relations,
+    types: Types,
+    method: str,
+    spec: CalibrationSpec,
+    places: Places,
+    progress: Progress,
+) -> Sensitivity:
+    """The sensitivity of a loaded model, from the cache or measured."""
+    corpus = load_corpus(spec.corpus, places.data_dir, progress)
     chosen = _dtype(source, "auto", "cpu", spec, places, progress, loaded)
     job = SensitivityJob(source, key_of(source), corpus.card.sha256, method, spec, MODES[chosen], places)
     if (known := known_sensitivity(job)) is not None:
         return known
+    draw_texts(CachedCalibration(spec, None, loaded, places.data_dir))  # refuses a text that is too short
+    needs = rounding_of(method).needs
     given = _calibration(source, spec, needs, chosen, "cpu", places, progress, loaded)
-    return measure_sensitivity(job, loaded.model, given, progress)
+    return measure_sensitivity(job, loaded.model, relations, types, given, progress)
 
 
 def _check_text(

@@ -44,23 +44,22 @@ MaxBytesOption = Annotated[
 BudgetOption = Annotated[Budget, typer.Option("--budget", help="Learning budget of methods that learn.")]
 
 
-def chosen_scheme(scheme: str | None, mixture: Path | None, default: str, max_bytes: str | None = None) -> Scheme:
-    """The scheme that the options name; full precision if types are to be chosen for a number of bytes.
+def chosen_scheme(scheme: str | None, mixture: Path | None, default: str, max_bytes: str | None = None) -> Scheme | int:
+    """The scheme that the options name, or the number of bytes that types are to be chosen for.
 
     Raises:
         SchemeError: Several are given, or one of them cannot be read.
     """
     from slmquant.cache.upkeep import read_size
     from slmquant.errors import SchemeError
-    from slmquant.schemes import Scheme, parse
+    from slmquant.schemes import parse
     from slmquant.schemes.mixture_file import read_mixture
 
     if max_bytes is not None:
         if scheme is not None or mixture is not None:
             other = f"--scheme {scheme}" if scheme is not None else f"--mixture {mixture}"
             raise SchemeError(f"{other} and --max-bytes {max_bytes} both say how weights are stored; leave one out")
-        read_size(max_bytes, "--max-bytes")
-        return Scheme()
+        return read_size(max_bytes, "--max-bytes")
     if mixture is None:
         return parse(scheme or default)
     if scheme is not None:

@@ -6,31 +6,31 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmquant.cli._output import print_table
+from slmquant.cli._output import print_table, tell
 
 if TYPE_CHECKING:
     from slmquant.mixing.choose import Choice
     from slmquant.progress import Progress
     from slmquant.schemes.mixture_file import WeightType
-    from slmquant.store.record import CalibrationSpec
+    from slmquant.store.record import Budget, CalibrationSpec
 
 
 def chosen_for(
-    max_bytes: str,
+    max_bytes: int,
     model: str,
     method: str,
     calibration: CalibrationSpec,
+    budget: Budget,
     data: Path | None,
     progress: Progress,
     quiet: bool,
 ) -> Choice:
     """Choose types for a GGUF file of at most `max_bytes`, and print them unless `quiet`."""
     from slmquant import api
-    from slmquant.cache.upkeep import read_size
 
     choice = api.choose_mixture(
-        model, read_size(max_bytes, "--max-bytes"), method=method, calibration=calibration, data_dir=data,
-        progress=progress,
+        model, max_bytes, method=method, calibration=calibration, budget=budget,
+        data_dir=data, progress=progress,
     )  # fmt: skip
     if not quiet:
         print_choice(choice)
@@ -50,3 +50,5 @@ def print_choice(choice: Choice) -> None:
             for name, several in kinds.items()
         ],
     )
+    if not choice.optimal:
+        tell("the solver ran out of time; another mixture may be predicted to cost less")

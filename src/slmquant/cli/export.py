@@ -91,6 +91,11 @@ def command(
     from slmquant.formats.native.folder import is_native
     from slmquant.model.sources.resolve import place_of
 
+    if max_bytes is not None and format_ not in ("gguf", "native"):
+        raise typer.BadParameter(
+            f"--max-bytes {max_bytes} is the size of a GGUF file, and --format is {format_}; use --scheme",
+            param_hint="--max-bytes",
+        )
     fmt = formats.load(format_)  # refuse a wrong name before anything is quantized
     if any_tokenization:
         fmt = accept_any_tokenization(fmt)
@@ -105,10 +110,13 @@ def command(
         check_installed(format_, fmt.extra)
         artifact = _opened(model, any(option is not None for option in given))
         if artifact is None:
-            check_output(output, not fmt.suffix, ours, overwrite, place_of(model), api.least_bytes(model, numbers))
-            if max_bytes is not None:
-                numbers = chosen_for(max_bytes, model, method or METHOD, spec, data, progress, quiet).scheme
-            _rehearse(fmt, format_, model, method or METHOD, numbers, otherwise, spec, data)
+            least = 0 if isinstance(numbers, int) else api.least_bytes(model, numbers)
+            check_output(output, not fmt.suffix, ours, overwrite, place_of(model), least)
+            if isinstance(numbers, int):  # choosing writes a GGUF file as a rehearsal
+                chosen = chosen_for(numbers, model, method or METHOD, spec, budget.value, data, progress, quiet)
+                numbers = chosen.scheme
+            else:
+                _rehearse(fmt, format_, model, method or METHOD, numbers, otherwise, spec, data)
             artifact = api.quantize(
                 model, method or METHOD, numbers,
                 calibration=spec, seed=spec.seed, budget=budget.value, data_dir=data, progress=progress,
@@ -138,7 +146,7 @@ def _opened(model: str, quantizing: bool) -> Artifact | None:
         return None
     if quantizing:
         raise typer.BadParameter(
-            f"{model} is quantized already; drop --method, --scheme and --mixture", param_hint="MODEL"
+            f"{model} is quantized already; drop --method, --scheme, --mixture and --max-bytes", param_hint="MODEL"
         )
     return api.open_artifact(folder)
 

@@ -44,6 +44,7 @@ def command(
 
         slmquant export smollm2-135m-instruct --method slmq --mixture mix.json -o model.gguf
     """
+    from slmquant.cache.upkeep import read_size
     from slmquant.cli._mixture import chosen_for
     from slmquant.errors import SchemeError
     from slmquant.files import check_output
@@ -69,5 +70,5 @@ def command(
         raise SchemeError("name a scheme, such as Q4_K_M, or give --max-bytes, such as 92MB")
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
-        choice = chosen_for(max_bytes, model, method, spec, data, progress, quiet)
+        choice = chosen_for(read_size(max_bytes, "--max-bytes"), model, method, spec, "fast", data, progress, quiet)
     write_mixture(output, choice.weights, model)

@@ -76,6 +76,11 @@ def command(
     from slmquant.model.sources.resolve import place_of
 
     if format_ != "native":
+        if device != "cpu":
+            raise typer.BadParameter(
+                f"--format {format_} is written on the CPU; leave --format out, then `slmquant export` the folder",
+                param_hint="--device",
+            )
         export.command(
             model, output, format_, method, scheme or (None if mixture or max_bytes else SCHEME), mixture, max_bytes,
             corpus=corpus, samples=samples, seq_len=seq_len, seed=seed, budget=budget, data=data,
@@ -84,11 +89,12 @@ def command(
         return
     numbers = chosen_scheme(scheme, mixture, SCHEME, max_bytes)
     check_output(output, True, is_native, overwrite, place_of(model))  # the quick check first
-    check_output(output, True, is_native, overwrite, place_of(model), api.least_bytes(model, numbers))
+    least = 0 if isinstance(numbers, int) else api.least_bytes(model, numbers)
+    check_output(output, True, is_native, overwrite, place_of(model), least)
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
-        if max_bytes is not None:
-            numbers = chosen_for(max_bytes, model, method, spec, data, progress, quiet).scheme
+        if isinstance(numbers, int):
+            numbers = chosen_for(numbers, model, method, spec, budget.value, data, progress, quiet).scheme
         artifact = api.quantize(
             model,
             method,

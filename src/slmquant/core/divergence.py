@@ -164,7 +164,7 @@ def compare_(
 def forward_divergence_(
     reference: Float[Tensor, "tokens vocab"], other: Float[Tensor, "tokens vocab"]
 ) -> Float[Tensor, " tokens"]:
-    """KL(p‖q) alone, per token, in nats; a fifth of the work of `compare_`. Both blocks are overwritten.
+    """KL(p‖q) alone, per token, in nats, for when the rest of `compare_` is not needed. Both blocks are overwritten.
 
     Args:
         reference: Logits of p.

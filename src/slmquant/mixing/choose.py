@@ -13,6 +13,7 @@ from slmquant.mixing.allocation import Allocation, Candidate, allocate
 from slmquant.mixing.file_bytes import other_bytes, tensor_bytes
 from slmquant.mixing.sensitivity import Sensitivity
 from slmquant.model.sources.load import load
+from slmquant.model.structure import Relations
 from slmquant.quantization import quantize_
 from slmquant.schemes import Scheme
 from slmquant.schemes.mixture_file import WeightType
@@ -61,13 +62,19 @@ class Room:
 
 
 def room_for(
-    source: str, method: str, types: Mapping[str, list[str]], elements: Mapping[str, int], max_bytes: int
+    source: str,
+    method: str,
+    relations: Relations,
+    types: Mapping[str, list[str]],
+    elements: Mapping[str, int],
+    max_bytes: int,
 ) -> Room:
     """The room for weights in a file of at most `max_bytes`.
 
     Args:
         source: The model.
         method: The method that the file will name.
+        relations: The model's relations.
         types: Weight → types that it may get.
         elements: Weight → its number of elements.
         max_bytes: Most bytes of the file.
@@ -77,7 +84,7 @@ def room_for(
     """
     loaded = load(source)
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration())
-    others = other_bytes(Artifact(reference, loaded.tokenizer, source, loaded.sha256), elements, method)
+    others = other_bytes(Artifact(reference, loaded.tokenizer, source, loaded.sha256), elements, method, relations)
     sizes = {name: {kind: tensor_bytes(kind, elements[name]) for kind in several} for name, several in types.items()}
     least = others + sum(min(several.values()) for several in sizes.values())
     if least > max_bytes:

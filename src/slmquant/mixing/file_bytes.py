@@ -13,6 +13,7 @@ from slmquant import methods
 from slmquant.artifact import Artifact
 from slmquant.calib.calibration import NoCalibration
 from slmquant.formats.gguf.writer import FORMAT
+from slmquant.model.structure import Relations
 from slmquant.quantization import quantize_
 from slmquant.schemes import Scheme, parse
 
@@ -23,7 +24,9 @@ def tensor_bytes(kind: str, elements: int) -> int:
     return _padded(elements // per_block * size) + len(kind)
 
 
-def other_bytes(artifact: Artifact, elements: Mapping[str, int], method: str = "rtn") -> int:
+def other_bytes(
+    artifact: Artifact, elements: Mapping[str, int], method: str = "rtn", relations: Relations | None = None
+) -> int:
     """Most bytes of a file beside the named weights, whatever their types: keys, tokenizer, norms.
 
     A file is written to a scratch folder and measured. Files are up to 31 bytes smaller, as the keys are padded.
@@ -32,12 +35,14 @@ def other_bytes(artifact: Artifact, elements: Mapping[str, int], method: str = "
         artifact: The full-precision model; it is used up.
         elements: Weight → its number of elements: every weight that a mixture gives a type.
         method: The method that the file will name.
+        relations: The model's relations, if they are known already.
 
     Raises:
         RefusedError: GGUF does not hold the model.
     """
     table = Scheme.of_table(dict.fromkeys(elements, parse("Q8_0").weights))
-    rounded = quantize_(artifact.quantized.model, method, table, NoCalibration(), recipe=methods.load("rtn"))
+    nearest = methods.load("rtn")
+    rounded = quantize_(artifact.quantized.model, method, table, NoCalibration(), recipe=nearest, relations=relations)
     with tempfile.TemporaryDirectory(prefix="slmquant-") as scratch:
         path = Path(scratch) / "model.gguf"
         FORMAT.write(replace(artifact, quantized=rounded), path)

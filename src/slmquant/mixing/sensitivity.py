@@ -21,11 +21,11 @@ from slmquant.errors import RefusedError
 from slmquant.methods.common.mixed import weight_names
 from slmquant.methods.common.parts import Rounding
 from slmquant.methods.common.solver import WeightByWeight
-from slmquant.mixing.candidates import ClassOfLinears, correct_, round_embeddings, round_linears, storage
+from slmquant.mixing.candidates import ClassOfLinears, Types, correct_, round_embeddings, round_linears, storage
 from slmquant.mixing.curvature import curvatures
 from slmquant.model.computing.modes import ComputeMode
-from slmquant.model.discovery.relations import discover
 from slmquant.model.running.trial import Trial, stored_weight
+from slmquant.model.structure import Relations
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.schemes import GgufType
@@ -35,8 +35,8 @@ from slmquant.store.record import CalibrationSpec
 _VERSION = 1
 """Raised when sensitivities are computed differently, so that older ones are not read."""
 _LEFT_OUT = frozenset({"Q2_K", "Q4_0", "Q4_1"})
-"""Types that are not tried: two bits cost more than they save in models of this size, and IQ4_NL and Q5_0 have better
-numbers for the bytes of Q4_0 and Q4_1."""
+"""Types that are not tried: two bits cost more than they save in models of this size, IQ4_NL has better numbers for the
+bytes of Q4_0, and Q4_1 lies between IQ4_NL and Q5_0, where a mixture of both serves as well."""
 CURVATURE_WINDOWS = 4
 """Windows whose gradients are kept."""
 
@@ -85,23 +85,29 @@ def known_sensitivity(job: SensitivityJob) -> Sensitivity | None:
 
 @torch.no_grad()
 def measure_sensitivity(
-    job: SensitivityJob, model: PreTrainedModel, calibration: Calibration, progress: Progress
+    job: SensitivityJob,
+    model: PreTrainedModel,
+    relations: Relations,
+    types: Types,
+    calibration: Calibration,
+    progress: Progress,
 ) -> Sensitivity:
     """Round every weight to every type, predict and measure; the result is kept in the cache.
 
     Args:
         job: How.
         model: The full-precision model; it is unchanged afterwards.
+        relations: Its relations.
+        types: Weight → the types to try; see `fitting_types`.
         calibration: Text, and statistics of it.
         progress: Receives progress updates.
 
     Raises:
-        RefusedError: The method does not round weight by weight, or no type fits a weight.
+        RefusedError: The method does not round weight by weight.
         DataError: The text is too short.
     """
-    rounding, relations = rounding_of(job.method), discover(model)
-    elements = {name: stored_weight(model, name).numel() for name in weight_names(relations)}
-    types = fitting_types(model, job.method)
+    rounding = rounding_of(job.method)
+    elements = {name: stored_weight(model, name).numel() for name in types}
     texts = draw_texts(calibration)
     statistics = calibration.statistics(relations, rounding.needs or frozenset[Statistic]({"range"}))
     costs = curvatures(model, relations, texts.choice[:CURVATURE_WINDOWS], progress)
@@ -129,7 +135,7 @@ def rounding_of(method: str) -> Rounding:
     return solver.rounding
 
 
-def fitting_types(model: PreTrainedModel, method: str) -> dict[str, list[str]]:
+def fitting_types(model: PreTrainedModel, relations: Relations, method: str) -> dict[str, list[str]]:
     """Weight → the types that its rows fit into and that the method rounds to.
 
     Raises:
@@ -138,7 +144,7 @@ def fitting_types(model: PreTrainedModel, method: str) -> dict[str, list[str]]:
     rounding = rounding_of(method)
     tried = [kind for kind in get_args(GgufName) if kind not in _LEFT_OUT and rounding.refusal(storage(kind)) is None]
     found: dict[str, list[str]] = {}
-    for name in weight_names(discover(model)):
+    for name in weight_names(relations):
         row = stored_weight(model, name).shape[1]
         found[name] = [kind for kind in tried if row % GgufType(kind).row_multiple == 0]
         if not found[name]:
