@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from slmquant.store.anatomy import Anatomy, LayerFacts, RoleSize, SchemeSize
 from slmquant.store.inspected import (
-    Anatomy,
     AttentionFacts,
     InputFacts,
     Inspection,
     Lattice,
-    LayerFacts,
-    RoleSize,
-    SchemeSize,
+    MassiveActivation,
     Spread,
+    StreamFacts,
     WeightFacts,
 )
 from slmquant.store.record import ModelCard
@@ -36,15 +35,28 @@ def weight(name: str, number: int | None, kurtosis: float) -> WeightFacts:
 
 def facts(name: str, number: int) -> InputFacts:
     return InputFacts(
-        linears=(name, f"{name}.twin"), layer=number, all=Spread(rms=1.0, largest=60.0, kurtosis=90.0),
+        linears=(name,), layer=number, all=Spread(rms=1.0, largest=60.0, kurtosis=90.0),
         ordinary=Spread(rms=0.5, largest=4.0, kurtosis=6.0), outlier_tokens=0.01, outlier_energy=0.8, first_energy=0.7,
         outlier_channels=1, channel_energy=0.3, worst_channels=((7, 8.0), (2, 1.5)), effective_rank=12.0,
         effective_rank_all=1.6, channels=24,
     )  # fmt: skip
 
 
+def stream(number: int) -> StreamFacts:
+    massive = MassiveActivation(channel=3, value=-900.0, times_median=3000.0, tokens=("<s>",), first=1.0, count=8)
+    return StreamFacts(
+        layer=number, all=Spread(rms=2.0, largest=900.0, kurtosis=500.0), median=0.3, top=(900.0, 20.0, 10.0),
+        massive=(massive,) if number else (),
+    )  # fmt: skip
+
+
 @pytest.fixture
 def inspection() -> Inspection:
+    return made_up()
+
+
+def made_up() -> Inspection:
+    """An inspection of a model of three layers."""
     names = [f"layers.{number}.q" for number in range(BLOCKS)]
     return Inspection(
         model="made up",
@@ -71,6 +83,7 @@ def inspection() -> Inspection:
             *(weight(name, number, 3.0 + number) for number, name in enumerate(names)),
         ),
         inputs=tuple(facts(name, number) for number, name in enumerate(names)),
+        stream=tuple(map(stream, range(BLOCKS))),
         attention=(AttentionFacts(layer=1, first_share=(0.2, 0.6), even_share=0.02),),
     )
 

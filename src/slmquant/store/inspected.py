@@ -8,112 +8,34 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import FiniteFloat
 
+from slmquant.store.anatomy import Anatomy, Frozen, Role
 from slmquant.store.record import CalibrationSpec, DataCard, ModelCard
 
 __all__ = [
-    "Anatomy",
     "AttentionFacts",
+    "DtypeName",
     "InputFacts",
     "Inspection",
     "Lattice",
-    "LayerFacts",
     "MassiveActivation",
-    "Role",
-    "RoleSize",
-    "SchemeSize",
+    "OnGrid",
     "Spread",
     "StreamFacts",
     "SuperWeight",
     "WeightFacts",
 ]
 
-Role = Literal["embedding", "head", "q", "k", "v", "qkv", "o", "gate", "up", "down", "norm", "other"]
-"""What a parameter is for; `qkv`: queries, keys and values in one linear, `up`: also gate and up in one linear."""
-
-Positions = Literal["rotary", "learned", "ALiBi", "none", "unknown"]
-"""How attention of a layer learns where tokens stand; `none` is NoPE."""
-
 OnGrid = Literal["exactly", "nearly", "moved", "no"]
 """Whether a weight lies on a quantization grid: `exactly`, to the last bits of its dtype; `nearly`, closer than the
 same weights in another order; `moved`, exactly but for a factor per row and per column; or `no`."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
-class RoleSize(_Frozen):
-    """The parameters of one role, biases included, and their bytes under each scheme."""
-
-    role: Role
-    tensors: int
-    parameters: int
-    """0 for a head that is tied to the embedding."""
-    stored_bytes: dict[str, int]
-    """Scheme → bytes, scales and zero points included."""
-
-
-class SchemeSize(_Frozen):
-    """Size of the whole model under a scheme, by `model.size`; without what a method adds."""
-
-    scheme: str
-    stored_bytes: int
-    bpw: FiniteFloat
-    remark: str | None = None
-    """What the scheme does not fit; None if it fits."""
-
-
-class LayerFacts(_Frozen):
-    """How one decoder block is built."""
-
-    name: str
-    positions: Positions
-    rotary_type: str | None = None
-    """transformers' name of the rotary embedding, such as `default`, `yarn` or `llama3`; None without one."""
-    window: int | None = None
-    """Tokens that a token attends to; None for all before it."""
-    query_heads: int | None = None
-    """None, like the other two, for a block without attention that can be observed."""
-    key_heads: int | None = None
-    head_size: int | None = None
-    qk_norm: bool = False
-    gated: bool = False
-    biases: tuple[Role, ...] = ()
-    """Roles of the linears that have a bias."""
-
-    @property
-    def group_size(self) -> int | None:
-        """Query heads that share a key head: 1 without grouped queries."""
-        return self.query_heads // self.key_heads if self.query_heads and self.key_heads else None
-
-
-class Anatomy(_Frozen):
-    """How a model is built, and what its parts take."""
-
-    architecture: str
-    """transformers' `model_type`."""
-    parameters: int
-    hidden: int
-    vocabulary: int
-    context: int | None
-    """Longest input in tokens; None if the configuration does not say."""
-    tied: bool
-    """Whether head and embedding are one parameter."""
-    norms: tuple[str, ...]
-    """Classes of its norms."""
-    roles: tuple[RoleSize, ...]
-    schemes: tuple[SchemeSize, ...]
-    layers: tuple[LayerFacts, ...]
-
-    @property
-    def embedding_share(self) -> float:
-        """Share of the parameters that embedding and head have."""
-        return sum(size.parameters for size in self.roles if size.role in ("embedding", "head")) / self.parameters
-
-
-class Lattice(_Frozen):
+class Lattice(Frozen):
     """Whether a weight lies on a quantization grid, and on which."""
 
     on_grid: OnGrid
@@ -135,7 +57,7 @@ class Lattice(_Frozen):
     """The same with one of both columns in random order."""
 
 
-class WeightFacts(_Frozen):
+class WeightFacts(Frozen):
     """Figures of one weight matrix."""
 
     name: str
@@ -153,7 +75,7 @@ class WeightFacts(_Frozen):
     """Columns whose root mean square is more than six times that of the median column."""
     worst_column: FiniteFloat
     """Largest root mean square of a column over that of the median column."""
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: DtypeName
     """The smallest dtype that holds all of its numbers exactly."""
     lattice: Lattice | None
     """None if its rows are too short to tell."""
@@ -164,7 +86,7 @@ class WeightFacts(_Frozen):
         return max(-self.low, self.high) / self.rms if self.rms > 0 else 0.0
 
 
-class SuperWeight(_Frozen):
+class SuperWeight(Frozen):
     """A single weight that makes most of a massive output (Yu et al. 2024)."""
 
     name: str
@@ -173,11 +95,13 @@ class SuperWeight(_Frozen):
     value: FiniteFloat
     output: FiniteFloat
     """The output at the token where it is largest."""
+    times_median: FiniteFloat
+    """Its magnitude over the median magnitude of the linear's outputs."""
     share: FiniteFloat
     """Part of that output that comes from this weight."""
 
 
-class Spread(_Frozen):
+class Spread(Frozen):
     """How far numbers reach."""
 
     rms: FiniteFloat
@@ -191,7 +115,7 @@ class Spread(_Frozen):
         return self.largest / self.rms if self.rms > 0 else 0.0
 
 
-class InputFacts(_Frozen):
+class InputFacts(Frozen):
     """Figures of a tensor that linears read.
 
     A token is an outlier if its norm is more than six times that of the median token of its window. Channels are judged
@@ -224,7 +148,7 @@ class InputFacts(_Frozen):
     channels: int
 
 
-class MassiveActivation(_Frozen):
+class MassiveActivation(Frozen):
     """A channel of the residual stream that is massive at some tokens, after Sun et al. 2024."""
 
     channel: int
@@ -239,7 +163,7 @@ class MassiveActivation(_Frozen):
     count: int
 
 
-class StreamFacts(_Frozen):
+class StreamFacts(Frozen):
     """The residual stream behind a decoder block."""
 
     layer: int
@@ -252,7 +176,7 @@ class StreamFacts(_Frozen):
     """Magnitudes above 100 that are 1000 times the median."""
 
 
-class AttentionFacts(_Frozen):
+class AttentionFacts(Frozen):
     """What the heads of a layer give to the first token."""
 
     layer: int
@@ -272,7 +196,7 @@ class AttentionFacts(_Frozen):
         return sum(share > 0.3 for share in self.first_share)
 
 
-class Inspection(_Frozen):
+class Inspection(Frozen):
     """Everything that an inspection found."""
 
     slmquant_inspection: Literal[1] = 1
