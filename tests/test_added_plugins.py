@@ -12,20 +12,22 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from slmquant import formats
+from slmquant import formats, principles
 from slmquant.artifact import Artifact
 from slmquant.cli import app
 from slmquant.formats import native
 from slmquant.testing.engine_contract import check_engine
 from slmquant.testing.format_contract import check_format
 from slmquant.testing.method_contract import check_method
+from slmquant.testing.principle_contract import check_principle
 from slmquant.testing.task_contract import check_task
 from slmquant.testing.tiny import VOCABULARY
 from tests.formats.checkpoints import EVEN, rounded
 from tests.formats.gguf_models import tokenizer
+from tests.principles.planted import Planted
 
 DOCS = Path(__file__).parents[1] / "docs"
-PLUGINS = {"format": "dense", "engine": "plain", "task": "copying", "method": "shrunk"}
+PLUGINS = {"format": "dense", "engine": "plain", "task": "copying", "method": "shrunk", "principle": "gptq_halves"}
 CHECKPOINT = """
 from dataclasses import replace
 
@@ -50,7 +52,7 @@ def example(kind: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package on the path whose entry points name the four examples, and a layout of checkpoints."""
+    """A package on the path whose entry points name the five examples, and a layout of checkpoints."""
     package, info = tmp_path / "site" / "my_package", tmp_path / "site" / "my_package-1.dist-info"
     package.mkdir(parents=True)
     info.mkdir()
@@ -120,6 +122,16 @@ def task_context(tmp_path: Path, artifact: Artifact) -> Callable[[], object]:
     from slmquant.tasks.common.contract import EvalContext
 
     return lambda: EvalContext(artifact.quantized.model, FLOAT32, artifact.tokenizer, "0" * 64, tmp_path)
+
+
+def test_the_principle_keeps_its_contract() -> None:
+    cells = Planted()
+    cells.cell("rtn/W4A16g64", 0.4)
+    cells.cell("gptq/W4A16g64", 0.1)
+    (judged,) = cells.judged(principles.load("gptq_halves"))
+
+    assert check_principle("gptq_halves", cells.records, cells.items).refusal is None
+    assert judged.verdict == "holds"
 
 
 def test_they_appear_and_work_on_the_command_line(tmp_path: Path, artifact: Artifact) -> None:

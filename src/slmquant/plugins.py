@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from slmquant.methods.common.recipe import Recipe as Recipe
     from slmquant.methods.common.work import Work as Work
     from slmquant.model.computing.quantized_model import QuantizedModel as QuantizedModel
+    from slmquant.principles.common.contract import Prediction as Prediction
+    from slmquant.principles.common.contract import Principle as Principle
+    from slmquant.principles.common.decisions import Candidates as Candidates
+    from slmquant.principles.common.decisions import Decision as Decision
+    from slmquant.principles.common.windows import change as change
+    from slmquant.principles.common.windows import compared as compared
+    from slmquant.principles.common.windows import interaction as interaction
+    from slmquant.principles.common.windows import level as level
     from slmquant.store.record import DataCard as DataCard
     from slmquant.store.record import ItemOutcome as ItemOutcome
     from slmquant.store.record import Metric as Metric
@@ -49,10 +57,12 @@ _HOMES = {
     "Artifact": "slmquant.artifact",
     "BaseFormat": "slmquant.formats.common.writing",
     "BlockSolver": "slmquant.methods.common.parts",
+    "Candidates": "slmquant.principles.common.decisions",
     "Checkpoint": "slmquant.formats.common.checkpoint_folder",
     "Correction": "slmquant.methods.common.parts",
     "DataCard": "slmquant.store.record",
     "DataError": "slmquant.errors",
+    "Decision": "slmquant.principles.common.decisions",
     "Engine": "slmquant.engines.common.contract",
     "EngineStatus": "slmquant.engines.common.contract",
     "EvalContext": "slmquant.tasks.common.contract",
@@ -65,6 +75,8 @@ _HOMES = {
     "ModelError": "slmquant.errors",
     "OpenOptions": "slmquant.engines.common.contract",
     "Placement": "slmquant.formats.common.contract",
+    "Prediction": "slmquant.principles.common.contract",
+    "Principle": "slmquant.principles.common.contract",
     "QuantizedModel": "slmquant.model.computing.quantized_model",
     "QuantizedTensor": "slmquant.core.affine",
     "Recipe": "slmquant.methods.common.recipe",
@@ -79,9 +91,13 @@ _HOMES = {
     "Written": "slmquant.formats.common.contract",
     "atomic_dir": "slmquant.files",
     "atomic_file": "slmquant.files",
+    "change": "slmquant.principles.common.windows",
+    "compared": "slmquant.principles.common.windows",
     "describe": "slmquant.formats.common.entries",
     "entries": "slmquant.formats.common.entries",
     "guarded": "slmquant.boundary",
+    "interaction": "slmquant.principles.common.windows",
+    "level": "slmquant.principles.common.windows",
     "run_time_refusal": "slmquant.formats.common.entries",
     "settle": "slmquant.formats.common.contract",
 }

@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "List what is available": ("models", "methods", "schemes", "tasks", "engines"),
     "Download": ("pull",),
-    "Read results": ("list", "show", "compare", "report"),
+    "Read results": ("list", "show", "compare", "report", "principles"),
     "Keep results": ("merge", "check", "repeat", "cache"),
 }
 """Panel → commands; `x-y` is the function `command` of `slmquant.cli.x_y`, or its `group` of commands."""

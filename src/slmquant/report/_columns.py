@@ -177,6 +177,11 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def p_value(value: float | None) -> str:
+    """Format a p-value with three decimals; a dash for None."""
+    return ABSENT if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
 def perplexity(value: float) -> str:
     """Format with two decimals; three significant digits from 1000."""
     return f"{value:.2f}" if value < 1000 else significant(value)

@@ -12,7 +12,7 @@ from rich.text import Text
 from slmquant.analysis.difference import UNPAIRED, Difference
 from slmquant.analysis.unlike import unlike_words
 from slmquant.boundary import printable
-from slmquant.report._columns import ABSENT, number
+from slmquant.report._columns import number, p_value
 from slmquant.report.terminal import plain, span
 from slmquant.store.record import Record
 
@@ -61,7 +61,7 @@ def _tested(differences: Sequence[Difference]) -> RichTable:
         if d.verdict in ("better", "worse", "different") and d.is_within_margin:
             verdict.append(", within the margin")
         flipped = f"−{d.flips.to_wrong} +{d.flips.to_right}" if d.flips else ""
-        numbers = (_p(d.p_corrected), flipped, number(d.smallest_seen))
+        numbers = (p_value(d.p_corrected), flipped, number(d.smallest_seen))
         table.add_row(*_cells(d), *numbers, plain(d.unit), _remarked(verdict, d))
     return table
 
@@ -97,7 +97,3 @@ def _remarked(verdict: Text, d: Difference) -> Text:
     if remark:
         verdict.append(f"{' ' if verdict.plain else ''}({printable(remark)})", style="dim")
     return verdict
-
-
-def _p(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"

@@ -9,6 +9,7 @@ A table is written between two comments; the first says what it shows:
     <!-- report results/published/demo.jsonl -->
     <!-- printed results/published/gguf_reach.json -->
     <!-- costs results/published/weights.jsonl scheme=W4A16g64 -->
+    <!-- principles results/published/*.jsonl -->
     <!-- end -->
 
 `cells` prints every matching cell of the file: measured ones by divergence, then refused and failed ones with the
@@ -16,7 +17,8 @@ reason. `model=`, `scheme=`, `method=` and `seed=` filter them. `pairs` compares
 loss, on every model, calibration seed and text of the file that has both. `report` is the first table that `slmquant
 report` prints of the file, with all of its columns. `costs` prints the time and memory of quantizing for each measured
 cell among those of `cells`, cheapest first. `printed` is a table that a benchmark wrote as JSON (`--output`), or with
-`differences` the lines that the benchmark prints below it. Differences are paired over the windows of the text, and
+`differences` the lines that the benchmark prints below it. `principles` is what `slmquant principles` prints of several
+files, `principles FILES in full` the evidence of each. Differences are paired over the windows of the text, and
 intervals are those of `slmquant compare`.
 """
 
@@ -32,6 +34,7 @@ from pathlib import Path
 from slmquant.boundary import guarded
 from slmquant.errors import SlmquantError, StoreError
 from slmquant.files import atomic_file
+from slmquant.report._document_principles import principles
 from slmquant.report._document_tables import TABLES, Answers, markdown
 from slmquant.store.jsonlines import read_cells
 from slmquant.store.record import Record
@@ -39,7 +42,10 @@ from slmquant.store.record import Record
 __all__ = ["fill_in", "main"]
 
 _PRINTED = "printed"
-_BLOCK = re.compile(rf"(<!-- ({'|'.join((*TABLES, _PRINTED))}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_PRINCIPLES = "principles"
+_BLOCK = re.compile(
+    rf"(<!-- ({'|'.join((*TABLES, _PRINTED, _PRINCIPLES))}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL
+)
 
 
 def fill_in(text: str, folder: Path) -> str:
@@ -53,6 +59,8 @@ def fill_in(text: str, folder: Path) -> str:
         opening, kind, path, wanted, _, closing = found.groups()
         if kind == _PRINTED:
             return f"{opening}{_printed(folder / path, wanted.strip())}{closing}"
+        if kind == _PRINCIPLES:
+            return f"{opening}{principles(folder, path, wanted.strip())}{closing}"
         return f"{opening}{TABLES[kind](*_read(folder / path), wanted.strip())}{closing}"
 
     return _BLOCK.sub(table, text)

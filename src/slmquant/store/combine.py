@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ __all__ = [
     "best_cells",
     "cells",
     "combine",
+    "opened",
     "write_parquet",
 ]
 
@@ -145,6 +147,33 @@ def cells(sources: Iterable[Path]) -> Iterator[Cell]:
             raise StoreError(f"no result store at {path}; expected a store or a file of published cells ({JSON_LINES})")
         with Store(path, read_only=True) as store:
             yield from ((record, store.items(record.cell_id)) for record in store.records())
+
+
+@contextmanager
+def opened(sources: Iterable[Path]) -> Iterator[tuple[list[Record], Callable[[str], Sequence[ItemOutcome]]]]:
+    """The best record of each cell by the rule of `combine`, as they finished, and a function that reads its items.
+
+    Items are read while the sources are open, of the cells that are asked for.
+
+    Raises:
+        StoreError: A source does not exist or cannot be read.
+    """
+    best: dict[str, Record] = {}
+    items: dict[str, Callable[[str], Sequence[ItemOutcome]]] = {}
+    with ExitStack() as stack:
+        for path in sources:
+            if path.suffix == JSON_LINES:
+                records, answers = read_cells(path)
+                read: Callable[[str], Sequence[ItemOutcome]] = answers.__getitem__
+            else:
+                store = stack.enter_context(Store(path, read_only=True))
+                records, read = store.records(), store.items
+            for record in records:
+                before = best.get(record.cell_id)
+                if before is None or _rank(record) > _rank(before):
+                    best[record.cell_id], items[record.cell_id] = record, read
+        in_order = sorted(best.values(), key=lambda record: (record.finished_at, record.cell_id))
+        yield in_order, lambda cell_id: items[cell_id](cell_id)
 
 
 def _rank(record: Record) -> tuple[bool, float]:

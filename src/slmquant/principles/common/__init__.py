@@ -1,0 +1,1 @@
+"""What principles share: matched cells, estimates, verdicts, decisions."""

@@ -1,0 +1,19 @@
+"""With 8-bit activations a rotation, which costs time at every token, gains nothing over smoothing, which is free."""
+
+from slmquant.principles.common.contract import TENTH, Prediction, Principle
+from slmquant.principles.common.decisions import Candidates, Decision
+from slmquant.principles.common.windows import change, compared
+
+PRINCIPLE = Principle(
+    rule="With 8-bit activations a rotation gains less than a tenth over smoothing.",
+    source="ours, from the costs of an online rotation",
+    prediction=Prediction("divergence of the rotated model, relative to the smoothed one", "above", -TENTH),
+    evidence=compared(change("smooth_rms/W8A8", "quarot+rtn/W8A8")),
+    if_it_holds=(
+        Decision(
+            "refuse",
+            Candidates(methods=("quarot", "quarot_mse", "spinquant", "spinquant_frozen"), activations=(8, 8)),
+            "with 8-bit activations smoothing does as well, and costs nothing at run time",
+        ),
+    ),
+)
