@@ -71,7 +71,7 @@ def draw_scores(records: Sequence[Record], answers: Answers, options: ScoreOptio
         values = _matrix(metric.name, task, known) if metric else None
         if values is None:
             return ScoreDraws(), ScoreDraws()
-        drawn = _resampled(values[1], zlib.crc32(task.encode()))
+        drawn = resampled_means(values[1], zlib.crc32(task.encode()))
         perf.append(_ratios(drawn, 0.0))
         above.append(_ratios(drawn, chance.value if chance else np.nan))
     for text in text_tasks([reference]) if options.perplexity else ():
@@ -118,7 +118,7 @@ def _matrix(name: str, task: str, known: Mapping[str, Sequence[ItemOutcome]]) ->
     return items, np.array([[cell[item] for item in items] for cell in of_cells])
 
 
-def _resampled(values: _Array, seed: int) -> _Array:
+def resampled_means(values: _Array, seed: int) -> _Array:
     """Means over items drawn with replacement; shape `(cells, draws)`."""
     draws, (cells, items) = np.random.default_rng(seed), values.shape
     rows = max(1, _BLOCK_ELEMENTS // (items * cells))

@@ -22,7 +22,10 @@ from slmquant.cache.leases import unused
 from slmquant.errors import OutputError
 from slmquant.files import folder_bytes, remove_leftovers
 
-KINDS = ("statistics", "reference", "engine_reference", "precision", "answered", "converted", "received")
+KINDS = (
+    "statistics", "reference", "engine_reference", "precision", "answered", "converted", "received", "sensitivity",
+    "mixtures", "sizes",
+)  # fmt: skip
 """Folders of the cache's entries."""
 PULLED = ("models", "packages")
 """Folders in the cache that are no cache: what was pulled is removed only by name."""

@@ -27,6 +27,7 @@ COMMANDS = {
     "Quantize and measure": (
         "bench",
         "plan",
+        "recommend",
         "quantize",
         "export",
         "sensitivity",

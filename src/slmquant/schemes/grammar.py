@@ -32,6 +32,7 @@ from difflib import get_close_matches
 from typing import cast, get_args
 
 from slmquant.errors import SchemeError
+from slmquant.schemes.kept_mixtures import kept_mixture
 from slmquant.schemes.kv import KvSpec
 from slmquant.schemes.mixtures import MixtureName
 from slmquant.schemes.numbers import (
@@ -117,9 +118,7 @@ def parse(name: str) -> Scheme:
     if text.upper() in get_args(MixtureName):
         return Scheme.of_mixture(cast(MixtureName, text.upper()))
     if _TABLE.fullmatch(text):
-        raise SchemeError(
-            f"{text} is a mixture from a file, which its name does not tell; give the file: --mixture FILE"
-        )
+        return _kept(text)
     if _MIXTURE.fullmatch(text) and text.upper() not in get_args(GgufName):
         return Scheme(special=GgufType(text.upper()))
     if match := _PART.fullmatch(text):
@@ -130,6 +129,16 @@ def parse(name: str) -> Scheme:
         f"cannot read scheme {name!r}; expected e.g. 'W4A16g64', 'W8A8' or 'W4A4KV4g64-asym' "
         f"(`slmquant schemes` shows the grammar){hint}"
     )
+
+
+def _kept(name: str) -> Scheme:
+    """A mixture that was given weight by weight, if this machine has kept it."""
+    types = kept_mixture(name)
+    if types is None:
+        raise SchemeError(
+            f"{name} is a mixture from a file, which its name does not tell; give the file: --mixture FILE"
+        )
+    return Scheme.of_table({module: parse(kind).weights for module, kind in types.items()})
 
 
 def _scheme(name: str, match: re.Match[str]) -> Scheme:

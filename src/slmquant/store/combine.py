@@ -23,6 +23,7 @@ __all__ = [
     "Combined",
     "add_cells",
     "best_cells",
+    "best_of",
     "cells",
     "combine",
     "opened",
@@ -88,14 +89,18 @@ def best_cells(sources: Iterable[Path]) -> tuple[list[Cell], int]:
     Raises:
         StoreError: A source does not exist or cannot be read.
     """
+    read = list(cells(sources))
+    return best_of(read), len(read)
+
+
+def best_of(read: Iterable[Cell]) -> list[Cell]:
+    """Each cell once, of several records the one that `combine` keeps, in the order in which they finished."""
     kept: dict[str, Cell] = {}
-    read = 0
-    for cell in cells(sources):
-        read += 1
+    for cell in read:
         before = kept.get(cell[0].cell_id)
         if before is None or _rank(cell[0]) > _rank(before[0]):
             kept[cell[0].cell_id] = cell
-    return sorted(kept.values(), key=lambda cell: (cell[0].finished_at, cell[0].cell_id)), read
+    return sorted(kept.values(), key=lambda cell: (cell[0].finished_at, cell[0].cell_id))
 
 
 def write_parquet(records: Sequence[Record], path: Path) -> None:

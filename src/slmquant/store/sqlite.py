@@ -22,6 +22,7 @@ from slmquant.store.filters import Filters, condition
 from slmquant.store.listed import create_tables, keep, kept, listed
 from slmquant.store.migrations import MIGRATIONS, WITH_CHECKSUMS, migrate
 from slmquant.store.outdated import apart, superseded
+from slmquant.store.recommendations import KeptAnswer, create_table, keep_answer, kept_answers
 from slmquant.store.record import FINISHED, CellSpec, ItemOutcome, Record
 from slmquant.store.rows import answer_rows, checked_answers, checked_record, record_row
 from slmquant.store.writer_lock import writer_lock
@@ -185,6 +186,16 @@ class Store:
         answers = checked_answers(self.path, cell_id, rows, expected)
         return [answer for answer in answers if task is None or answer.task == task]
 
+    def keep_answer(self, answer: KeptAnswer) -> None:
+        """Keep an answer of `slmquant recommend`."""
+        with self._explained(), self._transaction() as connection:
+            keep_answer(connection, answer)
+
+    def answers(self) -> list[KeptAnswer]:
+        """The answers of `slmquant recommend`, the latest last."""
+        with self._explained():
+            return kept_answers(self._connection)
+
     def damage(self) -> list[str]:
         """What is wrong with the file itself, one sentence each; records that cannot be read raise a `StoreError`."""
         with self._explained():
@@ -239,6 +250,7 @@ class Store:
                     migrate(connection)
             if not self.read_only:
                 create_tables(connection)
+                create_table(connection)
             connection.execute("PRAGMA query_only = ON" if self.read_only else "PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:

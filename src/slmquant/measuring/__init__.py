@@ -1,0 +1,1 @@
+"""Measures what records lack for a recommendation, and makes what was recommended."""

@@ -1,0 +1,129 @@
+"""Answers a question by measuring what records lack."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from slmquant import engines
+from slmquant.analysis.estimates import Costs
+from slmquant.boundary import size_text
+from slmquant.errors import ModelError, RefusedError, UnavailableError
+from slmquant.machine.environment import environment
+from slmquant.measuring.search import Search, sizes_of
+from slmquant.measuring.sizes import Sizes
+from slmquant.measuring.trials import Trials, texts_here
+from slmquant.model.sources.load import identify
+from slmquant.progress import Progress
+from slmquant.recommendation.advise import advise
+from slmquant.recommendation.answer import Answer
+from slmquant.recommendation.evidence import Evidence, gather
+from slmquant.recommendation.prior import USUAL_GAINS, Prior, gains_of
+from slmquant.recommendation.question import Question
+from slmquant.recommendation.schedule import RUNGS, Rule, Schedule, Sizing
+from slmquant.recommendation.space import proposals
+from slmquant.runs.rows import Event
+from slmquant.schemes import Scheme
+from slmquant.store.combine import Cell, best_of
+from slmquant.store.record import Record
+from slmquant.store.sqlite import Store
+
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a search may use.
+
+    Attributes:
+        store: The store, open for writing.
+        further: Cells from elsewhere.
+        rules: Rules that leave out proposals before they are measured.
+        data_dir: Local folder of data, tried first.
+        progress: Receives progress updates.
+        tell: Receives news of cells.
+        say: Receives remarks.
+    """
+
+    store: Store
+    further: Sequence[Cell]
+    rules: Sequence[Rule]
+    data_dir: Path | None
+    progress: Progress
+    tell: Callable[[Event], None]
+    say: Callable[[str], None]
+
+
+def check_possible(question: Question) -> None:
+    """Check, before anything is loaded, that the model fits into memory and that the engine is here.
+
+    Raises:
+        UnknownNameError, SourceError, ModelError: The model is not known, not here, or too large for this machine.
+        UnavailableError: The engine cannot be used here.
+    """
+    if question.engine is not None:
+        status = engines.load(question.engine).status()
+        if not status.usable:
+            raise UnavailableError(f"{question.engine} cannot be used here: {status.reason}")
+    card, free = identify(question.model).card, psutil.virtual_memory().available
+    if (needed := card.parameters * _FLOAT32_BYTES) > free:
+        raise ModelError(
+            f"{question.model} needs {size_text(needed)} of memory for its weights alone, and {size_text(free)} are "
+            "free; use a smaller model, or --minutes 0 to answer from records"
+        )
+
+
+def recommend(question: Question, around: Surroundings) -> Answer:
+    """Answer a question, measuring for at most its minutes.
+
+    Raises:
+        SlmquantError: The model or the engine cannot be used, or there is nothing to choose.
+    """
+    deadline = time.monotonic() + 60 * question.minutes
+    check_possible(question)
+    format_name = "native" if question.engine is None else engines.load(question.engine).formats[0]
+    tried = proposals(format_name, question.constraints.max_bytes)
+    sizes = sizes_of(question, format_name, tried, around.progress)
+    _check_choice(question, sizes)
+    everything = [*around.store.records(), *(record for record, _ in around.further)]
+
+    def read() -> Evidence:
+        of_model = around.store.records(model=question.model)
+        cells = [*around.further, *((record, around.store.items(record.cell_id)) for record in of_model)]
+        chosen = best_of(cells)
+        answers = {record.cell_id: items for record, items in chosen}
+        found = gather([record for record, _ in chosen], answers, question.model, question.engine)
+        return found.sized(sizes.counted) if question.engine is not None else found
+
+    schedule = Schedule(
+        question,
+        Sizing(sizes.counted, sizes.refused, sizes.parameters),
+        Prior({**USUAL_GAINS, **gains_of(everything, question.model)}),
+        around.rules,
+    )
+    known = read()
+    trials = Trials.like(known, question.model, around.store, around.data_dir, around.progress, around.tell)
+    texts = texts_here(known, around.data_dir, RUNGS[0])
+    search = Search(question, schedule, trials, texts, read, _costs(everything), around.say, deadline)
+    evidence = search.run(tried)
+    return advise(question, evidence, tuple(schedule.left_out.values()), format_name)
+
+
+def _check_choice(question: Question, sizes: Sizes) -> None:
+    """Refuse a question that full precision answers."""
+    full, limit = sizes.counted.get(str(Scheme())), question.constraints.max_bytes
+    if full is not None and limit is not None and full <= limit and not question.constraints.of_quality:
+        raise RefusedError(
+            f"{size_text(limit)} hold {question.model} in 16 bits ({size_text(full)}), so there is nothing to choose; "
+            "use method none, or ask for less"
+        )
+
+
+def _costs(records: Sequence[Record]) -> Costs:
+    """Costs of cells, from this machine if it has any."""
+    here = [record for record in records if record.environment.cpu == environment().cpu]
+    return Costs(here or records)
