@@ -16,6 +16,7 @@ from slmquant.methods import scale_tuning
 from slmquant.methods.common.changeable import Changeable, learning_weights
 from slmquant.model.computing.modes import FLOAT32
 from slmquant.model.computing.quantized_model import QuantizedModel
+from slmquant.model.discovery.relations import discover
 from slmquant.model.running.output_head import head_logits
 from slmquant.model.running.trial import Trial
 from slmquant.progress import Silent
@@ -57,12 +58,13 @@ def test_the_model_computes_with_the_codes_that_are_returned() -> None:
 @pytest.mark.parametrize("scheme", ["W3A16g16E3", "Q4_1", "W4A8"])
 def test_gradients_are_those_of_finite_differences(scheme: str) -> None:
     model = tiny("llama", hidden_size=32, intermediate_size=64)
-    trial = Trial(model, WINDOWS, FLOAT32)
+    trial, relations = Trial(model, WINDOWS, FLOAT32), discover(model)
     result = quantize_(model, "rtn", parse(scheme), FreshCalibration(model, WINDOWS, torch.float32, Silent()))
     state = Changeable(result)
     with learning_weights(result) as weights:
         state.put_(weights)
-        start = scale_tuning._backward(model, trial, torch.arange(3), torch.float32)
+        state.take_at_once_(weights, relations.linears)
+        start = scale_tuning._backward(model, relations.blocks, trial, torch.arange(3), torch.float32)
         state.take_gradients_(weights)
         parameters = list(state.parameters())
         gradients = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
@@ -75,7 +77,7 @@ def test_gradients_are_those_of_finite_differences(scheme: str) -> None:
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.copy_(sign * step * gradient / length)
             state.put_(weights)
-            values.append(scale_tuning._backward(model, trial, torch.arange(3), torch.float32))
+            values.append(scale_tuning._backward(model, relations.blocks, trial, torch.arange(3), torch.float32))
             state.take_gradients_(weights)
     slope = (values[0] - values[1]) / (2 * step)
 

@@ -8,7 +8,7 @@ import pytest
 
 from slmquant.errors import StoreError
 from slmquant.report.published import fill_in, main
-from slmquant.store.jsonlines import write_cells
+from slmquant.store.jsonlines import read_cells, write_cells
 from slmquant.store.record import ItemOutcome, Phase, Record, Repeat
 from slmquant.tracks.consumption import consumption_metrics
 from tests import invented
@@ -120,6 +120,29 @@ def test_a_report_is_the_table_of_the_terminal(folder: Path) -> None:
     assert {(row[0], row[1]) for row in rows} >= {("rtn", "W8A8"), ("gptq", "W4A16g64")}
 
 
+def test_a_report_names_its_models_if_there_are_several_and_scores_over_them(folder: Path, tmp_path: Path) -> None:
+    records, answers = read_cells(folder / "cells.jsonl")
+    others = [
+        record.model_copy(update={"spec": record.spec.model_copy(update={"model": "other", "model_sha256": "0" * 64})})
+        for record in records
+    ]
+    write_cells([*records, *others], dict(answers), tmp_path / "two.jsonl")
+
+    text = fill_in("<!-- report two.jsonl -->\n<!-- end -->\n", tmp_path)
+    _, *rows = table(tmp_path, "models two.jsonl")
+
+    assert [line for line in text.splitlines() if line.startswith("**")] == ["**invented-135m**", "**other**"]
+    assert ["gptq", "W4A16g64", "2"] in [row[:3] for row in rows]
+
+
+def test_notes_say_what_cannot_be_told_apart(folder: Path) -> None:
+    text = fill_in("<!-- notes cells.jsonl -->\n<!-- end -->\n", folder)
+    lines = text.splitlines()[1:-1]
+
+    assert all(line.startswith("- ") for line in lines)
+    assert any("against full precision in perplexity: worse" in line for line in lines)
+
+
 def costed(method: str, phases: tuple[Phase, ...]) -> Record:
     return invented.record(method, "W4A16g64", tuple(consumption_metrics(phases, None))).model_copy(
         update={"phases": phases}
@@ -167,6 +190,9 @@ def test_what_a_benchmark_printed_is_shown(tmp_path: Path) -> None:
         ("pairs cells.jsonl rtn gptq/W4A16g64", "no published cell has the label 'rtn'"),
         ("cells absent.jsonl", "cannot be read"),
         ("printed absent.json", "cannot be read"),
+        ("report cells.jsonl scheme=W8A8", "takes no filter"),
+        ("models cells.jsonl scheme=W8A8", "takes no filter"),
+        ("models cells.jsonl", "measured on two models"),
     ],
 )
 def test_what_cannot_be_shown_is_said(folder: Path, opening: str, complaint: str) -> None:

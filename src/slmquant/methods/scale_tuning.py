@@ -21,15 +21,17 @@ Deviations:
 
 Budgets: `fast` learns from 64 windows, `paper` from 256, each seen once.
 
-Cost: a forward and a backward pass over the windows; weights and their gradients in float32.
+Cost: two forward passes and a backward pass over the windows. Memory: weights in float32, and the activations of one
+block.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -46,6 +48,7 @@ from slmquant.model.computing.modes import attending_in, mode_of
 from slmquant.model.computing.products import onednn_products
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.running.output_head import head_logits
+from slmquant.model.running.recomputing import recomputing
 from slmquant.model.running.trial import Trial
 from slmquant.progress import track
 from slmquant.schemes.scheme import Scheme
@@ -125,6 +128,7 @@ class ScaleTuner:
         """Tune the model in place; a note says what the gate gained."""
         state = Changeable(quantized)
         with learning_weights(quantized) as weights:
+            state.take_at_once_(weights, work.relations.linears)
             start = float(self._gate.divergence({}).mean())
             best, least = state.changes(), start
             for changes in self._learn(state, weights, work):
@@ -150,35 +154,39 @@ class ScaleTuner:
             for group in adam.param_groups:
                 group["lr"] = settings.rate * (1 + math.cos(math.pi * (number - 1) / len(steps))) / 2
             state.put_(weights)
-            if not math.isfinite(_backward(work.model, self._learning, samples, work.dtype)):
+            if not math.isfinite(_backward(work.model, work.relations.blocks, self._learning, samples, work.dtype)):
                 work.notes.append(f"scale tuning: the loss of step {number} was not finite; it stopped there")
                 return
             state.take_gradients_(weights)
             adam.step()
+            adam.zero_grad()
             if number in looks:
                 state.put_(weights)
                 yield state.changes()
 
 
-def _backward(model: PreTrainedModel, learning: Trial, samples: Int[Tensor, " batch"], dtype: torch.dtype) -> float:
+def _backward(
+    model: PreTrainedModel, blocks: Sequence[str], learning: Trial, samples: Int[Tensor, " batch"], dtype: torch.dtype
+) -> float:
     """Add the gradients of the mean divergence on some windows; returns that divergence.
 
-    Windows pass one at a time, and the head sees some tokens at a time: activations and logits take most of the memory.
+    Blocks are computed again for their gradients, and the head sees some tokens at a time: activations and logits
+    would take most of the memory.
     """
     products = onednn_products() if dtype == torch.bfloat16 else nullcontext()
     rows, total = max(16, _HEAD_ELEMENTS // learning.vocabulary), 0.0
-    with torch.enable_grad(), products, attending_in(dtype):
-        for sample in samples.tolist():
-            window, exact = learning.windows[sample], learning.states[sample]
-            states = model.get_decoder()(input_ids=window[None].to(model.device), use_cache=False)[0]
-            ends, gradients = states[0].detach(), []
-            for known, now in zip(exact.split(rows), ends.split(rows), strict=True):
-                leaf = now.clone().requires_grad_()
-                loss = divergence_loss(learning.logits(known), head_logits(model, leaf)) / (len(ends) * len(samples))
-                loss.backward()
-                gradients.append(leaf.grad)
-                total += float(loss.detach())
-            states.backward(torch.cat(gradients)[None])
+    windows, exact = learning.windows[samples], learning.states[samples].flatten(0, 1)
+    attention = partial(attending_in, dtype)
+    with torch.enable_grad(), products, attention(), recomputing(model, blocks, attention):
+        states = model.get_decoder()(input_ids=windows.to(model.device), use_cache=False)[0]
+        ends, gradients = states.detach().flatten(0, 1), []
+        for known, now in zip(exact.split(rows), ends.split(rows), strict=True):
+            leaf = now.clone().requires_grad_()
+            loss = divergence_loss(learning.logits(known), head_logits(model, leaf)) / len(ends)
+            loss.backward()
+            gradients.append(leaf.grad)
+            total += float(loss.detach())
+        states.backward(torch.cat(gradients).view_as(states))
     return total
 
 

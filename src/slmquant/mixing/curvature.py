@@ -11,7 +11,7 @@ it costs, however large it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,10 +24,11 @@ from transformers import PreTrainedModel
 from slmquant.calib.importance import differentiable, drawn_loss
 from slmquant.errors import NumericalError
 from slmquant.model.computing.products import onednn_products
+from slmquant.model.running.recomputing import recomputing
 from slmquant.model.structure import Relations
 from slmquant.progress import Progress
 
-_TOKENS_AT_ONCE = 1024
+_TOKENS_AT_ONCE = 512
 """Tokens of one forward and backward pass."""
 
 
@@ -61,9 +62,17 @@ class Curvature:
 
 @dataclass
 class _Recorder:
-    """Keeps the inputs and gradients of one group of linears, pass by pass."""
+    """Keeps the inputs and gradients of one group of linears.
+
+    Attributes:
+        linears: Their names.
+        forward: Whether a forward pass is running; blocks are computed again in backward passes (`recomputing`).
+        inputs: Inputs so far.
+        squares: Squared gradients at the outputs of each linear so far.
+    """
 
     linears: Sequence[str]
+    forward: bool = True
     inputs: list[Tensor] = field(default_factory=list)
     squares: dict[str, list[Tensor]] = field(default_factory=dict)
 
@@ -71,9 +80,10 @@ class _Recorder:
         kept = self.squares.setdefault(name, [])
 
         def run(_linear: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> None:
-            if name == self.linears[0]:
-                self.inputs.append(args[0].detach().flatten(0, -2).bfloat16())
-            outputs.register_hook(partial(self._add_, kept))
+            if self.forward:
+                if name == self.linears[0]:
+                    self.inputs.append(args[0].detach().flatten(0, -2).bfloat16())
+                outputs.register_hook(partial(self._add_, kept))
 
         return run
 
@@ -109,12 +119,21 @@ def curvatures(
     progress.start("measure what errors cost", len(windows))
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as hooks:
         hooks.enter_context(differentiable(model))
+        hooks.enter_context(recomputing(model, relations.blocks))
         for recorder in recorders:
             for name in recorder.linears:
                 handle = model.get_submodule(name).register_forward_hook(recorder.hook(name))
                 hooks.callback(handle.remove)
         generator = torch.Generator(device=model.device).manual_seed(seed)
         for part in torch.split(windows.clone(), max(1, _TOKENS_AT_ONCE // windows.shape[1])):
-            drawn_loss(model(input_ids=part.to(model.device), use_cache=False).logits, generator).backward()
+            loss = drawn_loss(model(input_ids=part.to(model.device), use_cache=False).logits, generator)
+            _set_forward_(recorders, False)
+            loss.backward()
+            _set_forward_(recorders, True)
             progress.advance(len(part))
     return {name: curvature for recorder in recorders for name, curvature in recorder.finished().items()}
+
+
+def _set_forward_(recorders: Iterable[_Recorder], running: bool) -> None:
+    for recorder in recorders:
+        recorder.forward = running

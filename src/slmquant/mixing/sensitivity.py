@@ -32,7 +32,7 @@ from slmquant.schemes import GgufType
 from slmquant.schemes.numbers import GgufName
 from slmquant.store.record import CalibrationSpec
 
-_VERSION = 1
+_VERSION = 2
 """Raised when sensitivities are computed differently, so that older ones are not read."""
 _LEFT_OUT = frozenset({"Q2_K", "Q4_0", "Q4_1"})
 """Types that are not tried: two bits cost more than they save in models of this size, IQ4_NL has better numbers for the

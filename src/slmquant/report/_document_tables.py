@@ -22,8 +22,7 @@ from slmquant.report._document_cells import (
     value_of,
 )
 from slmquant.report._document_costs import costs
-from slmquant.report._sections import sections
-from slmquant.report._tables import Field, tables
+from slmquant.report._document_reports import over_models_table, report, report_notes
 from slmquant.store.export import calibration_label
 from slmquant.store.record import Record
 
@@ -154,27 +153,6 @@ def _named(records: Sequence[Record], name: str) -> list[Record]:
     return found
 
 
-def _report(records: Sequence[Record], answers: Answers, wanted: str) -> str:
-    """The first table of `slmquant report`, one per section."""
-    if wanted:
-        raise StoreError(f"a report shows the whole file and takes no filter; remove {wanted!r}")
-    parts = []
-    for section in sections(records, answers=answers):
-        table = tables(section)[0]
-        heads = [*table.heads, *(column.title for column in table.columns)]
-        parts.append(markdown(heads, [[*row.heads, *map(_field, row.fields)] for row in table.rows]))
-    return "\n".join(parts)
-
-
-def _field(field: Field) -> str:
-    if field.reading is None:
-        return ABSENT
-    text = f"**{field.reading.text}**" if field.is_best else field.reading.text
-    if field.reading.interval is not None:
-        return f"{text} {field.reading.interval}"
-    return text if field.reading.stderr is None else f"{text} ± {field.reading.stderr:.2g}"
-
-
 def _difference(name: str, task: str | None, a: Record, b: Record, answers: Answers) -> str:
     """`b − a` with its interval, for a perplexity in nats of the loss; empty if not measured."""
     metric = a.metric(name, task)
@@ -210,7 +188,9 @@ def _conditions(chosen: Sequence[Record], reference: Record | None, texts: Seque
 TABLES: Mapping[str, Callable[[Sequence[Record], Answers, str], str]] = {
     "cells": _cells,
     "pairs": _pairs,
-    "report": _report,
+    "report": report,
+    "notes": report_notes,
+    "models": over_models_table,
     "costs": costs,
 }
 """Kind of table → its function of (records, answers, arguments of the comment)."""

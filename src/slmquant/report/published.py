@@ -7,6 +7,8 @@ A table is written between two comments; the first says what it shows:
     <!-- cells results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- pairs results/published/weights.jsonl gptq/W4A16g64 gptq_sink/W4A16g64, awq/W4A16g64 autoround/W4A16g64 -->
     <!-- report results/published/demo.jsonl -->
+    <!-- notes results/published/demo.jsonl -->
+    <!-- models results/published/paper-here.jsonl -->
     <!-- printed results/published/gguf_reach.json -->
     <!-- costs results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- principles results/published/*.jsonl -->
@@ -15,11 +17,12 @@ A table is written between two comments; the first says what it shows:
 `cells` prints every matching cell of the file: measured ones by divergence, then refused and failed ones with the
 reason. `model=`, `scheme=`, `method=` and `seed=` filter them. `pairs` compares two cells at a time by divergence and
 loss, on every model, calibration seed and text of the file that has both. `report` is the first table that `slmquant
-report` prints of the file, with all of its columns. `costs` prints the time and memory of quantizing for each measured
-cell among those of `cells`, cheapest first. `printed` is a table that a benchmark wrote as JSON (`--output`), or with
-`differences` the lines that the benchmark prints below it. `principles` is what `slmquant principles` prints of several
-files, `principles FILES in full` the evidence of each. Differences are paired over the windows of the text, and
-intervals are those of `slmquant compare`.
+report` prints of the file, with all of its columns, and `notes` its footnotes: protocols, and what can and cannot be
+told apart. `models` has the scores of each method and scheme over all models. `costs` prints the time and memory of
+quantizing for each measured cell among those of `cells`, cheapest first. `printed` is a table that a benchmark wrote as
+JSON (`--output`), or with `differences` the lines that the benchmark prints below it. `principles` is what `slmquant
+principles` prints of several files, `principles FILES in full` the evidence of each. Differences are paired over the
+windows of the text, and intervals are those of `slmquant compare`.
 """
 
 from __future__ import annotations

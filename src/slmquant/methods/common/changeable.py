@@ -5,8 +5,9 @@ Each has a relative change, 0 at the start: `value · (1 + change)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -76,16 +77,29 @@ class Changeable:
 
     def take_gradients_(self, weights: Mapping[str, Tensor]) -> None:
         """Turn the gradients of weights and gains into gradients of the changes."""
-        for name, codes in self._weights.items():
-            changes = [self._changes[name, part] for part in codes.parts if (name, part) in self._changes]
-            with torch.enable_grad():
-                dense = codes.grid.restore(codes.codes, self._parts(name, stored=False)).dequantize()
-            for change, gradient in zip(changes, torch.autograd.grad(dense, changes, weights[name].grad), strict=True):
-                change.grad = gradient
-            weights[name].grad = None
+        for name in self._weights:
+            if weights[name].grad is not None:
+                self._take_gradient_(name, weights[name])
         for name, (parameter, before) in self._gains.items():
             self._changes[name, ""].grad = None if parameter.grad is None else parameter.grad * before
             parameter.grad = None
+
+    def take_at_once_(self, weights: Mapping[str, Tensor], names: Iterable[str]) -> None:
+        """Turn gradients of these weights into gradients of the changes as soon as they are computed.
+
+        Otherwise the gradients of all weights would be in memory together.
+        """
+        for name in names:
+            weights[name].register_post_accumulate_grad_hook(partial(self._take_gradient_, name))
+
+    def _take_gradient_(self, name: str, weight: Tensor) -> None:
+        codes = self._weights[name]
+        changes = [self._changes[name, part] for part in codes.parts if (name, part) in self._changes]
+        with torch.enable_grad():
+            dense = codes.grid.restore(codes.codes, self._parts(name, stored=False)).dequantize()
+        for change, gradient in zip(changes, torch.autograd.grad(dense, changes, weight.grad), strict=True):
+            change.grad = gradient if change.grad is None else change.grad + gradient
+        weight.grad = None
 
     def _parts(self, name: str, stored: bool) -> Parts:
         """The parts of a weight with the changes of now, in their own dtype if `stored`, else differentiable."""
