@@ -9,13 +9,11 @@ Python's time comes on top, and is the rest of the printed wall time.
 from __future__ import annotations
 
 import argparse
-import time
 
 import torch
 from eval_speed import WARM_UP, Job, first_requests
 from rich.console import Console
-from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
+from time_by_kind import TimeByKind, time_by_kind
 
 from slmquant.files import cache_dir
 from slmquant.machine.environment import usable_cores
@@ -26,15 +24,9 @@ from slmquant.progress import Silent
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tasks.common.lm_eval.backend import ContextLM
 
-KINDS = {
-    "products of linears and head": ("aten::mm", "aten::addmm", "aten::bmm"),
-    "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_attention_math"),
-}
-OTHERS = "all else in torch"
 
-
-def shares(job: Job) -> tuple[dict[str, float], float]:
-    """Seconds by kind of operation, and wall seconds, of one task through our backend."""
+def shares(job: Job) -> TimeByKind:
+    """Where the time of one task goes in our backend."""
     torch.set_num_threads(usable_cores())
     mode = MODES[job.dtype]
     loaded = load(job.model)
@@ -43,15 +35,8 @@ def shares(job: Job) -> tuple[dict[str, float], float]:
     multiply_in_(loaded.model, mode.linears)
     backend = ContextLM(context, job.task)
     backend.loglikelihood(requests[:WARM_UP])
-    started = time.perf_counter()
-    with attending_in(mode.attention), profile(activities=[ProfilerActivity.CPU]) as profiler:
-        backend.loglikelihood(requests)
-        wall_s = time.perf_counter() - started
-    found = dict.fromkeys((*KINDS, OTHERS), 0.0)
-    for event in profiler.key_averages():
-        kind = next((kind for kind, names in KINDS.items() if event.key in names), OTHERS)
-        found[kind] += event.self_cpu_time_total / 1e6
-    return found, wall_s
+    with attending_in(mode.attention):
+        return time_by_kind(lambda: backend.loglikelihood(requests))
 
 
 def main() -> None:
@@ -61,16 +46,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=500)
     parser.add_argument("--dtype", default="bfloat16_all", choices=MODES, help="our compute mode")
     given = parser.parse_args()
-    found, wall_s = shares(Job(given.model, given.task, given.items, given.dtype, None))
-    table = Table(title=f"{given.model}: {given.task}, first {given.items} items, {usable_cores()} cores")
-    table.add_column("spent on")
-    table.add_column("s", justify="right")
-    table.add_column("share", justify="right")
-    total_s = sum(found.values())
-    for kind, seconds in found.items():
-        table.add_row(kind, f"{seconds:.1f}", f"{seconds / total_s:.0%}")
-    table.add_row("wall time under the profiler", f"{wall_s:.1f}", "")
-    Console().print(table)
+    found = shares(Job(given.model, given.task, given.items, given.dtype, None))
+    title = f"{given.model}: {given.task}, first {given.items} items, {usable_cores()} cores"
+    Console().print(found.table(title))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ noise floor of divergences; every other cell is run once, with its own head and 
 
 "Bound" is the rate that would be reached if linears ran at the rate of the bfloat16 product, attention and heads at
 their own rates in the shapes of this model and in the compute mode, and everything else (norms, rotary embedding,
-activations, log-sums) took no time.
+activations, log-sums) took no time. The second table says where the time of a cell goes, from a run of one window
+under torch's profiler.
 
     python benchmarks/text_speed.py --windows 4
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import torch
 from machine import Operations, operations_per_token, product_rate
 from rich.console import Console
 from rich.table import Table
+from time_by_kind import TimeByKind, time_by_kind
 from transformers import PreTrainedModel
 
 from slmquant import tasks
@@ -76,8 +78,8 @@ class Row:
     rates: Rates
 
 
-def measure(job: Job, progress: Progress) -> list[Row]:
-    """Measure the full-precision model, then a cell that is compared with it."""
+def measure(job: Job, progress: Progress) -> tuple[list[Row], TimeByKind]:
+    """Measure the full-precision model, then a cell that is compared with it, and where the time of a cell goes."""
     torch.set_num_threads(usable_cores())
     loaded = load(job.model)
     work = operations_per_token(loaded.model, WINDOW)
@@ -104,7 +106,11 @@ def measure(job: Job, progress: Progress) -> list[Row]:
             bodies * (work.linears / rates.product + work.attention / rates.attention) + heads * work.head / rates.head
         )
         rows.append(Row(name, seconds, operations, bound, peak_rss_bytes(), rates))
-    return rows
+    one = TaskSpec(name="wikitext2", limit=1)
+    with attending_in(mode.attention):
+        tasks.resolve(one).run(reference, one)
+        kinds = time_by_kind(lambda: tasks.resolve(one).run(replace(reference, is_reference=False), one))
+    return rows, kinds
 
 
 @torch.inference_mode()
@@ -136,15 +142,19 @@ def rate(run: Callable[[], object], operations: float) -> float:
     return count * operations / (time.perf_counter() - started)
 
 
-def table(model: str, windows: int, dtype: ComputeDtype) -> Table:
-    """Table of both runs, measured in a child process."""
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = run_isolated(measure, Job(model, windows, dtype, Path(scratch)), Silent())
-    if isinstance(rows, Failure):
-        raise SystemExit(rows.reason)
+def measured(job: Job) -> tuple[list[Row], TimeByKind]:
+    """Measure in a child process."""
+    found = run_isolated(measure, job, Silent())
+    if isinstance(found, Failure):
+        raise SystemExit(found.reason)
+    return found
+
+
+def table(title: str, rows: Sequence[Row]) -> Table:
+    """Table of both runs."""
     rates = rows[0].rates
     found = Table(
-        title=f"{model}: WikiText-2, {windows} windows of {WINDOW}, {dtype}",
+        title=title,
         caption="GFLOP/s of the parts alone: "
         f"bfloat16 product {rates.product / 1e9:.0f}, head {rates.head / 1e9:.0f}, "
         f"attention {rates.attention / 1e9:.0f}",
@@ -170,7 +180,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16_all", choices=MODES, help="our compute mode")
     given = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 180)
-    console.print(table(given.model, given.windows, given.dtype))
+    with tempfile.TemporaryDirectory() as scratch:
+        rows, kinds = measured(Job(given.model, given.windows, given.dtype, Path(scratch)))
+    where = f"{given.dtype}, {usable_cores()} cores"
+    console.print(table(f"{given.model}: WikiText-2, {given.windows} windows of {WINDOW}, {where}", rows))
+    console.print(kinds.table(f"{given.model}: one window, {where}"))
 
 
 if __name__ == "__main__":

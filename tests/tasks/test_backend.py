@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from slmquant.errors import NumericalError, RefusedError
+from slmquant.tasks.common import contract
 from slmquant.tasks.common.contract import EvalContext
-from slmquant.tasks.common.lm_eval import backend
 from slmquant.tasks.common.lm_eval.backend import ContextLM
 
 PAIRS = [
@@ -89,7 +90,7 @@ def _tokens_run(model: PreTrainedModel, run: Callable[[], object]) -> int:
 def test_what_inputs_share_is_run_once(context: Callable[..., EvalContext]) -> None:
     asked = context()
     backend = ContextLM(asked, "t")
-    backend.loglikelihood(_requests("loglikelihood", PAIRS[:1]))  # the model is tried once whether it can share
+    ContextLM(asked, "s").loglikelihood(_requests("loglikelihood", PAIRS[:1]))  # tries once for all tasks if it shares
     letters = _requests("loglikelihood", [("Is it?", f" {letter}") for letter in "ABCD"])
     question = len(backend.tok_encode("Is it? A")) - 1
     assert _tokens_run(asked.model, lambda: backend.loglikelihood(letters)) == question
@@ -124,8 +125,8 @@ def test_models_that_cannot_share_answer_the_same(context: Callable[..., EvalCon
     asked = context()
     requests = _requests("loglikelihood", PAIRS)
     sharing = ContextLM(asked, "t").loglikelihood(requests)
-    monkeypatch.setattr(backend, "longest_shared", lambda _: 0)
-    alone = ContextLM(asked, "t").loglikelihood(requests)
+    monkeypatch.setattr(contract, "longest_shared", lambda _: 0)
+    alone = ContextLM(replace(asked), "t").loglikelihood(requests)
     assert [value for value, _ in sharing] == pytest.approx([value for value, _ in alone], abs=1e-4)
 
 

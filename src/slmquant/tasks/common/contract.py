@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from slmquant.model.computing.modes import ComputeMode
+from slmquant.model.running.token_trees import longest_shared
 from slmquant.progress import Progress, Silent
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
 
@@ -92,6 +94,11 @@ class EvalContext:
     def device(self) -> torch.device:
         """Device of the model."""
         return self.model.device
+
+    @cached_property
+    def longest_shared(self) -> int | None:
+        """`token_trees.longest_shared` of the model; tested once for all tasks."""
+        return longest_shared(self.model)
 
 
 @dataclass(frozen=True)

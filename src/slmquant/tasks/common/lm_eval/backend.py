@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import ceil
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from slmquant.core.divergence import normalizers
 from slmquant.errors import ModelError, NumericalError, RefusedError
 from slmquant.model.running.output_head import OutputHead
-from slmquant.model.running.token_trees import PackedBody, Tokens, longest_shared
+from slmquant.model.running.token_trees import PackedBody, Tokens
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tasks.common.cuts import Cuts, item_of
 from slmquant.tasks.common.lm_eval.sharing import Batch, one_by_one, plan
@@ -199,7 +199,7 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
 
     def _run(self, inputs: Sequence[Tokens], scored_from: Mapping[Tokens, int]) -> Iterator[tuple[Batch, Tensor]]:
         """Final hidden states of all inputs, batch by batch, shape `(trees, nodes, hidden)`."""
-        longest = self._longest_shared
+        longest = self._context.longest_shared
         sharing = {ids: scored_from[ids] for ids in inputs if longest is None or len(ids) <= longest}
         body = PackedBody(self._context.model)
         for part in plan(sharing, _BATCH_TOKENS):
@@ -212,10 +212,6 @@ class ContextLM(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
                 ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
             # Padding is on the right, where tokens of a causal model do not attend, so no mask is needed.
             yield batch, self._head.hidden(ids.to(self._context.device))
-
-    @cached_property
-    def _longest_shared(self) -> int | None:
-        return longest_shared(self._context.model)
 
     def _score(self, asked: AskedStates) -> dict[int, Answer]:
         """Request → answer, for all collected continuations."""
