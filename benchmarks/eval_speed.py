@@ -1,8 +1,7 @@
-"""Speed of zero-shot tasks in our backend and in lm-eval's own, side by side; and of perplexity.
+"""Speed of zero-shot tasks in our backend and in lm-eval's own, side by side.
 
-    python benchmarks/eval_speed.py --items 500
+    python benchmarks/eval_speed.py --items 500 --tried 6 --equal 20 --output results/published/eval_speed.json
     python benchmarks/eval_speed.py --tasks mmlu --items 100
-    python benchmarks/eval_speed.py --tasks '' --windows 4
 
 lm-eval's backend (`HFLM`) gets, for each task, the dtype and batch size at which it is fastest here, found on the first
 items; ours uses the mode that `slmquant bench` would choose where bfloat16 is fast. Every run is its own process, which
@@ -15,7 +14,7 @@ counted on both sides, and "less work" is the ratio of their matrix products (wi
 The difference between speedup and "less work" comes from the rates of computing, which are printed, too, with that of a
 plain bfloat16 product, measured in between.
 
-Perplexity and divergence have their own table; see `text_speed.py`.
+Perplexity and divergence have a benchmark of their own: `text_speed.py`.
 """
 
 from __future__ import annotations
@@ -25,16 +24,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
-import text_speed
 import torch
 from machine import operations_per_token, product_rate
+from printed import write_printed
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
 from slmquant.files import cache_dir
-from slmquant.machine.environment import usable_cores
+from slmquant.machine.environment import environment, usable_cores
 from slmquant.machine.meters import peak_rss_bytes
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.computing.linear import multiply_in_
@@ -165,15 +165,17 @@ def fastest(job: Job, items: int) -> Job:
     return replace(best, items=job.items)
 
 
-def compare_tasks(model: str, names: Sequence[str], items: int, equal: int, tried: int, dtype: ComputeDtype) -> Table:
-    """Table of both backends on every task."""
-    table = Table(title=f"{model}: first {items} items, {usable_cores()} cores")
-    left = ("task", "lm-eval's backend", "largest difference")
-    for column in (
-        "task", "lm-eval's backend", "s", "MB", "GFLOP/s", "ours: s", "MB", "GFLOP/s", "faster", "less work",
-        "a product", "largest difference",
-    ):  # fmt: skip
-        table.add_column(column, justify="left" if column in left else "right")
+HEADS = (
+    "task", "lm-eval's backend", "s", "MB", "GFLOP/s", "ours: s", "MB", "GFLOP/s", "faster", "less work", "a product",
+    "largest difference",
+)  # fmt: skip
+
+
+def compare_tasks(
+    model: str, names: Sequence[str], items: int, equal: int, tried: int, dtype: ComputeDtype
+) -> list[tuple[str, ...]]:
+    """Rows of both backends on every task, and on all."""
+    rows: list[tuple[str, ...]] = []
     all_theirs: list[Answers] = []
     all_ours: list[Answers] = []
     for name in names:
@@ -182,19 +184,19 @@ def compare_tasks(model: str, names: Sequence[str], items: int, equal: int, trie
         ours, theirs = run(asked), run(best)
         all_ours.append(ours)
         all_theirs.append(theirs)
-        table.add_row(
-            name,
-            f"{best.dtype}, batch {best.batch_size}",
-            *figures(theirs),
-            *figures(ours),
-            *ratios([theirs], [ours]),
-            f"{(ours.product_rate + theirs.product_rate) / 2e9:.0f}",
-            equality(replace(asked, items=equal, dtype="float32")),
+        rows.append(
+            (
+                name,
+                f"{best.dtype}, batch {best.batch_size}",
+                *figures(theirs),
+                *figures(ours),
+                *ratios([theirs], [ours]),
+                f"{(ours.product_rate + theirs.product_rate) / 2e9:.0f}",
+                equality(replace(asked, items=equal, dtype="float32")),
+            )
         )
-    if names:
-        seconds = [f"{sum(each.seconds for each in side):.1f}" for side in (all_theirs, all_ours)]
-        table.add_row("all", "", seconds[0], "", "", seconds[1], "", "", *ratios(all_theirs, all_ours), "", "")
-    return table
+    seconds = [f"{sum(each.seconds for each in side):.1f}" for side in (all_theirs, all_ours)]
+    return [*rows, ("all", "", seconds[0], "", "", seconds[1], "", "", *ratios(all_theirs, all_ours), "", "")]
 
 
 def figures(answers: Answers) -> tuple[str, str, str]:
@@ -225,15 +227,23 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=500)
     parser.add_argument("--equal", type=int, default=50, help="items whose answers are compared in float32")
     parser.add_argument("--tried", type=int, default=24, help="items on which lm-eval's backend is tuned")
-    parser.add_argument("--windows", type=int, default=4, help="windows of WikiText-2 for perplexity; 0 for none")
     parser.add_argument("--dtype", default="bfloat16_all", choices=MODES, help="our compute mode")
+    parser.add_argument("--output", type=Path, help="also write the results here as JSON, for the documents' tables")
     given = parser.parse_args()
-    console = Console(width=None if Console().is_terminal else 180)
-    names = [name for name in given.tasks.split(",") if name]
-    if names:
-        console.print(compare_tasks(given.model, names, given.items, given.equal, given.tried, given.dtype))
-    if given.windows:
-        console.print(text_speed.table(given.model, given.windows, given.dtype))
+    rows = compare_tasks(given.model, given.tasks.split(","), given.items, given.equal, given.tried, given.dtype)
+    machine = environment()
+    conditions = (
+        f"{given.model}: the first {given.items} items of each task; ours in {given.dtype}; "
+        f"{machine.cpu}, {usable_cores()} of {machine.cores} cores"
+    )
+    table = Table(title=conditions)
+    for head in HEADS:
+        table.add_column(head)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 200).print(table)
+    if given.output is not None:
+        write_printed(given.output, HEADS, rows, f"{conditions}.")
 
 
 if __name__ == "__main__":

@@ -17,19 +17,20 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from machine import Operations, operations_per_token, product_rate
+from printed import write_printed
 from rich.console import Console
 from rich.table import Table
 from time_by_kind import TimeByKind, time_by_kind
 from transformers import PreTrainedModel
 
 from slmquant import tasks
-from slmquant.machine.environment import usable_cores
+from slmquant.machine.environment import environment, usable_cores
 from slmquant.machine.meters import peak_rss_bytes
 from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.computing.linear import multiply_in_
@@ -150,27 +151,20 @@ def measured(job: Job) -> tuple[list[Row], TimeByKind]:
     return found
 
 
-def table(title: str, rows: Sequence[Row]) -> Table:
-    """Table of both runs."""
-    rates = rows[0].rates
-    found = Table(
-        title=title,
-        caption="GFLOP/s of the parts alone: "
-        f"bfloat16 product {rates.product / 1e9:.0f}, head {rates.head / 1e9:.0f}, "
-        f"attention {rates.attention / 1e9:.0f}",
+HEADS = ("measured", "s", "GFLOP/s", "of the product's rate", "bound", "peak MB")
+
+
+def shown(row: Row) -> tuple[str, ...]:
+    """A row of the table."""
+    rate = row.operations / row.seconds
+    return (
+        row.name,
+        f"{row.seconds:.1f}",
+        f"{rate / 1e9:.0f}",
+        f"{rate / row.rates.product:.0%}",
+        f"{row.operations / row.bound_seconds / row.rates.product:.0%}",
+        f"{row.peak_rss_bytes / 1e6:.0f}",
     )
-    for column in ("measured", "s", "GFLOP/s", "of the product's rate", "bound", "peak MB"):
-        found.add_column(column, justify="left" if column == "measured" else "right")
-    for row in rows:
-        found.add_row(
-            row.name,
-            f"{row.seconds:.1f}",
-            f"{row.operations / row.seconds / 1e9:.0f}",
-            f"{row.operations / row.seconds / rates.product:.0%}",
-            f"{row.operations / row.bound_seconds / rates.product:.0%}",
-            f"{row.peak_rss_bytes / 1e6:.0f}",
-        )
-    return found
 
 
 def main() -> None:
@@ -178,13 +172,26 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct")
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16_all", choices=MODES, help="our compute mode")
+    parser.add_argument("--output", type=Path, help="also write the results here as JSON, for the documents' tables")
     given = parser.parse_args()
-    console = Console(width=None if Console().is_terminal else 180)
     with tempfile.TemporaryDirectory() as scratch:
         rows, kinds = measured(Job(given.model, given.windows, given.dtype, Path(scratch)))
-    where = f"{given.dtype}, {usable_cores()} cores"
-    console.print(table(f"{given.model}: WikiText-2, {given.windows} windows of {WINDOW}, {where}", rows))
-    console.print(kinds.table(f"{given.model}: one window, {where}"))
+    machine, rates = environment(), rows[0].rates
+    conditions = (
+        f"{given.model}: {given.windows} windows of {WINDOW} tokens of WikiText-2 in {given.dtype}; {machine.cpu}, "
+        f"{usable_cores()} of {machine.cores} cores; GFLOP/s of the parts alone: bfloat16 product "
+        f"{rates.product / 1e9:.0f}, head {rates.head / 1e9:.0f}, attention {rates.attention / 1e9:.0f}"
+    )
+    table = Table(title=conditions)
+    for head in HEADS:
+        table.add_column(head)
+    for row in rows:
+        table.add_row(*shown(row))
+    console = Console(width=None if Console().is_terminal else 180)
+    console.print(table)
+    console.print(kinds.table("where the time of a cell goes"))
+    if given.output is not None:
+        write_printed(given.output, HEADS, [*map(shown, rows)], f"{conditions}.", kinds.lines())
 
 
 if __name__ == "__main__":

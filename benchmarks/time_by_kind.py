@@ -28,6 +28,11 @@ class TimeByKind:
     kinds: dict[str, float]
     wall_s: float
 
+    def lines(self) -> list[str]:
+        """A line for each kind."""
+        total_s = sum(self.kinds.values())
+        return [f"{kind}: {seconds / total_s:.0%}" for kind, seconds in self.kinds.items()]
+
     def table(self, title: str) -> Table:
         """As a table with shares."""
         table, total_s = Table(title=title), sum(self.kinds.values())
