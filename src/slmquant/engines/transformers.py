@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from slmquant.boundary import guarded
 from slmquant.engines.common.contract import EngineStatus, OpenOptions
@@ -77,16 +77,27 @@ def _loads_dense(artifact: Path) -> bool:
 
     In the first forward pass, FP4 becomes bfloat16 in a float32 model, which cannot multiply the two; and packed zero
     points are not accepted at all. While they are read, all weights get the model's dtype, but activations are not
-    rounded.
+    rounded, and all linears must have one type.
+
+    Raises:
+        ModelError: Only some of several types must be unpacked while they are read.
     """
     with guarded(lambda why: f"{artifact} has no readable config.json ({why}); export again"):
         config = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
         settings = config.get("quantization_config", {})
-        linears = settings.get("config_groups", {}).get("group_0", {})
-        zero_points = (
-            linears.get("weights", {}).get("symmetric") is False and settings.get("format") == "pack-quantized"
+        groups = settings.get("config_groups", {}).values()
+        dense = [_unpacks_while_read(group, group.get("format", settings.get("format"))) for group in groups]
+    if any(dense) and len(dense) > 1:
+        raise ModelError(
+            f"{artifact} mixes types, and transformers unpacks zero points and FP4 only where all linears have one "
+            "type; give the mixture symmetric integers or FP8, or use another engine"
         )
-        return settings.get("format") in _FP4 or (zero_points and linears.get("input_activations") is None)
+    return any(dense)
+
+
+def _unpacks_while_read(group: dict[str, Any], kind: str | None) -> bool:
+    zero_points = group.get("weights", {}).get("symmetric") is False and kind == "pack-quantized"
+    return kind in _FP4 or (zero_points and group.get("input_activations") is None)
 
 
 ENGINE = TransformersEngine()

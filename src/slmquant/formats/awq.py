@@ -35,6 +35,7 @@ _BITS = 4
 
 class _Awq(WordLayout):
     method = "awq"
+    mixes = False
 
     def misfit(self, weight: QuantizedTensor) -> str | None:
         """Accepts 4-bit integers in whole groups, with whole words of outputs."""
@@ -49,13 +50,16 @@ class _Awq(WordLayout):
         codes, zeros, scales = counted(weight)
         return {"qweight": _words(codes.T), "qzeros": _words(zeros.T), "scales": scales.T}
 
-    def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> dict[str, JsonValue]:
+    def settings(
+        self, scheme: Scheme, packed: Mapping[str, QuantizedTensor], left_out: Sequence[str]
+    ) -> dict[str, JsonValue]:
         """The settings that AutoAWQ writes."""
         del scheme
+        first = next(iter(packed.values()))
         return {
             "quant_method": self.method,
             "bits": _BITS,
-            "group_size": -1 if packed.grid.group_size == sys.maxsize else packed.group_size,
+            "group_size": -1 if first.grid.group_size == sys.maxsize else first.group_size,
             "zero_point": True,
             "version": "gemm",
             "modules_to_not_convert": list(left_out),

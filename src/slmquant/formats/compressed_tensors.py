@@ -10,7 +10,8 @@ A weight of `(out, in)` becomes, depending on its numbers:
   code in the lower half; their scales are stored as codes, NVFP4's divided by `weight_global_scale`, float32 `(1,)`;
 
 and `weight_scale`, `(out, groups)`, in float16 for scales per group and in float32 for scales per channel. A per-tensor
-scale is repeated for each channel. Calibrated scales of inputs are stored in `input_scale`, float32 `(1,)`.
+scale is repeated for each channel. Calibrated scales of inputs are stored in `input_scale`, float32 `(1,)`. If a
+mixture file gives linears different types, each type is a group of `config_groups` that lists its linears by name.
 
 *Deviations*: NVFP4's per-tensor scale is stored inverted, as the layout requires: half a float32 rounding each way.
 Embeddings and head stay in 16 bits: the package can pack them, but vLLM does not load them packed.
@@ -24,6 +25,7 @@ Where engines compute something other than the evaluated model:
   float16; it does not load packed zero points together with rounded activations.
 * vLLM holds group scales in the model's dtype: with `--dtype float16` they are unchanged; in bfloat16 they lose three
   bits. For NVFP4 it uses one per-tensor scale for q, k and v together.
+* vLLM multiplies with q, k and v together, and with gate and up: a mixture must give each of these sets one type.
 * vLLM has kernels for fewer combinations than the format allows (4 and 8 bits; groups of 32, 64 and 128; channels).
 """
 
@@ -55,6 +57,7 @@ EXTRA = "compressed-tensors"
 @dataclass(frozen=True)
 class _CompressedTensors:
     method = "compressed-tensors"
+    mixes = True
 
     def refusal(self, scheme: Scheme) -> str | None:
         """Accepts A8 or AFP8 with integer weights, and AFP8 with FP8; the layout rounds others in another way."""
@@ -114,19 +117,31 @@ class _CompressedTensors:
             tensors["weight_zero_point"] = pack_to_int32(zeros, weight.bits, packed_dim=0)
         return tensors
 
-    def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> dict[str, JsonValue]:
-        """The settings that compressed-tensors writes."""
+    def settings(
+        self, scheme: Scheme, packed: Mapping[str, QuantizedTensor], left_out: Sequence[str]
+    ) -> dict[str, JsonValue]:
+        """The settings that compressed-tensors writes: a group of linears for each type."""
         package, quantization = _package(), _package("quantization")
-        kind = _kind(packed.grid, scheme.activations)
         inputs = None if scheme.activations is None else quantization.QuantizationArgs(**_inputs(scheme.activations))
-        linears = quantization.QuantizationScheme(
-            targets=["Linear"],
-            weights=quantization.QuantizationArgs(**_weights(packed.grid, kind)),
-            input_activations=inputs,
-            format=kind,
-        )
+        types: dict[tuple[CompressedKind, str], dict[str, QuantizedTensor]] = {}
+        for name, weight in packed.items():
+            kind = _kind(weight.grid, scheme.activations)
+            types.setdefault((kind, str(_weights(weight.grid, kind))), {})[name] = weight
+        groups = {
+            f"group_{number}": quantization.QuantizationScheme(
+                targets=["Linear"] if len(types) == 1 else list(linears),
+                weights=quantization.QuantizationArgs(**_weights(next(iter(linears.values())).grid, kind)),
+                input_activations=inputs,
+                format=kind,
+            )
+            for number, ((kind, _), linears) in enumerate(types.items())
+        }
+        kinds = {kind for kind, _ in types}
         config = quantization.QuantizationConfig(
-            config_groups={"group_0": linears}, format=kind, quantization_status="compressed", ignore=list(left_out)
+            config_groups=groups,
+            format=kinds.pop() if len(kinds) == 1 else "mixed-precision",
+            quantization_status="compressed",
+            ignore=list(left_out),
         )
         settings: dict[str, JsonValue] = config.model_dump(mode="json", exclude_none=True)
         return {**settings, "quant_method": self.method, "version": package.__version__}

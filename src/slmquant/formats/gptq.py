@@ -36,6 +36,7 @@ from slmquant.schemes import Scheme
 
 class _Gptq(WordLayout):
     method = "gptq"
+    mixes = False
 
     def misfit(self, weight: QuantizedTensor) -> str | None:
         """Accepts integers of 2, 3, 4 or 8 bits in whole groups, with whole words of codes along both dimensions."""
@@ -60,15 +61,18 @@ class _Gptq(WordLayout):
             "g_idx": torch.arange(codes.shape[1], dtype=torch.int32) // weight.group_size,
         }
 
-    def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> dict[str, JsonValue]:
+    def settings(
+        self, scheme: Scheme, packed: Mapping[str, QuantizedTensor], left_out: Sequence[str]
+    ) -> dict[str, JsonValue]:
         """The settings that GPTQModel writes."""
         del scheme
-        symmetric = packed.zero_point is None
+        first = next(iter(packed.values()))
+        symmetric = first.zero_point is None
         blocks = [name for name in left_out if "." in name]  # loaders skip a head outside the blocks by themselves
         return {
             "quant_method": self.method,
-            "bits": packed.bits,
-            "group_size": -1 if packed.grid.group_size == sys.maxsize else packed.group_size,
+            "bits": first.bits,
+            "group_size": -1 if first.grid.group_size == sys.maxsize else first.group_size,
             "sym": symmetric,
             "desc_act": False,
             "lm_head": False,

@@ -30,6 +30,7 @@ from slmquant.formats.common.contract import Placement
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
 from slmquant.formats.common.writing import BaseFormat, Laid
 from slmquant.model.computing.quantized_model import QuantizedModel
+from slmquant.model.sources.packed_layouts import of_module
 from slmquant.schemes import Scheme
 from slmquant.schemes.mixtures import MIXTURES
 
@@ -44,6 +45,11 @@ class Layout(Protocol):
     @property
     def method(self) -> str:
         """`quant_method`, its name in transformers."""
+        ...
+
+    @property
+    def mixes(self) -> bool:
+        """Whether linears of one folder may have different types."""
         ...
 
     def refusal(self, scheme: Scheme) -> str | None:
@@ -66,8 +72,10 @@ class Layout(Protocol):
         """
         ...
 
-    def settings(self, scheme: Scheme, packed: QuantizedTensor, left_out: Sequence[str]) -> Mapping[str, JsonValue]:
-        """`quantization_config` of a model whose linears are all packed like `packed`, except those `left_out`."""
+    def settings(
+        self, scheme: Scheme, packed: Mapping[str, QuantizedTensor], left_out: Sequence[str]
+    ) -> Mapping[str, JsonValue]:
+        """`quantization_config` of a model with these packed linears, by name; those `left_out` are not packed."""
         ...
 
     def packs(self, parts: Mapping[str, Tensor]) -> bool:
@@ -118,7 +126,7 @@ class Checkpoint(BaseFormat[Tensors]):
     def refusal(self, quantized: QuantizedModel) -> str | None:
         """Refuses numbers that the layout cannot express, run-time features, and linears that loaders lack."""
         return (
-            _mixture_refusal(quantized.scheme)
+            _mixture_refusal(quantized.scheme, self.layout.mixes)
             or self.layout.refusal(quantized.scheme)
             or run_time_refusal(quantized, "the software that loads such a folder")
             or _structure_refusal(quantized)
@@ -147,8 +155,7 @@ class Checkpoint(BaseFormat[Tensors]):
         packed = {one.placement.name: one.content.packed for one in laid if one.content.packed is not None}
         if packed:
             left_out = [name for name, kind in _linears(quantized) if name not in packed and kind is not Conv1D]
-            first = next(iter(packed.values()))
-            config.quantization_config = dict(self.layout.settings(quantized.scheme, first, left_out))
+            config.quantization_config = dict(self.layout.settings(quantized.scheme, packed, left_out))
         config.save_pretrained(path)
         if (generation := quantized.model.generation_config) is not None:
             generation.to_json_file(path / _GENERATION)
@@ -185,7 +192,7 @@ class Checkpoint(BaseFormat[Tensors]):
         self, path: Path, module: str, settings: Mapping[str, JsonValue], parts: Mapping[str, Tensor]
     ) -> Tensor:
         with guarded(lambda why: f"{path}: {module!r} cannot be read ({why}); export again"):
-            return self.layout.decode(settings, parts)
+            return self.layout.decode(of_module(settings, module), parts)
 
     def _lay(self, quantized: QuantizedModel, entry: Entry) -> Laid[Tensors]:
         weight, reason = entry.quantized, None
@@ -227,9 +234,14 @@ def no_side(weight: QuantizedTensor) -> str | None:
     return None if weight.side is None else "it has a 16-bit side branch"
 
 
-def _mixture_refusal(scheme: Scheme) -> str | None:
+def _mixture_refusal(scheme: Scheme, mixes: bool) -> str | None:
     if scheme.table is not None:
-        return f"{scheme} mixes several types, and such a folder has one type for all linears; use GGUF"
+        if mixes:
+            return None
+        return (
+            f"{scheme} mixes several types, and such a folder has one type for all linears; use GGUF or "
+            "compressed-tensors"
+        )
     if scheme.mixture is None:
         return None
     base = MIXTURES[scheme.mixture].base

@@ -23,6 +23,7 @@ from slmquant.model.compatibility.quiet import quiet_transformers
 from slmquant.model.size import count_parameters
 from slmquant.model.sources.configuration import Configuration, Packed, read_configuration, state_tie_
 from slmquant.model.sources.fingerprint import fingerprint
+from slmquant.model.sources.packed_layouts import of_module
 from slmquant.model.sources.provenance import read_provenance
 from slmquant.model.sources.resolve import licence_of, resolve
 from slmquant.model.sources.token_rows import refuse_beyond_, remarks_of
@@ -224,7 +225,7 @@ def _unpacked(folder: Path, configuration: Configuration, packed: Packed) -> dic
     for module, parts in modules.items():
         if packed.layout.packs(parts):
             with reading(folder / module, f"{packed.layout.title} codes"):
-                state[f"{module}.weight"] = packed.layout.decode(packed.settings, parts)
+                state[f"{module}.weight"] = packed.layout.decode(of_module(packed.settings, module), parts)
             parts = {part: tensor for part, tensor in parts.items() if part not in packed.layout.parts}
         state |= {f"{module}.{part}" if module else part: tensor for part, tensor in parts.items()}
     codes = [name for name, tensor in state.items() if name.endswith(".weight") and tensor.dtype not in _REAL]

@@ -7,6 +7,7 @@ block of the weight.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -87,9 +88,9 @@ class _CompressedGroup(BaseModel):
 
 
 class _CompressedSettings(BaseModel):
-    """Settings of a model with one group of linears, as slmquant and most others write them."""
+    """Settings of one module: with a single group of linears."""
 
-    config_groups: dict[Literal["group_0"], _CompressedGroup]
+    config_groups: dict[str, _CompressedGroup]
 
 
 class _Fp8Settings(BaseModel):
@@ -135,6 +136,41 @@ def _awq_codes(words: Tensor) -> Tensor:
     back = [AWQ_ORDER.index(place) for place in range(len(AWQ_ORDER))]
     codes: Tensor = interleaved.unflatten(1, (-1, len(AWQ_ORDER)))[..., back]
     return codes.flatten(1).T.float()
+
+
+def of_module(settings: Settings, module: str) -> Settings:
+    """The settings of one module: of several groups of linears (compressed-tensors), only the one that it belongs to.
+
+    Groups name their linears, or a pattern of names (`re:...`), or the class `Linear`; a name goes before a pattern,
+    and a pattern before the class.
+
+    Raises:
+        ValueError: It belongs to no group.
+    """
+    several = settings.get("config_groups")
+    if not isinstance(several, dict) or len(several) < 2:
+        return settings
+    places = {name: _place(group, module) for name, group in several.items()}
+    name = min(places, key=lambda group: places[group])
+    if places[name] == _NOWHERE:
+        raise ValueError(f"{module!r} has packed tensors and belongs to none of the groups {', '.join(several)}")
+    group = several[name]
+    return {**settings, "config_groups": {name: {"format": settings.get("format"), **group}}}
+
+
+_NOWHERE = 3
+
+
+def _place(group: JsonValue, module: str) -> int:
+    """How closely a group names a module: 0 by name, 1 by a pattern, 2 by class, 3 not at all."""
+    found = group.get("targets") if isinstance(group, dict) else None
+    targets = [str(target) for target in found] if isinstance(found, list) else []
+    if module in targets:
+        return 0
+    patterns = [target.removeprefix("re:") for target in targets if target.startswith("re:")]
+    if any(re.match(pattern, module) for pattern in patterns):
+        return 1
+    return 2 if "Linear" in targets else _NOWHERE
 
 
 def compressed_tensors(settings: Settings, parts: Parts) -> Tensor:
