@@ -155,6 +155,7 @@ def of_module(settings: Settings, module: str) -> Settings:
     if places[name] == _NOWHERE:
         raise ValueError(f"{module!r} has packed tensors and belongs to none of the groups {', '.join(several)}")
     group = several[name]
+    assert isinstance(group, dict)  # noqa: S101  # it has targets
     return {**settings, "config_groups": {name: {"format": settings.get("format"), **group}}}
 
 
