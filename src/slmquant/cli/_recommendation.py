@@ -102,7 +102,7 @@ def _measured(question: Question, path: Path, further: Sequence[Cell], data: Pat
 
     with progress_bar(quiet) as progress, Store(path) as store:
         say = (lambda _: None) if quiet else tell
-        return recommend(question, Surroundings(store, further, (), data, progress, news, say))
+        return recommend(question, Surroundings(store, further, data, progress, news, say))
 
 
 def check_target(question: Question, output: Path, overwrite: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from slmquant import engines
+from slmquant import engines, principles
 from slmquant.analysis.estimates import Costs
 from slmquant.boundary import size_text
 from slmquant.errors import ModelError, RefusedError, UnavailableError
@@ -21,10 +21,11 @@ from slmquant.model.sources.load import identify
 from slmquant.progress import Progress
 from slmquant.recommendation.advise import advise
 from slmquant.recommendation.answer import Answer
+from slmquant.recommendation.by_principles import refusing
 from slmquant.recommendation.evidence import Evidence, gather
 from slmquant.recommendation.prior import USUAL_GAINS, Prior, gains_of
 from slmquant.recommendation.question import Question
-from slmquant.recommendation.schedule import RUNGS, Rule, Schedule, Sizing
+from slmquant.recommendation.schedule import RUNGS, Schedule, Sizing
 from slmquant.recommendation.space import proposals
 from slmquant.runs.rows import Event
 from slmquant.schemes import Scheme
@@ -42,7 +43,6 @@ class Surroundings:
     Attributes:
         store: The store, open for writing.
         further: Cells from elsewhere.
-        rules: Rules that leave out proposals before they are measured.
         data_dir: Local folder of data, tried first.
         progress: Receives progress updates.
         tell: Receives news of cells.
@@ -51,7 +51,6 @@ class Surroundings:
 
     store: Store
     further: Sequence[Cell]
-    rules: Sequence[Rule]
     data_dir: Path | None
     progress: Progress
     tell: Callable[[Event], None]
@@ -89,7 +88,10 @@ def recommend(question: Question, around: Surroundings) -> Answer:
     tried = proposals(format_name, question.constraints.max_bytes)
     sizes = sizes_of(question, format_name, tried, around.progress)
     _check_choice(question, sizes)
-    everything = [*around.store.records(), *(record for record, _ in around.further)]
+    cells = best_of([*around.further, *((record, ()) for record in around.store.records())])
+    everything = [record for record, _ in cells]
+    further = {record.cell_id: items for record, items in around.further}
+    judged = principles.judged(everything, lambda cell_id: further.get(cell_id) or around.store.items(cell_id))
 
     def read() -> Evidence:
         of_model = around.store.records(model=question.model)
@@ -103,7 +105,7 @@ def recommend(question: Question, around: Surroundings) -> Answer:
         question,
         Sizing(sizes.counted, sizes.refused, sizes.parameters),
         Prior({**USUAL_GAINS, **gains_of(everything, question.model)}),
-        around.rules,
+        (refusing(judged, identify(question.model).card),),
     )
     known = read()
     trials = Trials.like(known, question.model, around.store, around.data_dir, around.progress, around.tell)
