@@ -17,18 +17,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import torch
 
 from slmquant import methods, tasks
 from slmquant.artifact import Artifact as Artifact
-from slmquant.calib.cached import CachedCalibration, CaptureJob, run_capture
+from slmquant.calib.cached import CachedCalibration
 from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.corpora import calibration_corpus, load_corpus
-from slmquant.calib.statistics import Statistic
 from slmquant.calib.texts import draw_texts
-from slmquant.errors import DataError, ModelError, RefusedError, UnknownNameError
+from slmquant.diagnosis.interface import explain as explain
+from slmquant.diagnosis.interface import questions as questions
+from slmquant.errors import ModelError, RefusedError
 from slmquant.formats import native
 from slmquant.methods.common.recipe import Recipe
 from slmquant.mixing.candidates import Types
@@ -51,14 +51,14 @@ from slmquant.model.structure import Relations
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.quantization import quantize_
-from slmquant.runs.plan import Dtype, make_plan
-from slmquant.runs.precision import PrecisionJob, decide_precision
+from slmquant.runs.plan import make_plan
+from slmquant.runs.precision import Dtype, chosen_dtype
 from slmquant.runs.runner import run
 from slmquant.runs.work import evaluation_context
 from slmquant.schemes import Scheme, parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 from slmquant.store import Record, Store, default_store_path
-from slmquant.store.record import Budget, CalibrationSpec, ComputeDtype, TaskSpec
+from slmquant.store.record import Budget, CalibrationSpec, TaskSpec
 from slmquant.tracks.compression import Evaluation
 from slmquant.tracks.compression import evaluate as evaluate_tasks
 
@@ -101,12 +101,12 @@ def quantize(
         raise RefusedError(f"{method}: {reason}")
     loaded = load(source, device=device, progress=progress)
     _check_text(recipe, spec, budget, loaded, data_dir)
-    chosen = _dtype(source, dtype, device, spec, places, progress, loaded)
+    chosen = chosen_dtype(source, dtype, device, spec.corpus, places, progress, loaded)
     quantized = quantize_(
         loaded.model,
         method,
         parsed,
-        _calibration(source, spec, recipe.needs_for(parsed), chosen, device, places, progress, loaded),
+        CachedCalibration.of(source, spec, recipe.needs_for(parsed), chosen, device, places, progress, loaded),
         dtype=MODES[chosen].linears,
         seed=seed,
         budget=budget,
@@ -189,13 +189,13 @@ def _sensitivity(
 ) -> Sensitivity:
     """The sensitivity of a loaded model, from the cache or measured."""
     corpus = load_corpus(spec.corpus, places.data_dir, progress)
-    chosen = _dtype(source, "auto", "cpu", spec, places, progress, loaded)
+    chosen = chosen_dtype(source, "auto", "cpu", spec.corpus, places, progress, loaded)
     job = SensitivityJob(source, key_of(source), corpus.card.sha256, method, spec, MODES[chosen], places)
     if (known := known_sensitivity(job)) is not None:
         return known
     draw_texts(CachedCalibration(spec, None, loaded, places.data_dir))  # refuses a text that is too short
     needs = rounding_of(method).needs
-    given = _calibration(source, spec, needs, chosen, "cpu", places, progress, loaded)
+    given = CachedCalibration.of(source, spec, needs, chosen, "cpu", places, progress, loaded)
     return measure_sensitivity(job, loaded.model, relations, types, given, progress)
 
 
@@ -205,23 +205,6 @@ def _check_text(
     """Refuse a text that is too short for a method that judges itself, before anything is computed."""
     if recipe.tuning is not None:
         CachedCalibration(spec, None, loaded, data_dir).further(recipe.tuning.windows(budget))
-
-
-def _calibration(
-    source: str,
-    spec: CalibrationSpec,
-    needs: frozenset[Statistic],
-    dtype: ComputeDtype,
-    device: str,
-    places: Places,
-    progress: Progress,
-    loaded: LoadedModel,
-) -> CachedCalibration:
-    """The calibration set, with the statistics that are needed."""
-    captured = None
-    if needs:
-        captured = run_capture(CaptureJob(source, spec, needs, dtype, device, places), progress, loaded)
-    return CachedCalibration(spec, captured, loaded, places.data_dir)
 
 
 def least_bytes(source: str, scheme: str | Scheme) -> int:
@@ -315,26 +298,6 @@ def bench(
 
 def _scheme(scheme: str | Scheme) -> Scheme:
     return parse(scheme) if isinstance(scheme, str) else scheme
-
-
-def _dtype(
-    source: str,
-    dtype: Dtype,
-    device: str,
-    calibration: CalibrationSpec,
-    places: Places,
-    progress: Progress,
-    loaded: LoadedModel,
-) -> ComputeDtype:
-    if dtype not in get_args(Dtype):
-        raise UnknownNameError("dtype", dtype, get_args(Dtype))
-    if dtype != "auto":
-        return dtype
-    job = PrecisionJob(source, key_of(source), calibration.corpus, device, places)
-    try:
-        return decide_precision(job, progress, loaded).dtype
-    except DataError:  # no text to measure on; a method that needs one will raise this itself
-        return "float32"
 
 
 def _measure_reference(artifact: Artifact, specs: Sequence[TaskSpec], places: Places, progress: Progress) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant import methods
@@ -41,6 +42,7 @@ def quantize_(
     progress: Progress | None = None,
     recipe: Recipe | None = None,
     relations: Relations | None = None,
+    dense: dict[str, Tensor] | None = None,
 ) -> QuantizedModel:
     """Quantize `model` in place.
 
@@ -56,6 +58,7 @@ def quantize_(
         recipe: A recipe that has no registered name, e.g. a method with other settings; `method` is then its name in
             the result. None to look the method up.
         relations: The model's structure, if it is known already; None to discover it.
+        dense: Receives every weight that codes take the place of, as all transforms left it, by module name.
 
     Raises:
         UnknownNameError: There is no such method.
@@ -78,7 +81,7 @@ def quantize_(
         work.notes.append(left)
     _ = work.specs  # raises RefusedError for a mixture that does not fit, before anything is changed
     tuner = None if recipe.tuning is None else recipe.tuning.begin(work)
-    quantization = _Quantization(recipe, work)
+    quantization = _Quantization(recipe, work, dense)
     quantization.transform_()
     assembly = Assembly(model, scheme, parameters, work.online, dtype)
     quantization.round_(assembly)
@@ -90,8 +93,8 @@ def quantize_(
 class _Quantization:
     """State of the quantization of one model."""
 
-    def __init__(self, recipe: Recipe, work: Work) -> None:
-        self.recipe, self.work = recipe, work
+    def __init__(self, recipe: Recipe, work: Work, dense: dict[str, Tensor] | None = None) -> None:
+        self.recipe, self.work, self.dense = recipe, work, dense
         needs = recipe.needs_for(work.scheme)
         self._statistics: Statistics = work.calibration.statistics(work.relations, needs) if needs else {}
 
@@ -112,6 +115,8 @@ class _Quantization:
         if work.scheme.rounds_embeddings:  # before the blocks, so that they see the inputs of the final model
             self._round_embeddings_(solver.embeddings, assembly)
         for group, weights in solver.solve(self.recipe.title, work, self._statistics):
+            if self.dense is not None:
+                self.dense |= {name: weight_at(work.model, name).detach() for name in group.linears}
             assembly.install_group_(group.linears, weights, self._input_scale(group, solver, assembly.clip))
 
     def _input_scale(self, group: InputGroup, solver: Solver, clip: float) -> float | None:
@@ -137,6 +142,8 @@ class _Quantization:
             if inputs is not None and name == relations.embedding:
                 inputs = replace(inputs, looked_up=True)
             codes = rounding.round(weight.float(), grid_of(self.work.specs[name]), inputs)
+            if self.dense is not None:
+                self.dense[name] = weight.detach().clone()
             assembly.install_embedding_(name, codes)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from slmquant.calib import corpora, hub
 from slmquant.calib._catalogue import CORPORA, raw_lines
-from slmquant.calib.corpora import load_corpus, whereabouts
+from slmquant.calib.corpora import calibration_corpus, judging_corpora, load_corpus, whereabouts
 from slmquant.calib.rows import read_text
 from slmquant.errors import DataError, SourceError, UnknownNameError
 from slmquant.packages import Package
@@ -176,3 +176,12 @@ def test_a_text_that_is_empty_or_none_at_all_is_named(tmp_path: Path, name: str,
     (tmp_path / "text" / name).write_bytes(content)
     with pytest.raises(DataError, match="wikitext2_test"):
         load_corpus("wikitext2_test", tmp_path)
+
+
+def test_experiments_are_judged_on_texts_that_are_here_and_no_method_is_calibrated_on(tmp_path: Path) -> None:
+    assert judging_corpora() == ("exl_wiki_eval", "exl_c4_eval")
+
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "c4_train_b.txt").write_text("a web page")
+    assert judging_corpora(tmp_path) == ("exl_wiki_eval", "c4_train_b")
+    assert not {calibration_corpus(), calibration_corpus(tmp_path)} & {*judging_corpora(), *judging_corpora(tmp_path)}

@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from slmquant.cli import app, bench
+from slmquant.cli import app
+from slmquant.cli._names import split_names
 from slmquant.cli._sweep import Sweep, View
 from slmquant.errors import OutputError
 from slmquant.runs.rows import Event
@@ -34,5 +35,5 @@ def test_what_a_cell_says_is_no_markup(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_an_option_that_names_nothing_is_refused() -> None:
     with pytest.raises(typer.BadParameter, match="is empty"):
-        bench._split(" ")
-    assert bench._split(None) is None and bench._split("a, b,") == ["a", "b"]
+        split_names(" ")
+    assert split_names("a, b,") == ["a", "b"]

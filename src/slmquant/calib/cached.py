@@ -120,6 +120,39 @@ class CachedCalibration:
     ) -> None:
         self._spec, self._captured, self._loaded, self._data_dir = spec, captured, loaded, data_dir
 
+    @classmethod
+    def of(
+        cls,
+        source: str,
+        spec: CalibrationSpec,
+        needs: frozenset[Statistic],
+        dtype: ComputeDtype,
+        device: str,
+        places: Places,
+        progress: Progress,
+        loaded: LoadedModel,
+    ) -> CachedCalibration:
+        """A calibration set with the statistics that are needed, captured now unless the cache has them.
+
+        Args:
+            source: The model, as the user named it.
+            spec: Which windows of which text.
+            needs: The statistics; empty for none.
+            dtype: What products are computed in meanwhile.
+            device: Device to compute on.
+            places: Where data and cache are.
+            progress: Receives progress updates.
+            loaded: The model in float32, which is left as it is.
+
+        Raises:
+            DataError: The corpus is absent or too short.
+            NumericalError: An activation was not finite.
+        """
+        captured = None
+        if needs:
+            captured = run_capture(CaptureJob(source, spec, needs, dtype, device, places), progress, loaded)
+        return cls(spec, captured, loaded, places.data_dir)
+
     @cached_property
     def _read(self) -> tuple[Tensor, DataCard]:
         """The windows and the text they come from."""

@@ -102,6 +102,14 @@ def calibration_corpus(data_dir: Path | None = None) -> str:
     return "exl_wiki_calib" if whereabouts("wikitext2_train", data_dir) == "absent" else "wikitext2_train"
 
 
+def judging_corpora(data_dir: Path | None = None) -> tuple[str, ...]:
+    """The default corpora of experiments, on which no method is calibrated: WikiText-2's test split and a sample of C4
+    if available, else such texts from a package.
+    """
+    usual = {"wikitext2_test": "exl_wiki_eval", "c4_train_b": "exl_c4_eval"}
+    return tuple(other if whereabouts(name, data_dir) == "absent" else name for name, other in usual.items())
+
+
 def load_corpus(name: str, data_dir: Path | None = None, progress: Progress | None = None) -> Corpus:
     """Load the corpus `name` from the local folder if it is there, else from its package, else from the hub.
 

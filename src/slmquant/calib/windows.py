@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -11,7 +13,7 @@ from slmquant.calib.corpora import Corpus
 from slmquant.errors import DataError
 from slmquant.item_order import item_order_key
 
-__all__ = ["calibration_windows", "spread_windows", "text_tokens", "window_bos"]
+__all__ = ["SpreadSample", "calibration_windows", "spread_sample", "spread_windows", "text_tokens", "window_bos"]
 
 _SHORTEST_WINDOW = 8
 """Shortest window that `CalibrationSpec` accepts; shorter ones are not suggested."""
@@ -42,6 +44,53 @@ def spread_windows(name: str, available: int, wanted: int) -> tuple[int, ...]:
     wanted = min(wanted, available)
     start = int.from_bytes(item_order_key(0, name, name, "first window")[:6], "big") / (1 << 48)
     return tuple(int((index + start) * available / wanted) for index in range(wanted))
+
+
+class SpreadSample(NamedTuple):
+    """Windows that are spread evenly over a text.
+
+    Attributes:
+        ids: Token ids, BOS included if the model needs one in every window.
+        positions: Position of each window in the text, in windows.
+        available: Number of windows in the text.
+        stride: Tokens from one window to the next.
+        opening: Words on where BOS stands.
+    """
+
+    ids: Int[Tensor, "windows seq"]
+    positions: tuple[int, ...]
+    available: int
+    stride: int
+    opening: str
+
+
+def spread_sample(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, window: int, limit: int | None) -> SpreadSample:
+    """Windows of a text, tokenized once and cut without overlap, its tail dropped.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        corpus: The text.
+        window: Tokens of a window, BOS included.
+        limit: Number of windows; None for all.
+
+    Raises:
+        DataError: The text is shorter than a window.
+    """
+    name, bos = corpus.card.name, window_bos(tokenizer)
+    tokens = text_tokens(tokenizer, corpus.text)
+    length = window if bos is None else window - 1
+    available = len(tokens) // length
+    if available == 0:
+        raise DataError(
+            f"{name} is too short: {len(tokens)} tokens, less than one window of {window}; use a longer text"
+        )
+    positions = spread_windows(name, available, limit or available)
+    ids = tokens[: available * length].view(available, length)[list(positions)]
+    if bos is not None:
+        ids = torch.cat((torch.full((len(ids), 1), bos), ids), dim=1)
+        return SpreadSample(ids, positions, available, length, "BOS before every window")
+    starts = int(tokens[0]) == tokenizer.bos_token_id
+    return SpreadSample(ids, positions, available, length, "BOS at the start of the text" if starts else "no BOS")
 
 
 def window_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:

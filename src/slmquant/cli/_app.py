@@ -32,6 +32,8 @@ COMMANDS = {
         "export",
         "sensitivity",
         "mixture",
+        "questions",
+        "explain",
         "bench-engine",
         "chat",
         "serve",

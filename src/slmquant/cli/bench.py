@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from slmquant.bounds import LARGEST_SEED, LONGEST_S, LONGEST_WINDOW, MOST_SAMPLES, SHORTEST_WINDOW
+from slmquant.cli._names import split_names
 from slmquant.cli._output import DataOption, JsonOption, QuietOption, err_console, print_json, shown, tell
 from slmquant.cli._results import CostPerHourOption
 from slmquant.cli._sweep import Sweep, live_view
@@ -238,7 +239,7 @@ def _bench(
             "(`slmquant models` lists models by name)",
             param_hint="MODELS",
         )
-    named = {field: _split(names) for field, names in lists.items()}
+    named = {field: None if names is None else split_names(names) for field, names in lists.items()}
     plan, remarks = plan_of(plan_file, {"models": models, **named, **values}, calibration, suite, data)
     for remark in remarks if not quiet else ():
         tell(remark)
@@ -308,15 +309,6 @@ def _write(
     elif not quiet:
         _print_results(records, answers, options)
         tell(f"wrote {', '.join(str(path) for path in written)}")
-
-
-def _split(names: str | None) -> list[str] | None:
-    if names is None:
-        return None
-    parts = [name.strip() for name in names.split(",") if name.strip()]
-    if not parts:  # probably an unset shell variable, not a wish for the defaults
-        raise typer.BadParameter(f"{names!r} is empty; write comma-separated names, or leave the option out")
-    return parts
 
 
 def _print_results(records: Sequence[Record], answers: Answers, options: ScoreOptions) -> None:

@@ -12,6 +12,7 @@ A table is written between two comments; the first says what it shows:
     <!-- printed results/published/gguf_reach.json -->
     <!-- costs results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- principles results/published/*.jsonl -->
+    <!-- experiments results/published/questions.json shares W8A8KV8E8 -->
     <!-- end -->
 
 `cells` prints every matching cell of the file: measured ones by divergence, then refused and failed ones with the
@@ -21,8 +22,9 @@ report` prints of the file, with all of its columns, and `notes` its footnotes: 
 told apart. `models` has the scores of each method and scheme over all models. `costs` prints the time and memory of
 quantizing for each measured cell among those of `cells`, cheapest first. `printed` is a table that a benchmark wrote as
 JSON (`--output`), or with `differences` the lines that the benchmark prints below it. `principles` is what `slmquant
-principles` prints of several files, `principles FILES in full` the evidence of each. Differences are paired over the
-windows of the text, and intervals are those of `slmquant compare`.
+principles` prints of several files, `principles FILES in full` the evidence of each. `experiments` is a table of
+`slmquant questions`, such as `shares` of a scheme, or the `conditions`. Differences are paired over the windows of the
+text, and intervals are those of `slmquant compare`.
 """
 
 from __future__ import annotations
@@ -39,15 +41,17 @@ from slmquant.errors import SlmquantError, StoreError
 from slmquant.files import atomic_file
 from slmquant.report._document_principles import principles
 from slmquant.report._document_tables import TABLES, Answers, markdown
+from slmquant.report.experiments import document_table
+from slmquant.store.experiments import read_experiments
 from slmquant.store.jsonlines import read_cells
 from slmquant.store.record import Record
 
 __all__ = ["fill_in", "main"]
 
-_PRINTED = "printed"
-_PRINCIPLES = "principles"
+_PRINTED, _EXPERIMENTS, _PRINCIPLES = "printed", "experiments", "principles"
 _BLOCK = re.compile(
-    rf"(<!-- ({'|'.join((*TABLES, _PRINTED, _PRINCIPLES))}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL
+    rf"(<!-- ({'|'.join((*TABLES, _PRINTED, _EXPERIMENTS, _PRINCIPLES))}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)",
+    re.DOTALL,
 )
 
 
@@ -64,6 +68,8 @@ def fill_in(text: str, folder: Path) -> str:
             return f"{opening}{_printed(folder / path, wanted.strip())}{closing}"
         if kind == _PRINCIPLES:
             return f"{opening}{principles(folder, path, wanted.strip())}{closing}"
+        if kind == _EXPERIMENTS:
+            return f"{opening}{document_table(read_experiments(folder / path), wanted.strip())}{closing}"
         return f"{opening}{TABLES[kind](*_read(folder / path), wanted.strip())}{closing}"
 
     return _BLOCK.sub(table, text)

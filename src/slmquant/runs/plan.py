@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,10 +27,10 @@ from slmquant.runs.plan_fields import (
     wrong,
 )
 from slmquant.runs.plan_file import PlanFile
+from slmquant.runs.precision import Dtype
 from slmquant.schemes import Scheme, parse
 from slmquant.store.record import Budget, CalibrationSpec, CellSpec, ComputeDtype, TaskSpec
 
-Dtype = Literal["auto", "float32", "bfloat16", "bfloat16_all"]
 SCHEMA_DIALECT = "http://json-schema.org/draft-07/schema#"
 """The version of JSON schema that editors read."""
 

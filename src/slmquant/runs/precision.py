@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 import transformers
@@ -31,16 +32,21 @@ from slmquant.cache.write import About, put
 from slmquant.calib.corpora import load_corpus
 from slmquant.calib.windows import calibration_windows
 from slmquant.core.divergence import compare_
+from slmquant.errors import DataError, UnknownNameError
 from slmquant.machine.environment import environment, usable_cores
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.computing.linear import multiplying_in
 from slmquant.model.computing.modes import FLOAT32, MODES, ComputeMode, attending_in
 from slmquant.model.running.output_head import OutputHead
+from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, load
 from slmquant.model.sources.resolve import public_name
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.store.record import ComputeDtype, Metric
+
+Dtype = Literal["auto", ComputeDtype]
+"""The name of a compute mode, or `auto` to choose one."""
 
 MIN_SPEEDUP = 1.1
 """Smallest speedup at which a mode is worth its rounding."""
@@ -150,6 +156,33 @@ def decide_precision(job: PrecisionJob, progress: Progress, loaded: LoadedModel 
     path, about = _path(job, corpus.card.sha256), About(public_name(job.model), f"compute dtype: {decision.dtype}")
     put(path, about, _STORED.dump_json(decision))
     return decision
+
+
+def chosen_dtype(
+    source: str, dtype: Dtype, device: str, corpus: str, places: Places, progress: Progress, loaded: LoadedModel
+) -> ComputeDtype:
+    """The mode that `dtype` names; `auto` decides, and is float32 if there is no text to measure on.
+
+    Args:
+        source: The model, as the user named it.
+        dtype: A mode, or `auto`.
+        device: Device to compute on.
+        corpus: The text to measure on.
+        places: Where data and cache are.
+        progress: Receives progress updates.
+        loaded: The model in float32, which is left as it is.
+
+    Raises:
+        UnknownNameError: There is no such mode.
+    """
+    if dtype not in get_args(Dtype):
+        raise UnknownNameError("dtype", dtype, get_args(Dtype))
+    if dtype != "auto":
+        return dtype
+    try:
+        return decide_precision(PrecisionJob(source, key_of(source), corpus, device, places), progress, loaded).dtype
+    except DataError:  # no text to measure on; whatever needs one raises this itself
+        return "float32"
 
 
 def known_precision(job: PrecisionJob, corpus_sha256: str) -> PrecisionDecision | None:

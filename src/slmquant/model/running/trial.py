@@ -33,9 +33,9 @@ class Trial:
 
     def __init__(self, model: PreTrainedModel, windows: Int[Tensor, "samples seq"], mode: ComputeMode) -> None:
         self.windows = windows
-        self._model, self._mode = model, mode
+        self.model, self._mode = model, mode
         self._exact_head = model.get_output_embeddings().get_parameter("weight").detach().clone()
-        self.states = self._states()
+        self.states = self.run()
         """Final hidden states of the full-precision model, `(samples, seq, hidden)`."""
 
     @property
@@ -52,31 +52,50 @@ class Trial:
 
     def logits(self, states: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
         """Full-precision logits of final hidden states."""
-        return OutputHead(self._model, self._exact_head, self._mode.head).logits(states).clone()
+        return OutputHead(self.model, self._exact_head, self._mode.head).logits(states).clone()
 
-    @torch.inference_mode()
     def divergence(self, weights: Mapping[str, QuantizedTensor]) -> Float[Tensor, " samples"]:
         """Mean KL from full precision of each window, in nats per token, with these weights rounded."""
-        with _rounded(self._model, weights):
-            reference = OutputHead(self._model, self._exact_head, self._mode.head)
-            head = OutputHead(self._model, dtype=self._mode.head)
-            rows = max(16, _BLOCK_ELEMENTS // len(self._exact_head))
-            means = [
-                torch.cat(
-                    [
-                        forward_divergence_(reference.logits(known, again=True), head.logits(states, again=True))
-                        for known, states in zip(exact[:-1].split(rows), found[:-1].split(rows), strict=True)
-                    ]
-                ).mean()
-                for exact, found in zip(self.states, self._states(), strict=True)
-            ]
-        return torch.stack(means)
+        with _rounded(self.model, weights):
+            return self.tokens().mean(dim=1)
 
     @torch.inference_mode()
-    def _states(self) -> Float[Tensor, "samples seq hidden"]:
-        """Final hidden states with the weights as they are."""
-        body = OutputHead(self._model)
-        with multiplying_in(self._model.base_model, self._mode.linears), attending_in(self._mode.attention):
+    def tokens(self) -> Float[Tensor, "samples predictions"]:
+        """KL from full precision at each prediction, in nats, of the model as it is now."""
+        reference = OutputHead(self.model, self._exact_head, self._mode.head)
+        head = OutputHead(self.model, dtype=self._mode.head)
+        rows = self._rows
+        windows = [
+            torch.cat(
+                [
+                    forward_divergence_(reference.logits(known, again=True), head.logits(states, again=True))
+                    for known, states in zip(exact[:-1].split(rows), found[:-1].split(rows), strict=True)
+                ]
+            )
+            for exact, found in zip(self.states, self.run(), strict=True)
+        ]
+        return torch.stack(windows)
+
+    @torch.inference_mode()
+    def confidence(self) -> Float[Tensor, "samples predictions"]:
+        """Probability of the most probable next token in full precision."""
+        head, rows = OutputHead(self.model, self._exact_head, self._mode.head), self._rows
+        found = [
+            torch.cat([head.logits(part, again=True).softmax(dim=-1).amax(dim=-1) for part in states[:-1].split(rows)])
+            for states in self.states
+        ]
+        return torch.stack(found)
+
+    @property
+    def _rows(self) -> int:
+        """Number of tokens whose logits are computed at a time."""
+        return max(16, _BLOCK_ELEMENTS // self.vocabulary)
+
+    @torch.inference_mode()
+    def run(self) -> Float[Tensor, "samples seq hidden"]:
+        """Final hidden states of the model as it is now."""
+        body = OutputHead(self.model)
+        with multiplying_in(self.model.base_model, self._mode.linears), attending_in(self._mode.attention):
             return torch.cat([body.hidden(window[None]) for window in self.windows])
 
 

@@ -22,9 +22,9 @@ from transformers import PreTrainedConfig
 from slmquant.cache.entries import entry_path, is_sound, lease
 from slmquant.cache.write import About
 from slmquant.calib.corpora import load_corpus
-from slmquant.calib.windows import spread_windows, text_tokens, window_bos
+from slmquant.calib.windows import spread_sample
 from slmquant.core.divergence import compare_, log_normalize_, next_token_nll
-from slmquant.errors import CacheError, DataError, NumericalError
+from slmquant.errors import CacheError, NumericalError
 from slmquant.model.compatibility.context import fitting
 from slmquant.model.running.output_head import OutputHead
 from slmquant.store.record import DataCard, ItemOutcome, Metric, TaskSpec
@@ -136,23 +136,9 @@ def _window_tokens(config: PreTrainedConfig) -> int:
 
 def _windows(name: str, context: EvalContext, spec: TaskSpec) -> _Windows:
     corpus = load_corpus(name, context.data_dir, context.progress)
-    window, bos = _window_tokens(context.model.config), window_bos(context.tokenizer)
-    tokens = text_tokens(context.tokenizer, corpus.text)
-    length = window if bos is None else window - 1
-    available = len(tokens) // length
-    if available == 0:
-        raise DataError(
-            f"{name} is too short: {len(tokens)} tokens, less than one window of {window}; use a longer text"
-        )
-    positions = spread_windows(name, available, spec.limit or available)
-    ids = tokens[: available * length].view(available, length)[list(positions)]
-    if bos is not None:
-        ids = torch.cat((torch.full((len(ids), 1), bos), ids), dim=1)
-        opening = "BOS before every window"
-    else:
-        starts = int(tokens[0]) == context.tokenizer.bos_token_id
-        opening = "BOS at the start of the text" if starts else "no BOS"
-    protocol = f"{name} tokenized once, windows of {window}, stride {length}, tail dropped, {opening}"
+    window = _window_tokens(context.model.config)
+    ids, positions, available, stride, opening = spread_sample(context.tokenizer, corpus, window, spec.limit)
+    protocol = f"{name} tokenized once, windows of {window}, stride {stride}, tail dropped, {opening}"
     which = f"all {available} windows" if len(ids) == available else f"{len(ids)} of {available} windows, evenly spread"
     if len(ids) == 1:
         which += " (one window has no standard error)"

@@ -1,0 +1,1 @@
+"""Experiments that find out what a quantized model's divergence comes from."""
