@@ -40,7 +40,7 @@ def test_the_answer_says_what_why_how_sure_and_what_is_out(capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "invented-135m: --max-bytes 120 MB; compared on 8 windows of wikitext2" in out
     assert "1: the least divergence of 5 that fit" in out
-    assert "3 by --max-bytes at most 120 MB: gptq/W8A8 (163 MB)" in out
+    assert "3 by --max-bytes at most 120 MB: gptq/W8A8, rtn/W8A8 (163 MB), none/W16A16 (269 MB)" in out
     assert "to make it: slmquant quantize invented-135m --method gptq --scheme W4A16g64" in out
     assert "tokens/s" not in out  # nothing is known of it
 

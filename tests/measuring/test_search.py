@@ -112,9 +112,9 @@ def test_a_candidate_that_cannot_be_made_is_said() -> None:
 
     answer, _ = searched(ask(simulated.MODEL, max_bytes="100MB"), made, 60, wanted)
 
-    problem = next(ruled for ruled in answer.ruled_out if ruled.by == "a failure")
-    assert problem.label == "slmq/types for 100000000 bytes"
-    assert "exceeded its limit" in problem.reason
+    problem = next(ruled for ruled in answer.ruled_out if ruled.label == "slmq/types for 100000000 bytes")
+    assert problem.by == "--minutes"
+    assert problem.reason.startswith("exceeded its limit")
 
 
 def test_nothing_is_measured_twice() -> None:

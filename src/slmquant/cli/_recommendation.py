@@ -96,8 +96,11 @@ def _measured(question: Question, path: Path, further: Sequence[Cell], data: Pat
 
     check_source(question.model)
 
+    told: set[str] = set()
+
     def news(event: Event) -> None:
-        if event.text and not quiet:
+        if event.text and not quiet and not event.skipped and event.text not in told:
+            told.add(event.text)
             tell(event.text)
 
     with progress_bar(quiet) as progress, Store(path) as store:
@@ -205,10 +208,9 @@ def print_answer(answer: Answer, json: bool) -> None:
     question = answer.question
     rows = [_row(place, one) for place, one in enumerate(answer.options, start=1)]
     used = [place for place in range(len(_HEADS)) if place == 0 or any(row[place] for row in rows)]
+    say(_title(answer))
     if rows:
-        print_table(_title(answer), [_HEADS[p] for p in used], [[row[p] for p in used] for row in rows])
-    else:
-        say(_title(answer))
+        print_table("", [_HEADS[p] for p in used], [[row[p] for p in used] for row in rows])
     if answer.further:
         say(f"and {answer.further} more that fit")
     if answer.nearest is not None:
@@ -284,12 +286,16 @@ def _print_out(answer: Answer) -> None:
         say("\nruled out:")
     for by, several in groupby(answer.ruled_out, key=lambda ruled: ruled.by):
         ruled = list(several)
-        shown = ", ".join(f"{one.label} ({one.reason})" for one in ruled[:_LISTED])
-        say(f"  {len(ruled)} by {by}: {shown}{_more(len(ruled))}")
+        reasons: dict[str, list[str]] = {}
+        for one in ruled:
+            reasons.setdefault(one.reason, []).append(one.label)
+        shown = [f"{_few(labels)} ({reason})" for reason, labels in reasons.items()]
+        say(f"  {len(ruled)} by {by}: {_few(shown)}")
     for lacks, unjudged in groupby(sorted(answer.lacking, key=lambda one: one.lacks), key=lambda one: one.lacks):
-        names = [one.label for one in unjudged]
-        say(f"not judged, as {lacks} is not known: {', '.join(names[:_LISTED])}{_more(len(names))}")
+        say(f"not judged, as {lacks} is not known: {_few([one.label for one in unjudged])}")
 
 
-def _more(count: int) -> str:
-    return f" and {count - _LISTED} more" if count > _LISTED else ""
+def _few(texts: Sequence[str]) -> str:
+    """The first texts, and how many more there are."""
+    more = len(texts) - _LISTED
+    return ", ".join(texts[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from slmquant.recommendation.candidate import Candidate
 from slmquant.recommendation.evidence import CONTEXT
 from slmquant.recommendation.question import Question
 from slmquant.schemes import Scheme, parse
+from slmquant.store.record import REFERENCE
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Made:
     Attributes:
         path: The file or folder.
         size_bytes: Its bytes on disk.
-        on_engine: What the engine measured of it; None without an engine.
+        on_engine: What the engine measured of it, in turns with full precision; None without an engine.
         notes: Remarks of the method and of the format.
     """
 
@@ -58,9 +60,15 @@ def make(answer: Answer, output: Path, overwrite: bool, data_dir: Path | None, p
     if question.engine is None:
         artifact.save(output, overwrite=overwrite)
         return Made(output, bytes_on_disk(output) or 0, None, notes)
-    written = formats.load(engines.load(question.engine).formats[0]).write(artifact, output)
-    del artifact
-    (result,) = bench_engine(question.engine, [(str(output), None)], quick_settings(), None, data_dir, progress)
+    fmt = formats.load(engines.load(question.engine).formats[0])
+    written = fmt.write(artifact, output)
+    with tempfile.TemporaryDirectory(prefix="slmquant-") as scratch:
+        reference, full = Path(scratch) / "reference", Path(scratch) / f"full{fmt.suffix}"
+        artifact.save(reference)
+        del artifact
+        fmt.write(api.quantize(question.model, REFERENCE, str(Scheme()), dtype="float32"), full)
+        pairs = [(str(output), str(reference)), (str(full), question.model)]
+        result, _ = bench_engine(question.engine, pairs, quick_settings(), 1, data_dir, progress)
     return Made(output, written.stored_bytes, result, (*notes, *written.remarks))
 
 
@@ -87,12 +95,12 @@ def proof(made: Made) -> str:
     said = [size_text(made.size_bytes)]
     speed = None if made.on_engine is None else _speed(made.on_engine)
     said += [] if speed is None else [f"{speed:.1f} tokens/s"]
+    faster = next((value for name, value in named.items() if name.startswith("decode_speedup@")), None)
+    said += [] if faster is None else [f"{faster:.2f} times as fast as full precision"]
     if "inference_peak_rss_bytes" in named:
         said.append(f"{size_text(round(named['inference_peak_rss_bytes']))} of memory")
-    if "parity_kl_mean" in named and made.on_engine is not None:
-        said.append(f"{named['parity_kl_mean']:.2g} nats from what torch computes of the file")
-    if made.on_engine is not None and made.on_engine.status != "ok":
-        said.append(f"{made.on_engine.status}: {made.on_engine.reason}")
+    if "parity_kl_mean" in named:
+        said.append(f"{named['parity_kl_mean']:.2g} nats from what torch computes of the same codes")
     return ", ".join(said)
 
 
@@ -113,9 +121,9 @@ def missed(made: Made, question: Question) -> None:
     if asked.max_memory is not None and memory is not None and memory > asked.max_memory:
         misses.append(f"{size_text(memory)} of memory and not at most {size_text(asked.max_memory)}")
     if result is not None and result.status != "ok":
-        misses.append(f"{question.engine} ended as {result.status}: {result.reason}")
+        misses.append(f"{question.engine} {result.status}: {result.reason}")
     if misses:
-        raise RefusedError(f"{made.path} was made, but has {'; '.join(misses)}")
+        raise RefusedError(f"{made.path} was made, but is not what was asked: {'; '.join(misses)}")
 
 
 def _speed(result: EngineResult) -> float | None:

@@ -21,7 +21,7 @@ from slmquant.recommendation.evidence import Evidence
 from slmquant.recommendation.judging import judge, mean_divergence
 from slmquant.recommendation.question import Question
 from slmquant.recommendation.schedule import RUNGS, Schedule
-from slmquant.recommendation.space import Proposal
+from slmquant.recommendation.space import LADDER, Proposal
 from slmquant.store.record import CalibrationSpec, CellSpec, TaskSpec
 from slmquant.tasks.common.suites import suite
 
@@ -125,7 +125,7 @@ class Search:
                 continue
             candidate = self.trials.candidate(proposal, _SHARE_FOR_CHOOSING * left_s)
             if isinstance(candidate, Failure):
-                self.schedule.problem(proposal, candidate.reason)
+                self.schedule.problem(proposal, candidate.reason, is_time=candidate.status == "timeout")
                 continue
             self.trials.measure([candidate], self.texts, self.left_s - self._reserved_s)
             evidence = self.read()
@@ -140,10 +140,10 @@ class Search:
         return 60 * self.question.minutes / 3 if any(one is not None for one in later) else 0.0
 
     def _next(self, waiting: Sequence[Proposal], evidence: Evidence) -> Proposal:
-        """The most promising one; the first of all is the most promising of those that take seconds."""
-        if any(one.windows for one in evidence.candidates):
-            return waiting[0]
-        return next((one for one in waiting if one.method == "rtn"), waiting[0])
+        """The most promising one, after one of each quick method."""
+        known = {one.candidate.method for one in evidence.candidates if one.windows}
+        quick = [method for method in LADDER if method not in known | {one.method for one in self._tried}]
+        return next((one for method in quick for one in waiting if one.method == method), waiting[0])
 
     def _takes_s(self, proposal: Proposal) -> float:
         """Seconds that a cell is expected to take; 0 if no record tells."""

@@ -109,7 +109,7 @@ class _Writer:
             order_of = "the smallest of" if place == 0 else "one of"
             return f"{order_of} {number} that fit; has the quality asked for{sure}"
         if place == 0:
-            return f"the least divergence of {number} that fit" if number > 1 else "the only one that fits"
+            return f"the least divergence of {number} that fit" if number > 1 else "the only one measured that fits"
         if self.ordered.ranking.field_of(one) is None:
             return "fits, but was measured on other windows than the rest"
         return "not told apart from the best" if may_be_best else "shown to be worse than the first"

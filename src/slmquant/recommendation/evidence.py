@@ -57,6 +57,7 @@ class Observed:
         make_s: Seconds to make it: to load the model, capture statistics and quantize.
         cells: The cells that say so.
         problem: Why it could not be measured; None if it was.
+        again: Whether another try may succeed, as time or memory ran out.
     """
 
     candidate: Candidate
@@ -69,6 +70,7 @@ class Observed:
     make_s: float | None = None
     cells: tuple[str, ...] = ()
     problem: str | None = None
+    again: bool = False
 
     @property
     def mean(self) -> float | None:
@@ -166,7 +168,7 @@ def _add_cell_(observed: dict[Candidate, Observed], record: Record, items: Seque
     before = observed.get(candidate, Observed(candidate))
     if record.status != "ok":
         if not before.windows:
-            observed[candidate] = replace(before, problem=f"{record.status.replace('_', ' ')}: {record.reason}")
+            observed[candidate] = replace(before, problem=_problem(record), again=not record.is_finished)
         return
     size = record.metric("stored_bytes")
     spent = [record.metric(name) for name in ("load_model_s", "quantize_s")]
@@ -179,6 +181,7 @@ def _add_cell_(observed: dict[Candidate, Observed], record: Record, items: Seque
         make_s=sum(made) if len(made) == len(spent) else before.make_s,
         cells=(*before.cells, record.cell_id),
         problem=None,
+        again=False,
     )
 
 
@@ -187,7 +190,8 @@ def _add_engine_cell_(observed: dict[Candidate, Observed], record: Record) -> No
     candidate = next((one for one in observed if _is_of(record, one)), Candidate.of(record.spec))
     before = observed.get(candidate, Observed(candidate))
     if record.status != "ok":
-        observed[candidate] = replace(before, problem=f"on {record.spec.engine}: {record.status}: {record.reason}")
+        problem = f"on {record.spec.engine}: {_problem(record)}"
+        observed[candidate] = replace(before, problem=problem, again=not record.is_finished)
         return
     named = {metric.name: metric.value for metric in record.metrics}
     context = context_of(record.metrics, "decode_tokens_per_s", CONTEXT)
@@ -199,6 +203,11 @@ def _add_engine_cell_(observed: dict[Candidate, Observed], record: Record) -> No
         tokens_per_second=named.get(f"decode_tokens_per_s@{context}", before.tokens_per_second),
         cells=(*before.cells, record.cell_id),
     )
+
+
+def _problem(record: Record) -> str:
+    """Why a cell has no figures; the advice for `bench` that a reason ends with is left out."""
+    return f"{record.status.replace('_', ' ')}: {(record.reason or '').partition('; ')[0]}"
 
 
 def _is_of(record: Record, candidate: Candidate) -> bool:

@@ -51,7 +51,7 @@ def order(question: Question, judgement: Judgement) -> Ordered:
     ranking = rank([one.observed for one in fitting])
     fitting.sort(key=lambda one: (*_stage(one.observed, ranking), one.observed.candidate.label))
     last = ranking.stages[-1] if ranking.stages else None
-    if last is None or last.drawn is None:
+    if last is None or last.drawn is None or len(fitting) == 1:
         members = () if last is None else last.members
         return Ordered(tuple(fitting), ranking, (None,) * len(fitting), members)
     shares = np.bincount(last.drawn.argmin(axis=0), minlength=len(last.members)) / last.drawn.shape[1]

@@ -108,9 +108,9 @@ class Schedule:
         self._leave_out(proposal.label, "prediction", about)
         return True
 
-    def problem(self, proposal: Proposal, reason: str) -> None:
-        """Leave out a proposal that could not be made."""
-        self._leave_out(proposal.label, "a failure", reason)
+    def problem(self, proposal: Proposal, reason: str, is_time: bool = False) -> None:
+        """Leave out a proposal that could not be made, maybe for lack of time."""
+        self._leave_out(proposal.label, "--minutes" if is_time else "a failure", reason.partition("; ")[0])
 
     def no_time(self, proposal: Proposal) -> None:
         """Leave out a proposal for lack of time."""

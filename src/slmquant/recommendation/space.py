@@ -16,8 +16,10 @@ _SCHEMES = {
 """Format → schemes, most bytes first."""
 _OTHER_SCHEMES = ("W8A16g32E8", "W4A16g32E8", "W4A16g32")
 """Schemes of formats that are not listed."""
-_METHODS = ("rtn", "gptq_mse", "gptq_mse+scale_tuning")
-"""Plain rounding, which takes seconds; the best rounding of one weight at a time; and with scales tuned end to end."""
+LADDER = ("rtn", "gptq_mse")
+"""Methods that are tried first, each once: plain rounding takes seconds, and rounding one weight at a time a minute."""
+_METHODS = (*LADDER, "gptq_mse+scale_tuning")
+"""The last tunes scales end to end, which takes minutes."""
 
 
 class Proposal(NamedTuple):
@@ -39,9 +41,9 @@ class Proposal(NamedTuple):
         return f"{self.method}/{self.scheme or f'types for {self.chosen_for} bytes'}"
 
     def is_measured(self, evidence: Evidence) -> bool:
-        """Whether a record tells its divergence, or why it has none."""
+        """Whether a record tells its divergence, or why it will never have one."""
         one = self.observed(evidence)
-        return one is not None and (bool(one.windows) or one.problem is not None)
+        return one is not None and (bool(one.windows) or (one.problem is not None and not one.again))
 
     def observed(self, evidence: Evidence) -> Observed | None:
         """What is known of it; None if nothing is."""
