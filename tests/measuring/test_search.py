@@ -133,6 +133,7 @@ def test_nothing_is_measured_twice() -> None:
 def test_a_model_is_searched_and_the_answer_kept(model: Path, data: Path, tmp_path: Path) -> None:
     """A random model of two layers, without an engine: its cells and the answer are in the store, and come again."""
     from slmquant.cli._app import run
+    from slmquant.formats.native.folder import is_native
     from slmquant.store import Store
 
     store = tmp_path / "results.sqlite"
@@ -150,3 +151,8 @@ def test_a_model_is_searched_and_the_answer_kept(model: Path, data: Path, tmp_pa
         assert opened.answers() == [kept]
     answer = Answer.model_validate_json(kept.content)
     assert answer.options[0].size_bytes is not None and answer.options[0].size_bytes <= 60_000
+    target = tmp_path / "made"
+    assert run([*words, "--apply", "-o", str(target)]) == 0
+    assert is_native(target)
+    assert run([*words, "--apply", "-o", str(data)]) == 2  # a folder of other things stays
+    assert run([*words, "--apply"]) == 2
