@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from slmquant.calib.calibration import NoCalibration
+from slmquant.cli._app import run
 from slmquant.engines.common.contract import EngineStatus
 from slmquant.engines.llamacpp import LlamaCpp
 from slmquant.errors import ModelError, UnavailableError, UnknownNameError
@@ -67,6 +68,28 @@ def test_refusals_and_bytes_of_all_proposals_are_counted_once(model: Path) -> No
     assert first == second
     assert first.counted["W3A16g64E8"] < first.counted["W4A16g64"] < first.counted["W16A16"]
     assert first.parameters > 0
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("limit", "message"), [("1kB", "cannot be met: the smallest file of"), ("9MB", "nothing to choose")]
+)
+def test_bytes_that_no_file_or_every_file_has_are_refused(
+    model: Path, data: Path, tmp_path: Path, limit: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "recommend",
+        str(model),
+        "--max-bytes",
+        limit,
+        "--store",
+        str(tmp_path / "new.sqlite"),
+        "--data",
+        str(data),
+    ]
+
+    assert run(words) == 3
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("at_once")

@@ -90,11 +90,10 @@ def _known(question: Question, path: Path, further: Sequence[Cell]) -> tuple[Evi
 def _measured(question: Question, path: Path, further: Sequence[Cell], data: Path | None, quiet: bool) -> Answer:
     """The answer after measuring for the question's minutes."""
     from slmquant.cli._output import progress_bar
-    from slmquant.measuring.recommend import Surroundings, recommend
-    from slmquant.model.sources.resolve import check_source
+    from slmquant.measuring.recommend import Surroundings, check_possible, recommend
     from slmquant.store import Store
 
-    check_source(question.model)
+    check_possible(question)
 
     told: set[str] = set()
 

@@ -23,6 +23,7 @@ from slmquant.recommendation.advise import advise
 from slmquant.recommendation.answer import Answer
 from slmquant.recommendation.by_principles import refusing
 from slmquant.recommendation.evidence import Evidence, gather
+from slmquant.recommendation.judging import size_of
 from slmquant.recommendation.prior import USUAL_GAINS, Prior, gains_of
 from slmquant.recommendation.question import Question
 from slmquant.recommendation.schedule import RUNGS, Schedule, Sizing
@@ -77,17 +78,15 @@ def check_possible(question: Question) -> None:
 
 
 def recommend(question: Question, around: Surroundings) -> Answer:
-    """Answer a question, measuring for at most its minutes.
+    """Answer a question that `check_possible` accepts, measuring for at most its minutes.
 
     Raises:
-        SlmquantError: The model or the engine cannot be used, or there is nothing to choose.
+        SlmquantError: The model cannot be used, or there is nothing to choose.
     """
     deadline = time.monotonic() + 60 * question.minutes
-    check_possible(question)
     format_name = "native" if question.engine is None else engines.load(question.engine).formats[0]
     tried = proposals(format_name, question.constraints.max_bytes)
     sizes = sizes_of(question, format_name, tried, around.progress)
-    _check_choice(question, sizes)
     cells = best_of([*around.further, *((record, ()) for record in around.store.records())])
     everything = [record for record, _ in cells]
     further = {record.cell_id: items for record, items in around.further}
@@ -108,6 +107,7 @@ def recommend(question: Question, around: Surroundings) -> Answer:
         (refusing(judged, identify(question.model).card),),
     )
     known = read()
+    _check_choice(question, sizes, known)
     trials = Trials.like(known, question.model, around.store, around.data_dir, around.progress, around.tell)
     texts = texts_here(known, around.data_dir, RUNGS[0])
     search = Search(question, schedule, trials, texts, read, _costs(everything), around.say, deadline)
@@ -115,13 +115,23 @@ def recommend(question: Question, around: Surroundings) -> Answer:
     return advise(question, evidence, tuple(schedule.left_out.values()), format_name)
 
 
-def _check_choice(question: Question, sizes: Sizes) -> None:
-    """Refuse a question that full precision answers."""
+def _check_choice(question: Question, sizes: Sizes, evidence: Evidence) -> None:
+    """Refuse a question that full precision answers, or that no file can.
+
+    Raises:
+        RefusedError: It is such a question.
+    """
     full, limit = sizes.counted.get(str(Scheme())), question.constraints.max_bytes
     if full is not None and limit is not None and full <= limit and not question.constraints.of_quality:
         raise RefusedError(
             f"{size_text(limit)} hold {question.model} in 16 bits ({size_text(full)}), so there is nothing to choose; "
             "use method none, or ask for less"
+        )
+    known = [size for one in evidence.candidates if (size := size_of(one, question.engine)) is not None]
+    if limit is not None and sizes.least is not None and limit < min([sizes.least, *known]):
+        raise RefusedError(
+            f"--max-bytes {size_text(limit)} cannot be met: the smallest file of {question.model} that would be tried "
+            f"takes {size_text(sizes.least)}"
         )
 
 

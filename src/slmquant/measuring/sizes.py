@@ -22,6 +22,7 @@ from slmquant.calib.calibration import NoCalibration
 from slmquant.errors import RefusedError, SlmquantError
 from slmquant.methods.common.mixed import described, specs_of, weight_names
 from slmquant.mixing.file_bytes import other_bytes, tensor_bytes
+from slmquant.mixing.sensitivity import fitting_types
 from slmquant.model.computing.grids import grid_of
 from slmquant.model.discovery.relations import discover
 from slmquant.model.running.trial import stored_weight
@@ -33,13 +34,14 @@ from slmquant.model.structure import Relations
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
-from slmquant.recommendation.space import Proposal
+from slmquant.recommendation.space import CHOOSING, Proposal
 from slmquant.runs.sketch import sketch
 from slmquant.schemes import GgufType, Scheme, parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 
 _VERSION = 1
 """Raised when bytes are counted differently."""
+_LEAST = "least"
 
 
 class Sizes(BaseModel):
@@ -51,6 +53,8 @@ class Sizes(BaseModel):
     """Scheme → bytes, as far as they are known; `W16A16` is full precision."""
     refused: dict[str, str]
     """`method/scheme` that model or format cannot have → why."""
+    least: int | None
+    """Bytes of the smallest file that can be made; None if that is not known."""
     parameters: int
     """Parameters of the model."""
 
@@ -91,10 +95,11 @@ def count_sizes(job: SizesJob, progress: Progress) -> Sizes:
     if job.format == "native":
         counted = {name: stored_bytes(parse(name), loaded.model, relations) for name in (*schemes, str(Scheme()))}
     sizes = {scheme: count for scheme, count in counted.items() if isinstance(count, int)}
+    least = sizes.pop(_LEAST, None) or min(sizes.values(), default=None)
     for method, scheme in named:
         if isinstance(reason := counted.get(scheme), str):
             refused[f"{method}/{scheme}"] = reason
-    found = Sizes(counted=sizes, refused=refused, parameters=identify(job.source).card.parameters)
+    found = Sizes(counted=sizes, refused=refused, least=least, parameters=identify(job.source).card.parameters)
     put(path, About(job.source, f"bytes of {job.format} files"), found.model_dump_json().encode())
     return found
 
@@ -134,12 +139,15 @@ def _file_sizes(job: SizesJob, loaded: LoadedModel, relations: Relations, scheme
     elements = {name: shape.numel() for name, shape in rows.items()}
     longest = max((one.method for one in job.proposals), key=len)
     types = {scheme: _types(parse(scheme), loaded.model, relations) for scheme in schemes}
+    fitting = fitting_types(loaded.model, relations, CHOOSING)
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration())
     artifact = Artifact(reference, loaded.tokenizer, job.source, loaded.sha256)
     others = other_bytes(artifact, elements, longest, relations)
     found: dict[str, int | str] = {
         str(Scheme()): others + sum(tensor_bytes("F16", count) for count in elements.values())
     }
+    smallest = (min(tensor_bytes(kind, elements[name]) for kind in kinds) for name, kinds in fitting.items())
+    found[_LEAST] = others + sum(smallest)
     for scheme, of_weights in types.items():
         if isinstance(of_weights, str):
             found[scheme] = of_weights
