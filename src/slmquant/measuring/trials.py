@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,9 +152,9 @@ def texts_here(evidence: Evidence, data_dir: Path | None, windows: int) -> list[
     Raises:
         DataError: There is no text.
     """
-    known = _most_measured(evidence)
+    known = Counter(texts for one in evidence.candidates for texts in one.texts if texts)
     if known:
-        return [TaskSpec(name=name, limit=count) for name, count in known.items()]
+        return list(max(known, key=lambda texts: (known[texts], -sum(text.limit or 0 for text in texts))))
     here = [name for name in TEXTS if whereabouts(_corpus(name), data_dir) in ("folder", "package")]
     if not here:
         raise DataError("there is no text to measure divergence on; give a folder of data (--data or SLMQUANT_DATA)")
@@ -163,16 +164,3 @@ def texts_here(evidence: Evidence, data_dir: Path | None, windows: int) -> list[
 def _corpus(name: str) -> str:
     corpus = getattr(tasks.resolve(TaskSpec(name=name)), "corpus", None)
     return corpus if isinstance(corpus, str) else name
-
-
-def _most_measured(evidence: Evidence) -> Mapping[str, int]:
-    """Text → windows, as most candidates were measured."""
-    sets = [
-        tuple(sorted((text.name, len(windows)) for text, windows in one.windows.items() if windows))
-        for one in evidence.candidates
-        if one.windows
-    ]
-    if not sets:
-        return {}
-    most = max(sorted(set(sets)), key=sets.count)
-    return dict(most)

@@ -16,7 +16,7 @@ from slmquant.analysis.cells import accuracy
 from slmquant.analysis.score_table import context_of
 from slmquant.recommendation.candidate import Candidate
 from slmquant.store.outdated import apart
-from slmquant.store.record import ComputeDtype, ItemOutcome, Record, task_name
+from slmquant.store.record import ComputeDtype, ItemOutcome, Record, TaskSpec, task_name
 
 Answers = Mapping[str, Sequence[ItemOutcome]]
 """Cell id → its per-item answers."""
@@ -49,6 +49,7 @@ class Observed:
     Attributes:
         candidate: The candidate.
         windows: Text → position of a window → divergence on it, in nats per token.
+        texts: The texts that each of its cells was measured on.
         answers: Task → item → whether it was answered correctly, 0 to 1.
         stored_bytes: Bytes of its stored weights, by slmquant's definition.
         file_bytes: Bytes of the file that the engine opens.
@@ -62,6 +63,7 @@ class Observed:
 
     candidate: Candidate
     windows: Mapping[Text, Mapping[int, float]] = field(default_factory=dict)
+    texts: tuple[tuple[TaskSpec, ...], ...] = ()
     answers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     stored_bytes: int | None = None
     file_bytes: int | None = None
@@ -176,6 +178,7 @@ def _add_cell_(observed: dict[Candidate, Observed], record: Record, items: Seque
     observed[candidate] = replace(
         before,
         windows=_with_windows(before.windows, record, items),
+        texts=(*before.texts, tuple(t for t in record.spec.tasks if record.metric(_DIVERGENCE, str(t)) is not None)),
         answers={**before.answers, **_answers(record, items)},
         stored_bytes=before.stored_bytes if size is None else round(size.value),
         make_s=sum(made) if len(made) == len(spent) else before.make_s,
