@@ -154,7 +154,8 @@ def texts_here(evidence: Evidence, data_dir: Path | None, windows: int) -> list[
     """
     known = Counter(texts for one in evidence.candidates for texts in one.texts if texts)
     if known:
-        return list(max(known, key=lambda texts: (known[texts], -sum(text.limit or 0 for text in texts))))
+        most = max(known, key=lambda texts: (known[texts], -sum(text.limit or 0 for text in texts)))
+        return list(most)
     here = [name for name in TEXTS if whereabouts(_corpus(name), data_dir) in ("folder", "package")]
     if not here:
         raise DataError("there is no text to measure divergence on; give a folder of data (--data or SLMQUANT_DATA)")
