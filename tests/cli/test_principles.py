@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from slmquant.cli import app
@@ -34,13 +35,16 @@ def shown(*words: str) -> str:
     return result.stdout
 
 
-def test_every_principle_has_a_row(file: str) -> None:
-    text = shown(file)
+@pytest.mark.parametrize("width", ["80", "220"])
+def test_every_principle_has_a_row(file: str, width: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slmquant.cli.principles.console", Console(width=int(width)))
+    lines = shown(file).splitlines()
+    text = " ".join(lines)
 
     assert all(name in text for name in names())
-    (row,) = (line for line in text.splitlines() if " eight_bit_activations " in line)
+    (row,) = (line for line in lines if line.strip().startswith("eight_bit_activations "))
     assert "holds" in row
-    assert "16 windows" in row
+    assert "invented-135m: ×" in row
 
 
 def test_one_is_shown_in_full(file: str, cells: Planted) -> None:

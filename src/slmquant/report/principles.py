@@ -18,7 +18,7 @@ from slmquant.principles.common.verdicts import InModel, Judged
 from slmquant.report._columns import ABSENT, p_value
 from slmquant.report.terminal import plain
 
-HEADS = ("principle", "rule", "verdict", "model", "effect [95 %]", "n", "p (Holm)")
+HEADS = ("principle", "rule", "verdict", "evidence [95 %], p by Holm")
 """Columns of the summary."""
 
 _STYLES = {"holds": "green", "fails": "red", "cannot tell": "dim"}
@@ -55,35 +55,44 @@ def verdict_words(judged: Judged) -> str:
     return f"{judged.verdict}{where}"
 
 
-def summary(principles: Sequence[Judged]) -> list[tuple[str, ...]]:
-    """A row of `HEADS` for each principle; where several models have evidence, a line for each."""
-    rows = []
-    for judged in principles:
-        scale = judged.principle.evidence.scale
-        lines = [
-            (
-                of_model.model,
-                effect_words(scale, of_model.effect, of_model.interval),
-                f"{of_model.found.n} {of_model.found.counted}",
-                p_value(of_model.p_corrected),
+def summary(principles: Sequence[Judged]) -> list[tuple[str, str, str, str]]:
+    """A row of `HEADS` for each principle, with a line of evidence for each model that has some."""
+    return [
+        (
+            judged.name,
+            judged.principle.rule,
+            verdict_words(judged),
+            "\n".join(
+                f"{of_model.model}: {evidence_words(of_model, judged.principle.evidence.scale)}"
+                for of_model in judged.models
+                if of_model.effect is not None
             )
-            for of_model in judged.models
-            if of_model.effect is not None
-        ] or [("no evidence", "", "", "")]
-        columns = ("\n".join(column) for column in zip(*lines, strict=True))
-        rows.append((judged.name, judged.principle.rule, verdict_words(judged), *columns))
-    return rows
+            or "none",
+        )
+        for judged in principles
+    ]
+
+
+def evidence_words(of_model: InModel, scale: Scale) -> str:
+    """Effect, number of windows and p in one model."""
+    found = of_model.found
+    effect = effect_words(scale, of_model.effect, of_model.interval)
+    p = p_value(of_model.p_corrected)
+    return f"{effect}, {found.n} {found.counted}, p {p if p.startswith('<') else f'= {p}'}"
 
 
 def principles_table(principles: Sequence[Judged]) -> RenderableType:
-    """The summary as a table."""
+    """The summary as a table; the rule stands below the name."""
     table = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_lines=True)
-    for head in HEADS:
-        table.add_column(head, no_wrap=head not in ("rule", "verdict"))
-    for judged, row in zip(principles, summary(principles), strict=True):
-        cells = [Text(printable(cell, keep="\n")) for cell in row]
-        cells[HEADS.index("verdict")].stylize(_STYLES[judged.verdict])
-        table.add_row(*cells)
+    table.add_column("principle", ratio=5)
+    table.add_column("verdict", ratio=2, min_width=len("cannot tell"))
+    table.add_column("evidence [95 %], p by Holm", ratio=5)
+    for judged, (name, rule, verdict, evidence) in zip(principles, summary(principles), strict=True):
+        table.add_row(
+            Text.assemble((printable(name), "bold"), "\n", printable(rule)),
+            Text(printable(verdict), style=_STYLES[judged.verdict]),
+            Text(printable(evidence, keep="\n"), style="" if judged.verdict != "cannot tell" else "dim"),
+        )
     return table
 
 
@@ -108,8 +117,7 @@ def principle_report(judged: Judged) -> RenderableType:
 
 def _model_parts(of_model: InModel, scale: Scale) -> list[RenderableType]:
     found = of_model.found
-    words = f"{of_model.verdict}, {effect_words(scale, of_model.effect, of_model.interval)}"
-    words += f", {found.n} {found.counted}, p (Holm) {p_value(of_model.p_corrected)}" if found.n else ""
+    words = of_model.verdict if found.estimate is None else f"{of_model.verdict}; {evidence_words(of_model, scale)}"
     words += f"; about {of_model.n_needed:,} {found.counted} would tell" if of_model.n_needed else ""
     origin = f" ({of_model.provenance})" if of_model.provenance else ""
     heading = Text.assemble("\n", (printable(of_model.model), "bold"), (printable(origin), "dim"), f"  {words}")
