@@ -122,7 +122,7 @@ def test_the_verdict_in_a_model_decides_about_it() -> None:
 
     assert tested.decisions(agrees.sha256) == (REFUSE,)
     assert tested.decisions(contradicts.sha256) == (KEEP,)
-    assert tested.decisions("unknown") == (KEEP,)
+    assert tested.decisions("unknown") == tested.follows == (KEEP,)
 
 
 def test_p_values_are_corrected_over_principles_and_models() -> None:

@@ -19,8 +19,8 @@ PRINCIPLE = Principle(
     ),
     if_it_holds=(
         Decision(
-            "refuse",
-            Candidates(weights=(2, 4), embeddings=(16, 16)),
+            "prefer",
+            Candidates(weights=(4, 4), embeddings=(8, 8)),
             "embeddings are a fifth of this model or more, and 8 bits for them cost next to nothing",
             embedding_share=(0.2, 1.0),
         ),

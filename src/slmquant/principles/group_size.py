@@ -19,7 +19,7 @@ PRINCIPLE = Principle(
     if_it_holds=(
         Decision(
             "refuse",
-            Candidates(weights=(2, 4), activations=(16, 16), grouped=False),
+            Candidates(weights=(4, 4), activations=(16, 16), grouped=False),
             "groups lower the divergence by more than they add to the size",
         ),
     ),

@@ -18,7 +18,7 @@ PRINCIPLE = Principle(
     if_it_holds=(
         Decision(
             "refuse",
-            Candidates(without=ROTATIONS, activations=(2, 4)),
+            Candidates(without=ROTATIONS, activations=(4, 4)),
             "with 4-bit activations an outlier channel takes the range of all others unless the model is rotated",
         ),
     ),

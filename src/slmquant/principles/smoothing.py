@@ -31,7 +31,7 @@ PRINCIPLE = Principle(
         ),
         Decision(
             "prefer",
-            Candidates(without=SMOOTHING, weights=(2, 4), activations=(8, 8)),
+            Candidates(without=SMOOTHING, weights=(4, 4), activations=(8, 8)),
             "with 4-bit weights smoothing moves the loss into the weights",
         ),
     ),

@@ -19,7 +19,7 @@ PRINCIPLE = Principle(
     if_it_holds=(
         Decision(
             "prefer",
-            Candidates(weights=(2, 4), grouped=True, symmetric=False),
+            Candidates(weights=(4, 4), grouped=True, symmetric=False),
             "zero points lower the divergence of 4-bit groups",
         ),
     ),

@@ -46,7 +46,7 @@ def _lines(one: Judged) -> Iterator[str]:
     yield f"- Verdict: **{verdict_words(one)}**"
     yield f"- Predicted: {prediction_words(principle.evidence.scale, principle.prediction)}"
     yield f"- Source: {principle.source}"
-    yield from (f"- Follows: {decision_words(decision)}" for decision in one.decisions())
+    yield from (f"- Follows: {decision_words(decision)}" for decision in one.follows)
     yield ""
     measured = [of_model for of_model in one.models if of_model.found.findings]
     if measured:

@@ -111,7 +111,7 @@ def principle_report(judged: Judged) -> RenderableType:
     for of_model, finding in judged.exceptions:
         where = f"{finding.label} on {finding.task}"
         parts.append(Text(printable(f"against the rule: {where} ({of_model.model})"), style="yellow"))
-    parts += [Text(printable(f"follows: {decision_words(decision)}")) for decision in judged.decisions()]
+    parts += [Text(printable(f"follows: {decision_words(decision)}")) for decision in judged.follows]
     return Group(*parts)
 
 

@@ -40,7 +40,7 @@ def check_principle(
     principle = principles.load(name)
     try:
         _check_words(principle)
-        without = ModelCells("some-model", "0" * 64, None, (), (), lambda _: ())
+        without = ModelCells("some-model", "0" * 64, None, (), ())
         lacking = principle.evidence.of(without, [without])
         demand(lacking.estimate is None, "has no effect without cells")
         demand(len(lacking.needs) > 0, "says what is missing")

@@ -87,7 +87,6 @@ class ModelCells:
         card: Facts about it; None if no record has them.
         texts: Its texts with divergences, the one with the most cells first.
         records: All of its measured cells that ran in torch, by the time they finished.
-        read_items: Reads the answers of a cell.
     """
 
     model: str
@@ -95,7 +94,6 @@ class ModelCells:
     card: ModelCard | None
     texts: tuple[Text, ...]
     records: tuple[Record, ...]
-    read_items: ReadItems
 
 
 def models_of(records: Iterable[Record], read_items: ReadItems) -> list[ModelCells]:
@@ -119,7 +117,6 @@ def models_of(records: Iterable[Record], read_items: ReadItems) -> list[ModelCel
             next((r.model for r in reversed(measured) if r.model is not None), None),
             _texts(measured, read_items),
             tuple(measured),
-            read_items,
         )
         for (model, sha256), measured in of_model.items()
     ]
@@ -132,18 +129,15 @@ def calibration_of(record: Record) -> tuple[CalibrationSpec | None, str | None]:
 
 
 def _texts(records: Sequence[Record], read_items: ReadItems) -> tuple[Text, ...]:
-    groups: dict[object, dict[object, Record]] = {}
+    groups: dict[tuple[str, object], dict[object, Record]] = {}
     for record in records:
         for task in record.spec.tasks:
             metric = record.metric(DIVERGENCE, str(task))
             if metric is not None and not record.spec.is_reference:
                 spec = record.spec
                 cell = spec.method, spec.scheme, calibration_of(record), spec.budget
-                groups.setdefault(_conditions(record, task, metric), {})[cell] = record
-    texts = [
-        Text(task, tuple(cells.values()), read_items)
-        for (task, *_), cells in ((key, cells) for key, cells in groups.items() if isinstance(key, tuple))
-    ]
+                groups.setdefault((str(task), _conditions(record, task, metric)), {})[cell] = record
+    texts = [Text(task, tuple(cells.values()), read_items) for (task, _), cells in groups.items()]
     return tuple(sorted(texts, key=lambda text: -len(text.records)))
 
 
@@ -153,4 +147,4 @@ def _conditions(record: Record, task: TaskSpec, metric: Metric) -> tuple[object,
     files = None
     if inputs is not None:
         files = inputs.config_sha256, inputs.tokenizer_sha256, dict(inputs.data_sha256).get(task.name)
-    return str(task), metric.version, metric.protocol, spec.compute_dtype, spec.device, spec.seed, files
+    return metric.version, metric.protocol, spec.compute_dtype, spec.device, spec.seed, files

@@ -59,7 +59,7 @@ class Judged:
     Attributes:
         name: Its name.
         principle: The principle.
-        models: The verdict in each model that has evidence or could get it.
+        models: The verdict in each model.
     """
 
     name: str
@@ -96,9 +96,16 @@ class Judged:
             card: Facts about it, on which some decisions depend.
         """
         own = next((m.verdict for m in self.models if m.sha256 == sha256 and m.verdict != "cannot tell"), None)
-        verdict = own or self.verdict
-        follows = {"holds": self.principle.if_it_holds, "fails": self.principle.if_it_fails, "cannot tell": ()}[verdict]
-        return tuple(decision for decision in follows if decision.applies_to(card))
+        return tuple(decision for decision in self._after(own or self.verdict) if decision.applies_to(card))
+
+    @property
+    def follows(self) -> tuple[Decision, ...]:
+        """What follows from the verdict over all models, for those models that it applies to."""
+        return self._after(self.verdict)
+
+    def _after(self, verdict: Verdict) -> tuple[Decision, ...]:
+        principle = self.principle
+        return {"holds": principle.if_it_holds, "fails": principle.if_it_fails, "cannot tell": ()}[verdict]
 
     def as_json(self) -> dict[str, object]:
         """Everything as plain values."""
@@ -112,7 +119,7 @@ class Judged:
             "verdict": self.verdict,
             "failed_in": self.failed_in,
             "models": [_as_json(of_model) for of_model in self.models],
-            "decisions": [decision.as_json() for decision in self.decisions()],
+            "decisions": [decision.as_json() for decision in self.follows],
         }
 
 
