@@ -219,6 +219,8 @@ def print_answer(answer: Answer, json: bool) -> None:
     for line in answer.advice:
         say(line)
     _print_out(answer)
+    if any(ruled.by == "--minutes" for ruled in answer.ruled_out):
+        say("more --minutes would go on from here: what was measured is in the store")
     for remark in answer.remarks:
         say(remark)
     first = answer.options[0] if answer.options else None if answer.nearest is None else answer.nearest.option

@@ -1,7 +1,7 @@
 """Bytes of a model's files in every scheme, before any of them is made.
 
-Of GGUF the bytes are those of the file, to 31: of each tensor, and of everything else in a file that is written once as
-a rehearsal (`mixing.file_bytes`). Without an engine they are those of the stored weights (`model.size`). For other
+Of GGUF the bytes are those of each tensor, and of everything else in a file that is written once as a rehearsal
+(`mixing.file_bytes`); a file is at most so large, and smaller by a kilobyte or two, as the rehearsal lists every type. Without an engine they are those of the stored weights (`model.size`). For other
 formats only refusals are known before a file is made.
 """
 
@@ -39,7 +39,7 @@ from slmquant.runs.sketch import sketch
 from slmquant.schemes import GgufType, Scheme, parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 
-_VERSION = 1
+_VERSION = 2
 """Raised when bytes are counted differently."""
 _LEAST = "least"
 

@@ -104,7 +104,8 @@ class Schedule:
         reached = max(best, self._enough or 0.0)
         if guess - HOPELESS * SPREAD <= math.log(reached):
             return False
-        about = f"about {math.exp(guess):.2g} nats, and {reached:.2g} is enough or reached already"
+        state = "enough" if reached == self._enough else "reached already"
+        about = f"about {math.exp(guess):.2g} nats, and {reached:.2g} are {state}"
         self._leave_out(proposal.label, "prediction", about)
         return True
 
