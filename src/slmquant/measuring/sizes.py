@@ -1,8 +1,9 @@
 """Bytes of a model's files in every scheme, before any of them is made.
 
 Of GGUF the bytes are those of each tensor, and of everything else in a file that is written once as a rehearsal
-(`mixing.file_bytes`); a file is at most so large, and smaller by a kilobyte or two, as the rehearsal lists every type. Without an engine they are those of the stored weights (`model.size`). For other
-formats only refusals are known before a file is made.
+(`mixing.file_bytes`); a file is at most so large, and smaller by a kilobyte or two, as the rehearsal lists every type.
+Without an engine they are those of the stored weights (`model.size`). For other formats only refusals are known before
+a file is made.
 """
 
 from __future__ import annotations
