@@ -1,9 +1,7 @@
 """A quantized key-value cache for unmodified transformers models.
 
-Attention modules that use transformers' attention registry call a registered function with queries, keys and values
-after the rotary embedding, before keys and values are repeated for grouped queries. slmquant registers a function that
-rounds keys and values and then calls the previous function (`sdpa`, or the architecture's own `eager` with its soft
-caps and sinks).
+slmquant registers an attention function (`computing.attention`) that rounds keys and values and then calls the previous
+function (`sdpa`, or the architecture's own `eager` with its soft caps and sinks).
 
 KIVI: Liu, Yuan, Jin, et al., "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache", ICML 2024, arXiv
 2402.02750. Rotated keys (R3): Ashkboos et al., "QuaRot", NeurIPS 2024, arXiv 2404.00456.
@@ -22,7 +20,6 @@ Deviations:
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, cast
 
@@ -30,13 +27,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask, sdpa_mask
 
 from slmquant.core.kv import bits_per_value, round_float8, round_per_channel, round_per_token
 from slmquant.errors import RefusedError
 from slmquant.model.compatibility.cache_names import cache_of
 from slmquant.model.compatibility.context import fitting
-from slmquant.model.compatibility.quiet import quiet_transformers
+from slmquant.model.computing.attention import (
+    MASKS,
+    AttentionCall,
+    AttentionFunction,
+    observing,
+    passing_on,
+    switch_,
+)
 from slmquant.model.computing.recent_tokens import Cache, attend_recent
 from slmquant.schemes.kv import KvSpec
 
@@ -54,13 +57,7 @@ __all__ = [
 KV_CONTEXT = 2048
 """Cached tokens (at most the model's context) that average bits are computed for; recent tokens count 16 bits."""
 
-AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
-"""An entry of transformers' registry: `(module, query, key, value, mask, **options)` to output and weights."""
-
 _PREFIX = "slmquant_"
-_PROBE = "slmquant-probe_"
-_MASKS: dict[str, Callable[..., Tensor | None]] = {"sdpa": sdpa_mask, "eager": eager_mask}
-"""The supported attention functions, with the masks that they take."""
 
 
 class HeadRotation(Protocol):
@@ -133,11 +130,11 @@ def quantize_cache_(
     probed = _probe(model)
     if (reason := _refusal(model, probed)) is not None or probed is None:
         raise RefusedError(reason)
-    for module, key in probed.calls:
-        module.cache_rounding = CacheRounding(spec, None if rotate is None else rotate(key.shape[-1]))
-    _switch_(model, _PREFIX + _implementation(model))
+    for call in probed.calls:
+        call.module.cache_rounding = CacheRounding(spec, None if rotate is None else rotate(call.key.shape[-1]))
+    switch_(model, _PREFIX + _implementation(model))
     context = fitting(KV_CONTEXT, model.config)
-    bits = [kv_bits_per_value(spec, key.shape[-1], context) for _, key in probed.calls]
+    bits = [kv_bits_per_value(spec, call.key.shape[-1], context) for call in probed.calls]
     return sum(bits) / len(bits)
 
 
@@ -210,40 +207,21 @@ def _round_values(value: Tensor, spec: KvSpec) -> Tensor:
     return round_per_token(value, spec.bits, spec.group_size)
 
 
-class _Call(NamedTuple):
-    """An attention module and the keys that it passed to the registry."""
-
-    module: nn.Module
-    key: Tensor
-
-
 class _Probed(NamedTuple):
     """Calls of the attention registry, and the keys that the model cached."""
 
-    calls: list[_Call]
+    calls: list[AttentionCall]
     cached_keys: list[Tensor]
 
 
 @torch.no_grad()
 def _probe(model: PreTrainedModel) -> _Probed | None:
     """Run one token and record all calls of the attention registry; None if the implementation is not supported."""
-    calls: list[_Call] = []
-    if (implementation := _implementation(model)) not in _MASKS:
+    calls: list[AttentionCall] = []
+    if (implementation := _implementation(model)) not in MASKS:
         return None
-    attend = _passing_on(implementation)
-
-    def record(module: nn.Module, query: Tensor, key: Tensor, *rest: object, **options: object) -> object:
-        calls.append(_Call(module, key))
-        return attend(module, query, key, *rest, **options)
-
-    before = model.config._attn_implementation
-    AttentionInterface.register(_PROBE + implementation, record)
-    AttentionMaskInterface.register(_PROBE + implementation, _MASKS[implementation])
-    _switch_(model, _PROBE + implementation)
-    try:
+    with observing(model, implementation, calls.append):
         output = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True)
-    finally:
-        _switch_(model, before)
     cache = cache_of(output)
     keys = [getattr(layer, "keys", None) for layer in getattr(cache, "layers", ())]
     return _Probed(calls, [key for key in keys if isinstance(key, Tensor) and key.numel()])
@@ -258,25 +236,8 @@ def _implementation(model: PreTrainedModel) -> str:
     return cast(str, model.config._attn_implementation).removeprefix(_PREFIX)
 
 
-def _switch_(model: PreTrainedModel, name: str) -> None:
-    with quiet_transformers():  # some architectures cannot be switched and log it; `refusal` reports it
-        model.set_attn_implementation(name)
-
-
-def _passing_on(implementation: str) -> AttentionFunction:
-    """The attention function `implementation`, as defined by the module's own architecture."""
-
-    def attend(module: nn.Module, *inputs: object, **options: object) -> tuple[Tensor, Tensor | None]:
-        architecture = sys.modules[type(module).forward.__module__]
-        eager = getattr(architecture, "eager_attention_forward", None)
-        function = architecture.ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
-        return cast(AttentionFunction, function)(module, *inputs, **options)
-
-    return attend
-
-
 def _rounding_first(implementation: str) -> AttentionFunction:
-    passing_on = _passing_on(implementation)
+    attend_exactly = passing_on(implementation)
 
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: object
@@ -285,16 +246,16 @@ def _rounding_first(implementation: str) -> AttentionFunction:
         query, key = rounding.rotated(query, key)
         recent = 0 if rounding.spec is None else rounding.spec.recent
         if recent and key.shape[-2] <= recent:  # all tokens are recent
-            return passing_on(module, query, key, value, mask, **options)
+            return attend_exactly(module, query, key, value, mask, **options)
         rounded = rounding.rounded(key, value)
         if not recent:
-            return passing_on(module, query, *rounded, mask, **options)
+            return attend_exactly(module, query, *rounded, mask, **options)
         cache = Cache(key, value, *rounded)
-        return attend_recent(passing_on, module, query, cache, mask, recent, **options), None
+        return attend_recent(attend_exactly, module, query, cache, mask, recent, **options), None
 
     return attend
 
 
-for _name, _mask in _MASKS.items():
+for _name, _mask in MASKS.items():
     AttentionInterface.register(_PREFIX + _name, _rounding_first(_name))
     AttentionMaskInterface.register(_PREFIX + _name, _mask)

@@ -25,7 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from slmquant.model.compatibility.quiet import quiet_transformers
+from slmquant.model.computing.attention import switch_
 
 __all__ = ["Part", "in_parts", "parts_of"]
 
@@ -76,10 +76,10 @@ def in_parts(model: PreTrainedModel, parts: Sequence[Part]) -> Iterator[None]:
         return
     current = _current.set(parts)
     try:
-        _switch_(model, _NAME)
+        switch_(model, _NAME)
         yield
     finally:
-        _switch_(model, before)
+        switch_(model, before)
         _current.reset(current)
 
 
@@ -119,11 +119,6 @@ def _attend(
         out[:, part.start : part.stop] = attended.transpose(1, 2)
     key[:, :, cached:], value[:, :, cached:] = own_key, own_value  # later layers may read them too
     return out, None
-
-
-def _switch_(model: PreTrainedModel, name: str) -> None:
-    with quiet_transformers():  # some architectures cannot be switched and log it; their attention does not change
-        model.set_attn_implementation(name)
 
 
 AttentionInterface.register(_NAME, _attend)
