@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import NamedTuple
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
@@ -20,14 +15,23 @@ from matplotlib.transforms import Bbox
 from slmquant.analysis.pareto import pareto_of
 from slmquant.report._columns import BYTES_PER_MB, significant
 from slmquant.report._sections import Cell, Section
+from slmquant.report._svg import (
+    DASHES,
+    INK,
+    LABEL_POINTS,
+    LINE,
+    MUTED,
+    NUM_SERIES,
+    PAPER,
+    SERIES,
+    Plot,
+    drawn,
+    style_,
+)
 
-SIZE_INCHES = (5.2, 4.0)
 LOG_FROM_RATIO = 3.0
 """The vertical axis is logarithmic if the largest value is at least this many times the smallest."""
 
-NUM_SERIES = 6
-DASHES = (0, (3, 3))
-LABEL_POINTS = 9.5
 DOT_PIXELS, TOGETHER_PIXELS = 7.0, 22.0
 """Half the width of a point with margin; distance within which points of one scheme share a label."""
 
@@ -42,27 +46,6 @@ LABEL_PLACES = (
 """Label positions, best first: (x offset, y offset in points, horizontal and vertical alignment)."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-
-# Placeholder colours, replaced by the CSS variables of the page.
-INK, MUTED, GRID, LINE, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
-SERIES = tuple(f"#0a0a{index:02d}" for index in range(10, 10 + NUM_SERIES))
-PAGE_COLOURS = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    GRID: "var(--grid)",
-    LINE: "var(--line)",
-    PAPER: "var(--paper)",
-    **{colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)},
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One plot: title, SVG, and a text description for screen readers."""
-
-    title: str
-    svg: str
-    description: str
 
 
 @dataclass(frozen=True)
@@ -104,13 +87,8 @@ def plot(section: Section, loss: str, title: str, task: str | None) -> Plot | No
     if len(dots) < 2:
         return None
     reference = _dot(section.reference, loss, task) if section.reference else None
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams["svg.fonttype"] = "none"
-        mpl.rcParams["svg.hashsalt"] = f"{section.cells[0].record.cell_id} {loss} {task}"
-        mpl.rcParams["font.size"] = 10.5
-        figure = Figure(figsize=SIZE_INCHES, dpi=72, layout="constrained")
-        FigureCanvasSVG(figure)
+
+    def draw(figure: Figure) -> dict[str, str]:
         axes = figure.add_subplot()
         _draw_axes(axes, [dot.loss for dot in dots] + ([reference.loss] if reference else []))
         _draw_front(axes, section, loss, task)
@@ -122,10 +100,10 @@ def plot(section: Section, loss: str, title: str, task: str | None) -> Plot | No
         axes.margins(x=0.1, y=0.12)
         figure.draw_without_rendering()
         _draw_labels(axes, dots, reference)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    tips = {_gid(dot.cell): _tip(dot, title) for dot in [*dots, *([reference] if reference else [])]}
-    return Plot(title, _for_page(file.getvalue(), tips), _description(title, dots, reference))
+        return {_gid(dot.cell): _tip(dot, title) for dot in [*dots, *([reference] if reference else [])]}
+
+    svg = drawn(f"{section.cells[0].record.cell_id} {loss} {task}", draw)
+    return Plot(title, svg, _description(title, dots, reference))
 
 
 def _dot(cell: Cell, loss: str, task: str | None) -> _Dot | None:
@@ -143,12 +121,7 @@ def _draw_axes(axes: Axes, losses: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("stored size, MB", color=MUTED)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelcolor=MUTED, pad=6)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name == "bottom")
-        spine.set_color(LINE)
+    style_(axes)
 
 
 def _draw_front(axes: Axes, section: Section, loss: str, task: str | None) -> None:
@@ -253,23 +226,6 @@ def _gid(cell: Cell) -> str:
 
 def _tip(dot: _Dot, title: str) -> str:
     return f"{dot.cell.name} · {title} {significant(dot.loss)} · {dot.size:.1f} MB"
-
-
-def _for_page(svg: str, tips: dict[str, str]) -> str:
-    """Prepare an SVG for inlining: page colours, no clashing ids, points that can be hovered and focused."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for gid, tip in tips.items():
-        cell_id, label = gid.removeprefix("dot-"), escape(tip)
-        point = f'<g class="dot" tabindex="0" role="img" aria-label="{label}" data-cell="{cell_id}">'
-        svg = svg.replace(f'<g id="{gid}">', point)
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[a-zA-Z0-9_.]+"', "<g", svg)
-    svg = re.sub(r" font-family: [^;]*;", "", svg)
-    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg)
-    for colour, variable in PAGE_COLOURS.items():
-        svg = svg.replace(colour, variable)
-    return svg
 
 
 def _description(title: str, dots: Sequence[_Dot], reference: _Dot | None) -> str:

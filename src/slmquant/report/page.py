@@ -16,8 +16,9 @@ from slmquant.analysis.standing import Answers
 from slmquant.files import atomic_file
 from slmquant.report._columns import ABSENT, decimal, number
 from slmquant.report._headline import headline
-from slmquant.report._plot import Plot, method_series, plot
+from slmquant.report._plot import method_series, plot
 from slmquant.report._sections import NO_ANSWERS, Cell, Section, sections
+from slmquant.report._svg import Plot
 from slmquant.report._tables import Table, over_models, tables
 from slmquant.report._words import (
     STATUS_WORDS,
