@@ -10,6 +10,7 @@ from slmquant._version import __version__
 if TYPE_CHECKING:
     from slmquant.api import bench as bench
     from slmquant.api import evaluate as evaluate
+    from slmquant.api import inspect as inspect
     from slmquant.api import open_artifact as open_artifact
     from slmquant.api import quantize as quantize
     from slmquant.artifact import Artifact as Artifact
@@ -29,6 +30,7 @@ _HOMES = {
     "Store": "slmquant.store",
     "bench": "slmquant.api",
     "evaluate": "slmquant.api",
+    "inspect": "slmquant.api",
     "open_artifact": "slmquant.api",
     "parse": "slmquant.schemes",
     "quantize": "slmquant.api",

@@ -30,6 +30,7 @@ from slmquant.diagnosis.interface import explain as explain
 from slmquant.diagnosis.interface import questions as questions
 from slmquant.errors import ModelError, RefusedError
 from slmquant.formats import native
+from slmquant.inspection.inspect import inspect as inspect
 from slmquant.methods.common.recipe import Recipe
 from slmquant.mixing.candidates import Types
 from slmquant.mixing.choose import Choice, choose, room_for

@@ -30,6 +30,7 @@ COMMANDS = {
         "recommend",
         "quantize",
         "export",
+        "inspect",
         "sensitivity",
         "mixture",
         "questions",

@@ -13,6 +13,7 @@ A table is written between two comments; the first says what it shows:
     <!-- costs results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- principles results/published/*.jsonl -->
     <!-- experiments results/published/questions.json shares W8A8KV8E8 -->
+    <!-- inspected results/published/inspection.json sizes -->
     <!-- end -->
 
 `cells` prints every matching cell of the file: measured ones by divergence, then refused and failed ones with the
@@ -23,8 +24,9 @@ told apart. `models` has the scores of each method and scheme over all models. `
 quantizing for each measured cell among those of `cells`, cheapest first. `printed` is a table that a benchmark wrote as
 JSON (`--output`), or with `differences` the lines that the benchmark prints below it. `principles` is what `slmquant
 principles` prints of several files, `principles FILES in full` the evidence of each. `experiments` is a table of
-`slmquant questions`, such as `shares` of a scheme, or the `conditions`. Differences are paired over the windows of the
-text, and intervals are those of `slmquant compare`.
+`slmquant questions`, such as `shares` of a scheme, or the `conditions`. `inspected` is a table of `slmquant inspect
+--json` by its key, or the `sentences`. Differences are paired over the windows of the text, and intervals are those of
+`slmquant compare`.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from pathlib import Path
 from slmquant.boundary import guarded
 from slmquant.errors import SlmquantError, StoreError
 from slmquant.files import atomic_file
+from slmquant.report._document_inspected import inspected
 from slmquant.report._document_principles import principles
 from slmquant.report._document_tables import TABLES, Answers, markdown
 from slmquant.report.experiments import document_table
@@ -48,9 +51,10 @@ from slmquant.store.record import Record
 
 __all__ = ["fill_in", "main"]
 
-_PRINTED, _EXPERIMENTS, _PRINCIPLES = "printed", "experiments", "principles"
+_PRINTED, _EXPERIMENTS, _PRINCIPLES, _INSPECTED = "printed", "experiments", "principles", "inspected"
+_OTHERS = (_PRINTED, _EXPERIMENTS, _PRINCIPLES, _INSPECTED)
 _BLOCK = re.compile(
-    rf"(<!-- ({'|'.join((*TABLES, _PRINTED, _EXPERIMENTS, _PRINCIPLES))}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)",
+    rf"(<!-- ({'|'.join((*TABLES, *_OTHERS))}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)",
     re.DOTALL,
 )
 
@@ -70,6 +74,8 @@ def fill_in(text: str, folder: Path) -> str:
             return f"{opening}{principles(folder, path, wanted.strip())}{closing}"
         if kind == _EXPERIMENTS:
             return f"{opening}{document_table(read_experiments(folder / path), wanted.strip())}{closing}"
+        if kind == _INSPECTED:
+            return f"{opening}{inspected(folder / path, wanted.strip())}{closing}"
         return f"{opening}{TABLES[kind](*_read(folder / path), wanted.strip())}{closing}"
 
     return _BLOCK.sub(table, text)

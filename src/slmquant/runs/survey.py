@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import psutil
-
 from slmquant import engines, methods, tasks
 from slmquant.analysis.estimates import Costs, Estimate
 from slmquant.boundary import size_text
 from slmquant.calib.corpora import CORPORA
 from slmquant.calib.statistics import Statistic
 from slmquant.errors import SlmquantError
+from slmquant.machine.memory import lacking_memory, weight_bytes
 from slmquant.model.sources.configuration import read_configuration
 from slmquant.model.sources.load import Identity, check_device, identify
 from slmquant.places import Places
@@ -37,7 +36,7 @@ State = Literal["done", "refused", "blocked", "to do"]
 """State of a cell: `ok` in the store; refused, in the store or by method or format; impossible here; or to be run."""
 
 _NOT_HERE = "unavailable"
-_FLOAT32_BYTES, _KEPT_BYTES = 4, 2
+_KEPT_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -272,12 +271,10 @@ def _device_problem(plan: Plan) -> str | None:
 
 def _memory_problem(plan: Plan, identity: Identity) -> str | None:
     """Why the model's weights alone do not fit into memory."""
-    needed, free = identity.card.parameters * _FLOAT32_BYTES, psutil.virtual_memory().available
+    needed = weight_bytes(identity.card.parameters)
     if plan.memory_limit is not None and needed > plan.memory_limit:
         return f"its weights alone take {size_text(needed)} of memory, more than memory_limit; raise it"
-    if plan.device == "cpu" and needed > free:
-        return f"its weights take {size_text(needed)} of memory, and {size_text(free)} are free; use a smaller model"
-    return None
+    return lacking_memory(identity.card.parameters) if plan.device == "cpu" else None
 
 
 def _licences(plan: Plan) -> Iterator[tuple[str, str]]:

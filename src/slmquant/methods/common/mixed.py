@@ -60,12 +60,12 @@ def _listed(
         )
     chosen = {name: spec for name, spec in storages.items() if spec is not None}
     for name, spec in chosen.items():
-        if (reason := _misfit(_row(model, name), spec)) is not None:
+        if (reason := misfit(_row(model, name), spec)) is not None:
             raise RefusedError(f"the mixture stores {name!r} as {Scheme(spec)}, but {reason}")
     return chosen
 
 
-def _misfit(row: int, spec: WeightSpec) -> str | None:
+def misfit(row: int, spec: WeightSpec) -> str | None:
     """Why a storage does not fit a weight with `row` inputs; None if it does."""
     if isinstance(spec.format, GgufType):
         if row % spec.format.row_multiple == 0:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
+import torch
+
+from slmquant.core import groups
 from slmquant.core.affine import Grid
 from slmquant.core.elements import IQ4_NL, TABLES, TERNARY, Integers
 from slmquant.core.scales import DoubleQuantized, Plain, PowerOfTwo, TensorScaled
@@ -72,6 +75,15 @@ def _gguf(numbers: GgufType) -> Grid:
             return Grid(bits, symmetric, size, rule="extreme" if symmetric else "span", layout=layout)
         case name:
             raise ValueError(f"{name} is not a GGUF type of a single tensor; expected e.g. Q4_0 or Q4_K")
+
+
+def stored_bits(spec: WeightSpec, rows: int, columns: int) -> int:
+    """Bits of a weight of that shape on disk, as `QuantizedTensor.stored_bits`; no weight is needed."""
+    grid = grid_of(spec)
+    scales = (1, 1) if grid.per_tensor else (rows, groups.count(columns, min(grid.group_size, columns)))
+    parts = grid.cover(groups.Bounds(torch.zeros(scales), torch.zeros(scales))).parts or {}
+    codes = torch.zeros((), dtype=torch.int8 if grid.elements.signed else torch.uint8).expand(rows, columns)
+    return grid.restore(codes, parts).stored_bits
 
 
 def unsupported(scheme: Scheme) -> str | None:
