@@ -9,7 +9,7 @@ import pytest
 
 from slmquant.errors import SlmquantError
 from slmquant.recommendation.advise import advise
-from slmquant.recommendation.answer import Answer
+from slmquant.recommendation.answer import Answer, Ruled
 from slmquant.recommendation.evidence import Evidence, gather
 from slmquant.recommendation.question import Question, ask
 from slmquant.recommendation.ranking import best_set, rank
@@ -70,6 +70,25 @@ def test_equal_candidates_are_not_told_apart_and_more_windows_are_advised() -> N
     assert any("more windows" in line for line in answer.advice)
     total = sum(one.probability_best or 0 for one in answer.options)
     assert total == pytest.approx(1)
+
+
+def test_too_few_windows_say_nothing_about_errors() -> None:
+    cells = [reference(), *(cell(m, "W4A16", divergences(0.1, 2, seed=n), 90) for n, m in enumerate(("gptq", "awq")))]
+
+    answer = answer_of(cells, ask(simulated.MODEL, max_bytes="100"))
+
+    assert [one.probability_best for one in answer.options] == [None, None]
+    assert [one.may_be_best for one in answer.options] == [True, True]
+    assert answer.advice == ()
+
+
+def test_what_was_measured_is_not_also_said_to_be_left_out() -> None:
+    evidence = evidence_of(simulated.planted())
+    left_out = [Ruled(label=label, by="--minutes", reason="no time") for label in ("gptq/W8A8", "hqq/W4A16")]
+
+    answer = advise(ask(simulated.MODEL, max_bytes="120MB"), evidence, left_out)
+
+    assert [ruled.label for ruled in answer.ruled_out if ruled.by == "--minutes"] == ["hqq/W4A16"]
 
 
 def test_with_a_quality_asked_the_smallest_that_has_it_is_first() -> None:

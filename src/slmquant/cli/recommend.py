@@ -73,6 +73,7 @@ def command(
         slmquant recommend --show
     """
     from slmquant.cli import _recommendation as parts
+    from slmquant.cli._answer import print_answer
     from slmquant.errors import OutputError, RefusedError
     from slmquant.recommendation.question import ask
 
@@ -80,7 +81,7 @@ def command(
     if show:
         if any(given):
             raise OutputError("--show prints an earlier answer and takes no constraints; leave out one or the other")
-        parts.print_answer(parts.latest(model, store), json)
+        print_answer(parts.latest(model, store), json)
         return
     if model is None:
         raise OutputError("name a model: slmquant recommend smollm2-135m-instruct --max-bytes 95MB")
@@ -99,7 +100,7 @@ def command(
     if output is not None:
         parts.check_target(question, output, overwrite)
     answer = parts.answered(question, store, records or (), data, quiet or json)
-    parts.print_answer(answer, json)
+    print_answer(answer, json)
     if not answer.options:
         tell(f"nothing fits of what was measured of {question.model}")
         raise typer.Exit(RefusedError.exit_code)

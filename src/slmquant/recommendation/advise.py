@@ -29,7 +29,6 @@ def advise(
     evidence: Evidence,
     left_out: Sequence[Ruled] = (),
     output_format: str = "native",
-    remarks: Sequence[str] = (),
 ) -> Answer:
     """Answer a question.
 
@@ -38,25 +37,26 @@ def advise(
         evidence: What is known of the model.
         left_out: Candidates that were not measured, and why.
         output_format: The format of the engine's files, for commands.
-        remarks: What else the user should know.
     """
     judgement = judge(question, evidence)
     ordered = order(question, judgement)
     writer = _Writer(question, judgement, ordered, output_format)
     fitting = ordered.fitting
     nearest = None if fitting else writer.nearest()
+    measured = {one.observed.candidate.label for one in judgement.judged}
+    out = [*writer.ruled_out(), *(ruled for ruled in left_out if ruled.label not in measured)]
     return Answer(
         question=question,
         model_sha256=evidence.sha256,
         compared_on=writer.compared_on(),
         options=tuple(writer.option(place) for place in range(min(SHORT, len(fitting)))),
         further=max(0, len(fitting) - SHORT),
-        ruled_out=tuple(sorted((*writer.ruled_out(), *left_out), key=lambda ruled: (ruled.by, ruled.label))),
+        ruled_out=tuple(sorted(out, key=lambda ruled: (ruled.by, ruled.label))),
         lacking=writer.lacking(),
         nearest=nearest,
         binding=() if nearest is None else writer.binding(),
         advice=writer.advice(),
-        remarks=(*evidence.remarks, *remarks),
+        remarks=evidence.remarks,
         evidence=evidence.cells,
     )
 
@@ -184,7 +184,8 @@ class _Writer:
         last, first = ordered.ranking.stages[-1], ordered.fitting[0].observed
         rivals = [one for one in ordered.may_be_best if one != first]
         if rivals and first in last.members:
-            said.append(f"should the first not be the best, that costs {ordered.regret:.2g} nats on average")
+            if ordered.regret is not None:
+                said.append(f"should the first not be the best, that costs {ordered.regret:.2g} nats on average")
             place = last.members.index(first)
             needed = [
                 last.more_windows(place, last.members.index(one), _DIFFERENCE * float(last.means[place]))
