@@ -21,7 +21,7 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "include": Extra,
     "tasks": TaskSpec,
 }
-"""Field → the type of its value, or of the items of its list."""
+"""Field of a plan of cells → the type of its value, or of the items of its list."""
 _MOST_TOLD = 20
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 70, 70, 40
@@ -32,18 +32,24 @@ def short(value: object) -> str:
     return _BRIEF.repr(value)[:80]
 
 
-def plan_error(error: ValidationError, plan: type[BaseModel], file: PlanFile | None) -> PlanError:
+def plan_error(
+    error: ValidationError,
+    plan: type[BaseModel],
+    file: PlanFile | None,
+    parts: Mapping[str, type[BaseModel]] = _PARTS,
+) -> PlanError:
     """One error that tells everything that is wrong with a plan, one line each.
 
     Args:
         error: pydantic's findings.
         plan: The type of the plan.
         file: The plan's file; None if its fields come from elsewhere.
+        parts: Field → the type of its value, or of the items of its list or table.
     """
     every = error.errors()
     inner = {one["loc"][:length] for one in every for length in range(len(one["loc"]))}
     found = [one for one in every if not (one["type"] == "too_short" and one["loc"] in inner)]  # its items are wrong
-    lines = [_line(one, plan, file) for one in found[:_MOST_TOLD]]
+    lines = [_line(one, plan, file, parts) for one in found[:_MOST_TOLD]]
     if len(found) > _MOST_TOLD:
         lines.append(f"and {len(found) - _MOST_TOLD} more")
     codes = {int(one.get("ctx", {}).get("exit_code", PlanError.exit_code)) for one in found}
@@ -62,23 +68,25 @@ def at(location: Location, file: PlanFile | None) -> str:
     return f"{place} field {named(location)!r}" if location else place
 
 
-def _line(error: ErrorDetails, plan: type[BaseModel], file: PlanFile | None) -> str:
+def _line(
+    error: ErrorDetails, plan: type[BaseModel], file: PlanFile | None, parts: Mapping[str, type[BaseModel]]
+) -> str:
     context = error.get("ctx", {})
     field = context.get("field")
     location = (*error["loc"], *([field] if field else []))
     value = error["input"]
     if field:
         value = value.get(field) if isinstance(value, dict) else getattr(value, field, value)
-    reason = _reason(error, plan)
+    reason = _reason(error, plan, parts)
     shown = short(value)
     got = "" if error["type"] in ("missing", "extra_forbidden") or shown in reason else f" (got {shown})"
     return f"{at(location, file)}: {reason}{got}"
 
 
-def _reason(error: ErrorDetails, plan: type[BaseModel]) -> str:
+def _reason(error: ErrorDetails, plan: type[BaseModel], parts: Mapping[str, type[BaseModel]]) -> str:
     kind, location = error["type"], error["loc"]
     if kind == "extra_forbidden":
-        owners = (_PARTS[str(part)] for part in reversed(location[:-1]) if part in _PARTS)
+        owners = (parts[str(part)] for part in reversed(location[:-1]) if part in parts)
         return str(UnknownNameError("field", str(location[-1]), next(owners, plan).model_fields))
     if kind == "literal_error":
         options = re.findall(r"'([^']*)'", error["ctx"]["expected"])
