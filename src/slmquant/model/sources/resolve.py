@@ -22,6 +22,8 @@ from slmquant.progress import Progress, Silent
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 ON_GRID_SUFFIX = "-on-grid"
+TRAINED = "trained"
+"""Kind of the cache's entries that hold models of the laboratory."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ def models_dir() -> Path:
     return cache_dir() / "models"
 
 
+def trained_model(name: str) -> Path | None:
+    """Folder of a model that `slmquant lab` trained; its name ends with the beginning of its key in the cache."""
+    if re.fullmatch(r"lab-[\w-]+-[0-9a-f]{8}", name) is None:
+        return None
+    return next((cache_dir() / TRAINED).glob(f"{name[-8:]}*/{name}"), None)
+
+
 def local_models() -> list[LocalModel]:
     """The models in the cache, sorted by name."""
     folders = sorted(path.parent for path in models_dir().glob("[!.]*/config.json"))
@@ -68,9 +77,9 @@ def _local(folder: Path) -> LocalModel:
 def resolve(source: str, progress: Progress | None = None) -> Path:
     """The folder, in transformers' format, of the model that `source` names.
 
-    `source` is tried in this order: a name in the cache or among the known models; a local folder; a local `.gguf`
-    file, which is converted once and cached; a hub id `organisation/name`, which
-    transformers' own client downloads.
+    `source` is tried in this order: a name in the cache (pulled, or trained by `slmquant lab`) or among the known
+    models; a local folder; a local `.gguf` file, which is converted once and cached; a hub id `organisation/name`,
+    which transformers' own client downloads.
 
     Raises:
         UnknownNameError: `source` looks like a name, but is unknown.
@@ -81,6 +90,8 @@ def resolve(source: str, progress: Progress | None = None) -> Path:
     is_name = re.fullmatch(r"[\w.-]+", source) is not None
     if is_name and (pulled / "config.json").exists():
         return pulled
+    if (trained := trained_model(source)) is not None:
+        return trained
     if is_name and source.removesuffix(ON_GRID_SUFFIX) in KNOWN:
         flag = " --on-grid" if source.endswith(ON_GRID_SUFFIX) else ""
         raise SourceError(
@@ -110,7 +121,8 @@ def check_source(source: str) -> None:
     """
     known = {*KNOWN, *(model.name for model in local_models())}
     is_name = re.fullmatch(r"[\w.-]+", source) is not None
-    if is_name and source.removesuffix(ON_GRID_SUFFIX) not in known and not is_path(source):
+    is_known = source.removesuffix(ON_GRID_SUFFIX) in known or trained_model(source) is not None
+    if is_name and not is_known and not is_path(source):
         raise UnknownNameError("model", source, known)
 
 
@@ -119,7 +131,7 @@ def place_of(source: str) -> Path | None:
     pulled = models_dir() / source
     if re.fullmatch(r"[\w.-]+", source) and (pulled / "config.json").exists():
         return pulled
-    path = Path(source).expanduser()
+    path = trained_model(source) or Path(source).expanduser()
     return path if path.exists() else None
 
 
