@@ -35,6 +35,7 @@ COMMANDS = {
         "mixture",
         "questions",
         "explain",
+        "lab",
         "bench-engine",
         "chat",
         "serve",
