@@ -21,11 +21,13 @@ from slmquant.recommendation.schedule import Schedule, Sizing
 from slmquant.recommendation.space import Proposal
 from slmquant.store.record import CalibrationSpec, TaskSpec
 from tests.recommendation import simulated
-from tests.recommendation.simulated import Cell, cell, divergences, reference
+from tests.recommendation.simulated import Cell, cell, divergences, on_engine, reference
 
 BYTES = {"W8A16": 150_000_000, "W4A16g64": 90_000_000, "W3A16g64": 70_000_000}
 TRUE = {"rtn": 4.0, "awq": 2.0, "gptq_mse": 1.0, "hqq": 1.01}
 """Method → divergence relative to the best."""
+KEPT = {"rtn": 0.4, "awq": 0.5, "gptq_mse": 0.6, "hqq": 0.6}
+"""Method → accuracy; full precision has 0.6."""
 SCALE = {"W8A16": 0.01, "W4A16g64": 0.1, "W3A16g64": 0.5}
 
 
@@ -39,6 +41,7 @@ class Made:
     calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
     dtype: str = "bfloat16"
     data_dir: Path | None = None
+    engine: str | None = None
 
     def candidate(self, proposal: Proposal, left_s: float) -> Candidate | Failure:
         if proposal.scheme is None:
@@ -52,14 +55,20 @@ class Made:
             windows = asked[0].limit or 0
             kl = divergences(TRUE[one.method] * SCALE[one.scheme], windows)
             size, first = BYTES[one.scheme], 1000 * windows
-            made = cell(one.method, one.scheme, kl, size, task=f"wikitext2:{windows}", first=first, calibrated=True)
+            right = simulated.answers(KEPT[one.method]) if len(asked) > 1 else None
+            made = cell(
+                one.method, one.scheme, kl, size, task=f"wikitext2:{windows}", first=first, calibrated=True, right=right
+            )
             self.cells.append(made)
-            self.asked.append((one.label, windows))
+            if engine is not None:
+                self.cells.append(on_engine(made, engine, size, 1e9 / size, 2 * size))
+            self.asked.append((one.label, windows if right is None else -windows))
             self.now += 60 + 5 * windows
 
     def known(self) -> Evidence:
         answers = {record.cell_id: items for record, items in self.cells}
-        return gather([record for record, _ in self.cells], answers, simulated.MODEL, None)
+        found = gather([record for record, _ in self.cells], answers, simulated.MODEL, self.engine)
+        return found.sized(BYTES) if self.engine is not None else found
 
 
 def searched(question: Question, made: Made, minutes: float, proposals: Sequence[Proposal]) -> tuple[Answer, Schedule]:
@@ -115,6 +124,29 @@ def test_a_candidate_that_cannot_be_made_is_said() -> None:
     problem = next(ruled for ruled in answer.ruled_out if ruled.label == "slmq/types for 100000000 bytes")
     assert problem.by == "--minutes"
     assert problem.reason.startswith("exceeded its limit")
+
+
+def test_accuracy_is_measured_of_the_smallest_until_one_keeps_it() -> None:
+    made = Made(cells=[reference(accuracy=0.6)])
+
+    answer, _ = searched(ask(simulated.MODEL, keep="95%", minutes=60), made, 60, everything())
+
+    assert answer.options[0].candidate.label in {"gptq_mse/W4A16g64", "hqq/W4A16g64"}
+    on_tasks = [label for label, windows in made.asked if windows < 0]
+    assert on_tasks[-1] == answer.options[0].candidate.label
+    assert {ruled.by for ruled in answer.ruled_out} >= {"--keep at least 95%"} or len(on_tasks) == 1
+
+
+def test_speed_is_measured_of_the_best_until_one_has_it() -> None:
+    made = Made(engine="llamacpp")
+    question = ask(simulated.MODEL, max_bytes="160MB", min_tokens_per_second=10, engine="llamacpp", minutes=60)
+
+    answer, _ = searched(question, made, 60, everything())
+
+    assert answer.options[0].candidate.scheme == "W4A16g64"
+    assert answer.options[0].tokens_per_second == pytest.approx(1e9 / 90e6, rel=1e-4)
+    slow = {ruled.label for ruled in answer.ruled_out if ruled.by.startswith("--min-tokens-per-second")}
+    assert slow and all(label.endswith("W8A16") for label in slow)
 
 
 def test_nothing_is_measured_twice() -> None:

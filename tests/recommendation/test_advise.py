@@ -145,9 +145,20 @@ def test_size_speed_and_memory_are_those_of_the_engine() -> None:
     assert (option.candidate.method, option.size_bytes, option.tokens_per_second) == ("rtn", 94_000_000, 40.0)
     assert [(ruled.label, ruled.reason) for ruled in answer.ruled_out] == [("gptq/Q4_0E8", "20 tokens/s")]
     assert {one.label: one.lacks for one in answer.lacking} == {
-        "awq/Q4_0E8": "the size of its file and its speed",
+        "awq/Q4_0E8": "the size of its file",
         "none/W16A16": "the size of its file and its speed",
     }
+
+
+def test_files_of_the_same_scheme_share_speed_and_memory() -> None:
+    timed = cell("rtn", "Q4_0E8", divergences(0.4), 90)
+    cells = [reference(), timed, cell("gptq", "Q4_0E8", divergences(0.1), 90)]
+    cells.append(on_engine(timed, "llamacpp", 95_000_000, 20.0, 200_000_000))
+
+    answer = answer_of(cells, ask(simulated.MODEL, min_tokens_per_second=15, engine="llamacpp"))
+
+    assert [(one.candidate.method, one.tokens_per_second) for one in answer.options] == [("gptq", 20), ("rtn", 20)]
+    assert answer.remarks == ("speed and memory of 1 are those of another method's file in the same scheme",)
 
 
 def test_the_same_evidence_gives_the_same_bytes_in_any_order_of_files() -> None:

@@ -66,7 +66,7 @@ def test_what_is_measured_is_not_tried_again() -> None:
 
 def test_what_is_far_worse_by_prediction_is_left_out_with_the_figures() -> None:
     plan = schedule(max_bytes="110MB")
-    known = evidence_of([reference(), cell("rtn", "Q8_0E8", divergences(0.004), SIZES["Q8_0E8"])])
+    known = evidence_of([reference(), cell("rtn", "Q8_0E8", divergences(0.004), SIZES["Q8_0E8"])]).sized(SIZES)
     plan.learned(known)
 
     assert plan.is_pointless(Proposal("rtn", "Q4_0E8"), known)

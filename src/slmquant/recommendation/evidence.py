@@ -145,6 +145,8 @@ def gather(records: Sequence[Record], answers: Answers, model: str, engine: str 
     for record in same if engine is not None else ():
         if record.spec.engine == engine:
             _add_engine_cell_(observed, record)
+    if engine is not None:
+        remarks += _share_figures_(observed)
     reference = next((one for one in observed.values() if one.candidate.is_reference), None)
     candidates = _one_draw_each(one for one in observed.values() if not one.candidate.is_reference)
     return Evidence(sha256, reference, candidates, chosen[0].spec.compute_dtype if chosen else None, tuple(remarks))
@@ -206,6 +208,19 @@ def _add_engine_cell_(observed: dict[Candidate, Observed], record: Record) -> No
         tokens_per_second=named.get(f"decode_tokens_per_s@{context}", before.tokens_per_second),
         cells=(*before.cells, record.cell_id),
     )
+
+
+def _share_figures_(observed: dict[Candidate, Observed]) -> list[str]:
+    """Give candidates the speed and memory of another method's file in the same scheme: its types are the same."""
+    known = {one.candidate.scheme: one for one in observed.values() if one.tokens_per_second is not None}
+    shared = 0
+    for candidate, one in observed.items():
+        like = known.get(candidate.scheme)
+        if like is not None and one.tokens_per_second is None and one.problem is None:
+            speed, memory = like.tokens_per_second, like.memory_bytes
+            observed[candidate] = replace(one, tokens_per_second=speed, memory_bytes=memory)
+            shared += 1
+    return [f"speed and memory of {shared} are those of another method's file in the same scheme"] if shared else []
 
 
 def _problem(record: Record) -> str:

@@ -98,10 +98,10 @@ class Schedule:
                 has = f"{written('max_bytes', size)}, and {written('max_bytes', smallest)} have the quality"
                 self._leave_out(proposal.label, "size", has)
                 return True
-        best = min((one.observed.mean for one in measured if not one.misses and one.observed.mean), default=None)
-        if best is None or guess is None:
-            return False
+        best = min((one.observed.mean for one in measured if one.fits and one.observed.mean), default=0.0)
         reached = max(best, self._enough or 0.0)
+        if not reached or guess is None or not measured:
+            return False
         if guess - HOPELESS * SPREAD <= math.log(reached):
             return False
         state = "enough" if reached == self._enough else "reached already"
