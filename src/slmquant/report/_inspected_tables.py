@@ -92,18 +92,16 @@ def _weights(found: Inspection) -> FactsTable:
         (
             role,
             str(len(members)),
-            *_median_and_worst(members, lambda one: one.kurtosis),
-            *_median_and_worst(members, lambda one: one.peak),
-            *_median_and_worst(members, lambda one: one.worst_column),
+            _median_and_worst(members, lambda one: one.kurtosis),
+            _median_and_worst(members, lambda one: one.peak),
+            _median_and_worst(members, lambda one: one.worst_column),
             str(sum(one.outlier_columns for one in members)),
             f"{min(one.low for one in members):.3g} to {max(one.high for one in members):.3g}",
         )
         for role, members in _by_role(found.weights).items()
     ]
-    heads = (
-        "role", "tensors", "kurtosis", "worst", "peak", "worst", "largest column", "worst", "outlier columns", "range",
-    )  # fmt: skip
-    return FactsTable("weights: the median tensor of each role, and the worst", heads, rows)
+    heads = ("role", "tensors", "kurtosis", "peak", "largest column", "outlier columns", "range")
+    return FactsTable("weights: the median tensor of each role (and the worst)", heads, rows)
 
 
 def _grids(found: Inspection) -> FactsTable:
@@ -134,11 +132,11 @@ def _inputs(found: Inspection) -> FactsTable:
     rows = [
         (
             readers,
-            *_median_and_worst(members, lambda one: one.all.kurtosis),
-            *_median_and_worst(members, lambda one: one.ordinary.kurtosis),
-            *_median_and_worst(members, lambda one: one.all.peak),
-            *_median_and_worst(members, lambda one: one.ordinary.peak),
-            *_median_and_worst(members, lambda one: one.worst_channels[0][1]),
+            _median_and_worst(members, lambda one: one.all.kurtosis),
+            _median_and_worst(members, lambda one: one.ordinary.kurtosis),
+            _median_and_worst(members, lambda one: one.all.peak),
+            _median_and_worst(members, lambda one: one.ordinary.peak),
+            _median_and_worst(members, lambda one: one.worst_channels[0][1]),
             f"{statistics.median(one.outlier_channels for one in members):.3g}",
             percent(statistics.median(one.first_energy for one in members)),
             f"{statistics.median(one.effective_rank for one in members):.3g} of {members[0].channels}",
@@ -146,10 +144,10 @@ def _inputs(found: Inspection) -> FactsTable:
         for readers, members in readers_of(found).items()
     ]
     heads = (
-        "read by", "kurtosis", "worst", "ordinary tokens", "worst", "peak", "worst", "ordinary tokens", "worst",
-        "largest channel", "worst", "outlier channels", "energy of first token", "effective rank",
+        "read by", "kurtosis", "ordinary tokens", "peak", "ordinary tokens", "largest channel", "outlier channels",
+        "energy of first token", "effective rank",
     )  # fmt: skip
-    return FactsTable("inputs of linears: the median layer, and the worst", heads, rows)
+    return FactsTable("inputs of linears: the median layer (and the worst)", heads, rows)
 
 
 def readers_of(found: Inspection) -> dict[str, list[InputFacts]]:
@@ -253,10 +251,10 @@ def _by_role(weights: Sequence[WeightFacts]) -> dict[str, list[WeightFacts]]:
     return found
 
 
-def _median_and_worst(members: Sequence[T], read: Callable[[T], float]) -> tuple[str, str]:
-    """The median of a figure, and the largest."""
+def _median_and_worst(members: Sequence[T], read: Callable[[T], float]) -> str:
+    """The median of a figure, and the largest in brackets."""
     figures = [read(one) for one in members]
-    return significant(statistics.median(figures)), significant(max(figures))
+    return f"{significant(statistics.median(figures))} ({significant(max(figures))})"
 
 
 def _mean(members: Sequence[T], read: Callable[[T], float]) -> float:
