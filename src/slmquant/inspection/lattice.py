@@ -1,12 +1,12 @@
 """Whether a weight already lies on a quantization grid, and on which: such a weight flatters methods that use the grid.
 
 Blocks of a weight are compared with blocks of the same numbers in random order, which have the same distribution and
-dtype and share no scale. Three traces are looked for, from plain to hidden:
+dtype and share no scale. Three traces are looked for, in this order:
 
 - every block lies on a grid to within the rounding of its dtype (`exactly`);
-- blocks fit better to a grid than shuffled ones (`nearly`): codes that were trained, averaged or scaled a little after;
 - ratios of neighbouring weights repeat in many rows (`moved`): a grid whose rows and columns were multiplied by
-  factors. The columns' factors are found from these ratios and undone, and the grid below them is named.
+  factors. The columns' factors are found from these ratios and undone, and the grid below them is named;
+- blocks fit better to a grid than shuffled ones (`nearly`): codes that were trained, averaged or scaled a little after.
 """
 
 from __future__ import annotations
@@ -33,23 +33,27 @@ _CONTRASTED = (16, 32)
 _BLOCKS, _NUMBERS = 160, 8192
 """Most blocks that are drawn from a weight, and about how many numbers if blocks are long."""
 _FEWEST, _SUPER_BLOCKS = 32, 32
+"""Fewest blocks that are drawn, however long; super-blocks whose steps are compared."""
 _PAIRS, _PLACES, _ROWS, _RESTORED = 16, 6, 1024, 64
-"""Most pairs of columns, blocks of columns, and rows of them, whose ratios are looked at."""
+"""Most pairs of columns, blocks of columns, and rows of them, whose ratios are looked at; rows that are restored."""
 _ENTIRE = 0.99
 """Share of blocks that must lie on a grid."""
 _ROUGH = 0.25
 """Rounding of the dtype, in steps, beyond which nothing is called exact."""
 _SLACK = 1e-5
+"""Distance from a grid, in steps, that is none."""
 _LEAST_Z, _LEAST_GAIN, _LEAST_REPEATS = 8.0, 0.03, 0.004
 """What is above these is no chance: standard errors, gain of the fit, share of rows with a repeated ratio."""
 _BITS = range(2, 9)
+"""Bits that codes may have."""
 _NEAR, _RARE = 0.9, 0.001
 """Share of the best fit that fewer bits must keep; share of numbers below which a code is an error."""
-_ON_ZERO = 0.7
-_WHOLE = 0.01
+_ON_ZERO, _WHOLE = 0.7, 0.01
+"""Mean cosine of the distance of 0 from which it is on the grids; distance from a whole multiple that is none."""
 _MOST, _ULPS_LEFT = 0.5, 8
 """Share of blocks that must lie on a grid once factors are undone; their rounding over that of the dtype."""
 _SMALLEST_ERROR = 1e-3
+"""Standard errors are taken to be at least this: a few equal figures do not make a difference certain."""
 _SEED = 20251129
 
 
