@@ -101,6 +101,17 @@ def test_taming_tells_whether_outliers_limit(below: float, noise: float, verdict
     assert curve.ratios[16].value == pytest.approx(math.exp(0.8), rel=0.1)
 
 
+def test_a_dose_that_tames_too_far_does_not_hide_one_that_helps() -> None:
+    whole = response(0.15, 0.2)
+    too_far = whole.cells[0].model_copy(update={"divergence": response(-0.1, 0.2).cells[0].divergence})
+
+    (curve,) = dose_curves(whole.model_copy(update={"cells": (too_far, *whole.cells[1:])}), SAMPLES)
+
+    assert curve.ratios[1 / 16].value > 1.3 and curve.ratios[1 / 4].value < 0.8
+    assert curve.response == "limit"
+    assert not curve.rises
+
+
 def test_no_slope_without_doses_on_that_side() -> None:
     whole = response(0.1, 0.2)
     (curve,) = dose_curves(whole.model_copy(update={"cells": whole.cells[2:]}), SAMPLES)

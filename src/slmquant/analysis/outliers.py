@@ -16,7 +16,10 @@ from slmquant.analysis.window_means import Array, Figure, WindowMeans, logs, rat
 from slmquant.store.experiments import Ablation, Arm, Divergence, DoseResponse, Sample
 
 Response = Literal["limit", "do not limit", "cannot tell"]
-"""Whether outliers of a site limit rounding: taming them lowers the divergence by more than `MARGIN`, or by less."""
+"""Whether outliers of a site limit rounding: some dose below 1 lowers the divergence by more than `MARGIN`, or none.
+
+Not the smallest dose alone decides: a channel that is tamed too far is rounded too coarsely itself.
+"""
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,14 @@ def recoveries(ablation: Ablation, samples: Sequence[Sample]) -> tuple[Recovery,
 def dose_curves(response: DoseResponse, samples: Sequence[Sample]) -> tuple[DoseCurve, ...]:
     """Evaluate a dose-response: outliers of each site, then the other arms.
 
-    Ratios and slopes hold for all sites together with 95 % (Bonferroni).
+    Ratios and slopes hold for all doses of all sites together with 95 % (Bonferroni).
     """
     means = _means([response.whole, *(cell.divergence for cell in response.cells)], samples)
     places: dict[tuple[Arm, str], dict[float, list[int]]] = {}
     for place, cell in enumerate(response.cells, start=1):
         places.setdefault((cell.arm, cell.site), {1.0: [0]}).setdefault(cell.dose, []).append(place)
-    sites = sum(arm == "outliers" for arm, _ in places)
-    together = 1 - (1 - CONFIDENCE) / sites
+    compared = sum(len(doses) - 1 for (arm, _), doses in places.items() if arm == "outliers")
+    together = 1 - (1 - CONFIDENCE) / compared
     return tuple(
         _curve(means, arm, site, dict(sorted(doses.items())), together)
         for (arm, site), doses in sorted(places.items(), key=lambda one: one[0][0] != "outliers")
@@ -139,12 +142,12 @@ def _curve(means: WindowMeans, arm: Arm, site: str, doses: dict[float, list[int]
         below=slope([dose for dose in doses if dose <= 1]),
         above=slope([dose for dose in doses if dose >= 1]),
         rises=all(a <= b for a, b in itertools.pairwise(values)),
-        response=_response(ratios.get(min(doses))),
+        response=_response([ratios[dose] for dose in ratios if dose < 1]),
     )
 
 
-def _response(tamed: Figure | None) -> Response:
-    """What the ratio at the smallest dose shows."""
-    if tamed is not None and tamed.is_below(1 - MARGIN):
+def _response(tamed: Sequence[Figure]) -> Response:
+    """What the ratios at doses below 1 show."""
+    if any(one.is_below(1 - MARGIN) for one in tamed):
         return "limit"
-    return "do not limit" if tamed is not None and tamed.exceeds(1 - MARGIN) else "cannot tell"
+    return "do not limit" if tamed and all(one.exceeds(1 - MARGIN) for one in tamed) else "cannot tell"

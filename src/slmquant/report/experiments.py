@@ -159,7 +159,8 @@ def _doses(response: DoseResponse, found: Sequence[DoseCurve]) -> ExperimentTabl
     heads = ("input of", "scaled", *(f"× {_dose(dose)}" for dose in doses))
     lines = [
         f"Divergence relative to that of the model as it is, with {100 * response.share:g} % of the channels of every "
-        "input scaled. Slopes are those of its logarithm, per doubling. Intervals hold for all sites together."
+        "input scaled. Slopes are those of its logarithm, per doubling. Intervals hold for all sites and "
+        "doses together."
     ]
     return ExperimentTable(
         f"{response.scheme}: the divergence as channels of activations are scaled",
