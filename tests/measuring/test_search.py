@@ -162,7 +162,9 @@ def test_nothing_is_measured_twice() -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_model_is_searched_and_the_answer_kept(model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_model_is_searched_and_the_answer_kept(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A random model of two layers, without an engine: its cells and the answer are in the store, and come again."""
     from slmquant.cli._app import run
     from slmquant.formats.native.folder import is_native
@@ -187,4 +189,7 @@ def test_a_model_is_searched_and_the_answer_kept(model: Path, data: Path, tmp_pa
     assert run([*words, "--apply", "-o", str(target)]) == 0
     assert is_native(target)
     assert run([*words, "--apply", "-o", str(data)]) == 2  # a folder of other things stays
-    assert run([*words, "--apply"]) == 2
+    assert run([*words, "-o", str(tmp_path / "other")]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert run([*words, "--apply"]) == 0
+    assert is_native(tmp_path / "model-quantized")

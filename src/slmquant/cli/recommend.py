@@ -51,7 +51,10 @@ def command(
         ),
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Make the first choice and measure it.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder that --apply writes.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File or folder that --apply writes.", show_default="MODEL-quantized"),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print an earlier answer again, by default the latest.")] = False,
     data: DataOption = None,
     overwrite: OverwriteOption = False,
@@ -75,6 +78,7 @@ def command(
     from slmquant.cli import _recommendation as parts
     from slmquant.cli._answer import print_answer
     from slmquant.errors import OutputError, RefusedError
+    from slmquant.recommendation.candidate import output_name
     from slmquant.recommendation.question import ask
 
     given = (max_bytes, min_tokens_per_second, max_memory, keep, max_divergence, engine, records, apply, output)
@@ -85,8 +89,8 @@ def command(
         return
     if model is None:
         raise OutputError("name a model: slmquant recommend smollm2-135m-instruct --max-bytes 95MB")
-    if apply != (output is not None):
-        raise OutputError("--apply writes to --output; give both, such as --apply -o model.gguf, or neither")
+    if output is not None and not apply:
+        raise OutputError(f"--output {output} is written by --apply; give both, or neither")
     question = ask(
         model,
         max_bytes=max_bytes,
@@ -97,7 +101,8 @@ def command(
         engine=engine,
         minutes=minutes,
     )
-    if output is not None:
+    if apply:
+        output = output or Path(output_name(model, parts.format_of(question)))
         parts.check_target(question, output, overwrite)
     answer = parts.answered(question, store, records or (), data, quiet or json)
     print_answer(answer, json)

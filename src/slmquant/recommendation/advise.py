@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from slmquant.recommendation.answer import Answer, Figure, Lacking, Miss, Nearest, Option, Ruled
+from slmquant.recommendation.candidate import output_name
 from slmquant.recommendation.evidence import Evidence, Observed
 from slmquant.recommendation.judging import AT_LEAST, Judgement, judge, mean_divergence, size_of
 from slmquant.recommendation.ordering import Ordered, drawn, figure, has_quality, labels, order, rounded
@@ -67,7 +68,7 @@ class _Writer:
     def __init__(self, question: Question, judgement: Judgement, ordered: Ordered, output_format: str) -> None:
         self.question, self.judgement, self.ordered, self.format = question, judgement, ordered, output_format
         self.asked = question.constraints.asked
-        self.out = "model.gguf" if output_format == "gguf" else f"{question.model.rpartition('/')[2]}-quantized"
+        self.out = output_name(question.model, output_format)
 
     def option(self, place: int) -> Option:
         """The option at a place of the order."""

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import PurePath
 
 from pydantic import BaseModel, ConfigDict
 
 from slmquant.store.record import REFERENCE, REFERENCE_SCHEME, Budget, CalibrationSpec, CellSpec
+
+
+def output_name(model: str, format_name: str) -> str:
+    """A name for the file or folder that is made of a model."""
+    name = PurePath(model).name
+    return f"{name.removesuffix('.gguf')}-quantized{'.gguf' if format_name == 'gguf' else ''}"
 
 
 class Candidate(BaseModel):

@@ -128,7 +128,7 @@ def gather(records: Sequence[Record], answers: Answers, model: str, engine: str 
     of_model = [record for record in records if record.spec.model == model]
     outdated = apart(of_model)
     current = [record for record in of_model if record.cell_id not in outdated]
-    remarks = [f"{len(outdated)} records of older code or changed inputs are not used"] if outdated else []
+    remarks = [f"not used, as they are of older code or changed inputs: {len(outdated)} cells"] if outdated else []
     if not current:
         return Evidence("", None, (), remarks=tuple(remarks))
     sha256 = max(current, key=lambda record: record.finished_at).spec.model_sha256
@@ -138,7 +138,7 @@ def gather(records: Sequence[Record], answers: Answers, model: str, engine: str 
     chosen = [record for record in in_torch if _conditions(record) == conditions]
     if len(chosen) < len(in_torch):
         how = chosen[0].spec.compute_dtype
-        remarks.append(f"{len(in_torch) - len(chosen)} records are left out: not computed like the others ({how})")
+        remarks.append(f"not used, as they were not computed in {how}: {len(in_torch) - len(chosen)} cells")
     observed: dict[Candidate, Observed] = {}
     for record in chosen:
         _add_cell_(observed, record, answers.get(record.cell_id, ()))
