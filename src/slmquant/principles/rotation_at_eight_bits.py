@@ -20,4 +20,11 @@ PRINCIPLE = Principle(
             "with 8-bit activations smoothing does as well, and costs nothing at run time",
         ),
     ),
+    if_it_fails=(
+        Decision(
+            "prefer",
+            Candidates(methods=("quarot", "quarot_mse", "spinquant", "spinquant_frozen"), activations=(8, 8)),
+            "with 8-bit activations a rotation gains more than smoothing, if its cost at run time is no matter",
+        ),
+    ),
 )
