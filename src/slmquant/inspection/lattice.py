@@ -52,6 +52,8 @@ _ON_ZERO, _WHOLE = 0.7, 0.01
 """Mean cosine of the distance of 0 from which it is on the grids; distance from a whole multiple that is none."""
 _MOST, _ULPS_LEFT = 0.5, 8
 """Share of blocks that must lie on a grid once factors are undone; their rounding over that of the dtype."""
+_ROWS_OF_A_CODE = 6
+"""Rows for each code that a grid may have, from which columns' factors are told apart from ratios of other codes."""
 _SMALLEST_ERROR = 1e-3
 """Standard errors are taken to be at least this: a few equal figures do not make a difference certain."""
 _SEED = 20251129
@@ -153,7 +155,9 @@ def lattice_of(W: Float[Tensor, "out in"], eps: float) -> Lattice | None:
     if _exact(looked, blocks, best_fits(blocks)):
         return _with(found, "exactly", _layout(looked, None))
     if ratios.z > _LEAST_Z and ratios.found > max(_LEAST_REPEATS, 2 * ratios.shuffled):
-        return _with(found, "moved", _layout_below(looked, ratios.found))
+        length = _length_below(looked, ratios.found)
+        moved = _with(found, "moved", None if length is None else _layout_below(looked, length))
+        return moved.model_copy(update={"block": length})
     if plain.z > _LEAST_Z and plain.found - plain.shuffled > _LEAST_GAIN:
         return _with(found, "nearly", _layout(looked, (plain.found + plain.shuffled) / 2))
     return found
@@ -186,8 +190,8 @@ def _finer(looked: _Looked, layout: Layout) -> Layout:
     return finer if finer.nested and finer.bits + 2 <= layout.bits else layout
 
 
-def _layout_below(looked: _Looked, repeated: float) -> Layout | None:
-    """The layout of a grid whose rows and columns were multiplied by factors.
+def _length_below(looked: _Looked, repeated: float) -> int | None:
+    """Inputs that share a scale in a grid whose rows and columns were multiplied by factors.
 
     Args:
         looked: The weight.
@@ -196,20 +200,25 @@ def _layout_below(looked: _Looked, repeated: float) -> Layout | None:
     for length in looked.lengths:
         ratios = looked.ratios(length - 1, length)
         if ratios.found > max(repeated / 4, 4 * ratios.shuffled):
-            break
-    else:
-        return None
-    below = list[Layout]()
+            return length
+    return None
+
+
+def _layout_below(looked: _Looked, length: int) -> Layout | None:
+    """The layout of such a grid, if two blocks of columns show the same, and rows are many enough for so many codes."""
+    seen = set[str]()
     for blocks in looked.restored(length):
         fits = best_fits(blocks)
         entire = fits.miss <= _ULPS_LEFT * looked.rounding(blocks, fits) + _SLACK
         if entire.float().mean() < _MOST:
             continue
         layout = _described(looked, blocks[entire], Fits(*(values[entire] for values in fits)), nested=False)
-        if name_of(layout) in map(name_of, below):  # a wrong factor of a column adds bits, and seldom the same twice
+        if looked.W.shape[0] < _ROWS_OF_A_CODE << layout.bits:
+            continue
+        if name_of(layout) in seen:  # a wrong factor of a column adds codes, and seldom the same twice
             return layout
-        below.append(layout)
-    return min(below, key=lambda layout: layout.bits, default=None)
+        seen.add(name_of(layout))
+    return None
 
 
 def _described(looked: _Looked, blocks: Float[Tensor, "blocks length"], fits: Fits, nested: bool) -> Layout:

@@ -50,7 +50,7 @@ def grid_words(lattice: Lattice) -> str:
     """`exactly on Q4_1`, `no`."""
     if lattice.on_grid == "no":
         return "no"
-    kind = lattice.type or "some grid"
+    kind = lattice.type or ("some grid" if lattice.block is None else f"some grid of {lattice.block} inputs")
     return {
         "exactly": f"exactly on {kind}",
         "nearly": f"nearly on {kind}",

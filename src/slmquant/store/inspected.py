@@ -40,7 +40,8 @@ class Lattice(Frozen):
 
     on_grid: OnGrid
     type: str | None = None
-    """The type: GGUF's name (`Q4_1`) if the grid is one of GGUF's, else a scheme's (`W4g64-asym`)."""
+    """The type: GGUF's name (`Q4_1`) if the grid is one of GGUF's, else a scheme's (`W4A16g64-asym`); None if it cannot
+    be told. Of a moved grid, scales of scales are lost: a `Q4_K` is then called `Q4_1`."""
     block: int | None = None
     """Inputs that share a scale."""
     levels: int | None = None
