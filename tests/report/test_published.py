@@ -12,6 +12,7 @@ from slmquant.store.jsonlines import read_cells, write_cells
 from slmquant.store.record import ItemOutcome, Phase, Record, Repeat
 from slmquant.tracks.consumption import consumption_metrics
 from tests import invented
+from tests.analysis.test_factors import BASE, model
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -220,3 +221,23 @@ def test_documents_say_what_was_published(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
 
     assert fill_in(text, ROOT) == text
+
+
+def test_the_effects_of_a_laboratory_are_printed_with_their_footnotes(tmp_path: Path) -> None:
+    records = [
+        record
+        for block in range(2)
+        for arm, divergence in ((BASE, 0.1), (("position", "nope"), 0.2))
+        for record in model(arm, block, divergence)
+    ]
+    write_cells(records, {}, tmp_path / "lab.jsonl")
+    opening = "<!-- lab lab.jsonl -->\n"
+    text = fill_in(f"{opening}old\n<!-- end -->\n", tmp_path)
+
+    assert text.startswith(f"{opening}| factor | level | divergence [95 %] |")
+    assert "| position | nope | × 2.00 | 0.500 | 2 |" in text
+    assert "\n- 2 blocks and 1 levels can show no corrected p below 0.5" in text
+    by_cell = fill_in("<!-- lab lab.jsonl by cell -->\n<!-- end -->\n", tmp_path)
+    assert "| factor | level | rtn/W8A8 |" in by_cell
+    with pytest.raises(StoreError, match="cannot show factors 'by scheme'; expected 'by cell' or nothing"):
+        fill_in("<!-- lab lab.jsonl by scheme -->\n<!-- end -->\n", tmp_path)

@@ -23,7 +23,8 @@ report` prints of the file, with all of its columns, and `notes` its footnotes: 
 told apart. `models` has the scores of each method and scheme over all models. `costs` prints the time and memory of
 quantizing for each measured cell among those of `cells`, cheapest first. `printed` is a table that a benchmark wrote as
 JSON (`--output`), or with `differences` the lines that the benchmark prints below it. `principles` is what `slmquant
-principles` prints of several files, `principles FILES in full` the evidence of each. `experiments` is a table of
+principles` prints of several files, `principles FILES in full` the evidence of each. `lab` has the effects of a
+laboratory's factors, `lab FILE by cell` those in each method and scheme. `experiments` is a table of
 `slmquant questions`, such as `shares` of a scheme, or the `conditions`. `inspected` is a table of `slmquant inspect
 --json` by its key, or the `sentences`. Differences are paired over the windows of the text, and intervals are those of
 `slmquant compare`.
@@ -41,6 +42,7 @@ from pathlib import Path
 from slmquant.boundary import guarded
 from slmquant.errors import SlmquantError, StoreError
 from slmquant.files import atomic_file
+from slmquant.report._document_factors import factors
 from slmquant.report._document_inspected import inspected
 from slmquant.report._document_principles import principles
 from slmquant.report._document_tables import TABLES, Answers, markdown
@@ -51,8 +53,8 @@ from slmquant.store.record import Record
 
 __all__ = ["fill_in", "main"]
 
-_PRINTED, _EXPERIMENTS, _PRINCIPLES, _INSPECTED = "printed", "experiments", "principles", "inspected"
-_OTHERS = (_PRINTED, _EXPERIMENTS, _PRINCIPLES, _INSPECTED)
+_PRINTED, _EXPERIMENTS, _PRINCIPLES, _INSPECTED, _LAB = "printed", "experiments", "principles", "inspected", "lab"
+_OTHERS = (_PRINTED, _EXPERIMENTS, _PRINCIPLES, _INSPECTED, _LAB)
 _BLOCK = re.compile(
     rf"(<!-- ({'|'.join((*TABLES, *_OTHERS))}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)",
     re.DOTALL,
@@ -76,6 +78,8 @@ def fill_in(text: str, folder: Path) -> str:
             return f"{opening}{document_table(read_experiments(folder / path), wanted.strip())}{closing}"
         if kind == _INSPECTED:
             return f"{opening}{inspected(folder / path, wanted.strip())}{closing}"
+        if kind == _LAB:
+            return f"{opening}{factors(folder / path, wanted.strip())}{closing}"
         return f"{opening}{TABLES[kind](*_read(folder / path), wanted.strip())}{closing}"
 
     return _BLOCK.sub(table, text)
