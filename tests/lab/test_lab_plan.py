@@ -101,6 +101,14 @@ def test_the_published_plan_asks_for_every_factor_but_the_vocabulary() -> None:
     assert {*make_lab_plan(file.fields, file).factors, "vocabulary"} == set(FACTORS)
 
 
+def test_the_published_plan_has_seeds_enough_to_tell_a_level_apart_after_correction() -> None:
+    file = read_plan_file(ROOT / "plans" / "lab.yaml")
+    plan = make_lab_plan(file.fields, file)
+    levels = sum(len(factor.levels) for factor in plan.factors.values())
+
+    assert 2 ** (1 - len(plan.seeds)) * levels <= 0.05
+
+
 def test_the_published_schema_is_that_of_this_version() -> None:
     published = json.loads((ROOT / "docs" / "lab.schema.json").read_text(encoding="utf-8"))
 
