@@ -12,11 +12,14 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from slmquant.cli._app import run
-from slmquant.errors import DataError, NumericalError
+from slmquant.errors import DataError, NumericalError, SlmquantError
+from slmquant.lab import laboratory
 from slmquant.lab.arms import Arm, initial
+from slmquant.lab.checks import make_lab_plan
 from slmquant.lab.settings import Settings
 from slmquant.lab.texts import TextJob, TrainingText, tokenized
 from slmquant.lab.training import TrainingJob, fit_, learning_rate, train
+from slmquant.machine.process import Failure, run_isolated
 from slmquant.model.sources.load import load
 from slmquant.model.sources.resolve import resolve
 from slmquant.places import Places
@@ -200,6 +203,44 @@ def test_a_plan_without_its_text_ends_before_training(
 
     assert run(["lab", str(plan), "--store", str(tmp_path / "lab.sqlite")]) == DataError.exit_code
     assert "corpus 'c4_train_b' not found" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_here_is_refused_before_training(
+    places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "lab.yaml"
+    plan.write_text(json.dumps(PLAN | {"device": "cuda:99"}))
+
+    assert run(["lab", str(plan), "--store", str(tmp_path / "lab.sqlite")]) == 3
+    assert "cuda:99" in capsys.readouterr().err
+    assert not (places.cache_dir / "training_text").exists()
+
+
+def test_models_that_cannot_be_trained_end_the_plan_only_if_there_are_no_others(
+    text: TrainingText, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del text
+    plan = make_lab_plan(PLAN)
+    said: list[str] = []
+
+    def fail(broken: str) -> None:
+        def isolated(function: object, job: object, progress: object) -> object:
+            if isinstance(job, TrainingJob) and broken in job.name:
+                return Failure("failed", "the training loss is nan")
+            return run_isolated(function, job, progress)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(laboratory, "run_isolated", isolated)
+
+    fail("lab-")
+    with pytest.raises(
+        SlmquantError, match=r"none of 6 models could be trained; lab-base-.*: the training loss is nan"
+    ):
+        laboratory.train_models(plan, places, 1, Silent(), said.append)
+    fail("nope")
+    trained = laboratory.train_models(plan, places, 1, Silent(), said.append)
+    assert [job.arm.level for job in trained.jobs] == ["base", "another_start"] * 2
+    assert list(trained.failures.values()) == ["the training loss is nan"] * 2
+    assert any("not trained (the training loss is nan): lab-position-nope-1-" in sentence for sentence in said)
 
 
 def test_an_error_in_a_plan_is_told_with_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,6 +116,8 @@ def _measured(
         tell(f"interrupted: {sweep.summary}; go on with")
         tell(f"  {shlex.join(['slmquant', *sys.argv[1:]])}")
         raise typer.Exit(INTERRUPTED) from None
+    for name, reason in trained.failures.items():
+        tell(f"{name} was not trained: {reason}")
     return list(result.records), not (trained.failures or result.failed)
 
 

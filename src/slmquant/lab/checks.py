@@ -78,6 +78,10 @@ def _of_level(base: Settings, name: str, factor: Factor, changes: Mapping[str, o
         return f"{setting} is {short(value)}: {first['msg']}"
     if all(getattr(settings, setting) == getattr(base, setting) for setting in FACTORS[name].settings):
         return "it is the same as the base; change a setting of the factor"
+    if COMPENSATING in changes:
+        alone = changed(base, {setting: value for setting, value in changes.items() if setting != COMPENSATING})
+        if factor.parameters == "vary" or _unmatched(base, alone) is None:
+            return f"it need not change {COMPENSATING!r}, which its effect could come from; leave that out"
     return _unmatched(base, settings) if factor.parameters == "equal" else None
 
 

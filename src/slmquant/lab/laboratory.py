@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from slmquant import tasks
 from slmquant.cache.entries import is_sound, using
 from slmquant.cache.leases import Lease
-from slmquant.errors import DataError
+from slmquant.errors import DataError, SlmquantError
 from slmquant.lab.plan import LabPlan
 from slmquant.lab.texts import TextJob, TrainingText, tokenized
 from slmquant.lab.training import TrainingJob, train
 from slmquant.machine.process import Failure, run_isolated
+from slmquant.model.sources.load import check_device
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.runs.rows import Event
@@ -51,8 +52,11 @@ def train_models(
         say: Receives a sentence for each.
 
     Raises:
+        RefusedError: The device is not available.
         DataError: The training text cannot be used.
+        SlmquantError: No model could be trained.
     """
+    check_device(plan.device)
     texts = {size: _text(plan, size, places) for size in dict.fromkeys(arm.settings.vocabulary for arm in plan.arms())}
     jobs = [TrainingJob(arm, texts[arm.settings.vocabulary], places.cache_dir, plan.device) for arm in plan.arms()]
     lacking = [job for job in jobs if not is_sound(job.entry)]
@@ -60,6 +64,8 @@ def train_models(
         say(f"{len(jobs) - len(lacking)} of {len(jobs)} models were trained before")
     failures = _train_all(lacking, at_once, progress, say)
     trained = tuple(job for job in jobs if job.name not in failures)
+    if not trained:
+        raise SlmquantError(f"none of {len(jobs)} models could be trained; {jobs[0].name}: {failures[jobs[0].name]}")
     return Trained(trained, failures, tuple(using(job.entry) for job in trained))
 
 
