@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
@@ -29,9 +30,25 @@ def recomputing(
     try:
         for block in modules:
             block.forward = partial(
-                checkpoint, block.forward, use_reentrant=False, context_fn=lambda: (nullcontext(), again())
+                checkpoint,
+                partial(_run, block.forward),
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), again()),
             )
         yield
     finally:
         for block in modules:
             vars(block).pop("forward", None)
+
+
+def _run(forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Run a block on new tensors with the same numbers.
+
+    Modules that keep what they computed for their latest input know it by identity: in the second computation they
+    would find the first one's result, which has no gradients.
+    """
+    return forward(*map(_same, arguments), **{name: _same(value) for name, value in named.items()})
+
+
+def _same(value: Any) -> Any:
+    return value.view_as(value) if isinstance(value, Tensor) else value
