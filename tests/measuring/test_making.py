@@ -8,7 +8,7 @@ import pytest
 
 from slmquant.engine_bench.jobs import EngineJob, EngineResult
 from slmquant.errors import RefusedError
-from slmquant.measuring.making import Made, missed, proof
+from slmquant.measuring.making import Made, check_made, missed, proof
 from slmquant.recommendation.question import ask
 from slmquant.store.record import Status
 from tests import invented
@@ -37,14 +37,14 @@ def test_the_proof_has_every_figure() -> None:
 def test_a_file_that_has_what_was_asked_is_accepted() -> None:
     asked = ask(simulated.MODEL, max_bytes="95MB", min_tokens_per_second=20, max_memory="300MB", engine="llamacpp")
 
-    missed(made(), asked)
+    assert missed(made(), asked) == []
 
 
 def test_a_file_that_misses_what_was_asked_is_refused_with_each_figure() -> None:
     asked = ask(simulated.MODEL, max_bytes="93MB", min_tokens_per_second=30, max_memory="100MB", engine="llamacpp")
 
     with pytest.raises(RefusedError) as refused:
-        missed(made("failed", "the engine computes another model"), asked)
+        check_made(made("failed", "the engine computes another model"), asked)
 
     assert str(refused.value) == (
         "model.gguf was made, but is not what was asked: 94 MB and not at most 93 MB; 25.0 tokens/s and not at least "

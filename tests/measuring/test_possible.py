@@ -31,7 +31,9 @@ def test_a_model_that_does_not_fit_into_memory_is_refused_with_what_it_needs(
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
 
-    with pytest.raises(ModelError, match=r"needs \d+ kB of memory for its weights alone, and 1 kB are free"):
+    with pytest.raises(
+        ModelError, match=r"its weights take \d+ kB of memory, and 1 kB are free; use a smaller model, or --minutes 0"
+    ):
         check_possible(ask(str(model), max_bytes="60kB"))
 
 

@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
-
-TextsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--texts",
-        help="Comma-separated corpora to measure on.",
-        show_default="WikiText-2's test split and C4, if available",
-    ),
-]
 
 
 def split_names(names: str) -> list[str]:

@@ -129,7 +129,7 @@ def applied(answer: Answer, output: Path, overwrite: bool, data: Path | None, qu
         RefusedError: The file that was made misses a constraint; it is left for inspection.
     """
     from slmquant.cli._output import progress_bar
-    from slmquant.measuring.making import make, missed, proof
+    from slmquant.measuring.making import check_made, make, proof
 
     with progress_bar(quiet) as progress:
         made = make(answer, output, overwrite, data, progress)
@@ -137,7 +137,7 @@ def applied(answer: Answer, output: Path, overwrite: bool, data: Path | None, qu
         for note in made.notes:
             tell(note)
     tell(f"wrote {output}: {proof(made)}")
-    missed(made, answer.question)
+    check_made(made, answer.question)
 
 
 def keep(answer: Answer, path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slmquant.bounds import LONGEST_WINDOW, MOST_ITEMS, SHORTEST_WINDOW
-from slmquant.cli._names import TextsOption, split_names
+from slmquant.cli._experiments import LengthOption, OutputOption, TextsOption, WindowsOption
+from slmquant.cli._names import split_names
 from slmquant.cli._output import (
     DataOption,
     JsonOption,
@@ -30,15 +30,11 @@ def command(
     method: Annotated[str | None, typer.Option("--method", help="Method, if CELL is a model.")] = None,
     scheme: Annotated[str | None, typer.Option("--scheme", help="Scheme, if CELL is a model.")] = None,
     texts: TextsOption = None,
-    windows: Annotated[int, typer.Option("--windows", min=4, max=MOST_ITEMS, help="Windows of each corpus.")] = 6,
-    length: Annotated[
-        int, typer.Option("--length", min=SHORTEST_WINDOW, max=LONGEST_WINDOW, help="Tokens per window.")
-    ] = 512,
+    windows: WindowsOption = 6,
+    length: LengthOption = 512,
     store: StoreOption = None,
     data: DataOption = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write everything to this JSON file.")
-    ] = None,
+    output: OutputOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,

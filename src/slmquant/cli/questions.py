@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from slmquant.bounds import LARGEST_SEED, LONGEST_WINDOW, MOST_ITEMS, SHORTEST_WINDOW
+from slmquant.bounds import LARGEST_SEED
 from slmquant.cli._calibration import Budget, BudgetOption, CorpusOption
-from slmquant.cli._names import TextsOption, split_names
+from slmquant.cli._experiments import LengthOption, OutputOption, TextsOption, WindowsOption
+from slmquant.cli._names import split_names
 from slmquant.cli._output import (
     DataOption,
     JsonOption,
@@ -37,18 +37,14 @@ def command(
     ] = "W8A8KV8E8,W4A8KV8E8",
     method: Annotated[str, typer.Option("--method", help="Method that rounds.")] = "rtn",
     texts: TextsOption = None,
-    windows: Annotated[int, typer.Option("--windows", min=4, max=MOST_ITEMS, help="Windows of each corpus.")] = 12,
-    length: Annotated[
-        int, typer.Option("--length", min=SHORTEST_WINDOW, max=LONGEST_WINDOW, help="Tokens per window.")
-    ] = 512,
+    windows: WindowsOption = 12,
+    length: LengthOption = 512,
     dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype, or auto to measure and decide.")] = "auto",
     corpus: CorpusOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed of the method.")] = 0,
     budget: BudgetOption = Budget.FAST,
     data: DataOption = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write all measurements to this JSON file.")
-    ] = None,
+    output: OutputOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -84,6 +84,7 @@ def _scheme(question: Question, candidate: Candidate, data_dir: Path | None, pro
         candidate.chosen_for,
         method=candidate.method,
         calibration=candidate.calibration,
+        budget=candidate.budget or "fast",
         data_dir=data_dir,
         progress=progress,
     ).scheme
@@ -104,12 +105,18 @@ def proof(made: Made) -> str:
     return ", ".join(said)
 
 
-def missed(made: Made, question: Question) -> None:
+def check_made(made: Made, question: Question) -> None:
     """Refuse a file that misses a constraint of resources.
 
     Raises:
         RefusedError: It does; it is left for inspection.
     """
+    if found := missed(made, question):
+        raise RefusedError(f"{made.path} was made, but is not what was asked: {'; '.join(found)}")
+
+
+def missed(made: Made, question: Question) -> list[str]:
+    """What a file has and should have instead, for each constraint of resources that it misses."""
     asked, misses = question.constraints, []
     result = made.on_engine
     if question.engine is not None and asked.max_bytes is not None and made.size_bytes > asked.max_bytes:
@@ -122,8 +129,7 @@ def missed(made: Made, question: Question) -> None:
         misses.append(f"{size_text(memory)} of memory and not at most {size_text(asked.max_memory)}")
     if result is not None and result.status != "ok":
         misses.append(f"{question.engine} {result.status}: {result.reason}")
-    if misses:
-        raise RefusedError(f"{made.path} was made, but is not what was asked: {'; '.join(misses)}")
+    return misses
 
 
 def _speed(result: EngineResult) -> float | None:

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from slmquant import engines, principles
 from slmquant.analysis.estimates import Costs
 from slmquant.boundary import size_text
 from slmquant.errors import ModelError, RefusedError, UnavailableError
 from slmquant.machine.environment import environment
+from slmquant.machine.memory import lacking_memory
 from slmquant.measuring.search import Search, sizes_of
 from slmquant.measuring.sizes import Sizes
 from slmquant.measuring.trials import Trials, texts_here
@@ -33,8 +32,6 @@ from slmquant.schemes import Scheme
 from slmquant.store.combine import Cell, best_of
 from slmquant.store.record import Record
 from slmquant.store.sqlite import Store
-
-_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -69,12 +66,8 @@ def check_possible(question: Question) -> None:
         status = engines.load(question.engine).status()
         if not status.usable:
             raise UnavailableError(f"{question.engine} cannot be used here: {status.reason}")
-    card, free = identify(question.model).card, psutil.virtual_memory().available
-    if (needed := card.parameters * _FLOAT32_BYTES) > free:
-        raise ModelError(
-            f"{question.model} needs {size_text(needed)} of memory for its weights alone, and {size_text(free)} are "
-            "free; use a smaller model, or --minutes 0 to answer from records"
-        )
+    if (reason := lacking_memory(identify(question.model).card.parameters)) is not None:
+        raise ModelError(f"{question.model}: {reason}, or --minutes 0 to answer from records")
 
 
 def recommend(question: Question, around: Surroundings) -> Answer:
