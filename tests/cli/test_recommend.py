@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from slmquant.store import Store
 from slmquant.store.jsonlines import write_cells
 from slmquant.store.recommendations import KeptAnswer
 from tests.recommendation import simulated
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -146,3 +149,19 @@ def test_records_alone_need_no_torch(store: Path) -> None:
     )
 
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_the_documented_answer_is_what_the_command_prints(tmp_path: Path) -> None:
+    """The first example of docs/recommend.md, from published cells."""
+    page = (ROOT / "docs" / "recommend.md").read_text(encoding="utf-8")
+    block = page.partition("## An answer from published cells\n\n")[2].partition("\n## ")[0]
+    lines = [line.removeprefix("    ") for line in block.rstrip("\n").splitlines()]
+    words = shlex.split(" ".join(line.removesuffix("\\") for line in lines[:2]).removeprefix("$ slmquant"))
+
+    printed = subprocess.run(
+        [sys.executable, "-m", "slmquant", *words, "--store", str(tmp_path / "new.sqlite")],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    shown = (printed.stdout + printed.stderr).rstrip("\n").splitlines()
+    assert [line.rstrip() for line in shown] == lines[2:]
