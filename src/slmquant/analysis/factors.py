@@ -22,9 +22,9 @@ from slmquant.errors import StoreError
 from slmquant.store.record import REFERENCE, Record
 
 BASE, PLACEBO = "base", "placebo"
-_POWER = 0.8
-_Arm = tuple[str, str, str]
+Arm = tuple[str, str, str]
 """Factor, level, block."""
+_POWER = 0.8
 _Response = dict[str, float]
 """Cell (`method/scheme`) → logarithm of its divergence."""
 
@@ -144,15 +144,15 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     return float(np.mean(means >= means[0] * (1 - 1e-12)))
 
 
-def _models(records: Sequence[Record]) -> dict[_Arm, _Model]:
+def _models(records: Sequence[Record]) -> dict[Arm, _Model]:
     """What was measured of each model of a laboratory.
 
     Raises:
         StoreError: The cells are of several plans, whose models differ in more than a factor.
     """
-    rows: dict[_Arm, dict[str, Record]] = {}
+    rows: dict[Arm, dict[str, Record]] = {}
     for record in records:
-        arm = _arm(record.spec.model)
+        arm = arm_of(record.spec.model)
         if arm is None or record.status != "ok":
             continue
         cells = rows.setdefault(arm, {})
@@ -168,7 +168,7 @@ def _models(records: Sequence[Record]) -> dict[_Arm, _Model]:
         response = {
             label: value
             for label, record in cells.items()
-            if record.spec.method != REFERENCE and (value := _log_divergence(record)) is not None
+            if record.spec.method != REFERENCE and (value := log_divergence(record)) is not None
         }
         loss, tokens = _loss(references[-1]) if references else (None, 1.0)
         counts = [record.model.parameters for record in cells.values() if record.model is not None]
@@ -176,7 +176,7 @@ def _models(records: Sequence[Record]) -> dict[_Arm, _Model]:
     return models
 
 
-def _arm(model: str) -> _Arm | None:
+def arm_of(model: str) -> Arm | None:
     """Factor, level and block of a model named `lab-FACTOR-LEVEL-SEED-KEY`; None for any other."""
     match model.split("-"):
         case "lab", factor, level, block, _:
@@ -184,7 +184,7 @@ def _arm(model: str) -> _Arm | None:
     return None
 
 
-def _log_divergence(record: Record) -> float | None:
+def log_divergence(record: Record) -> float | None:
     """Mean over texts of the logarithm of the divergence summed over the text; None if there is none."""
     metrics = [metric for metric in record.metrics if metric.name == "kl_mean" and metric.n]
     values = [math.log(metric.value * metric.n) for metric in metrics if metric.value > 0 and metric.n]
@@ -199,7 +199,7 @@ def _loss(reference: Record) -> tuple[float | None, float]:
 
 
 def _effect(
-    models: Mapping[_Arm, _Model], factor: str, level: str, blocks: Sequence[str], remarks: list[str]
+    models: Mapping[Arm, _Model], factor: str, level: str, blocks: Sequence[str], remarks: list[str]
 ) -> Effect | None:
     """A level against the base, over the blocks that have the same cells of both; None without such a block."""
     pairs = {

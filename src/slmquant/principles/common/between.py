@@ -44,23 +44,6 @@ class LaterCheckpoints:
         return PerWindow(lambda text: _of_both(text, earlier), lambda _: (lack,), self.scale).of(model)
 
 
-@dataclass(frozen=True)
-class LackingModels:
-    """No evidence yet: it takes models that differ in one thing alone, which records do not tell of any.
-
-    Attributes:
-        models: The models that are missing.
-    """
-
-    models: str
-    scale: Scale = "logarithm"
-
-    def of(self, model: ModelCells, others: Sequence[ModelCells] = ()) -> Found:
-        """What is missing."""
-        del model, others
-        return Found(needs=(Need(self.models, ""),))
-
-
 def _of_both(text: Text, earlier: Sequence[ModelCells]) -> Iterable[Matched]:
     for other in earlier:
         for before in (each for each in other.texts if each.task == text.task):

@@ -15,6 +15,7 @@ from slmquant.analysis.multiple import holm
 from slmquant.principles.common.cells import ModelCells
 from slmquant.principles.common.contract import Finding, Found, Principle
 from slmquant.principles.common.decisions import Decision
+from slmquant.principles.common.laboratory import found_in, gathered
 from slmquant.store.record import ModelCard
 
 __all__ = ["InModel", "Judged", "Verdict", "judge"]
@@ -124,9 +125,13 @@ class Judged:
 
 
 def judge(principles: Mapping[str, Principle], models: Sequence[ModelCells]) -> list[Judged]:
-    """Test principles on models; the p of each principle in each model is corrected by Holm over all of them."""
+    """Test principles on models; the p of each principle in each model is corrected by Holm over all of them.
+
+    The models of a laboratory are one model, whose sample is its seeds.
+    """
+    models = gathered(models)
     found = {
-        (name, place): principle.evidence.of(model, models)
+        (name, place): found_in(principle.evidence, model, models)
         for name, principle in principles.items()
         for place, model in enumerate(models)
     }
