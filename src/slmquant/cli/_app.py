@@ -36,6 +36,7 @@ COMMANDS = {
         "questions",
         "explain",
         "lab",
+        "ladder",
         "bench-engine",
         "chat",
         "serve",

@@ -54,7 +54,8 @@ def command(
     operands: every combination of what the scheme rounds is measured; shares are Shapley values. ablation: a few
     channels or tokens of activations stay in full precision. doses: channels are scaled, the model's function staying
     the same. All on the same windows of text; verdicts come from intervals, and say when the windows cannot tell. What
-    was measured is kept in the cache, so a run that was stopped continues where it was.
+    was measured is kept in the cache, so a run that was stopped continues where it was. Gains in memory and speed are
+    measured by `slmquant ladder`.
 
     Examples:
         slmquant questions smollm2-135m-instruct

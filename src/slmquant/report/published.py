@@ -13,6 +13,7 @@ A table is written between two comments; the first says what it shows:
     <!-- costs results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- principles results/published/*.jsonl -->
     <!-- experiments results/published/questions.json shares W8A8KV8E8 -->
+    <!-- ladder results/published/ladder/here.jsonl decode llamacpp -->
     <!-- inspected results/published/inspection.json sizes -->
     <!-- end -->
 
@@ -25,9 +26,9 @@ quantizing for each measured cell among those of `cells`, cheapest first. `print
 JSON (`--output`), or with `differences` the lines that the benchmark prints below it. `principles` is what `slmquant
 principles` prints of several files, `principles FILES in full` the evidence of each. `lab` has the effects of a
 laboratory's factors, `lab FILE by cell` those in each method and scheme. `experiments` is a table of
-`slmquant questions`, such as `shares` of a scheme, or the `conditions`. `inspected` is a table of `slmquant inspect
---json` by its key, or the `sentences`. Differences are paired over the windows of the text, and intervals are those of
-`slmquant compare`.
+`slmquant questions`, such as `shares` of a scheme, or the `conditions`. `ladder` is a table of `slmquant ladder`, such
+as `decode` of an engine. `inspected` is a table of `slmquant inspect --json` by its key, or the `sentences`.
+Differences are paired over the windows of the text, and intervals are those of `slmquant compare`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from slmquant.report._document_inspected import inspected
 from slmquant.report._document_principles import principles
 from slmquant.report._document_tables import TABLES, Answers, markdown
 from slmquant.report.experiments import document_table
+from slmquant.report.ladder import document_ladder
 from slmquant.store.experiments import read_experiments
 from slmquant.store.jsonlines import read_cells
 from slmquant.store.record import Record
@@ -54,7 +56,8 @@ from slmquant.store.record import Record
 __all__ = ["fill_in", "main"]
 
 _PRINTED, _EXPERIMENTS, _PRINCIPLES, _INSPECTED, _LAB = "printed", "experiments", "principles", "inspected", "lab"
-_OTHERS = (_PRINTED, _EXPERIMENTS, _PRINCIPLES, _INSPECTED, _LAB)
+_LADDER = "ladder"
+_OTHERS = (_PRINTED, _EXPERIMENTS, _PRINCIPLES, _INSPECTED, _LAB, _LADDER)
 _BLOCK = re.compile(
     rf"(<!-- ({'|'.join((*TABLES, *_OTHERS))}) (\S+)(.*?) -->\n)(.*?)(<!-- end -->)",
     re.DOTALL,
@@ -78,6 +81,8 @@ def fill_in(text: str, folder: Path) -> str:
             return f"{opening}{document_table(read_experiments(folder / path), wanted.strip())}{closing}"
         if kind == _INSPECTED:
             return f"{opening}{inspected(folder / path, wanted.strip())}{closing}"
+        if kind == _LADDER:
+            return f"{opening}{document_ladder(folder / path, wanted.strip())}{closing}"
         if kind == _LAB:
             return f"{opening}{factors(folder / path, wanted.strip())}{closing}"
         return f"{opening}{TABLES[kind](*_read(folder / path), wanted.strip())}{closing}"
