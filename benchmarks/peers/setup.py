@@ -2,8 +2,8 @@
 
     python benchmarks/peers/setup.py hqq --venvs ~/peers
 
-torch's CPU build is installed first, so that no dependency installs a CUDA build (PyPI's wheel for Linux is a CUDA
-build: add `--index https://download.pytorch.org/whl/cpu` there, or configure pip for it). Then the peer is installed,
+torch is installed first, so that no dependency installs another build. On Linux pip's default is the CUDA build; for
+the CPU one pass PyTorch's own index of CPU wheels as `--index`, or configure pip for it. Then the peer is installed,
 with versions pinned by constraints.txt.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peers", nargs="+", choices=PEERS)
     parser.add_argument("--venvs", type=Path, required=True, help="folder for the environments, one per peer")
-    parser.add_argument("--index", help="package index for torch only")
+    parser.add_argument("--index", help="package index for torch only, such as PyTorch's own index of CPU wheels")
     given = parser.parse_args()
     for peer in given.peers:
         python = python_of(given.venvs, peer)
