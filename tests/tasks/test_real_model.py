@@ -41,7 +41,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> EvalContext:
 
 
 @pytest.mark.parametrize(
-    ("name", "shots", "items", "options"), [("arc_easy", 0, 20, 4), ("hellaswag", 0, 20, 4), ("mmlu_anatomy", 5, 24, 4)]
+    ("name", "shots", "items", "options"), [("arc_easy", 0, 20, 4), ("hellaswag", 0, 10, 4), ("mmlu_anatomy", 5, 8, 4)]
 )
 def test_answers_equal_those_of_lm_evals_own_backend_on_real_items(
     asked: EvalContext, name: str, shots: int, items: int, options: int
@@ -95,11 +95,3 @@ def test_written_answers_equal_those_of_lm_evals_own_backend(asked: EvalContext)
     expected = theirs.generate_until(requests, disable_tqdm=True)
     assert ContextLM(asked, "t").generate_until(requests) == expected
     assert all(expected)
-
-
-def test_wikitext_perplexity_is_what_this_model_is_known_for(asked: EvalContext) -> None:
-    metrics = resolve(TaskSpec(name="wikitext2")).run(asked, TaskSpec(name="wikitext2", limit=8)).metrics
-    found = {metric.name: metric.value for metric in metrics}
-    # Off the grid it is the same function as on it; eight windows spread over the text gave 22.4.
-    assert 15 < found["perplexity"] < 25
-    assert 0 < found["kl_noise_floor"] < 0.01
