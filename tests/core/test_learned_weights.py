@@ -16,57 +16,62 @@ from slmquant.core.signround import LearnedRounding
 from tests.narrowed import present
 
 
-def problem(seed: int, size: int = 6) -> tuple[Tensor, Tensor]:
-    """One row of weights and the Hessian of correlated inputs."""
-    generator = torch.Generator().manual_seed(seed)
-    X = torch.randn(64, size, generator=generator) @ torch.randn(size, size, generator=generator)
-    return torch.randn(1, size, generator=generator), X.T @ X / len(X)
+def problems(size: int = 6) -> tuple[Tensor, Tensor]:
+    """Rows of weights, and for each the Hessian of its own correlated inputs."""
+    weights, hessians = [], []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        X = torch.randn(64, size, generator=generator) @ torch.randn(size, size, generator=generator)
+        weights.append(torch.randn(1, size, generator=generator))
+        hessians.append(X.T @ X / len(X))
+    return torch.cat(weights), torch.stack(hessians)
 
 
 def damage(found: Tensor, W: Tensor, H: Tensor) -> Tensor:
+    """The loss of each row."""
     error = found - W
-    return (error @ H * error).sum()
+    return torch.einsum("ri,rij,rj->r", error, H, error)
 
 
 def learned(
     W: Tensor, H: Tensor, grid: Grid, steps: int = 200, start: AffineParams | None = None
-) -> tuple[float, float]:
-    """The loss of the best state of signed gradient descent, and how far its offsets went."""
-    rounding, best = LearnedRounding(W, grid, start), float("inf")
+) -> tuple[Tensor, float]:
+    """The loss of each row's best state of signed gradient descent, and how far its offsets went.
+
+    Rows do not see each other: the sign of a gradient is that of its own row's loss.
+    """
+    rounding, best = LearnedRounding(W, grid, start), torch.full((len(W),), torch.inf)
     for step in range(steps):
-        loss = damage(rounding.dense(torch.float32), W, H)
-        best = min(best, loss.item())
-        loss.backward()
+        losses = damage(rounding.dense(torch.float32), W, H)
+        best = torch.minimum(best, losses.detach())
+        losses.sum().backward()
         rounding.step_((1 - step / steps) / steps)
     return best, float(rounding._offset.detach().abs().max())
 
 
-def best_up_or_down(W: Tensor, H: Tensor, grid: Grid) -> float:
-    """The least loss over all ways to round each weight up or down, with the nearest's scales."""
+def best_up_or_down(W: Tensor, H: Tensor, grid: Grid) -> Tensor:
+    """The least loss of each row over all ways to round each weight up or down, with the nearest's scales."""
     affine = grid.fit(W)
-    position = (W / affine.scale + affine.zero_point)[0]
+    position = W / affine.scale + affine.zero_point
     low, high = grid.code_range
-    least = float("inf")
+    least = torch.full((len(W),), torch.inf)
     for ups in itertools.product((0, 1), repeat=W.shape[1]):
         codes = (position.floor() + torch.tensor(ups)).clamp(low, high)
-        least = min(least, float(damage(affine.scale * (codes - affine.zero_point), W, H)))
+        least = torch.minimum(least, damage(affine.scale * (codes - affine.zero_point), W, H))
     return least
 
 
 @pytest.mark.parametrize("grid", [Grid(3), Grid(3, False), Grid(2, False)], ids=["W3", "W3-asym", "W2-asym"])
 def test_signed_descent_comes_close_to_the_best_rounding(grid: Grid) -> None:
-    nearest, found, best = [], [], []
-    for seed in range(8):
-        W, H = problem(seed)
-        loss, reach = learned(W, H, grid)
-        nearest.append(float(damage(grid.quantize(W).dequantize(), W, H)))
-        found.append(loss)
-        best.append(best_up_or_down(W, H, grid))
-        assert loss <= nearest[-1] * (1 + 1e-5)
-        assert reach <= 0.5
+    W, H = problems()
+    nearest, best = damage(grid.quantize(W).dequantize(), W, H), best_up_or_down(W, H, grid)
 
-    assert sum(found) < sum(nearest) / 2
-    assert sum(found) < 1.3 * sum(best)  # it may even be below: ranges are learned as well
+    found, reach = learned(W, H, grid)
+
+    assert (found <= nearest * (1 + 1e-5)).all()
+    assert reach <= 0.5
+    assert found.sum() < nearest.sum() / 2
+    assert found.sum() < 1.3 * best.sum()  # it may even be below: ranges are learned as well
 
 
 STARTS = [Grid(4), Grid(3, True, 5), Grid(3, False, 5), Grid(4, True, 10, 16, rule="extreme"), Grid(4, False, 8, 16)]
@@ -92,21 +97,19 @@ def test_it_starts_from_searched_scales_and_their_signs(grid: Grid) -> None:
 
 @pytest.mark.parametrize("grid", [Grid(3), Grid(3, False), Grid(2, False)], ids=["W3", "W3-asym", "W2-asym"])
 def test_from_searched_scales_it_descends_as_well(grid: Grid) -> None:
-    begun, found = [], []
-    for seed in range(8):
-        W, H = problem(seed)
-        affine = search(W, H.diagonal()[None], grid)
-        loss, reach = learned(W, H, grid, start=affine)
-        begun.append(float(damage(grid.quantize(W, affine).dequantize(), W, H)))
-        found.append(loss)
-        assert loss <= begun[-1] * (1 + 1e-5)
-        assert reach <= 0.5
+    W, H = problems()
+    affine = search(W, H.diagonal(dim1=1, dim2=2), grid)
+    begun = damage(grid.quantize(W, affine).dequantize(), W, H)
 
-    assert sum(found) < 0.7 * sum(begun)
+    found, reach = learned(W, H, grid, start=affine)
+
+    assert (found <= begun * (1 + 1e-5)).all()
+    assert reach <= 0.5
+    assert found.sum() < 0.7 * begun.sum()
 
 
 def test_no_gradient_no_step() -> None:
-    W, _ = problem(0)
+    W, _ = problems()
     rounding = LearnedRounding(W, Grid(4))
     rounding.step_(0.5)
 
