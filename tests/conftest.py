@@ -7,6 +7,7 @@ import os
 import signal
 import zlib
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,9 +46,22 @@ def known_relations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Methods that learn take a few steps: a contract on what comes out holds however far they got."""
-    from slmquant.methods import autoround, omniquant, scale_tuning, spinquant
-    from slmquant.methods.common import learning
+    """Methods that learn take a few steps, and those that search try a few values: a contract on what comes out holds
+    however far they got."""
+    from slmquant.core import gptq
+    from slmquant.core.awq import best_factors
+    from slmquant.core.clip import clipped
+    from slmquant.core.shrink import shrunk
+    from slmquant.methods import (
+        autoround,
+        awq,
+        omniquant,
+        scale_tuning,
+        smoothquant_plus,
+        smoothquant_search,
+        spinquant,
+    )
+    from slmquant.methods.common import activation_clip, learning
     from slmquant.methods.common.work import Work
 
     def learn(
@@ -62,3 +76,9 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omniquant, "learn", learn)
     monkeypatch.setitem(scale_tuning.SETTINGS, "fast", scale_tuning.Settings(_STEPS, looks=1))
     monkeypatch.setitem(spinquant.SCHEDULES, "fast", replace(spinquant.SCHEDULES["fast"], iterations=_STEPS))
+    monkeypatch.setattr(smoothquant_plus, "ALPHAS", (0.1, 0.3, 0.5))
+    monkeypatch.setattr(smoothquant_search, "STRENGTHS", (0.3, 0.6))
+    monkeypatch.setattr(awq, "best_factors", partial(best_factors, ratios=(0.0, 0.3, 0.6)))
+    monkeypatch.setattr(awq, "clipped", partial(clipped, ratios=(1.0, 0.8)))
+    monkeypatch.setattr(gptq, "shrunk", partial(shrunk, ratios=(1.0, 0.9, 0.7)))
+    monkeypatch.setattr(activation_clip, "RATIOS", (1.0, 0.9))

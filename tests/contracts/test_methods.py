@@ -10,9 +10,7 @@ from slmquant.testing.method_contract import check_method, combinations
 from slmquant.testing.refusals import SCHEMES_TRIED
 from slmquant.testing.tiny import ARCHITECTURES
 from tests.alike_methods import ORIGINALS, VARIANTS
-
-TYPICAL = ("llama", "qwen3", "gemma2", "phi3", "gpt2", "opt", "gpt_neox", "olmo2", "lfm2", "qwen2_moe", "mamba")
-"""One architecture of each build; the slow tier tries all of them."""
+from tests.contracts.builds import TYPICAL
 
 FEW = ("llama", "gpt2", "qwen2_moe")
 """Separate linears, fused and transposed ones, and experts that are no linears: what a variant may trip over."""

@@ -19,12 +19,12 @@ from slmquant.model.structure import ChannelLink, Relations
 from slmquant.testing.preservation import logit_change, scale_everything_
 from slmquant.testing.tiny import ARCHITECTURES, tiny
 from tests.contracts.expected_relations import EXPECTED
+from tests.discovered import relations_of
 
 
 @functools.cache
 def found(name: str) -> tuple[PreTrainedModel, Relations]:
-    model = tiny(name)
-    return model, discover(model)
+    return tiny(name), relations_of(name)
 
 
 def in_words(relations: Relations, block: str) -> set[str]:

@@ -19,12 +19,12 @@ from slmquant.model.structure import Relations, ResidualStream
 from slmquant.testing.preservation import logit_change
 from slmquant.testing.tiny import ARCHITECTURES, tiny
 from tests.contracts.expected_rotations import HEADS, KEEPS_MEAN, REFUSED, WRITERS
+from tests.discovered import relations_of
 
 
 @functools.cache
 def found(name: str) -> tuple[PreTrainedModel, Relations]:
-    model = tiny(name)
-    return model, discover(model)
+    return tiny(name), relations_of(name)
 
 
 @functools.cache

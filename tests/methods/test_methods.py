@@ -40,7 +40,7 @@ def test_every_method_keeps_its_contract_at_every_scheme(name: str, scheme: str)
     assert (outcome.refusal is None) == (methods.load(name).refusal(parse(scheme)) is None)
 
 
-@pytest.mark.usefixtures("known_relations")
+@pytest.mark.usefixtures("few_steps", "known_relations")
 @pytest.mark.parametrize("name", combinations())
 def test_same_input_same_codes(name: str) -> None:
     scheme = next(each for each in SCHEMES if methods.load(name).refusal(parse(each)) is None)

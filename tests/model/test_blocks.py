@@ -14,12 +14,12 @@ from slmquant.core.affine import Grid
 from slmquant.errors import ModelError
 from slmquant.model.computing.linear import QuantizedLinear, multiplying_in, replace_linears_
 from slmquant.model.discovery.float64 import computing_in_float64
-from slmquant.model.discovery.relations import discover
 from slmquant.model.linears import weight_at
 from slmquant.model.running import block_walk as blocks_module
 from slmquant.model.running.block_walk import CurrentBlock, walk
 from slmquant.model.structure import Relations
 from slmquant.testing.tiny import ARCHITECTURES, VOCABULARY, tiny
+from tests.discovered import relations_of
 from tests.narrowed import present
 
 
@@ -69,8 +69,7 @@ def ragged_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_walking_is_the_models_own_forward_pass(name: str, dtype: torch.dtype) -> None:
-    model = tiny(name)
-    relations = discover(model)
+    model, relations = tiny(name), relations_of(name)
     nn.Module.to(model, dtype)
     exact = dtype == torch.float64
     with computing_in_float64() if exact else nullcontext():
@@ -85,8 +84,7 @@ def test_walking_is_the_models_own_forward_pass(name: str, dtype: torch.dtype) -
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "bloom", "falcon-alibi", "mamba2", "olmoe", "mpt"])
 def test_inputs_follow_the_quantized_blocks_and_exact_inputs_do_not(name: str) -> None:
-    model = tiny(name)
-    relations = discover(model)
+    model, relations = tiny(name), relations_of(name)
     exact = streams(model, relations, windows())
     inputs: list[Tensor] = []
     for index, block in enumerate(walk(model, relations, windows(), torch.float32, wants_exact="outputs")):
@@ -102,8 +100,7 @@ def test_inputs_follow_the_quantized_blocks_and_exact_inputs_do_not(name: str) -
 
 
 def test_whoever_wants_exact_inputs_alone_moves_them_on() -> None:
-    model = tiny("llama")
-    relations = discover(model)
+    model, relations = tiny("llama"), relations_of("llama")
     exact = streams(model, relations, windows())
     for index, block in enumerate(walk(model, relations, windows(), torch.float32, wants_exact="inputs")):
         assert torch.allclose(present(block.exact_inputs), exact[index], atol=1e-4)
@@ -114,15 +111,14 @@ def test_whoever_wants_exact_inputs_alone_moves_them_on() -> None:
 
 def test_exact_inputs_that_the_walk_moves_on_are_left_alone() -> None:
     model = tiny("llama")
-    block = next(walk(model, discover(model), windows(), torch.float32, wants_exact="outputs"))
+    block = next(walk(model, relations_of("llama"), windows(), torch.float32, wants_exact="outputs"))
 
     with pytest.raises(ValueError, match="cannot replace the exact inputs of"):
         block.move_on_(slice(0, 1), present(block.exact_inputs)[:1])
 
 
 def test_every_linear_is_in_hand_once_and_in_order() -> None:
-    model = tiny("qwen2_moe")
-    relations = discover(model)
+    model, relations = tiny("qwen2_moe"), relations_of("qwen2_moe")
     groups = [group for block in walk(model, relations, windows(), torch.float32) for group in block.groups]
 
     assert tuple(groups) == relations.groups
@@ -131,8 +127,7 @@ def test_every_linear_is_in_hand_once_and_in_order() -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", ["llama", "bloom", "gemma3_text", "falcon-alibi"])
 def test_a_block_runs_on_any_number_of_windows(name: str, batch: int) -> None:
-    model = tiny(name)
-    relations = discover(model)
+    model, relations = tiny(name), relations_of(name)
     expected = streams(model, relations, windows())
 
     first = next(walk(model, relations, windows(), torch.float32))
@@ -142,7 +137,7 @@ def test_a_block_runs_on_any_number_of_windows(name: str, batch: int) -> None:
 
 def test_gradients_flow_through_a_block() -> None:
     model = tiny("llama").requires_grad_(False)
-    block = next(walk(model, discover(model), windows(), torch.float32))
+    block = next(walk(model, relations_of("llama"), windows(), torch.float32))
     gain = block.module.get_parameter("input_layernorm.weight").requires_grad_(True)
     with multiplying_in(block.module, torch.bfloat16):
         block.run(block.inputs[:2]).square().mean().backward()
@@ -155,8 +150,7 @@ def test_gradients_flow_through_a_block() -> None:
 @pytest.mark.parametrize("at", ["entrance", "exit"])
 def test_hooks_on_blocks_run_once(at: str) -> None:
     """An online rotation is such a hook: what the walk sees is still the model's own forward pass."""
-    model = tiny("llama")
-    relations = discover(model)
+    model, relations = tiny("llama"), relations_of("llama")
     first, last = (model.get_submodule(relations.blocks[index]) for index in (0, -1))
     if at == "entrance":
         first.register_forward_pre_hook(lambda _block, args: (2 * args[0].flip(-1), *args[1:]))
@@ -170,8 +164,7 @@ def test_hooks_on_blocks_run_once(at: str) -> None:
 
 
 def test_nothing_is_left_behind_when_a_walk_is_given_up() -> None:
-    model = tiny("llama")
-    relations = discover(model)
+    model, relations = tiny("llama"), relations_of("llama")
     steps = walk(model, relations, windows(), torch.bfloat16)
     assert isinstance(steps, Generator)
     next(steps)
@@ -184,15 +177,14 @@ def test_nothing_is_left_behind_when_a_walk_is_given_up() -> None:
 
 def test_windows_of_another_length_are_refused() -> None:
     model = tiny("llama")
-    block = next(walk(model, discover(model), windows(), torch.float32))
+    block = next(walk(model, relations_of("llama"), windows(), torch.float32))
 
     with pytest.raises(ValueError, match=r"model\.layers\.0 got windows of 7 tokens; expected 12"):
         block.run(block.inputs[:, :7])
 
 
 def test_arguments_that_depend_on_the_tokens_are_refused() -> None:
-    model = tiny("llama")
-    relations = discover(model)
+    model, relations = tiny("llama"), relations_of("llama")
     give: Callable[..., object] = lambda _block, args, kwargs: (args, {**kwargs, "extra": args[0] + 1})  # noqa: E731
     model.get_submodule(relations.blocks[0]).register_forward_pre_hook(give, with_kwargs=True)
 
