@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
+from slmquant.engine_bench import session
 from slmquant.engine_bench.figures import TokenCost
 from slmquant.engine_bench.jobs import EngineJob, EngineResult, Reference, Settings
 from slmquant.engine_bench.parity import Windows, write_reference
@@ -17,6 +18,7 @@ from slmquant.engine_bench.process import EngineProcess
 from slmquant.engine_bench.requests import Open, Point
 from slmquant.engine_bench.session import run_engines
 from slmquant.engines.common.contract import OpenOptions
+from slmquant.machine.limits import MachineLimits
 from slmquant.machine.process import Failure
 from tests import made_up_engines
 from tests.made_up_engines import VOCAB, Bigram
@@ -34,6 +36,12 @@ def reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reference:
     return Reference(tmp_path / "reference", WINDOWS)
 
 
+@pytest.fixture
+def known_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's limits are known, which costs a process with torch to measure."""
+    monkeypatch.setattr(session, "_limits", lambda *_: MachineLimits(1, 1e10, 1e11, 1e11))
+
+
 def job(engine: str, reference: Reference | None = None, **fields: object) -> EngineJob:
     return EngineJob(engine, engine, Path("model.bin"), reference, **fields)  # type: ignore[arg-type]
 
@@ -42,6 +50,7 @@ def names(result: EngineResult) -> set[str]:
     return {metric.name for metric in result.metrics}
 
 
+@pytest.mark.usefixtures("known_limits")
 def test_whatever_goes_wrong_with_one_engine_the_others_go_on(reference: Reference) -> None:
     engines = ("right", "wrong", "missing", "unreadable", "buggy", "crashing", "undefined", "nowhere", "talking")
 
@@ -66,15 +75,18 @@ def test_whatever_goes_wrong_with_one_engine_the_others_go_on(reference: Referen
     assert not any("speedup" in name for name in names(by_engine["right"]))
 
 
+@pytest.mark.usefixtures("known_limits")
 def test_an_engine_that_hangs_is_ended(reference: Reference) -> None:
-    started = time.monotonic()
+    said = ""
+    for seconds in (3, 12, 48, 192):  # a busy machine may need more until the engine says its first line
+        (result,) = run_engines([job("hanging")], replace(SETTINGS, timeout_s=seconds))
+        said = result.reason or ""
+        assert result.status == "timeout" and f"Open was stopped after {seconds} s" in said
+        if "last lines" in said:
+            break
 
-    (result,) = run_engines([job("hanging")], replace(SETTINGS, timeout_s=8))
-
-    assert time.monotonic() - started < 60
-    assert result.status == "timeout"
-    assert result.reason is not None
-    assert "Open was stopped after 8 s" in result.reason and "last lines: loading, loading" in result.reason
+    assert "last lines: loading, loading" in said
+    assert not any("slmquant.engine_bench" in " ".join(child.cmdline()) for child in psutil.Process().children())
 
 
 def test_raw_samples_are_kept_for_every_round_and_the_first_does_not_count(reference: Reference) -> None:
@@ -91,6 +103,7 @@ def test_raw_samples_are_kept_for_every_round_and_the_first_does_not_count(refer
     assert any(name.startswith("prefill_flop_share@8") for name in names(result))
 
 
+@pytest.mark.usefixtures("known_limits")
 def test_ratios_are_kept_round_by_round_so_that_they_can_be_resampled(reference: Reference) -> None:
     mine, full = run_engines([job("talking"), job("right")], replace(SETTINGS, rounds=3), baseline=1)
 
@@ -104,6 +117,7 @@ def test_ratios_are_kept_round_by_round_so_that_they_can_be_resampled(reference:
     assert speedup.value == pytest.approx(np.median(ratios)) and speedup.stderr is not None
 
 
+@pytest.mark.usefixtures("known_limits")
 def test_what_is_absent_is_told(reference: Reference) -> None:
     short, untimed = run_engines(
         [job("right", context_limit=8), job("right", reference, no_speed="no speed: it is made up")], SETTINGS
@@ -133,6 +147,7 @@ def test_who_is_not_asked_is_stopped_and_ends_with_its_context(reference: Refere
     assert isinstance(process.ask(Point(4, 2), 60), Failure)
 
 
+@pytest.mark.usefixtures("known_limits")
 def test_an_engine_runs_where_there_is_no_scratch_folder(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> None:
         raise FileNotFoundError("No usable temporary directory found")
