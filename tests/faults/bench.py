@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -46,6 +46,17 @@ class Command:
         os.kill(self.pid, number)
         return True
 
+    def says(self, text: str) -> str:
+        """Wait until it has said a text; what it has said by then.
+
+        Raises:
+            RuntimeError: It ended without it.
+        """
+        while text not in (said := self._said.read_text(encoding="utf-8")):
+            if self.ends_within(0.02) and text not in self._said.read_text(encoding="utf-8"):
+                raise RuntimeError(f"the command never said {text!r}: {said}")
+        return said
+
     def ended(self) -> tuple[int, str]:
         """Wait for its end; its exit code, and what it said."""
         if not self.ends_within(_LONGEST_S):
@@ -56,6 +67,16 @@ class Command:
 
 def as_it_is() -> None:
     """Nothing that changes a command before it begins."""
+
+
+def start(
+    words: Sequence[str], environment: Mapping[str, str], said: Path, prepare: Callable[[], object] | None = as_it_is
+) -> Command:
+    """Start a command; see `drive`."""
+    said.touch()
+    process = _context.Process(target=drive, args=(words, environment, said, prepare))
+    process.start()
+    return Command(process, said)
 
 
 class Bench:
@@ -86,12 +107,7 @@ class Bench:
         words += ["--store", str(self.store), "--report", str(self.scratch / "report")]
         environment = os.environ | {"SLMQUANT_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"}
         said = self.scratch / f"said-{self.runs}"
-        said.touch()
-        process = _context.Process(
-            target=drive, args=(words, environment, said, prepare or (None if self.fresh else as_it_is))
-        )
-        process.start()
-        return Command(process, said)
+        return start(words, environment, said, prepare or (None if self.fresh else as_it_is))
 
     def run(self, prepare: Callable[[], object] | None = None) -> tuple[int, str]:
         """Run the command; its exit code and what it said."""

@@ -83,7 +83,8 @@ def test_no_process_that_it_started_survives(work: Callable[[Path, Progress], ob
 
 def test_nothing_survives_the_parent_either(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from tests.processes import test_isolation as t; "
+        "from pathlib import Path; from slmquant.machine import process; process._PRELOADED = 'json'; "
+        "from tests.processes import test_isolation as t; "
         f"t.run_isolated(t.hang, Path({str(tmp_path / 'told')!r}), t.Silent())"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as driver:
