@@ -25,7 +25,6 @@ from slmquant.artifact import Artifact as Artifact
 from slmquant.calib.cached import CachedCalibration
 from slmquant.calib.calibration import NoCalibration
 from slmquant.calib.corpora import calibration_corpus, load_corpus
-from slmquant.calib.texts import draw_texts
 from slmquant.diagnosis.interface import explain as explain
 from slmquant.diagnosis.interface import questions as questions
 from slmquant.errors import ModelError, RefusedError
@@ -34,14 +33,8 @@ from slmquant.inspection.inspect import inspect as inspect
 from slmquant.methods.common.recipe import Recipe
 from slmquant.mixing.candidates import Types
 from slmquant.mixing.choose import Choice, choose, room_for
-from slmquant.mixing.sensitivity import (
-    Sensitivity,
-    SensitivityJob,
-    fitting_types,
-    known_sensitivity,
-    measure_sensitivity,
-    rounding_of,
-)
+from slmquant.mixing.sensitivity import Sensitivity, SensitivityJob, fitting_types
+from slmquant.mixing.subject import Subject
 from slmquant.model.computing.modes import MODES, mode_of
 from slmquant.model.discovery.relations import discover
 from slmquant.model.running.trial import stored_weight
@@ -67,7 +60,7 @@ from slmquant.tracks.compression import evaluate as evaluate_tasks
 def quantize(
     source: str,
     method: str,
-    scheme: str | Scheme,
+    scheme: str | Scheme | Choice,
     *,
     calibration: CalibrationSpec | None = None,
     dtype: Dtype = "auto",
@@ -82,7 +75,8 @@ def quantize(
     Args:
         source: A known name, a hub id, a folder or a GGUF file.
         method: Name of a method, or `a+b`.
-        scheme: Scheme name, or a mixture from a file (`slmquant.schemes.mixture_file.read_mixture`).
+        scheme: Scheme name, a mixture from a file (`slmquant.schemes.mixture_file.read_mixture`), or one that
+            `choose_mixture` chose, whose notes the result then has.
         calibration: Calibration set, for methods that need one; by default 128 windows of 512 tokens of WikiText-2's
             train split, or of a text from a package if that is not available.
         dtype: Compute dtype of calibration and of the result; `auto` measures and decides.
@@ -113,7 +107,8 @@ def quantize(
         budget=budget,
         progress=progress,
     )
-    quantized = replace(quantized, notes=(*loaded.remarks, *quantized.notes))
+    decided = scheme.notes if isinstance(scheme, Choice) else ()
+    quantized = replace(quantized, notes=(*loaded.remarks, *decided, *quantized.notes))
     return Artifact(quantized, loaded.tokenizer, source, loaded.sha256)
 
 
@@ -134,7 +129,8 @@ def choose_mixture(
         max_bytes: Most bytes of the file.
         method: The method that types are tried with, and that should quantize to the result.
         calibration: Calibration set, as for `quantize`; further windows of its corpus judge types.
-        budget: Learning budget that the method will have; a text that is too short for it is refused here.
+        budget: Learning budget that the method will have, and how many swaps of types are measured; a text that is too
+            short for it is refused here.
         data_dir: Local folder of data, tried before packages and the hub.
         progress: Receives progress updates.
 
@@ -148,7 +144,10 @@ def choose_mixture(
     _check_text(methods.load(method), spec, budget, loaded, data_dir)
     elements = {name: stored_weight(loaded.model, name).numel() for name in types}
     room = room_for(source, method, relations, types, elements, max_bytes)
-    return choose(_sensitivity(source, loaded, relations, types, method, spec, Places(data_dir), progress), room)
+    subject = _subject(source, loaded, relations, types, method, spec, Places(data_dir), progress)
+    _ = subject.texts  # refuses a text that is too short
+    found = subject.sensitivity()
+    return subject.improved(choose(found, room), found, room, budget)
 
 
 def sensitivity(
@@ -175,10 +174,10 @@ def sensitivity(
     loaded = load(source, progress=progress)
     relations = discover(loaded.model)
     types = fitting_types(loaded.model, relations, method)
-    return _sensitivity(source, loaded, relations, types, method, spec, Places(data_dir), progress)
+    return _subject(source, loaded, relations, types, method, spec, Places(data_dir), progress).sensitivity()
 
 
-def _sensitivity(
+def _subject(
     source: str,
     loaded: LoadedModel,
     relations: Relations,
@@ -187,17 +186,12 @@ def _sensitivity(
     spec: CalibrationSpec,
     places: Places,
     progress: Progress,
-) -> Sensitivity:
-    """The sensitivity of a loaded model, from the cache or measured."""
+) -> Subject:
+    """A loaded model whose types are chosen."""
     corpus = load_corpus(spec.corpus, places.data_dir, progress)
     chosen = chosen_dtype(source, "auto", "cpu", spec.corpus, places, progress, loaded)
     job = SensitivityJob(source, key_of(source), corpus.card.sha256, method, spec, MODES[chosen], places)
-    if (known := known_sensitivity(job)) is not None:
-        return known
-    draw_texts(CachedCalibration(spec, None, loaded, places.data_dir))  # refuses a text that is too short
-    needs = rounding_of(method).needs
-    given = CachedCalibration.of(source, spec, needs, chosen, "cpu", places, progress, loaded)
-    return measure_sensitivity(job, loaded.model, relations, types, given, progress)
+    return Subject(job, loaded, relations, types, progress)
 
 
 def _check_text(
@@ -297,7 +291,9 @@ def bench(
         return run(plan, opened, data_dir=data_dir, progress=progress).records
 
 
-def _scheme(scheme: str | Scheme) -> Scheme:
+def _scheme(scheme: str | Scheme | Choice) -> Scheme:
+    if isinstance(scheme, Choice):
+        return scheme.scheme
     return parse(scheme) if isinstance(scheme, str) else scheme
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from slmquant import methods
 from slmquant.calib.calibration import Calibration, FreshCalibration
-from slmquant.calib.statistics import Statistics
+from slmquant.calib.statistics import Statistics, embedding_inputs
 from slmquant.errors import RefusedError
 from slmquant.methods.common.parts import Rounding
 from slmquant.methods.common.recipe import Recipe, static_scale
@@ -127,20 +125,14 @@ class _Quantization:
         return static_scale(spec, solver.remaining(self._statistics[group.linears[0]]), clip)
 
     def _round_embeddings_(self, rounding: Rounding, assembly: Assembly) -> None:
-        """Round the embedding and the head in place; a tied head shares the codes of its embedding.
-
-        The head is rounded with the statistics of its inputs. An embedding that is not also the head has no inputs:
-        its rows are looked up, and no column matters more than another.
-        """
+        """Round the embedding and the head in place; a tied head shares the codes of its embedding."""
         relations = self.work.relations
         names = dict.fromkeys((relations.embedding, *([relations.head_weight] if relations.head_weight else [])))
         for name in names:
             if name not in self.work.specs:
                 continue
             weight = self.work.model.get_submodule(name).get_parameter("weight")
-            inputs = self._statistics.get(name) if name == relations.head_weight else None
-            if inputs is not None and name == relations.embedding:
-                inputs = replace(inputs, looked_up=True)
+            inputs = embedding_inputs(name, relations, self._statistics)
             codes = rounding.round(weight.float(), grid_of(self.work.specs[name]), inputs)
             if self.dense is not None:
                 self.dense[name] = weight.detach().clone()

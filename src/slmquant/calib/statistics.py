@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slmquant.core.hessian import Weighting
+from slmquant.model.structure import Relations
 
 Statistic = Literal["range", "hessian", "hessian_energy", "hessian_importance"]
 """`range` (magnitudes by channel) is for smoothing and static activation scales, `hessian` for GPTQ and its variants;
@@ -106,6 +107,15 @@ def _divided(H: Float[Tensor, "in in"] | None, factors: Float[Tensor, " in"]) ->
 
 Statistics = Mapping[str, InputStatistics]
 """Name of the first linear of each input group → statistics of its input; the head's under its weight's name."""
+
+
+def embedding_inputs(name: str, relations: Relations, statistics: Statistics) -> InputStatistics | None:
+    """Statistics for rounding an embedding or a head: those of the head's inputs.
+
+    An embedding that is not also the head has none: its rows are looked up, and no column matters more than another.
+    """
+    inputs = statistics.get(name) if name == relations.head_weight else None
+    return replace(inputs, looked_up=True) if inputs is not None and name == relations.embedding else inputs
 
 
 class Rescaled(Mapping[str, InputStatistics]):

@@ -1,4 +1,4 @@
-"""The disjoint texts of a method that judges its own steps: for rounding, for learning, and for refusing.
+"""The disjoint texts of a method that judges its own steps: for rounding, for choosing and learning, and for refusing.
 
 All are windows of one draw from the calibration corpus, so none overlaps another. Those for rounding are the
 calibration windows of every other method. Text that judges the result lies in other corpora.
@@ -15,6 +15,7 @@ from slmquant.calib.calibration import Calibration
 
 GATE_WINDOWS = 8
 CHOICE_WINDOWS = 8
+SWAP_WINDOWS = 16
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Texts:
     def choice(self) -> Int[Tensor, "choice seq"]:
         """The windows of `learning` that types are chosen on; few, as every type is measured on them."""
         return self.learning[:CHOICE_WINDOWS]
+
+    @property
+    def swaps(self) -> Int[Tensor, "swaps seq"]:
+        """The windows of `learning` that swaps of chosen types are measured on; none of them chose a type before."""
+        return self.learning[CHOICE_WINDOWS : CHOICE_WINDOWS + SWAP_WINDOWS]
 
 
 def draw_texts(calibration: Calibration, learning: int = CHOICE_WINDOWS) -> Texts:

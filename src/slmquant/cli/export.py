@@ -36,6 +36,7 @@ from slmquant.cli._output import (
 if TYPE_CHECKING:
     from slmquant.api import Artifact
     from slmquant.formats.common.contract import Format, Placement, Written
+    from slmquant.mixing.choose import Choice
     from slmquant.schemes import Scheme
     from slmquant.store.record import CalibrationSpec
 
@@ -105,18 +106,18 @@ def command(
         check_output(keep, True, is_native, overwrite, place_of(model))
     spec = calibration(corpus, samples, seq_len, seed, data)
     given = [method, scheme, mixture, max_bytes]
-    numbers = chosen_scheme(scheme, mixture, SCHEME, max_bytes)
+    asked = chosen_scheme(scheme, mixture, SCHEME, max_bytes)
+    numbers: Scheme | Choice
     with progress_bar(quiet) as progress:
         check_installed(format_, fmt.extra)
         artifact = _opened(model, any(option is not None for option in given))
         if artifact is None:
-            least = 0 if isinstance(numbers, int) else api.least_bytes(model, numbers)
+            least = 0 if isinstance(asked, int) else api.least_bytes(model, asked)
             check_output(output, not fmt.suffix, ours, overwrite, place_of(model), least)
-            if isinstance(numbers, int):  # choosing writes a GGUF file as a rehearsal
-                chosen = chosen_for(numbers, model, method or METHOD, spec, budget.value, data, progress, quiet)
-                numbers = chosen.scheme
+            if isinstance(asked, int):  # choosing writes a GGUF file as a rehearsal
+                numbers = chosen_for(asked, model, method or METHOD, spec, budget.value, data, progress, quiet)
             else:
-                _rehearse(fmt, format_, model, method or METHOD, numbers, otherwise, spec, data)
+                _rehearse(fmt, format_, model, method or METHOD, numbers := asked, otherwise, spec, data)
             artifact = api.quantize(
                 model, method or METHOD, numbers,
                 calibration=spec, seed=spec.seed, budget=budget.value, data_dir=data, progress=progress,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from slmquant.cli._calibration import CorpusOption, SamplesOption, SeedOption, SeqLenOption, calibration
-from slmquant.cli._output import DataOption, OverwriteOption, QuietOption, progress_bar, say
+from slmquant.cli._output import DataOption, OverwriteOption, QuietOption, progress_bar, say, tell
 
 METHOD = "slmq"
 
@@ -71,4 +71,6 @@ def command(
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
         choice = chosen_for(read_size(max_bytes, "--max-bytes"), model, method, spec, "fast", data, progress, quiet)
-    write_mixture(output, choice.weights, model)
+    write_mixture(output, choice.weights, model, choice.notes)
+    for note in () if quiet else choice.notes:
+        tell(note)

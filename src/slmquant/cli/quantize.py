@@ -87,18 +87,18 @@ def command(
             overwrite=overwrite, json=json, quiet=quiet,
         )  # fmt: skip
         return
-    numbers = chosen_scheme(scheme, mixture, SCHEME, max_bytes)
+    asked = chosen_scheme(scheme, mixture, SCHEME, max_bytes)
     check_output(output, True, is_native, overwrite, place_of(model))  # the quick check first
-    least = 0 if isinstance(numbers, int) else api.least_bytes(model, numbers)
+    least = 0 if isinstance(asked, int) else api.least_bytes(model, asked)
     check_output(output, True, is_native, overwrite, place_of(model), least)
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
-        if isinstance(numbers, int):
-            numbers = chosen_for(numbers, model, method, spec, budget.value, data, progress, quiet).scheme
         artifact = api.quantize(
             model,
             method,
-            numbers,
+            chosen_for(asked, model, method, spec, budget.value, data, progress, quiet)
+            if isinstance(asked, int)
+            else asked,
             calibration=spec,
             device=device,
             seed=seed,

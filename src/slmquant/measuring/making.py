@@ -13,6 +13,7 @@ from slmquant.engine_bench.jobs import EngineResult, quick_settings
 from slmquant.engine_bench.reference import bench_engine
 from slmquant.errors import RefusedError, SchemeError
 from slmquant.machine.meters import bytes_on_disk
+from slmquant.mixing.choose import Choice
 from slmquant.progress import Progress
 from slmquant.recommendation.answer import Answer
 from slmquant.recommendation.candidate import Candidate
@@ -72,7 +73,7 @@ def make(answer: Answer, output: Path, overwrite: bool, data_dir: Path | None, p
     return Made(output, written.stored_bytes, result, (*notes, *written.remarks))
 
 
-def _scheme(question: Question, candidate: Candidate, data_dir: Path | None, progress: Progress) -> Scheme:
+def _scheme(question: Question, candidate: Candidate, data_dir: Path | None, progress: Progress) -> Scheme | Choice:
     """The scheme; types that were chosen on another machine are chosen again."""
     try:
         return parse(candidate.scheme)
@@ -87,7 +88,7 @@ def _scheme(question: Question, candidate: Candidate, data_dir: Path | None, pro
         budget=candidate.budget or "fast",
         data_dir=data_dir,
         progress=progress,
-    ).scheme
+    )
 
 
 def proof(made: Made) -> str:

@@ -10,13 +10,13 @@ predicted to cause most: single weights, and types of many bits, cause too littl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel
 
-from slmquant.calib.statistics import Statistics
+from slmquant.calib.statistics import Statistics, embedding_inputs
 from slmquant.core.affine import QuantizedTensor
 from slmquant.methods.common.parts import Rounding
 from slmquant.methods.common.stacked import round_stacked
@@ -162,9 +162,7 @@ def round_embeddings(
     found = Candidates.of(names)
     tries = [(name, kind) for name in names for kind in types[name]]
     for name, kind in track(tries, "try types of embedding and head", progress):
-        inputs = statistics.get(name) if name == relations.head_weight else None
-        if inputs is not None and name == relations.embedding:
-            inputs = replace(inputs, looked_up=True)
+        inputs = embedding_inputs(name, relations, statistics)
         codes = rounding.round(stored_weight(model, name).float(), grid_of(storage(kind)), inputs)
         found.add(name, kind, codes, float(trial.divergence({name: codes}).mean()), keep)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slmquant import methods
 from slmquant.artifact import Artifact
@@ -27,13 +27,20 @@ class Choice:
         weights: Weight → its type, with the reason.
         file_bytes: Most bytes of the GGUF file.
         predicted: Predicted divergence, in nats per token.
-        optimal: Whether no mixture is better by the predictions.
+        optimal: Whether no mixture is better by the predictions, but for swaps that were measured.
+        notes: What measurements decided.
     """
 
     weights: Mapping[str, WeightType]
     file_bytes: int
     predicted: float
     optimal: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Weight → its type."""
+        return {name: kind.type for name, kind in self.weights.items()}
 
     @property
     def scheme(self) -> Scheme:
@@ -59,6 +66,10 @@ class Room:
     def bytes(self) -> int:
         """Most bytes of all weights."""
         return self.max_bytes - self.others
+
+    def taken(self, types: Mapping[str, str]) -> int:
+        """Bytes of all weights in these types."""
+        return sum(self.sizes[name][kind] for name, kind in types.items())
 
 
 def room_for(
@@ -104,12 +115,23 @@ def room_for(
 def choose(sensitivity: Sensitivity, room: Room) -> Choice:
     """The types with the least predicted divergence that fit."""
     solved = solve(sensitivity.losses, room)
-    why = {name: f"predicted {sensitivity.losses[name][one.type]:.2g} nats" for name, one in solved.chosen.items()}
     return Choice(
-        {name: WeightType(type=one.type, why=why[name]) for name, one in solved.chosen.items()},
+        {name: _reasoned(sensitivity, name, one.type) for name, one in solved.chosen.items()},
         room.others + solved.bytes,
         solved.loss,
         solved.optimal,
+    )
+
+
+def swapped(choice: Choice, types: Mapping[str, str], sensitivity: Sensitivity, room: Room) -> Choice:
+    """A choice with other types for some weights, because measurements prefer them."""
+    now = choice.types | types
+    others = {name: _reasoned(sensitivity, name, kind, ", measured swap") for name, kind in types.items()}
+    return replace(
+        choice,
+        weights={**choice.weights, **others},
+        file_bytes=room.others + room.taken(now),
+        predicted=sum(sensitivity.losses[name][kind] for name, kind in now.items()),
     )
 
 
@@ -122,3 +144,7 @@ def solve(losses: Mapping[str, Mapping[str, float]], room: Room) -> Allocation:
         },
         room.bytes,
     )
+
+
+def _reasoned(sensitivity: Sensitivity, name: str, kind: str, more: str = "") -> WeightType:
+    return WeightType(type=kind, why=f"predicted {sensitivity.losses[name][kind]:.2g} nats{more}")

@@ -79,7 +79,7 @@ class SensitivityJob:
 
 def known_sensitivity(job: SensitivityJob) -> Sensitivity | None:
     """An earlier measurement; None if there is none."""
-    content = get(_path(job))
+    content = get(entry_of(job))
     return None if content is None else Sensitivity.model_validate_json(content)
 
 
@@ -116,7 +116,7 @@ def measure_sensitivity(
     embeddings = round_embeddings(model, relations, rounding, types, statistics, trial, progress)
     classes = correct_(linears, relations, trial, progress)
     found = Sensitivity(losses=linears.losses | embeddings.losses, classes=classes, elements=elements)
-    put(_path(job), About(job.source, "sensitivity of weights"), found.model_dump_json().encode())
+    put(entry_of(job), About(job.source, "sensitivity of weights"), found.model_dump_json().encode())
     return found
 
 
@@ -152,7 +152,8 @@ def fitting_types(model: PreTrainedModel, relations: Relations, method: str) -> 
     return found
 
 
-def _path(job: SensitivityJob) -> Path:
+def entry_of(job: SensitivityJob) -> Path:
+    """Its entry of the cache."""
     key = [_VERSION, job.model_key, job.corpus_sha256, job.method, job.calibration.model_dump(), job.mode.name,
            torch.__version__, transformers.__version__]  # fmt: skip
     return entry_path(job.places.cache_dir, "sensitivity", key)

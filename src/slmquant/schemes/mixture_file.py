@@ -65,6 +65,7 @@ class _File(BaseModel):
 
     slmquant_mixture: Literal[1]
     model: str | None = None
+    notes: tuple[str, ...] = ()
     weights: dict[str, WeightType] = Field(min_length=1)
 
     @field_validator("weights", mode="before")
@@ -95,8 +96,8 @@ def read_mixture(path: Path) -> Scheme:
     return Scheme.of_table({name: kind.spec for name, kind in read.weights.items()})
 
 
-def write_mixture(path: Path, weights: Mapping[str, WeightType], model: str) -> None:
-    """Write a mixture file, atomically."""
-    content = _File(slmquant_mixture=1, model=model, weights=dict(weights))
+def write_mixture(path: Path, weights: Mapping[str, WeightType], model: str, notes: tuple[str, ...] = ()) -> None:
+    """Write a mixture file, atomically; `notes` say what measurements decided."""
+    content = _File(slmquant_mixture=1, model=model, notes=notes, weights=dict(weights))
     with atomic_file(path) as temporary:
         temporary.write_text(content.model_dump_json(indent=1, exclude_defaults=True) + "\n", encoding="utf-8")

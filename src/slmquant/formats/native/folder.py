@@ -77,6 +77,7 @@ def save(artifact: Artifact, folder: Path) -> Path:
         weights={name: facts_of(weight) for name, weight in quantized.weights.items()},
         activation_scales=dict(quantized.activation_scales),
         online=encode_online(quantized.online).facts,
+        notes=quantized.notes,
     )
     with atomic_dir(folder) as temporary:
         state_tie_(quantized.model)
@@ -130,7 +131,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     remarks = remarks_of(quantized.model, tokenizer)
     if manifest.files is None:
         remarks = (*remarks, f"{folder.name} has format version {manifest.version}, which has no checksums")
-    quantized = replace(quantized, notes=(*quantized.notes, *remarks))
+    quantized = replace(quantized, notes=tuple(dict.fromkeys((*quantized.notes, *remarks))))
     source = remembered_source(manifest.source, manifest.source_sha256)
     return Artifact(quantized, tokenizer, source, manifest.source_sha256)
 
@@ -179,7 +180,7 @@ def _assemble(
         raise ValueError(f"{min(lost)} has codes but belongs to no group of linears")
     attach_(model, online)
     groups = tuple(InputGroup(linears, None) for linears in manifest.groups)
-    quantized = assembly.finish_(manifest.method, groups, frozenset(manifest.embeddings))
+    quantized = assembly.finish_(manifest.method, groups, frozenset(manifest.embeddings), manifest.notes)
     quantized.model.eval().to(device)
     return quantized
 

@@ -16,8 +16,8 @@ from slmquant.formats.native.weights import WeightFacts, WeightFacts1
 from slmquant.model.rewriting.online_rotations import OnlineFact
 from slmquant.schemes import Scheme, parse
 
-VERSION = 3
-"""3: checksums. 2: every number format and side branches. 1: integers only. All are read."""
+VERSION = 4
+"""4: notes. 3: checksums. 2: every number format and side branches. 1: integers only. All are read."""
 MANIFEST = "slmquant.json"
 
 
@@ -45,6 +45,8 @@ class Manifest(BaseModel):
     activation_scales: dict[str, float]
     online: tuple[OnlineFact, ...] = ()
     """Rotations performed while the model runs."""
+    notes: tuple[str, ...] = ()
+    """Remarks of the method, such as what its measurements decided."""
     files: dict[str, str] | None = None
     """Every other file of the folder → its SHA-256; None in versions before 3."""
     sha256: str | None = None
