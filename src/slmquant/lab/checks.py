@@ -39,7 +39,7 @@ def make_lab_plan(fields: Mapping[str, object], file: PlanFile | None = None) ->
             trained or calibrated on; the message tells each.
     """
     try:
-        plan = LabPlan.model_validate(fields)
+        plan = LabPlan.model_validate(fields, context=None if file is None else file.path.parent)
     except ValidationError as error:
         raise plan_error(error, LabPlan, file, _PARTS) from error
     if found := [f"{at(location, file)}: {problem}" for location, problem in _problems(plan)]:

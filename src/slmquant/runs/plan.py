@@ -59,7 +59,7 @@ class Plan(BaseModel):
     methods: Annotated[tuple[Method, ...], AfterValidator(once)] = ()
     """Names of methods, or combinations `a+b`; may be left out if `include` names cells."""
     schemes: Annotated[tuple[SchemeName, ...], AfterValidator(once)] = ()
-    """Scheme names; may be left out if `include` names cells."""
+    """Scheme names, or mixture files (`mix.json`) beside the plan; may be left out if `include` names cells."""
     exclude: tuple[Pattern, ...] = ()
     """Cells of the matrix to leave out; a model of which no cell is left is left out itself."""
     include: tuple[Extra, ...] = ()
@@ -204,12 +204,13 @@ def make_plan(fields: Mapping[str, object], file: PlanFile | None = None) -> Pla
 
     Args:
         fields: The fields.
-        file: The file that they come from, whose lines errors name; None if they come from elsewhere.
+        file: The file that they come from, whose lines errors name and in whose folder paths begin; None if they come
+            from elsewhere.
 
     Raises:
         PlanError: Fields are missing, unknown or wrong, or name what does not exist; the message tells each.
     """
     try:
-        return Plan.model_validate(fields)
+        return Plan.model_validate(fields, context=None if file is None else file.path.parent)
     except ValidationError as error:
         raise plan_error(error, Plan, file) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import (
@@ -14,6 +16,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -33,6 +36,7 @@ from slmquant.bounds import (
 from slmquant.calib.corpora import check_corpus
 from slmquant.errors import PlanError, SlmquantError
 from slmquant.schemes import EXAMPLES, parse
+from slmquant.schemes.mixture_file import SUFFIX, kept_scheme
 from slmquant.store.record import Budget, CalibrationSpec, TaskSpec
 
 T = TypeVar("T")
@@ -75,8 +79,28 @@ def _method(name: str) -> str:
     return name.lower()
 
 
-def _scheme(name: str) -> str:
-    return str(parse(name))
+def scheme_name(name: str, folder: Path) -> str:
+    """The canonical name of a scheme, or that of a mixture from a file in a folder.
+
+    Raises:
+        SchemeError: The name or the file cannot be read.
+        OutputError, SpaceError: The mixture cannot be kept in the cache.
+    """
+    return str(kept_scheme(folder / name) if is_mixture_file(name) else parse(name))
+
+
+def is_mixture_file(name: object) -> bool:
+    """Whether what stands in the place of a scheme's name is the path of a mixture file."""
+    return isinstance(name, str) and name.lower().endswith(SUFFIX)
+
+
+def _scheme(name: str, info: ValidationInfo) -> str:
+    return explained(partial(scheme_name, folder=_folder(info)))(name)
+
+
+def _folder(info: ValidationInfo) -> Path:
+    """The folder that paths in a plan begin in: that of its file."""
+    return Path(info.context) if isinstance(info.context, Path) else Path()
 
 
 def _engine(name: str) -> str:
@@ -137,7 +161,7 @@ MemoryLimit = Annotated[
 ]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Method = Annotated[str, AfterValidator(explained(_method)), _suggesting(methods.names())]
-SchemeName = Annotated[str, AfterValidator(explained(_scheme)), _suggesting(EXAMPLES)]
+SchemeName = Annotated[str, AfterValidator(_scheme), _suggesting(EXAMPLES)]
 EngineName = Annotated[str, AfterValidator(explained(_engine)), _suggesting(engines.names())]
 PlannedTask = Annotated[
     TaskSpec,
@@ -155,7 +179,7 @@ class Extra(BaseModel):
     method: Method
     """Name of a method, or a combination `a+b`."""
     scheme: SchemeName
-    """Scheme name."""
+    """Scheme name, or a mixture file beside the plan."""
     models: tuple[Name, ...] = ()
     """The models that get this cell, out of those of the plan; all of them if left out."""
     calibration: Calibration | None = None
@@ -174,6 +198,11 @@ class Extra(BaseModel):
         )
 
 
+def _scheme_pattern(name: str, info: ValidationInfo) -> str:
+    """A scheme's name as the plan has it; a pattern is left as it is."""
+    return name if _is_wild(name) else _scheme(name, info)
+
+
 class Pattern(BaseModel):
     """Names of cells to leave out; `*` stands for any text, and a field that is not given for anything."""
 
@@ -183,20 +212,18 @@ class Pattern(BaseModel):
     """Model source, as in the plan."""
     method: Name | None = None
     """Name of a method, or a combination `a+b`."""
-    scheme: Name | None = None
-    """Scheme name."""
+    scheme: Annotated[Name, AfterValidator(_scheme_pattern)] | None = None
+    """Scheme name, or a mixture file beside the plan."""
 
     @model_validator(mode="after")
     def _names_something(self) -> Pattern:
         if not self.model_fields_set:
             raise wrong("names nothing; give a model, a method or a scheme")
-        for field, read in (("method", _method), ("scheme", _scheme)):
-            name = getattr(self, field)
-            if name is not None and not any(sign in name for sign in _WILD):
-                try:
-                    read(name)
-                except SlmquantError as error:
-                    raise wrong(str(error), error.exit_code, field) from error
+        if self.method is not None and not _is_wild(self.method):
+            try:
+                _method(self.method)
+            except SlmquantError as error:
+                raise wrong(str(error), error.exit_code, "method") from error
         return self
 
     def matches(self, model: str, method: str, scheme: str) -> bool:
@@ -204,13 +231,12 @@ class Pattern(BaseModel):
         return (
             _matches(model, self.model)
             and _matches(method, self.method and self.method.lower())
-            and _matches(scheme, self.scheme and _plain(self.scheme))
+            and _matches(scheme, self.scheme)
         )
 
 
-def _plain(scheme: str) -> str:
-    """A scheme as the plan has it; a pattern is left as it is."""
-    return scheme if any(sign in scheme for sign in _WILD) else _scheme(scheme)
+def _is_wild(name: str) -> bool:
+    return any(sign in name for sign in _WILD)
 
 
 def _matches(name: str, pattern: str | None) -> bool:

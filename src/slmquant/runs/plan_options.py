@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from slmquant import methods
@@ -12,6 +12,7 @@ from slmquant.model.sources.resolve import check_source
 from slmquant.runs import defaults
 from slmquant.runs.plan import Plan, make_plan
 from slmquant.runs.plan_errors import at
+from slmquant.runs.plan_fields import is_mixture_file, scheme_name
 from slmquant.runs.plan_file import read_plan_file
 from slmquant.store.record import task_name
 from slmquant.tasks.common.suites import suite as choose_suite
@@ -39,6 +40,8 @@ def plan_of(
     """
     file = None if path is None else read_plan_file(path)
     given = {name: value for name, value in fields.items() if value is not None and value != []}
+    if isinstance(schemes := given.get("schemes"), list):  # a plan's own paths begin in its folder
+        given["schemes"] = [str(Path(name).absolute()) if is_mixture_file(name) else name for name in schemes]
     content = _replaced({} if file is None else file.fields, given, calibration)
     remarks: list[str] = []
     named = content.get("tasks")
@@ -61,7 +64,16 @@ def plan_of(
             check_source(model)
         except UnknownNameError as error:
             raise PlanError(f"{at(('models', index), source)}: {error}") from error
-    return plan, remarks
+    return plan, [*remarks, *_mixtures(content, Path() if path is None else path.parent)]
+
+
+def _mixtures(content: Mapping[str, object], folder: Path) -> Iterator[str]:
+    """A remark for each mixture file of a plan that was checked, with the name that its cells have."""
+    schemes, extras = (content.get(field) or () for field in ("schemes", "include"))
+    assert isinstance(schemes, Iterable) and isinstance(extras, Iterable)  # noqa: S101  # the plan was checked
+    for name in dict.fromkeys((*schemes, *(extra["scheme"] for extra in extras))):
+        if is_mixture_file(name):
+            yield f"{scheme_name(name, folder)} is {name}"
 
 
 def _replaced(

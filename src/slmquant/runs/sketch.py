@@ -18,6 +18,7 @@ from slmquant import formats, methods
 from slmquant.boundary import or_none
 from slmquant.calib.calibration import FreshCalibration
 from slmquant.errors import RefusedError, SlmquantError
+from slmquant.methods.common.mixed import specs_of, weight_names
 from slmquant.methods.common.parts import Correction, Transform
 from slmquant.methods.common.recipe import Recipe
 from slmquant.methods.quarot import HadamardRotation
@@ -25,6 +26,7 @@ from slmquant.methods.rtn import Nearest
 from slmquant.methods.spinquant import LearnedRotation
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.discovery.relations import discover
+from slmquant.model.linears import Linear
 from slmquant.model.sources.configuration import Configuration
 from slmquant.model.structure import Relations
 from slmquant.progress import Silent
@@ -43,6 +45,8 @@ class Sketch:
     """A small random model that stands for a real one."""
 
     model: PreTrainedModel
+    whole: PreTrainedModel
+    """The whole model on the meta device, without weights."""
     _made: dict[_Key, QuantizedModel | str] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -59,6 +63,8 @@ class Sketch:
             return None
         if (reason := recipe.refusal(numbers, self.relations)) is not None:
             return f"{method}: {reason}"
+        if (reason := self._misnamed(numbers)) is not None:
+            return reason
         made = self._quantized(method, recipe, numbers)
         return made if isinstance(made, str) else None
 
@@ -77,6 +83,36 @@ class Sketch:
             else f"{name}: {misfit.name!r} cannot be stored as {misfit.requested}: {misfit.reason}"
         )
 
+    def _misnamed(self, scheme: Scheme) -> str | None:
+        """Why a mixture from a file is of another model: weights that it lacks, that are none, or that do not fit."""
+        linears = self._whole_linears
+        if scheme.table is None or linears is None:
+            return None
+        try:
+            specs_of(scheme, replace(self.relations, linears=linears), self.whole)
+        except RefusedError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def _whole_linears(self) -> tuple[str, ...] | None:
+        """The linears of all blocks of the whole model; None if blocks of the sketch have linears that are none."""
+        stack = f"{self.relations.blocks[0].rpartition('.')[0]}."
+        here, there = (
+            tuple(
+                name for name, module in model.named_modules() if isinstance(module, Linear) and name.startswith(stack)
+            )
+            for model in (self.model, self.whole)
+        )
+        return there if set(here) == set(self.relations.linears) else None
+
+    def _narrowed(self, scheme: Scheme) -> Scheme:
+        """A mixture from a file, for the blocks that the sketch has."""
+        if scheme.table is None:
+            return scheme
+        here = weight_names(self.relations)
+        return Scheme.of_table({name: spec for name, spec in scheme.table if name in here})
+
     def _quantized(self, method: str, recipe: Recipe, scheme: Scheme) -> QuantizedModel | str:
         """The sketch, quantized with a stand-in for a method; the reason if that is refused."""
         stand_in = _stand_in(recipe)
@@ -93,7 +129,7 @@ class Sketch:
         windows = torch.randint(_rows(model), (_WINDOWS, _WINDOW_TOKENS), generator=torch.Generator().manual_seed(0))
         calibration = FreshCalibration(model, windows, torch.float32, Silent())
         try:
-            return quantize_(model, "", scheme, calibration, recipe=stand_in, relations=self.relations)
+            return quantize_(model, "", self._narrowed(scheme), calibration, recipe=stand_in, relations=self.relations)
         except RefusedError as error:
             return str(error)
 
@@ -101,17 +137,20 @@ class Sketch:
 def sketch(configuration: Configuration) -> Sketch | None:
     """A sketch of a model; None if none can be made of its configuration, or only a large one."""
     config = configuration.config
-    return or_none(lambda: _sketch(_shortened(config))) or or_none(lambda: _sketch(config))
+    whole = or_none(configuration.skeleton)
+    if whole is None:
+        return None
+    return or_none(lambda: _sketch(_shortened(config), whole)) or or_none(lambda: _sketch(config, whole))
 
 
-def _sketch(config: PreTrainedConfig) -> Sketch | None:
+def _sketch(config: PreTrainedConfig, whole: PreTrainedModel) -> Sketch | None:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if parameters > _MOST_PARAMETERS:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = Sketch(AutoModelForCausalLM.from_config(config, dtype=torch.float32).train(False))
+        made = Sketch(AutoModelForCausalLM.from_config(config, dtype=torch.float32).train(False), whole)
     try:
         _ = made.relations
     except SlmquantError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from slmquant.boundary import or_none
 from slmquant.cache.entries import get
@@ -25,11 +26,16 @@ def keep_mixture(name: str, model: str, types: Mapping[str, str]) -> None:
     Raises:
         OutputError, SpaceError: The cache cannot be written.
     """
-    put(cache_dir() / KIND / name, About(model, "types chosen weight by weight"), json.dumps(dict(types)).encode())
+    put(entry_of(name), About(model, "types chosen weight by weight"), json.dumps(dict(types)).encode())
+
+
+def entry_of(name: str) -> Path:
+    """Its entry of the cache, whether it is kept or not."""
+    return cache_dir() / KIND / name
 
 
 def kept_mixture(name: str) -> dict[str, str] | None:
     """Weight → scheme name of its storage; None if no such mixture is kept, or it was damaged."""
-    content = get(cache_dir() / KIND / name)
+    content = get(entry_of(name))
     types = None if content is None else or_none(lambda: json.loads(content))
     return types if isinstance(types, dict) else None

@@ -28,10 +28,13 @@ from slmquant.boundary import guarded
 from slmquant.errors import SchemeError
 from slmquant.files import atomic_file
 from slmquant.schemes.grammar import parse
+from slmquant.schemes.kept_mixtures import keep_mixture
 from slmquant.schemes.scheme import Scheme, WeightSpec
 
-__all__ = ["WeightType", "read_mixture", "write_mixture"]
+__all__ = ["SUFFIX", "WeightType", "kept_scheme", "read_mixture", "write_mixture"]
 
+SUFFIX = ".json"
+"""End of the name of a mixture file where a scheme's name may stand."""
 _LARGEST_FILE = 1 << 24
 
 
@@ -82,18 +85,38 @@ def read_mixture(path: Path) -> Scheme:
     Raises:
         SchemeError: The file is missing or malformed, or a type is not known; the message names the weight.
     """
+    return _scheme(_read(path))
+
+
+def kept_scheme(path: Path) -> Scheme:
+    """Read a mixture file, and keep the mixture in the cache, so that `parse` reads its name on this machine.
+
+    Raises:
+        SchemeError: As for `read_mixture`.
+        OutputError, SpaceError: The cache cannot be written.
+    """
+    read = _read(path)
+    scheme = _scheme(read)
+    keep_mixture(str(scheme), read.model or path.name, {name: kind.type for name, kind in read.weights.items()})
+    return scheme
+
+
+def _scheme(read: _File) -> Scheme:
+    return Scheme.of_table({name: kind.spec for name, kind in read.weights.items()})
+
+
+def _read(path: Path) -> _File:
     with guarded(lambda why: f"cannot read the mixture {path}: {why}", SchemeError):
         size = path.stat().st_size
         content = path.read_bytes() if size <= _LARGEST_FILE else b""
     if size > _LARGEST_FILE:
         raise SchemeError(f"{path} is too large for a mixture: {size} bytes, expected at most {_LARGEST_FILE}")
     try:
-        read = _File.model_validate_json(content)
+        return _File.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise SchemeError(f"mixture {path}, {where}: {first['msg']}") from error
-    return Scheme.of_table({name: kind.spec for name, kind in read.weights.items()})
 
 
 def write_mixture(path: Path, weights: Mapping[str, WeightType], model: str, notes: tuple[str, ...] = ()) -> None:

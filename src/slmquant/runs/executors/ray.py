@@ -35,6 +35,8 @@ from slmquant.runs.inputs import Data, DataJob, read_data
 from slmquant.runs.plan import Plan
 from slmquant.runs.precision import PrecisionDecision, PrecisionJob
 from slmquant.runs.reference_states import reference_states
+from slmquant.schemes import parse
+from slmquant.schemes.kept_mixtures import entry_of
 from slmquant.store.record import CellSpec
 
 _POLL_S = 1.0
@@ -111,6 +113,8 @@ class Ray:
         needs = self._known_needs
         limits = Isolation(work.plan.timeout_s, work.plan.memory_limit)
         sent = _send(work.cells[0].model, identity.folder, work.places.data_dir, needs, limits)
+        mixtures = {spec.scheme for spec in work.cells if parse(spec.scheme).table is not None}
+        sent = replace(sent, mixtures=pack(map(entry_of, sorted(mixtures)), work.places.cache_dir))
         model = RayModel(work, sent, needs, identity.card.parameters, self._progress)
         try:
             yield model

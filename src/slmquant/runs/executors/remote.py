@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
@@ -49,6 +49,7 @@ class Sent:
         data: Local folder of data; None if there is none.
         threads: Number of threads: the processors that the task was given.
         limits: Limits of a process.
+        mixtures: The mixtures from files that its cells have.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Sent:
     data: SentFolder | None
     threads: int
     limits: Isolation
+    mixtures: Parcel = field(default_factory=dict)
 
 
 class Answer(NamedTuple):
@@ -99,6 +101,7 @@ def _here(sent: Sent) -> Iterator[_Here]:
     named = place_of(sent.source)
     source = sent.source if named is not None and named.resolve() == folder else str(folder)
     data = None if sent.data is None else sent.data.place(cache, ray.get)
+    unpack(sent.mixtures, cache)
     received = [path.parent for path in (folder, data) if path is not None and path.is_relative_to(cache / RECEIVED)]
     with ExitStack() as leases:
         for entry in received:
