@@ -45,7 +45,7 @@ def command(
     schemes: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated scheme names.",
+            help="Comma-separated scheme names, or mixture files (.json).",
             show_default=f"{','.join(defaults.SCHEMES)}; on engines {','.join(defaults.ENGINE_SCHEMES)}",
         ),
     ] = None,
