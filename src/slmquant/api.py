@@ -33,6 +33,8 @@ from slmquant.inspection.inspect import inspect as inspect
 from slmquant.methods.common.recipe import Recipe
 from slmquant.mixing.candidates import Types
 from slmquant.mixing.choose import Choice, choose, room_for
+from slmquant.mixing.decode_costs import numbers_read
+from slmquant.mixing.front import Speed, front, timed
 from slmquant.mixing.sensitivity import Sensitivity, SensitivityJob, fitting_types
 from slmquant.mixing.subject import Subject
 from slmquant.model.computing.modes import MODES, mode_of
@@ -119,6 +121,7 @@ def choose_mixture(
     method: str = "slmq",
     calibration: CalibrationSpec | None = None,
     budget: Budget = "fast",
+    speed: Speed | None = None,
     data_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Choice:
@@ -131,6 +134,8 @@ def choose_mixture(
         calibration: Calibration set, as for `quantize`; further windows of its corpus judge types.
         budget: Learning budget that the method will have, and how many swaps of types are measured; a text that is too
             short for it is refused here.
+        speed: How fast the file has to decode, by what types cost (`slmquant.measuring.decode_costs`); None if that
+            does not matter. The result then has those costs, and the front of bytes, speed and divergence.
         data_dir: Local folder of data, tried before packages and the hub.
         progress: Receives progress updates.
 
@@ -146,8 +151,12 @@ def choose_mixture(
     room = room_for(source, method, relations, types, elements, max_bytes)
     subject = _subject(source, loaded, relations, types, method, spec, Places(data_dir), progress)
     _ = subject.texts  # refuses a text that is too short
+    costs = None if speed is None else speed.measure()
+    if speed is not None and costs is not None:
+        room = timed(room, numbers_read(elements, relations), costs, speed.least)
     found = subject.sensitivity()
-    return subject.improved(choose(found, room), found, room, budget)
+    choice = subject.improved(choose(found, room), found, room, budget)
+    return choice if costs is None else replace(choice, costs=costs, front=front(found.losses, room))
 
 
 def sensitivity(

@@ -24,7 +24,7 @@ from slmquant.files import folder_bytes, remove_leftovers
 
 KINDS = (
     "statistics", "reference", "engine_reference", "precision", "answered", "converted", "received", "sensitivity",
-    "mixtures", "sizes", "training_text", "trained",
+    "swaps", "decode_costs", "mixtures", "sizes", "training_text", "trained",
 )  # fmt: skip
 """Folders of the cache's entries."""
 PULLED = ("models", "packages")

@@ -1,9 +1,9 @@
-"""Chooses a type for every weight: the least predicted loss under a number of bytes.
+"""Chooses a type for every weight: the least predicted loss under a number of bytes and a time per token.
 
 A multiple-choice knapsack, solved exactly as a mixed-integer program by HiGHS (Huangfu and Hall, "Parallelizing the
 dual revised simplex method", Mathematical Programming Computation 10, 2018) through `scipy.optimize.milp`:
 
-    min Σ_w Σ_c x_wc (loss_wc + price · seconds_wc)    Σ_c x_wc = 1 for every weight,  Σ x_wc bytes_wc ≤ max_bytes
+    min Σ_w Σ_c x_wc loss_wc    Σ_c x_wc = 1 for every weight,  Σ x_wc bytes_wc ≤ max_bytes,  Σ x_wc s_wc ≤ max_seconds
 
 Losses are predicted for one weight at a time and added up, which holds as long as errors are small; mixtures that the
 program prefers by little have to be measured.
@@ -11,6 +11,7 @@ program prefers by little have to be measured.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,10 @@ from slmquant.errors import NumericalError, RefusedError
 
 _LONGEST_S = 60.0
 """Time limit of the solver; a model of a thousand weights takes seconds."""
+_INFEASIBLE = 2
+"""The status by which `milp` says that no point is feasible."""
+_TOLERANCE = 1e-6
+"""Relative excess of time that HiGHS's own tolerance allows; bytes are whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +78,19 @@ class Allocation:
         return float(sum(candidate.seconds for candidate in self.chosen.values()))
 
 
-def allocate(candidates: Mapping[str, Sequence[Candidate]], max_bytes: int, price: float = 0.0) -> Allocation:
+def allocate(
+    candidates: Mapping[str, Sequence[Candidate]], max_bytes: int, max_seconds: float = math.inf
+) -> Allocation:
     """Choose one candidate for every weight.
 
     Args:
         candidates: Weight → the types that it may get, at least one.
         max_bytes: Most bytes that all weights together may take.
-        price: Nats that a second per token is worth; 0 ignores time.
+        max_seconds: Most seconds that they may take per decoded token.
 
     Raises:
-        RefusedError: Even the smallest candidates take more than `max_bytes`; the message says how much they take.
+        RefusedError: Even the smallest candidates take more than `max_bytes`, the fastest more than `max_seconds`, or
+            none is small and fast enough; the message says what they take.
         NumericalError: A loss or a time is not finite.
     """
     options = [(weight, candidate) for weight, several in candidates.items() for candidate in several]
@@ -92,21 +100,30 @@ def allocate(candidates: Mapping[str, Sequence[Candidate]], max_bytes: int, pric
     least = sum(min(candidate.bytes for candidate in several) for several in candidates.values())
     if least > max_bytes:
         raise RefusedError(f"{max_bytes} bytes are too few: the smallest types of all weights take {least}")
-    costs = np.array([candidate.loss + price * candidate.seconds for _, candidate in options])
-    # HiGHS's tolerances are absolute, so costs and bytes are brought near 1.
+    fastest = sum(min(candidate.seconds for candidate in several) for several in candidates.values())
+    if fastest > max_seconds:
+        raise RefusedError(
+            f"{_speed(max_seconds)} are too many: the fastest types of all weights decode {_speed(fastest)}"
+        )
+    costs = np.array([candidate.loss for _, candidate in options])
+    # HiGHS's tolerances are absolute, so costs, bytes and seconds are brought near 1.
     scale = float(np.abs(costs).max()) or 1.0
     index = {weight: row for row, weight in enumerate(candidates)}
     rows = [index[weight] for weight, _ in options]
     once = csr_array((np.ones(len(options)), (rows, np.arange(len(options)))), shape=(len(candidates), len(options)))
-    sizes = np.array([[candidate.bytes / max_bytes for _, candidate in options]])
+    limits = [[candidate.bytes / max_bytes for _, candidate in options]]
+    if max_seconds < math.inf:
+        limits.append([candidate.seconds / max_seconds for _, candidate in options])
     with _without_stdout():
         found = milp(
             costs / scale,
             integrality=np.ones(len(options)),
             bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(once, 1, 1), LinearConstraint(sizes, -np.inf, 1.0)],
+            constraints=[LinearConstraint(once, 1, 1), LinearConstraint(np.array(limits), -np.inf, 1.0)],
             options={"time_limit": _LONGEST_S, "mip_rel_gap": 0.0},
         )
+    if found.status == _INFEASIBLE and max_seconds < math.inf:
+        raise RefusedError(f"no types of all weights take at most {max_bytes} bytes and decode {_speed(max_seconds)}")
     if found.x is None:
         raise NumericalError(f"the solver found no allocation within {max_bytes} bytes: {found.message}")
     taken = [option for option, share in zip(options, found.x, strict=True) if share > 0.5]
@@ -114,7 +131,13 @@ def allocate(candidates: Mapping[str, Sequence[Candidate]], max_bytes: int, pric
     # HiGHS has called infeasible points optimal (scipy/scipy issue 24141).
     if len(taken) != len(candidates) or allocation.bytes > max_bytes:
         raise NumericalError(f"the solver's allocation takes {allocation.bytes} bytes, not at most {max_bytes}")
+    if allocation.seconds > max_seconds * (1 + _TOLERANCE):
+        raise NumericalError(f"the solver's allocation decodes {_speed(allocation.seconds)}, not {_speed(max_seconds)}")
     return allocation
+
+
+def _speed(seconds: float) -> str:
+    return f"{1 / seconds:.4g} tokens/s"
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from slmquant import methods
 from slmquant.artifact import Artifact
 from slmquant.calib.calibration import NoCalibration
 from slmquant.errors import RefusedError
 from slmquant.mixing.allocation import Allocation, Candidate, allocate
+from slmquant.mixing.decode_costs import DecodeCosts
 from slmquant.mixing.file_bytes import other_bytes, tensor_bytes
 from slmquant.mixing.sensitivity import Sensitivity
 from slmquant.model.sources.load import load
@@ -17,6 +19,32 @@ from slmquant.model.structure import Relations
 from slmquant.quantization import quantize_
 from slmquant.schemes import Scheme
 from slmquant.schemes.mixture_file import WeightType
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mixture of the front.
+
+    Attributes:
+        file_bytes: Most bytes of its file.
+        tokens_per_s: Predicted speed.
+        divergence: Predicted divergence, in nats per token.
+        types: Weight → type.
+    """
+
+    file_bytes: int
+    tokens_per_s: float
+    divergence: float
+    types: Mapping[str, str]
+
+    def is_beaten_by(self, other: Point) -> bool:
+        """Whether another is at least as good in all three, and better in one."""
+        better = (
+            self.file_bytes - other.file_bytes,
+            other.tokens_per_s - self.tokens_per_s,
+            self.divergence - other.divergence,
+        )
+        return min(better) >= 0 and max(better) > 0
 
 
 @dataclass(frozen=True)
@@ -29,6 +57,9 @@ class Choice:
         predicted: Predicted divergence, in nats per token.
         optimal: Whether no mixture is better by the predictions, but for swaps that were measured.
         notes: What measurements decided.
+        seconds: Predicted time per decoded token; None if time did not matter.
+        costs: What types cost; None likewise.
+        front: Other mixtures of at most as many bytes, by size and speed; empty if time did not matter.
     """
 
     weights: Mapping[str, WeightType]
@@ -36,6 +67,9 @@ class Choice:
     predicted: float
     optimal: bool
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
+    costs: DecodeCosts | None = None
+    front: tuple[Point, ...] = ()
 
     @property
     def types(self) -> dict[str, str]:
@@ -50,17 +84,21 @@ class Choice:
 
 @dataclass(frozen=True)
 class Room:
-    """How many bytes of a file are left for its weights.
+    """What weights may take: bytes of a file, and time per decoded token.
 
     Attributes:
         sizes: Weight → type → bytes.
         others: Most bytes of everything else in the file.
         max_bytes: Most bytes of the file.
+        times: Weight → type → seconds per token; empty if time does not matter.
+        max_seconds: Most seconds per token.
     """
 
     sizes: Mapping[str, Mapping[str, int]]
     others: int
     max_bytes: int
+    times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    max_seconds: float = math.inf
 
     @property
     def bytes(self) -> int:
@@ -70,6 +108,14 @@ class Room:
     def taken(self, types: Mapping[str, str]) -> int:
         """Bytes of all weights in these types."""
         return sum(self.sizes[name][kind] for name, kind in types.items())
+
+    def seconds(self, types: Mapping[str, str]) -> float:
+        """Predicted time per token of all weights in these types; 0 if time does not matter."""
+        return sum(self.times[name][kind] for name, kind in types.items()) if self.times else 0.0
+
+    def holds(self, types: Mapping[str, str]) -> bool:
+        """Whether weights of these types fit."""
+        return self.taken(types) <= self.bytes and self.seconds(types) <= self.max_seconds
 
 
 def room_for(
@@ -120,6 +166,7 @@ def choose(sensitivity: Sensitivity, room: Room) -> Choice:
         room.others + solved.bytes,
         solved.loss,
         solved.optimal,
+        seconds=solved.seconds if room.times else None,
     )
 
 
@@ -132,6 +179,7 @@ def swapped(choice: Choice, types: Mapping[str, str], sensitivity: Sensitivity, 
         weights={**choice.weights, **others},
         file_bytes=room.others + room.taken(now),
         predicted=sum(sensitivity.losses[name][kind] for name, kind in now.items()),
+        seconds=room.seconds(now) if room.times else None,
     )
 
 
@@ -139,10 +187,14 @@ def solve(losses: Mapping[str, Mapping[str, float]], room: Room) -> Allocation:
     """The types with the least sum of losses that fit."""
     return allocate(
         {
-            name: [Candidate(kind, room.sizes[name][kind], loss) for kind, loss in several.items()]
+            name: [
+                Candidate(kind, room.sizes[name][kind], loss, room.times[name][kind] if room.times else 0.0)
+                for kind, loss in several.items()
+            ]
             for name, several in losses.items()
         },
         room.bytes,
+        room.max_seconds,
     )
 
 

@@ -25,7 +25,7 @@ from scipy.special import ndtr
 from slmquant.mixing.choose import Room, solve
 from slmquant.mixing.sensitivity import Sensitivity
 
-Types = Mapping[str, str]
+Chosen = Mapping[str, str]
 """Weight → type."""
 
 
@@ -39,7 +39,7 @@ class Proposal:
         error: Standard error of that prediction.
     """
 
-    types: Types
+    types: Chosen
     cost: float
     error: float
 
@@ -51,11 +51,12 @@ class Proposal:
 
 @dataclass(frozen=True)
 class _Move:
-    """Another type for one weight, with the change of its bytes and of its predicted loss."""
+    """Another type for one weight, with the change of its bytes, of its time and of its predicted loss."""
 
     weight: str
     type: str
     bytes: int
+    seconds: float
     loss: float
 
 
@@ -65,7 +66,7 @@ def prediction_error(sensitivity: Sensitivity) -> float:
     return math.sqrt(fmean(math.log(factor) ** 2 for factor in factors)) if factors else 0.0
 
 
-def proposals(sensitivity: Sensitivity, room: Room, chosen: Types) -> list[Proposal]:
+def proposals(sensitivity: Sensitivity, room: Room, chosen: Chosen) -> list[Proposal]:
     """Every swap of a mixture that is worth a measurement, the most promising first.
 
     Args:
@@ -88,8 +89,8 @@ def proposals(sensitivity: Sensitivity, room: Room, chosen: Types) -> list[Propo
 
 
 def _of_classes(
-    sensitivity: Sensitivity, classes: Mapping[str, tuple[str, ...]], error: float, room: Room, chosen: Types
-) -> Iterator[Types]:
+    sensitivity: Sensitivity, classes: Mapping[str, tuple[str, ...]], error: float, room: Room, chosen: Chosen
+) -> Iterator[Chosen]:
     """The changes that the solver would make if a class cost more, or less, than predicted."""
     for names in classes.values():
         for factor in (1 + error, 1 / (1 + error)) if error > 0 else ():
@@ -101,14 +102,15 @@ def _of_classes(
             yield {name: one.type for name, one in solved.items() if one.type != chosen[name]}
 
 
-def _exchanges(sensitivity: Sensitivity, room: Room, chosen: Types) -> Iterator[Types]:
+def _exchanges(sensitivity: Sensitivity, room: Room, chosen: Chosen) -> Iterator[Chosen]:
     """A smaller type for one weight and a larger one for another; each weight in one exchange, its best."""
     moves = [move for name, kind in chosen.items() for move in _neighbours(sensitivity, room, name, kind)]
     downs, ups = [move for move in moves if move.bytes < 0], [move for move in moves if move.bytes > 0]
     if not downs or not ups:
         return
-    spare = room.bytes - room.taken(chosen)
-    fits = np.add.outer([move.bytes for move in downs], [move.bytes for move in ups]) <= spare
+    fits = np.add.outer([move.bytes for move in downs], [move.bytes for move in ups]) <= room.bytes - room.taken(chosen)
+    slack = room.max_seconds - room.seconds(chosen)
+    fits &= np.add.outer([move.seconds for move in downs], [move.seconds for move in ups]) <= slack
     fits &= np.array([[down.weight != up.weight for up in ups] for down in downs])
     down_losses, up_losses = (np.array([move.loss for move in several]) for several in (downs, ups))
     worth = _worth(
@@ -133,7 +135,9 @@ def _neighbours(sensitivity: Sensitivity, room: Room, name: str, kind: str) -> I
         beyond = [other for other in sizes if sign * (sizes[other] - sizes[kind]) > 0]
         if beyond:
             nearest = min(beyond, key=lambda other: (sign * sizes[other], sensitivity.losses[name][other]))
-            yield _Move(name, nearest, sizes[nearest] - sizes[kind], _change(sensitivity, name, kind, nearest))
+            seconds = room.seconds({name: nearest}) - room.seconds({name: kind})
+            change = _change(sensitivity, name, kind, nearest)
+            yield _Move(name, nearest, sizes[nearest] - sizes[kind], seconds, change)
 
 
 def _change(sensitivity: Sensitivity, name: str, old: str, new: str) -> float:

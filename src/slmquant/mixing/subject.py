@@ -77,7 +77,15 @@ class Subject:
             budget: Decides how many swaps are measured.
         """
         most = MOST_TRIES[budget]
-        key = [_VERSION, entry_of(self.job).name, sorted(choice.types.items()), room.bytes, most]
+        key = [
+            _VERSION,
+            entry_of(self.job).name,
+            sorted(choice.types.items()),
+            room.bytes,
+            room.max_seconds,
+            room.times,
+            most,
+        ]
         entry = entry_path(self.job.places.cache_dir, "swaps", key)
         content = get(entry)
         if content is None:

@@ -28,7 +28,7 @@ from slmquant.methods.common.parts import Rounding
 from slmquant.methods.common.stacked import round_stacked
 from slmquant.mixing.candidates import kind_of, storage
 from slmquant.mixing.choose import Room
-from slmquant.mixing.proposals import Proposal, Types
+from slmquant.mixing.proposals import Chosen, Proposal
 from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.modes import ComputeMode
 from slmquant.model.running.trial import Trial, stored_weight
@@ -142,7 +142,9 @@ class Tries:
     mode: ComputeMode
 
     @torch.no_grad()
-    def measure(self, chosen: Types, proposals: Sequence[Proposal], room: Room, most: int, progress: Progress) -> Swaps:
+    def measure(
+        self, chosen: Chosen, proposals: Sequence[Proposal], room: Room, most: int, progress: Progress
+    ) -> Swaps:
         """Measure swaps of a mixture.
 
         Args:
@@ -161,7 +163,7 @@ class Tries:
         types, now, tried = dict(chosen), trial.divergence(codes), list[Swap]()
         for proposal in track(proposals[:most], "measure swaps", progress):
             changes = {name: kind for name, kind in proposal.types.items() if kind != types[name]}
-            if not changes or room.taken(types | changes) > room.bytes:  # an accepted swap has used the bytes
+            if not changes or not room.holds(types | changes):  # an accepted swap has taken what it needs
                 continue
             new = codes | self._round(changes)
             found = trial.divergence(new)
@@ -184,7 +186,7 @@ class Tries:
             gate=Difference.of(before, gate.divergence(codes)),
         )
 
-    def _round(self, types: Types) -> dict[str, QuantizedTensor]:
+    def _round(self, types: Chosen) -> dict[str, QuantizedTensor]:
         """Codes of some weights."""
         found: dict[str, QuantizedTensor] = {}
         for group in self.relations.groups:
@@ -199,7 +201,7 @@ class Tries:
         return found
 
 
-def described(old: Types, new: Types) -> str:
+def described(old: Chosen, new: Chosen) -> str:
     """A change of types in words: `3 q_proj from IQ4_NL to Q5_0, 1 up_proj from Q5_0 to IQ4_NL`."""
     moves = Counter((kind_of(name), old[name], kind) for name, kind in new.items())
     told = [f"{count} {kind} from {before} to {after}" for (kind, before, after), count in moves.most_common()]

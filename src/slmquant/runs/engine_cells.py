@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -26,6 +27,8 @@ from slmquant.machine.process import Failure, Isolation, run_isolated
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.store.record import CellSpec
+
+K = TypeVar("K")
 
 _MEMORY_OF_A_BYTE = 6
 """Most bytes of memory per byte of an artifact; OpenVINO's half precision needed 5.6, working memory included."""
@@ -60,23 +63,23 @@ def run_export(job: ExportJob, progress: Progress) -> Written:
     return formats.load(job.format).write(native.load(job.folder), job.path)
 
 
-def groups(sizes: Mapping[CellSpec, int], full: CellSpec | None, memory: int) -> list[list[CellSpec]]:
-    """Divide cells into groups to open side by side, each with the full-precision cell first.
+def groups(sizes: Mapping[K, int], base: K | None, memory: int) -> list[list[K]]:
+    """Divide artifacts into groups to open side by side, each with the one that all are compared with first.
 
     Args:
-        sizes: Cell → bytes of its artifact.
-        full: The full-precision cell among them; None if it is not available.
-        memory: Bytes that a group may take; every group has at least one cell besides the full-precision one.
+        sizes: Cell, or other key of an artifact → its bytes.
+        base: The one that all are compared with, among them; None if it is not available.
+        memory: Bytes that a group may take; every group has at least one artifact besides `base`.
     """
-    head = [] if full is None else [full]
+    head = [] if base is None else [base]
     divided = [list(head)]
-    taken = alone = sum(sizes[spec] for spec in head)
-    for spec in (spec for spec in sizes if spec != full):
-        if (taken + sizes[spec]) * _MEMORY_OF_A_BYTE > memory and len(divided[-1]) > len(head):
+    taken = alone = sum(sizes[one] for one in head)
+    for one in (one for one in sizes if one != base):
+        if (taken + sizes[one]) * _MEMORY_OF_A_BYTE > memory and len(divided[-1]) > len(head):
             divided.append(list(head))
             taken = alone
-        divided[-1].append(spec)
-        taken += sizes[spec]
+        divided[-1].append(one)
+        taken += sizes[one]
     return [group for group in divided if group]
 
 
