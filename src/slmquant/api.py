@@ -94,6 +94,12 @@ def quantize(
     progress, places = progress or Silent(), Places(data_dir)
     spec = calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
     parsed, recipe = _scheme(scheme), methods.load(method)
+    if parsed.max_bytes is not None:
+        scheme = choose_mixture(
+            source, parsed.max_bytes, method=method, calibration=spec, budget=budget, data_dir=data_dir,
+            progress=progress,
+        )  # fmt: skip
+        parsed = scheme.scheme
     if (reason := recipe.refusal(parsed)) is not None:
         raise RefusedError(f"{method}: {reason}")
     loaded = load(source, device=device, progress=progress)

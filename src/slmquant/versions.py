@@ -12,6 +12,7 @@ from collections.abc import Mapping
 STAGES: Mapping[str, int] = {
     "calibration": 2,  # choice of windows and statistics of activations
     "quantization": 1,  # driver, grids, packing, run-time quantizers
+    "choosing": 1,  # sensitivity, allocation and swaps of types that are chosen for a number of bytes
 }
 
 METHODS: Mapping[str, int] = {

@@ -61,7 +61,8 @@ def chosen_scheme(scheme: str | None, mixture: Path | None, default: str, max_by
             raise SchemeError(f"{other} and --max-bytes {max_bytes} both say how weights are stored; leave one out")
         return read_size(max_bytes, "--max-bytes")
     if mixture is None:
-        return parse(scheme or default)
+        parsed = parse(scheme or default)
+        return parsed if parsed.max_bytes is None else parsed.max_bytes
     if scheme is not None:
         raise SchemeError(f"--scheme {scheme} and --mixture {mixture} both say how weights are stored; leave one out")
     return read_mixture(mixture)

@@ -20,7 +20,6 @@ from slmquant.calib.texts import draw_texts
 from slmquant.errors import RefusedError
 from slmquant.methods.common.mixed import weight_names
 from slmquant.methods.common.parts import Rounding
-from slmquant.methods.common.solver import WeightByWeight
 from slmquant.mixing.candidates import ClassOfLinears, Types, correct_, round_embeddings, round_linears, storage
 from slmquant.mixing.curvature import curvatures
 from slmquant.model.computing.modes import ComputeMode
@@ -126,13 +125,12 @@ def rounding_of(method: str) -> Rounding:
     Raises:
         RefusedError: It does not.
     """
-    recipe = methods.load(method)
-    solver = recipe.solver
-    if recipe.transforms or not isinstance(solver, WeightByWeight) or solver.correction is not None:
+    rounding = methods.load(method).tries_types
+    if rounding is None:
         raise RefusedError(
             f"{method} does not round one weight at a time, as trying types needs; use slmq, gptq_mse, gptq or rtn"
         )
-    return solver.rounding
+    return rounding
 
 
 def fitting_types(model: PreTrainedModel, relations: Relations, method: str) -> dict[str, list[str]]:

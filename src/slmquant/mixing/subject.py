@@ -10,17 +10,20 @@ from slmquant.cache.write import About, put
 from slmquant.calib.cached import CachedCalibration
 from slmquant.calib.texts import CHOICE_WINDOWS, SWAP_WINDOWS, Texts, draw_texts
 from slmquant.mixing.candidates import Types
-from slmquant.mixing.choose import Choice, Room, swapped
+from slmquant.mixing.choose import Choice, Room, choose, room_for, swapped
 from slmquant.mixing.proposals import proposals
 from slmquant.mixing.sensitivity import (
     Sensitivity,
     SensitivityJob,
     entry_of,
+    fitting_types,
     known_sensitivity,
     measure_sensitivity,
     rounding_of,
 )
 from slmquant.mixing.swaps import MOST_TRIES, Swaps, Tries
+from slmquant.model.discovery.relations import discover
+from slmquant.model.running.trial import stored_weight
 from slmquant.model.sources.load import LoadedModel
 from slmquant.model.structure import Relations
 from slmquant.progress import Progress
@@ -108,3 +111,28 @@ class Subject:
         return CachedCalibration.of(
             job.source, job.calibration, needs, job.mode.name, "cpu", job.places, self.progress, self.loaded
         )
+
+
+def choose_types(
+    job: SensitivityJob, loaded: LoadedModel, max_bytes: int, budget: Budget, progress: Progress
+) -> Choice:
+    """Types of every weight for a GGUF file of at most so many bytes.
+
+    Args:
+        job: How the model is measured.
+        loaded: The full-precision model; it is unchanged afterwards.
+        max_bytes: Most bytes of the file.
+        budget: Decides how many swaps are measured.
+        progress: Receives progress updates.
+
+    Raises:
+        RefusedError: No file is as small, one in 16 bits is, or GGUF does not hold the model.
+        DataError: The calibration text is too short.
+    """
+    relations = discover(loaded.model)
+    types = fitting_types(loaded.model, relations, job.method)
+    elements = {name: stored_weight(loaded.model, name).numel() for name in types}
+    room = room_for(job.source, job.method, relations, types, elements, max_bytes)
+    subject = Subject(job, loaded, relations, types, progress)
+    found = subject.sensitivity()
+    return subject.improved(choose(found, room), found, room, budget)

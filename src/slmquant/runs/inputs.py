@@ -13,6 +13,7 @@ from slmquant.errors import DataError, ModelError, SlmquantError
 from slmquant.model.sources.identity import config_sha256, tokenizer_sha256
 from slmquant.model.sources.load import LoadedModel
 from slmquant.progress import Progress
+from slmquant.schemes.scheme import CHOSEN
 from slmquant.store.inputs import UNKNOWN, Inputs
 from slmquant.store.record import CellSpec, DataCard, TaskSpec
 
@@ -86,13 +87,13 @@ class Contents:
         """
         return cls(config_sha256(folder), tokenizer_sha256(folder), data)
 
-    def inputs(self, method: str, specs: Sequence[TaskSpec], corpus: str | None) -> Inputs:
+    def inputs(self, method: str, scheme: str, specs: Sequence[TaskSpec], corpus: str | None) -> Inputs:
         """The inputs of one cell, for its identity; `corpus` is its calibration text, None if it uses none."""
         names = list(dict.fromkeys(spec.name for spec in specs))
         kinds = {"size", *(tasks.resolve(TaskSpec(name=name)).metrics for name in names)}
         stages = set() if corpus is None else {"calibration"}
         if method != methods.REFERENCE:
-            stages |= {"quantization"}
+            stages |= {"quantization"} | ({"choosing"} if scheme.startswith(CHOSEN) else set())
             kinds |= {"consumption"}
         return Inputs(
             config_sha256=self.config_sha256,

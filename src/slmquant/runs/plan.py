@@ -186,7 +186,7 @@ class Plan(BaseModel):
             device=self.device,
             seed=cell.seed,
             budget=cell.budget if recipe.learns else None,
-            inputs=None if contents is None else contents.inputs(cell.method, self.asked, corpus),
+            inputs=None if contents is None else contents.inputs(cell.method, cell.scheme, self.asked, corpus),
         )
 
 

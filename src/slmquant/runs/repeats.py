@@ -58,6 +58,8 @@ def with_repeats(result: CellResult, job: CellJob, progress: Progress, isolation
     first = next((phase for phase in result.phases if phase.name == "quantize"), None)
     if first is None or first.cpu_s is None or first.cpu_s >= SHORT_CPU_S or job.spec.method == methods.REFERENCE:
         return result
+    if parse(job.spec.scheme).max_bytes is not None:  # its types would be chosen again
+        return result
     runs = [first]
     for _ in range(RUNS - 1):
         again = run_isolated(run_quantize, job, progress, isolation)

@@ -202,7 +202,7 @@ def _changed(spec: CellSpec, contents: Contents | str) -> str | None:
     if isinstance(contents, str):
         return contents
     corpus = None if spec.calibration is None else spec.calibration.corpus
-    now = spec.model_copy(update={"inputs": contents.inputs(spec.method, spec.tasks, corpus)})
+    now = spec.model_copy(update={"inputs": contents.inputs(spec.method, spec.scheme, spec.tasks, corpus)})
     differences = changes(spec, now)
     return f"changed: {', '.join(differences)}" if differences else None
 

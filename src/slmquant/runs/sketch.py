@@ -107,10 +107,12 @@ class Sketch:
         return there if set(here) == set(self.relations.linears) else None
 
     def _narrowed(self, scheme: Scheme) -> Scheme:
-        """A mixture from a file, for the blocks that the sketch has."""
+        """A mixture from a file, for the blocks that the sketch has; one type for types that are still to be chosen."""
+        here = weight_names(self.relations)
+        if scheme.max_bytes is not None:
+            return Scheme.of_table(dict.fromkeys(here, scheme.weight_specs[0]))
         if scheme.table is None:
             return scheme
-        here = weight_names(self.relations)
         return Scheme.of_table({name: spec for name, spec in scheme.table if name in here})
 
     def _quantized(self, method: str, recipe: Recipe, scheme: Scheme) -> QuantizedModel | str:

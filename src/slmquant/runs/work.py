@@ -16,17 +16,22 @@ from transformers import PreTrainedTokenizerBase
 from slmquant import methods
 from slmquant.artifact import Artifact
 from slmquant.calib.cached import CachedCalibration, CapturedFile
+from slmquant.calib.corpora import load_corpus
 from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
+from slmquant.mixing.choose import Choice
+from slmquant.mixing.sensitivity import SensitivityJob
+from slmquant.mixing.subject import choose_types
 from slmquant.model.computing.modes import MODES, ComputeMode
 from slmquant.model.computing.quantized_model import QuantizedModel
-from slmquant.model.sources.load import load, unmap_
+from slmquant.model.sources.load import LoadedModel, load, unmap_
 from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.quantization import quantize_
 from slmquant.runs.inputs import check_calibration, check_model
 from slmquant.runs.model_snapshot import save_snapshot
 from slmquant.schemes import parse
+from slmquant.schemes.kept_mixtures import keep_mixture
 from slmquant.store.record import CellSpec, DataCard, ItemOutcome, Metric, ModelCard, Phase
 from slmquant.tasks.common.contract import EvalContext
 from slmquant.tracks.compression import Evaluation, evaluate
@@ -76,12 +81,17 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         loaded = load(job.spec.model, device=job.spec.device, mapped=mapped)
     check_model(job.spec, loaded)
     calibration = CachedCalibration(job.spec.calibration, job.captured, loaded, job.places.data_dir)
+    numbers, decided = parse(job.spec.scheme), tuple[str, ...]()
+    if numbers.max_bytes is not None:
+        with meter.phase("choose"):
+            choice = _choose(job, loaded, numbers.max_bytes, progress)
+        numbers, decided = choice.scheme, (f"types: {choice.scheme}", *choice.notes)
     progress.start("quantize", None)
     with meter.phase("quantize"):
         quantized = quantize_(
             loaded.model,
             job.spec.method,
-            parse(job.spec.scheme),
+            numbers,
             calibration,
             dtype=mode.linears,
             seed=job.spec.seed,
@@ -116,8 +126,20 @@ def run_cell(job: CellJob, progress: Progress) -> CellResult:
         data=(*evaluation.data, *bill.data),
         items=evaluation.items,
         model=loaded.card,
-        notes=(*loaded.remarks, *calibration.remarks, *quantized.notes, *_remarks(evaluation)),
+        notes=(*loaded.remarks, *calibration.remarks, *decided, *quantized.notes, *_remarks(evaluation)),
     )
+
+
+def _choose(job: CellJob, loaded: LoadedModel, max_bytes: int, progress: Progress) -> Choice:
+    """Choose types for a file of so many bytes, and keep the mixture under its name."""
+    spec, places = job.spec, job.places
+    assert spec.calibration is not None  # noqa: S101  # methods that try types read text
+    sha256 = load_corpus(spec.calibration.corpus, places.data_dir).card.sha256
+    mode = MODES[spec.compute_dtype]
+    asked = SensitivityJob(spec.model, spec.model_key, sha256, spec.method, spec.calibration, mode, places)
+    choice = choose_types(asked, loaded, max_bytes, spec.budget or "fast", progress)
+    keep_mixture(str(choice.scheme), spec.model, choice.types)
+    return choice
 
 
 def evaluation_context(

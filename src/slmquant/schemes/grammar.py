@@ -17,6 +17,7 @@
     NF4g64  FP4g64  weights only, in groups; FP6g64, FP6E2M3g64. NF4g64-dq: scales in 8 bits too
     Q4_K  Q8_0 ...  GGUF's types, weights only; Q4_KE6: also embeddings in Q6_K; IQ4_NLE4: in IQ4_NL
     Q4_K_M  ...     GGUF's mixtures, with llama.cpp's choice of types: Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M
+    max-92MB        a type for every weight, chosen by the method (slmq) for a GGUF file of at most 92 MB
     Q4_0_M  Q4_0_S  slmquant's own: Q4_0, with Q8_0 for the most sensitive weights; for rows not a multiple of 256
 
 Weights named by a number of bits need an A part; a format's name without one means the usual activations of that
@@ -28,6 +29,7 @@ accepted, and printed in the canonical form.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import cast, get_args
 
@@ -49,7 +51,9 @@ from slmquant.schemes.numbers import (
     WeightFormat,
 )
 from slmquant.schemes.scheme import (
+    CHOSEN,
     FULL_PRECISION_BITS,
+    SIZE_UNITS,
     ActivationFormat,
     ActivationSpec,
     Scheme,
@@ -102,6 +106,7 @@ _PART = re.compile(
 )
 _MIXTURE = re.compile(r"(Q[2-6]_K_[SML]|IQ[1-4]_(XXS|XS|S|M|NL)|F16|BF16)", re.IGNORECASE)
 _TABLE = re.compile(r"mix-[0-9a-f]{12}")
+_SIZED = re.compile(rf"{CHOSEN}(?P<count>\d+(\.\d+)?)(?P<unit>{'|'.join(SIZE_UNITS)})", re.IGNORECASE)
 _SYNONYMS = {"FP8E4M3": "FP8", "FP6E3M2": "FP6", "FP4E2M1": "FP4"}
 
 
@@ -119,6 +124,8 @@ def parse(name: str) -> Scheme:
         return Scheme.of_mixture(cast(MixtureName, text.upper()))
     if _TABLE.fullmatch(text):
         return _kept(text)
+    if match := _SIZED.fullmatch(text):
+        return _chosen_for(name, match)
     if _MIXTURE.fullmatch(text) and text.upper() not in get_args(GgufName):
         return Scheme(special=GgufType(text.upper()))
     if match := _PART.fullmatch(text):
@@ -139,6 +146,14 @@ def _kept(name: str) -> Scheme:
             f"{name} is a mixture from a file, which its name does not tell; give the file: --mixture FILE"
         )
     return Scheme.of_table({module: parse(kind).weights for module, kind in types.items()})
+
+
+def _chosen_for(name: str, match: re.Match[str]) -> Scheme:
+    unit = next(size for unit, size in SIZE_UNITS.items() if unit.lower() == match["unit"].lower())
+    count = Decimal(match["count"]) * unit
+    if count < 1 or count % 1:
+        raise SchemeError(f"{name!r} is no whole number of bytes; write e.g. 'max-92MB'")
+    return Scheme(max_bytes=int(count))
 
 
 def _scheme(name: str, match: re.Match[str]) -> Scheme:

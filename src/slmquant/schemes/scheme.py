@@ -6,6 +6,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from types import MappingProxyType
 from typing import Literal, cast, get_args
 
 from slmquant.errors import SchemeError
@@ -28,6 +30,11 @@ from slmquant.schemes.numbers import (
 
 FULL_PRECISION_BITS = 16
 """Bits of everything that a scheme does not quantize (norms, biases, and embeddings without an `E` part)."""
+
+CHOSEN = "max-"
+"""Beginning of the names of schemes whose types are chosen for a number of bytes."""
+SIZE_UNITS: Mapping[str, int] = MappingProxyType({"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1})
+"""Units of file sizes in names of schemes → bytes."""
 
 ActivationFormat = Literal["INT", "FP8", "FP8E5M2", BlockName]
 
@@ -117,6 +124,8 @@ class Scheme:
         special: A GGUF type that slmquant cannot round to (IQ2_XXS); all other parts are then None.
         table: A mixture given weight by weight: (module, storage) sorted by module, None for 16 bits; `weights` is then
             the most frequent storage. Make it with `of_table`.
+        max_bytes: Most bytes of a GGUF file, for which the method chooses a type for every weight; all other parts are
+            then None.
     """
 
     weights: WeightSpec | None = None
@@ -126,6 +135,7 @@ class Scheme:
     mixture: MixtureName | None = None
     special: GgufType | None = None
     table: tuple[tuple[str, WeightSpec | None], ...] | None = None
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         parts = (self.weights, self.activations, self.kv, self.embeddings, self.mixture)
@@ -161,13 +171,15 @@ class Scheme:
     @property
     def rounds_embeddings(self) -> bool:
         """Whether embeddings or head may be quantized; a table has to be asked for their names."""
-        return self.embeddings is not None or self.table is not None
+        return self.embeddings is not None or self.table is not None or self.max_bytes is not None
 
     @property
     def weight_specs(self) -> tuple[WeightSpec, ...]:
         """Every storage that a weight may get: linears, embeddings and head."""
         if self.table is not None:
             return tuple(dict.fromkeys(spec for _, spec in self.table if spec is not None))
+        if self.max_bytes is not None:
+            return (gguf_spec("Q8_0"),)  # others depend on the rows of a weight
         if self.mixture is not None:
             return tuple(gguf_spec(name) for name in MIXTURES[self.mixture].types)
         return tuple(spec for spec in (self.weights, self.embeddings) if spec is not None)
@@ -185,6 +197,8 @@ class Scheme:
             return self.mixture
         if self.table is not None:
             return table_name(self.table)
+        if self.max_bytes is not None:
+            return f"{CHOSEN}{size_name(self.max_bytes)}"
         spec = self.weights or self.embeddings
         name = self.weights.format.name if self.weights else f"W{FULL_PRECISION_BITS}"
         dynamic = replace(self.activations, static=False) if self.activations else None
@@ -211,6 +225,12 @@ def table_name(table: Sequence[tuple[str, WeightSpec | None]]) -> str:
     """The name of a mixture that is given weight by weight: the same for the same content."""
     content = "".join(f"{module} {Scheme(spec)}\n" for module, spec in table)
     return f"mix-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def size_name(count: int) -> str:
+    """A number of bytes in its largest decimal unit, exactly: `91.74MB`."""
+    unit, size = next((unit, size) for unit, size in SIZE_UNITS.items() if count >= size)
+    return f"{Decimal(count) / size:f}{unit}"
 
 
 def activations_with(weights: WeightFormat | None) -> ActivationSpec | None:

@@ -23,8 +23,11 @@ def specs_of(scheme: Scheme, relations: Relations, model: PreTrainedModel) -> Ma
 
     Raises:
         RefusedError: The scheme is a mixture, and no linear of the model has a role that it knows; or it comes from a
-            file that names other weights than the model has, or a type that does not fit a weight.
+            file that names other weights than the model has, or a type that does not fit a weight; or its types are
+            still to be chosen.
     """
+    if scheme.max_bytes is not None:
+        raise RefusedError(f"{scheme} names no types yet; `slmquant mixture MODEL --max-bytes ...` chooses them")
     if scheme.table is not None:
         return _listed(scheme.table, relations, model)
     if scheme.mixture is not None:

@@ -55,6 +55,11 @@ class Recipe:
         return None if self.rounding is None else WeightByWeight(self.rounding, self.correction)
 
     @property
+    def tries_types(self) -> Rounding | None:
+        """Its rounding, if that is all that it does to a weight, so that weights can be tried in other types."""
+        return self.rounding if not self.transforms and self.blocks is None and self.correction is None else None
+
+    @property
     def needs(self) -> frozenset[Statistic]:
         """Statistics that the method itself reads, independent of the scheme."""
         return self._needs_from(0)
@@ -122,7 +127,14 @@ class Recipe:
             return None if scheme.is_full_precision else f"full precision cannot be {scheme}; choose a method"
         if scheme.is_full_precision:
             return f"{self.title} has nothing to do at {scheme}; use method 'none' for the full-precision reference"
-        if scheme.weights is None and not self.transforms and (self.needs or self.rounds_blocks):
+        if scheme.max_bytes is not None and self.tries_types is None:
+            return f"{self.title} does not round one weight at a time, as trying types needs; use slmq, gptq_mse or rtn"
+        if (
+            scheme.weights is None
+            and scheme.max_bytes is None
+            and not self.transforms
+            and (self.needs or self.rounds_blocks)
+        ):
             return f"{self.title} rounds the weights of linears, which {scheme} leaves in 16 bits; use rtn"
         if (reason := self.solver.refusal(self.title, scheme, relations)) is not None:
             return reason

@@ -75,15 +75,15 @@ class Candidates:
         return "; ".join(filter(None, words)) or "all"
 
 
-def _bits_of(scheme: Scheme) -> tuple[int, int, int, int | None]:
-    """Bits of weights, activations, cache and embeddings; None for embeddings of a mixture given weight by weight."""
+def _bits_of(scheme: Scheme) -> tuple[int | None, ...]:
+    """Bits of weights, activations, cache and embeddings; None where a mixture gives each weight its own."""
     weights = scheme.special or (scheme.weights and scheme.weights.format)
     embeddings = None if scheme.embeddings is None else scheme.embeddings.format.bits
     return (
-        weights.bits if weights else FULL_PRECISION_BITS,
+        None if scheme.max_bytes else weights.bits if weights else FULL_PRECISION_BITS,
         scheme.activations.bits if scheme.activations else FULL_PRECISION_BITS,
         scheme.kv.bits if scheme.kv else FULL_PRECISION_BITS,
-        None if scheme.table or scheme.special else embeddings or FULL_PRECISION_BITS,
+        None if scheme.table or scheme.special or scheme.max_bytes else embeddings or FULL_PRECISION_BITS,
     )
 
 
