@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from slmquant.mixing.choose import Room, solve
@@ -144,9 +145,9 @@ def _change(sensitivity: Sensitivity, name: str, old: str, new: str) -> float:
     return sensitivity.losses[name][new] - sensitivity.losses[name][old]
 
 
-def _worth(cost: np.ndarray, error: np.ndarray) -> np.ndarray:
+def _worth(cost: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
     """Expected improvement of swaps that cost `cost ± error`."""
     scaled = cost / np.maximum(error, 1e-300)
     density = np.exp(-(scaled**2) / 2) / math.sqrt(2 * math.pi)
-    worth: np.ndarray = np.where(error > 0, error * (density - scaled * ndtr(-scaled)), np.maximum(-cost, 0.0))
+    worth: NDArray[np.float64] = np.where(error > 0, error * (density - scaled * ndtr(-scaled)), np.maximum(-cost, 0.0))
     return worth
