@@ -100,6 +100,8 @@ class Subject:
 
     def _measured(self, choice: Choice, sensitivity: Sensitivity, room: Room, most: int) -> Swaps:
         proposed = proposals(sensitivity, room, choice.types)
+        if not proposed:
+            return Swaps()
         rounding = rounding_of(self.job.method)
         statistics = self._calibration().statistics(self.relations, rounding.needs) if rounding.needs else {}
         tries = Tries(self.loaded.model, self.relations, rounding, statistics, self.texts, self.job.mode)

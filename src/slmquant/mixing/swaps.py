@@ -149,13 +149,11 @@ class Tries:
 
         Args:
             chosen: The mixture.
-            proposals: Swaps of it, the most promising first.
+            proposals: Swaps of it, the most promising first; at least one.
             room: Bytes of each weight, and how many there may be.
             most: Most swaps to measure.
             progress: Receives progress updates.
         """
-        if not proposals or most == 0:
-            return Swaps()
         progress.start("round the mixture", None)
         first = codes = self._round(chosen)
         windows = torch.cat([self.texts.gate, self.texts.swaps])
