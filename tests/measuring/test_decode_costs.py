@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from transformers import AutoConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from slmquant.cli import app
 from slmquant.engine_bench.jobs import EngineJob, EngineResult, Settings
 from slmquant.engines.common.contract import EngineStatus
+from slmquant.engines.llamacpp import LlamaCpp
 from slmquant.errors import ModelError, RefusedError, UnavailableError
 from slmquant.measuring import decode_costs as module
 from slmquant.measuring.decode_costs import decode_costs, files_to_time, ratio
@@ -35,7 +37,7 @@ class Timer:
         noise = np.random.default_rng(3).uniform(0.5, 2.0, settings.rounds)
         return tuple(self._result(job, noise) for job in jobs)
 
-    def _result(self, job: EngineJob, noise: Sequence[float]) -> EngineResult:
+    def _result(self, job: EngineJob, noise: NDArray[np.float64]) -> EngineResult:
         seconds = job.artifact.stat().st_size * SECONDS_OF_A_BYTE
         items = tuple(
             ItemOutcome(task="engine@0", item=str(turn), values={f"step_{i}_s": seconds * one for i in range(3)})
@@ -58,7 +60,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def timer(monkeypatch: pytest.MonkeyPatch) -> Timer:
     made = Timer()
     monkeypatch.setattr(module, "run_engines", made)
-    monkeypatch.setattr(module.engines.load("llamacpp").__class__, "status", lambda _: EngineStatus(True, "made up"))
+    monkeypatch.setattr(LlamaCpp, "status", lambda _: EngineStatus(True, "made up"))
     return made
 
 
@@ -87,7 +89,7 @@ def test_a_file_that_does_not_run_is_told(model: str, timer: Timer) -> None:
 
 def test_without_llama_cpp_it_is_said_how_to_get_it(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = EngineStatus(False, reason="pip install it")
-    monkeypatch.setattr(module.engines.load("llamacpp").__class__, "status", lambda _: absent)
+    monkeypatch.setattr(LlamaCpp, "status", lambda _: absent)
     with pytest.raises(UnavailableError, match="pip install it"):
         decode_costs(model, "rtn", Silent())
 
@@ -114,7 +116,7 @@ def test_the_command_prints_the_front_and_refuses_what_is_too_fast(model: str, t
     found = CliRunner().invoke(app, [*words, "5000"])
 
     assert found.exit_code == 0, found.output
-    assert "none is better in all three" in found.stdout
+    assert "none is better in all three" in " ".join(found.stdout.split())
     assert "tokens/s (made up" in found.stdout
     refused = CliRunner().invoke(app, [*words, "1e9", "--overwrite"])
     assert isinstance(refused.exception, RefusedError)

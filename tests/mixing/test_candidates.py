@@ -16,6 +16,7 @@ from slmquant.progress import Silent
 from slmquant.testing.tiny import VOCABULARY, tiny
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("bound", [0.0, 0.1, 10.0])
 def test_errors_beyond_the_bound_are_measured(bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of outputs: 2 bits are off by more than a tenth, 8 bits by less."""

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from slmquant import api
 from slmquant.cli import app
 from slmquant.errors import RefusedError, SlmquantError
+from slmquant.mixing import subject
 from slmquant.mixing.choose import Choice
 from slmquant.mixing.sensitivity import Sensitivity
+from slmquant.mixing.swaps import Tries
 from slmquant.schemes.mixture_file import read_mixture
 from slmquant.store.record import CalibrationSpec
 from tests.runs.made_up import make_data, make_model, write_text
@@ -51,9 +53,10 @@ def test_more_bytes_cost_less_divergence_and_are_not_exceeded(folder: Path) -> N
     assert all(choice.optimal for choice in choices)
 
 
-def test_a_sensitivity_is_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sensitivity_and_swaps_are_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = choose(folder, 210_000)
-    monkeypatch.setattr(api, "measure_sensitivity", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(subject, "measure_sensitivity", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(Tries, "measure", lambda *_: pytest.fail("measured again"))
 
     assert choose(folder, 210_000) == before
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from slmquant.model.running.trial import Trial, stored_weight
 from slmquant.progress import Silent
 from slmquant.testing.tiny import VOCABULARY, tiny
 
-SIDES: dict[str, object] = {"hidden_size": 32, "intermediate_size": 64, "tie_word_embeddings": True}
+SIDES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "tie_word_embeddings": True}
 BYTES = {"Q4_0": 18, "Q8_0": 34}
 
 

@@ -100,7 +100,9 @@ def files_to_time(types: Types) -> list[dict[str, str]]:
     kinds = dict.fromkeys(kind for several in types.values() for kind in several if kind != BASE)
     pure = [{name: kind if kind in several else BASE for name, several in types.items()} for kind in (BASE, *kinds)]
     drawn = np.random.default_rng(0)
-    mixed = [{name: several[drawn.integers(len(several))] for name, several in types.items()} for _ in range(_MIXED)]
+    mixed = [
+        {name: several[int(drawn.integers(len(several)))] for name, several in types.items()} for _ in range(_MIXED)
+    ]
     return [*pure, *mixed]
 
 

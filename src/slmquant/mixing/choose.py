@@ -172,7 +172,7 @@ def choose(sensitivity: Sensitivity, room: Room) -> Choice:
 
 def swapped(choice: Choice, types: Mapping[str, str], sensitivity: Sensitivity, room: Room) -> Choice:
     """A choice with other types for some weights, because measurements prefer them."""
-    now = choice.types | types
+    now = {**choice.types, **types}
     others = {name: _reasoned(sensitivity, name, kind, ", measured swap") for name, kind in types.items()}
     return replace(
         choice,

@@ -147,7 +147,7 @@ def _change(sensitivity: Sensitivity, name: str, old: str, new: str) -> float:
 
 def _worth(cost: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
     """Expected improvement of swaps that cost `cost ± error`."""
-    scaled = cost / np.maximum(error, 1e-300)
+    scaled = np.clip(cost / np.maximum(error, 1e-300), -1e100, 1e100)  # whose squares are finite
     density = np.exp(-(scaled**2) / 2) / math.sqrt(2 * math.pi)
     worth: NDArray[np.float64] = np.where(error > 0, error * (density - scaled * ndtr(-scaled)), np.maximum(-cost, 0.0))
     return worth
