@@ -93,12 +93,14 @@ def test_super_blocks_mean_what_ggml_says(name: str, pack: Callable[..., bytes])
     assert torch.allclose(ours.dequantize(), ggml, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("name", "bytes_"), [("Q2_K", 84), ("Q3_K", 110), ("Q4_K", 144), ("Q5_K", 176), ("Q6_K", 210)])
+@pytest.mark.parametrize(
+    ("name", "bytes_"), [("Q2_K", 84), ("Q3_K", 110), ("Q4_K", 144), ("Q5_K", 176), ("Q6_K", 210), ("IQ4_XS", 136)]
+)
 def test_a_whole_super_block_takes_as_many_bytes_as_ggmls(name: str, bytes_: int) -> None:
     assert grid(name).quantize(weight(1, 256)).stored_bits == 8 * bytes_
 
 
-@pytest.mark.parametrize("name", [*LEGACY, *K_QUANTS, "IQ4_NL", "NF4g32"])
+@pytest.mark.parametrize("name", [*LEGACY, *K_QUANTS, "IQ4_NL", "IQ4_XS", "NF4g32"])
 @pytest.mark.parametrize("columns", [576, 50])
 def test_the_search_errs_less_than_the_range_by_its_own_measure(name: str, columns: int) -> None:
     """Whatever an error counts for, and with super-blocks and groups that end early."""

@@ -17,6 +17,7 @@ NEARNESS: list[tuple[ScaleStorage, float]] = [
     (DoubleQuantized(), 2**-4),
     (SuperBlocks(8, 6, holds_shift=True), 0.05),
     (SuperBlocks(16, 8, holds_shift=False), 0.02),
+    (SuperBlocks(8, 6, holds_shift=False), 0.05),
 ]
 
 

@@ -99,7 +99,7 @@ def test_integer_blocks_differ_by_rounded_activations_alone(tmp_path: Path, name
 
 
 def test_super_blocks_are_computed_with(tmp_path: Path) -> None:
-    for scheme in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"):
+    for scheme in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XSE4"):
         made = quantized("llama", "rtn", scheme, hidden_size=256, intermediate_size=256, num_attention_heads=8,
                          num_key_value_heads=4)  # fmt: skip
         FORMAT.write(export(made), tmp_path / "model.gguf")

@@ -15,7 +15,7 @@ from slmquant.schemes import parse
 INTEGERS = ["W4A16g64", "W3A16g64-asym", "W8A16", "W8A16-tensor", "W5A16-asym", "W1.58A16g64", "W1.58A16-tensor"]
 FLOATS = ["FP8", "FP8-tensor", "FP8E5M2", "FP6g64", "FP6E2M3g64", "FP4g64", "FP4g64-dq", "NF4", "NF4g64", "NF4g64-dq"]
 BLOCKS = ["MXFP4", "MXFP6", "MXFP6E2M3", "MXFP8", "MXFP8E5M2", "MXINT8", "NVFP4"]
-GGUF = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+GGUF = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "IQ4_XS", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 ALL = [*INTEGERS, *FLOATS, *BLOCKS, *GGUF]
 
 

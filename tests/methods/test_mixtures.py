@@ -50,3 +50,9 @@ def test_queries_keys_and_values_in_one_are_values() -> None:
 def test_a_model_whose_linears_gguf_does_not_know_is_refused() -> None:
     with pytest.raises(RefusedError, match=r"knows none of .* use the pure type Q4_K"):
         quantized_as_it_is("rtn", "Q4_K_M", "mamba")
+
+
+@pytest.mark.parametrize("scheme", ["IQ4_XS"])
+def test_types_of_llama_cpp_alone_are_refused_for_rows_that_it_cannot_store(scheme: str) -> None:
+    with pytest.raises(RefusedError, match=rf"{scheme} does not hold .*q_proj.* 96 inputs .* that fit: Q4_0, .*IQ4_NL"):
+        quantized("llama", "rtn", scheme, **WIDE)

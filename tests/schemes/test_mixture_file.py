@@ -72,6 +72,7 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
         ({"model.layers.0.self_attn.q_prj": "Q8_0"}, "q_prj.*did you mean .*q_proj"),
         ({"model.layers.0.self_attn.q_proj": None}, "no type for 'model.layers.0.self_attn.q_proj'"),
         ({"model.layers.0.self_attn.q_proj": "Q4_K"}, "not a multiple of 256"),
+        ({"model.layers.0.self_attn.q_proj": "IQ4_XS"}, "not a multiple of 256; no type of GGUF fits"),
         ({"model.layers.0.self_attn.q_proj": "W4A16g4096"}, "use groups of at most"),
         ({"model.layers.0.self_attn.q_proj": "W16A16"}, "only embedding and head"),
     ],

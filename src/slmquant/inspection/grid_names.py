@@ -61,7 +61,7 @@ def name_of(layout: Layout) -> str:
     """The name of a layout's type."""
     place = (layout.bits, layout.block)
     if layout.is_uneven and layout.block == 32:
-        return "IQ4_NL"
+        return "IQ4_XS" if layout.nested else "IQ4_NL"
     if layout.is_symmetric:
         tables = [_NESTED_SYMMETRIC, _SYMMETRIC] if layout.nested else [_SYMMETRIC]
     elif not layout.codes:

@@ -36,6 +36,7 @@ _VERSION = 2
 _LEFT_OUT = frozenset({"Q2_K", "Q4_0", "Q4_1"})
 """Types that are not tried: two bits cost more than they save in models of this size, IQ4_NL has better numbers for the
 bytes of Q4_0, and Q4_1 lies between IQ4_NL and Q5_0, where a mixture of both serves as well."""
+_TRIED = tuple(kind for kind in get_args(GgufName) if kind not in _LEFT_OUT)
 CURVATURE_WINDOWS = 4
 """Windows whose gradients are kept."""
 
@@ -140,7 +141,7 @@ def fitting_types(model: PreTrainedModel, relations: Relations, method: str) -> 
         RefusedError: None fits a weight.
     """
     rounding = rounding_of(method)
-    tried = [kind for kind in get_args(GgufName) if kind not in _LEFT_OUT and rounding.refusal(storage(kind)) is None]
+    tried = [kind for kind in _TRIED if rounding.refusal(storage(kind)) is None]
     found: dict[str, list[str]] = {}
     for name in weight_names(relations):
         row = stored_weight(model, name).shape[1]
@@ -152,6 +153,6 @@ def fitting_types(model: PreTrainedModel, relations: Relations, method: str) -> 
 
 def entry_of(job: SensitivityJob) -> Path:
     """Its entry of the cache."""
-    key = [_VERSION, job.model_key, job.corpus_sha256, job.method, job.calibration.model_dump(), job.mode.name,
+    key = [_VERSION, _TRIED, job.model_key, job.corpus_sha256, job.method, job.calibration.model_dump(), job.mode.name,
            torch.__version__, transformers.__version__]  # fmt: skip
     return entry_path(job.places.cache_dir, "sensitivity", key)

@@ -85,6 +85,7 @@ EXAMPLES: dict[str, str] = {
     "NF4g64-dq": "the same, its scales in 8 bits",
     "Q4_K": "GGUF's 4-bit K-quants",
     "IQ4_NL": "GGUF's 16 uneven levels in blocks of 32, as large as Q4_0 and closer to the weights",
+    "IQ4_XS": "the same levels with scales in two steps, a sixteenth smaller; for rows of whole blocks of 256",
     "Q4_K_M": "a GGUF mixture: Q4_K, with more bits for some linears and the head",
     "Q4_0_M": "Q4_0, with Q8_0 for values, keys, the head and most of the last linears of feed-forward networks",
 }

@@ -251,7 +251,7 @@ def gguf_spec(name: GgufName) -> WeightSpec:
 def embeddings_like(weights: WeightSpec, bits: int) -> WeightSpec:
     """Embedding storage for `E<bits>`: integers grouped like `weights`, or a GGUF type if `weights` has one."""
     if isinstance(weights.format, GgufType):
-        same = weights.format.name if weights.format.name == f"IQ{bits}_NL" else f"Q{bits}_K"
+        same = weights.format.name if weights.format.name.startswith(f"IQ{bits}_") else f"Q{bits}_K"
         name = "Q8_0" if bits == 8 else same
         if name not in get_args(GgufName):
             raise SchemeError(f"GGUF has no {bits}-bit type for embeddings; expected E2 to E6 or E8")

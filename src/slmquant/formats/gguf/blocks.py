@@ -22,6 +22,7 @@ from torch import Tensor
 from slmquant.core import groups
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import IQ4_NL, Elements, Integers
+from slmquant.core.pack import pack
 from slmquant.core.scales import PowerOfTwo
 from slmquant.core.superblocks import SUPER_BLOCK, SuperBlocks
 
@@ -50,6 +51,7 @@ _PLAIN: Mapping[str, _Plain] = {  # smallest first
 _SUPER: Mapping[tuple[SuperBlocks, int], str] = {
     (SuperBlocks(16, 4, holds_shift=True), 2): "Q2_K",
     (SuperBlocks(16, 6, holds_shift=False), 3): "Q3_K",
+    (SuperBlocks(8, 6, holds_shift=False), 4): "IQ4_XS",
     (SuperBlocks(8, 6, holds_shift=True), 4): "Q4_K",
     (SuperBlocks(8, 6, holds_shift=True), 5): "Q5_K",
     (SuperBlocks(16, 8, holds_shift=False), 6): "Q6_K",
@@ -69,9 +71,10 @@ def fit(weight: QuantizedTensor) -> Fit:
     """The smallest ggml type that holds `weight` without rounding anything but scales (to float16)."""
     grid, size = weight.grid, weight.codes.shape[1]
     if isinstance(grid.storage, SuperBlocks):
+        name = _SUPER[grid.storage, grid.bits]
         if size % SUPER_BLOCK:
-            return Fit(reason=f"its rows of {size} are not a multiple of {SUPER_BLOCK}, the block size of K-quants")
-        return Fit(_SUPER[grid.storage, grid.bits])
+            return Fit(reason=f"its rows of {size} are not a multiple of {SUPER_BLOCK}, the block size of {name}")
+        return Fit(name)
     if size % BLOCK:
         return Fit(reason=f"its rows of {size} are not a multiple of {BLOCK}, the block size")
     if weight.group_size % BLOCK:
@@ -224,6 +227,10 @@ def _super_blocks(weight: QuantizedTensor, name: str) -> Bytes:
         counted = (codes + 4).to(torch.uint8)
         mask = np.packbits(_octets((counted >> 2).reshape(-1, 8, 32)), axis=1, bitorder="little").reshape(-1, 32)
         return np.concatenate([mask, _pairs(counted & 3, 32, 2), _six_bits((scales + 32).to(torch.uint8)), d], axis=1)
+    if name == "IQ4_XS":
+        counted = (scales + 32).to(torch.uint8)
+        head = [_octets(pack(counted >> 4, 2)), _octets(pack(counted & 15, 4))]
+        return np.concatenate([d, *head, _nibbles(_blocks_of(codes)).reshape(len(codes), -1)], axis=1)
     minima = parts["shift"].reshape(-1, groups_each)
     both = [d, _halves(parts["dmin"])]
     if name == "Q2_K":

@@ -37,6 +37,7 @@ _STORAGES: dict[str, ScaleStorage] = {
         SuperBlocks(16, 4, holds_shift=True),
         SuperBlocks(8, 6, holds_shift=True),
         SuperBlocks(16, 6, holds_shift=False),
+        SuperBlocks(8, 6, holds_shift=False),
         SuperBlocks(16, 8, holds_shift=False),
     )
 }

@@ -23,8 +23,8 @@ def specs_of(scheme: Scheme, relations: Relations, model: PreTrainedModel) -> Ma
 
     Raises:
         RefusedError: The scheme is a mixture, and no linear of the model has a role that it knows; or it comes from a
-            file that names other weights than the model has, or a type that does not fit a weight; or its types are
-            still to be chosen.
+            file that names other weights than the model has; or a type does not fit a weight; or its types are still
+            to be chosen.
     """
     if scheme.max_bytes is not None:
         raise RefusedError(f"{scheme} names no types yet; `slmquant mixture MODEL --max-bytes ...` chooses them")
@@ -37,6 +37,10 @@ def specs_of(scheme: Scheme, relations: Relations, model: PreTrainedModel) -> Ma
         specs |= dict.fromkeys(relations.linears, scheme.weights)
     if scheme.embeddings is not None:
         specs |= dict.fromkeys(filter(None, (relations.embedding, relations.head_weight)), scheme.embeddings)
+    for name, spec in specs.items():
+        strict = isinstance(spec.format, GgufType) and spec.format.needs_whole_rows
+        if strict and (reason := misfit(_row(model, name), spec)) is not None:
+            raise RefusedError(f"{spec.format.name} does not hold {name!r}: {reason}")
     return specs
 
 

@@ -65,6 +65,9 @@ def _gguf(numbers: GgufType) -> Grid:
             return Grid(bits, True, size, 16, rule="extreme")
         case "IQ4_NL":
             return Grid(bits, True, size, 16, numbers=IQ4_NL, rule="extreme")
+        case "IQ4_XS":
+            layout = SuperBlocks(SUPER_BLOCK // size, 6, holds_shift=False)
+            return Grid(bits, True, size, numbers=IQ4_NL, rule="extreme", layout=layout)
         case "Q8_0":
             return Grid(bits, True, size, 16, numbers=Integers(-127, 127))
         case "Q4_1" | "Q5_1":
@@ -94,7 +97,7 @@ def unsupported(scheme: Scheme) -> str | None:
     if name in ("F16", "BF16"):
         return f"{name} quantizes nothing; use W16A16 and method 'none'"
     if name.startswith("IQ"):
-        return f"{name} needs codebooks that only ggml has; use IQ4_NL, or one of Q2_K to Q6_K"
+        return f"{name} is not supported; use IQ4_NL, IQ4_XS, or one of Q2_K to Q6_K"
     pure = name.rpartition("_")[0]
     made = ", ".join(get_args(MixtureName))
     return f"the GGUF mixture {name} is not supported; use one of {made}, or the pure type {pure}"

@@ -1,0 +1,17 @@
+"""A weight may get the types that its rows fit into."""
+
+import pytest
+
+from slmquant.mixing.sensitivity import fitting_types
+from slmquant.model.discovery.relations import discover
+from slmquant.testing.tiny import tiny
+
+
+@pytest.mark.parametrize("kind", ["IQ4_XS"])
+def test_super_blocks_are_for_rows_of_256(kind: str) -> None:
+    model = tiny("llama", hidden_size=96, intermediate_size=256, num_attention_heads=6, num_key_value_heads=3)
+    fitting = fitting_types(model, discover(model), "slmq")
+
+    assert kind in fitting["model.layers.0.mlp.down_proj"]
+    assert kind not in fitting["model.layers.0.mlp.up_proj"]
+    assert "IQ4_NL" in fitting["model.layers.0.mlp.up_proj"]
