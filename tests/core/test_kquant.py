@@ -93,9 +93,11 @@ def test_super_blocks_mean_what_ggml_says(name: str, pack: Callable[..., bytes])
     assert torch.allclose(ours.dequantize(), ggml, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("name", "bytes_"), [("Q2_K", 84), ("Q3_K", 110), ("Q4_K", 144), ("Q5_K", 176), ("Q6_K", 210), ("IQ4_XS", 136)]
-)
+SUPER_BLOCK_BYTES = {"Q2_K": 84, "Q3_K": 110, "Q4_K": 144, "Q5_K": 176, "Q6_K": 210, "IQ4_XS": 136}
+SUPER_BLOCK_BYTES |= {"IQ3_S": 110, "IQ3_XXS": 98, "IQ2_S": 82}
+
+
+@pytest.mark.parametrize(("name", "bytes_"), SUPER_BLOCK_BYTES.items())
 def test_a_whole_super_block_takes_as_many_bytes_as_ggmls(name: str, bytes_: int) -> None:
     assert grid(name).quantize(weight(1, 256)).stored_bits == 8 * bytes_
 

@@ -7,7 +7,7 @@ from slmquant.core.affine import Grid
 from slmquant.core.elements import TABLES
 from slmquant.core.groups import Bounds
 from slmquant.core.scales import AffineParams, DoubleQuantized, Plain, PowerOfTwo, ScaleStorage, TensorScaled
-from slmquant.core.superblocks import SuperBlocks
+from slmquant.core.superblocks import OddScales, SuperBlocks
 
 NEARNESS: list[tuple[ScaleStorage, float]] = [
     (Plain(16), 2**-11),
@@ -18,6 +18,8 @@ NEARNESS: list[tuple[ScaleStorage, float]] = [
     (SuperBlocks(8, 6, holds_shift=True), 0.05),
     (SuperBlocks(16, 8, holds_shift=False), 0.02),
     (SuperBlocks(8, 6, holds_shift=False), 0.05),
+    (OddScales(8, 1.0), 0.1),
+    (OddScales(16, 0.125), 0.1),
 ]
 
 

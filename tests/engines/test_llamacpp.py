@@ -16,12 +16,13 @@ import torch
 
 from slmquant.engines.common.contract import OpenOptions, Session
 from slmquant.engines.llamacpp import ENGINE
-from slmquant.errors import ModelError
+from slmquant.errors import ModelError, RefusedError
+from slmquant.formats.gguf.proof import prove
 from slmquant.formats.gguf.writer import FORMAT, Gguf
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.schemes.mixtures import MIXTURES
 from slmquant.testing.tiny import VOCABULARY
-from tests.formats.gguf_models import MODELS, export, quantized
+from tests.formats.gguf_models import MODELS, export, quantized, tokenizer
 from tests.narrowed import present
 
 pytestmark = pytest.mark.engine
@@ -99,13 +100,28 @@ def test_integer_blocks_differ_by_rounded_activations_alone(tmp_path: Path, name
 
 
 def test_super_blocks_are_computed_with(tmp_path: Path) -> None:
-    for scheme in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XSE4"):
+    for scheme in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XSE4", "IQ3_SE3", "IQ3_XXS", "IQ2_S"):
         made = quantized("llama", "rtn", scheme, hidden_size=256, intermediate_size=256, num_attention_heads=8,
                          num_key_value_heads=4)  # fmt: skip
         FORMAT.write(export(made), tmp_path / "model.gguf")
         session = ENGINE.open(tmp_path / "model.gguf", OPTIONS)
         assert divergence(made, session) < ACTIVATIONS_KL, scheme
         session.close()
+
+
+def test_a_type_that_the_wheel_lacks_is_told_by_the_wheel(tmp_path: Path) -> None:
+    """As a file of a newer llama.cpp would be: the number of a tensor's type is one that does not exist yet."""
+    path = tmp_path / "model.gguf"
+    FORMAT.write(export(quantized("llama")), path)
+    octets, name = bytearray(path.read_bytes()), b"blk.0.attn_q.weight"
+    place = octets.rindex(name) + len(name) + 4 + 2 * 8  # behind the number of dimensions, and two of them
+    octets[place : place + 4] = (99).to_bytes(4, "little")
+    path.write_bytes(octets)
+
+    with pytest.raises(ModelError, match="invalid ggml type 99"):
+        ENGINE.open(path, OPTIONS)
+    with pytest.raises(RefusedError, match=r"lacks a type of the file .*invalid ggml type 99.*use other types"):
+        prove(path, tokenizer(), VOCABULARY, accept=True)
 
 
 @pytest.mark.parametrize("scheme", [name for name, mixture in MIXTURES.items() if mixture.of_llama_cpp])

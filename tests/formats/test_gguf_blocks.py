@@ -25,7 +25,8 @@ EXACT = {
     "MXINT8A16": "Q8_0",
     "MXFP4A16": "MXFP4",
     **{name: name for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL")},
-    **{name: name for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")},
+    **{name: name for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")},
+    **{name: name for name in ("IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S")},
 }
 """Scales are stored in 16 bits or as exponents already: nothing at all is rounded."""
 ROUNDED = {
@@ -64,7 +65,7 @@ def test_codes_with_short_scales_are_held_to_the_last_bit(scheme: str, name: str
     torch.testing.assert_close(read_back(packed, name), packed.dequantize(), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["IQ4_XS"])
+@pytest.mark.parametrize("name", ["IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S"])
 def test_reading_gives_every_bit_of_uneven_levels_and_codebooks(name: str) -> None:
     packed = weight(name, spread=0.3)
 
@@ -105,6 +106,7 @@ def test_the_lowest_eight_bit_code_is_kept() -> None:
     [
         ("Q4_K", 576, "rows of 576 are not a multiple of 256, the block size of Q4_K"),
         ("IQ4_XS", 576, "rows of 576 are not a multiple of 256, the block size of IQ4_XS"),
+        ("IQ3_S", 576, "rows of 576 are not a multiple of 256, the block size of IQ3_S"),
         ("W4A16g32", 40, "rows of 40 are not a multiple of 32"),
         ("W4A16g48", 96, "groups of 48 are not a multiple of 32"),
         ("W8A16g32-asym", 96, "no type has 8-bit codes with zero points"),

@@ -61,6 +61,22 @@ def test_a_file_holds_each_weight_in_its_type(tmp_path: Path, method: str) -> No
     assert all(torch.equal(read[name], weight.dequantize()) for name, weight in made.weights.items())
 
 
+@pytest.mark.parametrize("kind", ["IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S"])
+@pytest.mark.parametrize("method", ["rtn", "gptq_mse", "gptaq_mse", "kquant", "awq"])
+def test_codebooks_are_in_the_file_what_was_evaluated(tmp_path: Path, method: str, kind: str) -> None:
+    made = mixed(method, down_proj=kind)
+    FORMAT.write(export(made), tmp_path / "model.gguf")
+    native.save(export(made), tmp_path / "model")
+
+    read, own = FORMAT.read(tmp_path / "model.gguf"), native.load(tmp_path / "model").quantized.weights
+
+    stored = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert stored["blk.0.ffn_down.weight"] == kind
+    for name, weight in made.weights.items():
+        assert torch.equal(read[name], weight.dequantize())
+        assert torch.equal(own[name].dequantize(), weight.dequantize())
+
+
 def test_embedding_and_head_may_differ(tmp_path: Path) -> None:
     made = mixed("rtn", tied=False, embed_tokens="Q4_0", lm_head="W16A16")
 

@@ -14,6 +14,8 @@ from slmquant.formats import load
 from slmquant.formats.openvino import writer
 from slmquant.formats.openvino.layout import Part, compress, floats, misfit, nearest_i8
 from slmquant.formats.openvino.trace import trace
+from slmquant.model.computing.grids import grid_of
+from slmquant.schemes import parse
 from slmquant.testing.method_contract import quantized
 from tests.formats.gguf_models import export
 
@@ -232,3 +234,12 @@ def test_every_end_of_a_text_is_in_the_folder(tmp_path: Path) -> None:
     load("openvino").write(export(model), tmp_path / "m")
     assert GenerationConfig.from_pretrained(tmp_path / "m").eos_token_id == [2, 5, 7]
     assert json.loads((tmp_path / "m" / "generation_config.json").read_text())["stop_token_ids"] == [2, 5, 7]
+
+
+@pytest.mark.parametrize("scheme", ["IQ4_NL", "IQ3_S"])
+def test_numbers_without_a_type_of_openvino_are_named(scheme: str) -> None:
+    spec = parse(scheme).weights
+    assert spec is not None
+    weight = grid_of(spec).quantize(torch.randn(2, 256, generator=torch.Generator().manual_seed(0)))
+
+    assert misfit(weight) == f"OpenVINO has no type for the numbers of {scheme}"

@@ -52,7 +52,7 @@ def test_a_model_whose_linears_gguf_does_not_know_is_refused() -> None:
         quantized_as_it_is("rtn", "Q4_K_M", "mamba")
 
 
-@pytest.mark.parametrize("scheme", ["IQ4_XS"])
+@pytest.mark.parametrize("scheme", ["IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S"])
 def test_types_of_llama_cpp_alone_are_refused_for_rows_that_it_cannot_store(scheme: str) -> None:
     with pytest.raises(RefusedError, match=rf"{scheme} does not hold .*q_proj.* 96 inputs .* that fit: Q4_0, .*IQ4_NL"):
         quantized("llama", "rtn", scheme, **WIDE)

@@ -81,7 +81,7 @@ def test_the_k_quant_search_is_one_for_ggufs_types(method: str) -> None:
     ("scheme", "remedy"),
     [
         ("Q3_K_M", r"mixture Q3_K_M is not supported; use one of .*Q4_K_M, .* the pure type Q3_K"),
-        ("IQ2_XXS", "use IQ4_NL, IQ4_XS, or one of Q2_K to Q6_K"),
+        ("IQ2_XXS", "IQ2_XXS is not supported; use IQ4_XS, IQ3_S, .*, or one of Q2_K to Q6_K"),
         ("BF16", "use W16A16"),
     ],
 )

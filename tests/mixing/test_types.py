@@ -7,7 +7,7 @@ from slmquant.model.discovery.relations import discover
 from slmquant.testing.tiny import tiny
 
 
-@pytest.mark.parametrize("kind", ["IQ4_XS"])
+@pytest.mark.parametrize("kind", ["IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S"])
 def test_super_blocks_are_for_rows_of_256(kind: str) -> None:
     model = tiny("llama", hidden_size=96, intermediate_size=256, num_attention_heads=6, num_key_value_heads=3)
     fitting = fitting_types(model, discover(model), "slmq")

@@ -88,8 +88,8 @@ class Grid:
     def code_range(self) -> CodeRange:
         """The smallest and the largest code."""
         elements = self.elements
-        if isinstance(elements, Integers):
-            return CodeRange(elements.low, elements.high)
+        if self.uniform or elements.signed:
+            return CodeRange(int(elements.low), int(elements.high))
         return CodeRange(0, 2**self.bits - 1)
 
     @property

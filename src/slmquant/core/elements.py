@@ -1,6 +1,7 @@
 """Element sets: the numbers that a code can stand for before scaling.
 
-Integers are their own codes. Every other set is a table of at most 256 numbers, and a code is an index into it.
+Integers are their own codes, and so are the numbers of codebooks (`core.codebooks`). Every other set is a table of at
+most 256 numbers, and a code is an index into it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
+from slmquant.core.codebooks import CODEBOOKS
 from slmquant.core.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2
 from slmquant.core.pack import pack, pack_ternary, packed_bytes, ternary_bytes, unpack, unpack_ternary
 
@@ -53,6 +55,11 @@ class Elements(Protocol):
         """Whether 0 is one of the numbers."""
         ...
 
+    @property
+    def block(self) -> int:
+        """Consecutive codes of a row that are chosen together; 1 but for codebooks."""
+        ...
+
     def nearest(self, x: Tensor) -> Tensor:
         """Code of the nearest number, held as a float; numbers beyond the ends are clamped to them."""
         ...
@@ -87,6 +94,7 @@ class Integers:
 
     low: int
     high: int
+    block = 1
 
     @classmethod
     def of(cls, bits: int, symmetric: bool) -> Integers:
@@ -155,6 +163,7 @@ class Table:
     name: str
     points: tuple[float, ...]
     native: torch.dtype | None = None
+    block = 1
 
     @property
     def bits(self) -> int:
@@ -313,4 +322,7 @@ def by_name(name: str) -> Elements:
         return Integers(int(match[1]), int(match[2]))
     if name in TABLES:
         return TABLES[name]
-    raise ValueError(f"no element set is called {name!r}; expected 'integers -8..7' or one of {', '.join(TABLES)}")
+    if name in CODEBOOKS:
+        return CODEBOOKS[name]
+    known = ", ".join((*TABLES, *CODEBOOKS))
+    raise ValueError(f"no element set is called {name!r}; expected 'integers -8..7' or one of {known}")

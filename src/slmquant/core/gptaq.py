@@ -54,7 +54,7 @@ def gptaq(
         NumericalError: `H` is not finite or cannot be factorised.
         ValueError: The shapes do not fit.
     """
-    order = column_order(W, H, act_order)
+    order = column_order(W, H, act_order, grid.elements.block)
     if cross.shape != H.shape:
         raise ValueError(f"the cross moment has shape {tuple(cross.shape)}; expected that of H, {tuple(H.shape)}")
     U = inverse_cholesky(H[order][:, order], damp)

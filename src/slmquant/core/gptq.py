@@ -14,10 +14,12 @@ from torch import Tensor
 
 from slmquant.core import groups
 from slmquant.core.affine import Grid, QuantizedTensor
+from slmquant.core.codebooks import Codebook
 from slmquant.core.hessian import inverse_cholesky
 from slmquant.core.kquant import search
 from slmquant.core.scales import AffineParams
 from slmquant.core.shrink import shrunk
+from slmquant.core.vector_feedback import round_vectors
 
 Scales = Literal["range", "mse", "loss"]
 """Rule for scales: `range` covers the range of each group, as in the paper; `mse` covers the share of the range with
@@ -56,7 +58,7 @@ def gptq(
         NumericalError: `H` is not finite or cannot be factorised.
         ValueError: The shapes of `W` and `H` do not match.
     """
-    order = column_order(W, H, act_order)
+    order = column_order(W, H, act_order, grid.elements.block)
     U = inverse_cholesky(H[order][:, order], damp).float()
     active = W.float().masked_fill(H.diagonal() == 0, 0)
     affine = found_scales(active, grid, order, U, scales)
@@ -87,7 +89,7 @@ def searched_scales(
         NumericalError: `H` is not finite or cannot be factorised.
         ValueError: The shapes of `W` and `H` do not match.
     """
-    order = column_order(W, H, act_order)
+    order = column_order(W, H, act_order, grid.elements.block)
     U = inverse_cholesky(H[order][:, order], damp).float()
     return found_scales(W.float().masked_fill(H.diagonal() == 0, 0), grid, order, U, scales)
 
@@ -111,17 +113,28 @@ def scales_of_least_loss(
     return search(W, importance[None], grid)
 
 
-def column_order(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], act_order: bool) -> Int[Tensor, " in"]:
+def column_order(
+    W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], act_order: bool, block: int = 1
+) -> Int[Tensor, " in"]:
     """The order in which columns are rounded: by decreasing diagonal of `H`, or first to last.
 
+    Args:
+        W: The weight.
+        H: The Hessian.
+        act_order: Whether to sort.
+        block: Consecutive columns that stay together, as a codebook has vectors of so many.
+
     Raises:
-        ValueError: The shapes of `W` and `H` do not match.
+        ValueError: The shapes of `W` and `H` do not match, or there are no whole blocks.
     """
     size = W.shape[1]
     if H.shape != (size, size):
         raise ValueError(f"a weight with {size} inputs needs a {size} × {size} Hessian, got {tuple(H.shape)}")
+    if size % block:
+        raise ValueError(f"a weight with {size} inputs has no whole blocks of {block}")
     if act_order:
-        return torch.argsort(H.diagonal(), descending=True, stable=True)
+        firsts = block * torch.argsort(H.diagonal().view(-1, block).sum(dim=1), descending=True, stable=True)
+        return (firsts[:, None] + torch.arange(block, device=W.device)).flatten()
     return torch.arange(size, device=W.device)
 
 
@@ -139,7 +152,7 @@ def round_columns(
 
     Column `q` with current value `w`, rounded to `v`, adds `−(w − v) / U_qq · U_q + w · P_q` to the columns that
     follow. These updates are applied at three levels (by column within a panel, by panel within a block, by block), so
-    that nearly all of the work is matrix products.
+    that nearly all of the work is matrix products. Columns of a codebook are rounded by `core.vector_feedback`.
 
     Args:
         W: The weight; it is not changed.
@@ -152,6 +165,8 @@ def round_columns(
         affine: Scales and zero points fitted already, storable by the grid; None to fit them here.
     """
     W, size = W.detach(), W.shape[1]
+    if isinstance(grid.elements, Codebook):
+        return round_vectors(W, grid, grid.elements, order, U, P, grid.fit(W) if affine is None else affine)
     group_size = min(grid.group_size, size)
     fitted = affine is not None or act_order or grid.spans_groups or group_size == size
     if affine is None:

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from slmquant.core import groups
 from slmquant.core.affine import Grid
+from slmquant.core.codebooks import Codebook
 from slmquant.core.minifloat import SMALLEST_HALF
 from slmquant.core.scales import AffineParams
 
 _REACH = 1.0
 _STEPS = 21
+_VECTOR_STEPS = 7
+_VECTOR_LEVELS = 4.0
 _CACHED_ELEMENTS = 1 << 16
 """Weights that are searched together: few enough to stay in the processor's cache with all temporaries."""
 
@@ -32,10 +35,10 @@ def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], gri
     Args:
         W: The weight.
         importance: Weight of each squared error; not negative.
-        grid: A grid with groups, of integers or of a table of numbers.
+        grid: A grid with groups, of integers, a table of numbers or a codebook.
     """
     size = min(grid.group_size, W.shape[1])
-    levels = float(max(-grid.code_range.low, grid.code_range.high)) if grid.uniform else 2.0 ** (grid.bits - 1)
+    levels = _levels(grid)
     solved = []
     for part, weight in zip(groups.split(W, size), groups.split(importance.expand_as(W), size), strict=True):
         rows = max(1, _CACHED_ELEMENTS // (part.shape[1] * part.shape[2]))
@@ -46,6 +49,13 @@ def search(W: Float[Tensor, "out in"], importance: Float[Tensor, "#out in"], gri
         solved.append([torch.cat(values).view(part.shape[:2]) for values in zip(*solutions, strict=True)])
     scale, shift = (torch.cat(values, dim=1) for values in zip(*solved, strict=True))
     return grid.stored(AffineParams(scale, shift / scale))
+
+
+def _levels(grid: Grid) -> float:
+    """Codes on one side of zero: the fewer, the farther are the scales to try from the one that covers the range."""
+    if grid.uniform:
+        return float(max(-grid.code_range.low, grid.code_range.high))
+    return _VECTOR_LEVELS if isinstance(grid.elements, Codebook) else 2.0 ** (grid.bits - 1)
 
 
 def _search_group(
@@ -81,9 +91,10 @@ def _search_table(
 ) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
     """Scale, and a shift of 0, for groups given as rows and numbers from a table: `w ≈ scale · number(code)`.
 
-    If scales may be negative, the weight of largest magnitude is tried at both ends of an uneven table.
+    If scales may be negative, the weight of largest magnitude is tried at both ends of an uneven table. Vectors of a
+    codebook take longer to find, so fewer scales are tried, which is as good on trained linears.
     """
-    elements = grid.elements
+    elements, steps = grid.elements, _VECTOR_STEPS if isinstance(grid.elements, Codebook) else _STEPS
     low, high = W.aminmax(dim=1, keepdim=True)
     if grid.rule == "extreme":
         extreme = torch.where(-low >= high, low, high)
@@ -92,7 +103,7 @@ def _search_table(
         starts = [2 * torch.maximum(-low, high) / (elements.high - elements.low)]
     best, least = torch.full_like(low, SMALLEST_HALF), torch.full_like(low, torch.inf)
     for start in (torch.where(start == 0, torch.ones_like(start), start) for start in starts):
-        for delta in torch.linspace(-_REACH, _REACH, _STEPS).tolist():
+        for delta in torch.linspace(-_REACH, _REACH, steps).tolist():
             numbers = elements.nearest_number(W / (start * levels / (levels + delta)))
             scale, _ = _line(numbers, W, importance, flat=True)
             error = (importance * (W - scale * numbers).square()).sum(dim=1, keepdim=True)

@@ -2,6 +2,7 @@
 
 The layout is that of ggml's K-quants (`ggml-common.h` of llama.cpp): a super-block of 256 weights is divided into
 groups of 16 or 32; a group's scale is `d · code`, and in types with minima `w = d · code · q − dmin · code'`.
+In types with codebooks it is an odd multiple of `d`.
 ggml accepts only rows whose length is a multiple of 256. Here the last super-block of a row may be shorter.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Integer
@@ -90,4 +92,53 @@ class SuperBlocks:
         return d.float().repeat_interleave(self.groups, dim=1)[:, : codes.shape[1]]
 
 
+@dataclass(frozen=True)
+class OddScales:
+    """The scales of ggml's codebook types: `d · unit · (2 · code + 1)` with codes of four bits, so none is 0.
+
+    Scales are positive: signs belong to the codes of weights.
+
+    Attributes:
+        groups: Groups in a super-block.
+        unit: Factor of all scales, a power of two.
+    """
+
+    groups: int
+    unit: float
+    holds_shift = False
+    spans_groups = True
+    spans_rows = False
+    packings: ClassVar[Mapping[str, Packing]] = {"scale": Packing(4)}
+
+    @property
+    def name(self) -> str:
+        """`super-blocks of 8 odd multiples of d / 4`."""
+        return f"super-blocks of {self.groups} odd multiples of d" + ("" if self.unit == 1 else f" / {1 / self.unit:g}")
+
+    def encode(self, scale: Float[Tensor, "rows groups"], shift: Float[Tensor, "rows groups"]) -> Parts:
+        """Codes of the least squared error: the largest scale is held by the code 15, or by a lower one, if better."""
+        del shift
+        rows, count = scale.shape
+        padded = torch.nn.functional.pad(scale.float(), (0, -count % self.groups)).view(rows, -1, self.groups)
+        largest = padded.amax(dim=2, keepdim=True)
+        best, codes, least = largest, torch.zeros_like(padded), torch.full_like(largest, torch.inf)
+        for top in range(_ODD_TOP, _ODD_TOP // 2, -1):
+            d = (largest / (self.unit * (2 * top + 1))).clamp(SMALLEST_HALF, _LARGEST_HALF).half().float()
+            tried = ((padded / (d * self.unit) - 1) / 2).round().clamp(0, _ODD_TOP)
+            error = ((padded - self._scale(d, tried)) * (padded > 0)).square().sum(dim=2, keepdim=True)
+            better = error < least
+            best, codes, least = (torch.where(better, *pair) for pair in ((d, best), (tried, codes), (error, least)))
+        return {"d": best[:, :, 0].half(), "scale": codes.flatten(1)[:, :count].to(torch.uint8)}
+
+    def decode(self, parts: Parts) -> Stored:
+        """`d · unit · (2 · code + 1)`."""
+        codes = parts["scale"].float()
+        d = parts["d"].float().repeat_interleave(self.groups, dim=1)[:, : codes.shape[1]]
+        return Stored(self._scale(d, codes))
+
+    def _scale(self, d: Tensor, codes: Tensor) -> Tensor:
+        return d * self.unit * (2 * codes + 1)
+
+
+_ODD_TOP = 15
 _LARGEST_HALF = torch.finfo(torch.float16).max

@@ -190,7 +190,8 @@ def _keep(_level: int, text: str) -> None:
 
 def _last_words(error: BaseException) -> str:
     """llama.cpp's last error output; if there is none, the text of the exception."""
-    complaints = [line for line in _log if "error" in line.lower() or "failed" in line.lower() or "unknown" in line]
+    words = ("error", "failed", "unknown", "invalid")
+    complaints = [line for line in _log if any(word in line.lower() for word in words)]
     return "; ".join(complaints[:2]) or str(error) or type(error).__name__
 
 

@@ -40,7 +40,7 @@ from slmquant.runs.sketch import sketch
 from slmquant.schemes import GgufType, Scheme, parse
 from slmquant.schemes.scheme import FULL_PRECISION_BITS
 
-_VERSION = 2
+_VERSION = 3
 """Raised when bytes are counted differently."""
 _LEAST = "least"
 

@@ -11,6 +11,7 @@ Deviations:
     * Columns are rounded in order of decreasing Hessian diagonal (`act_order`, which the authors' code offers and
       recommends; the paper itself keeps the natural order), with static groups as in compressed-tensors, not groups of
       the sorted order. On a small model the natural order damages the keys of the attention sink; see `gptq_sink`.
+    * Types with codebooks are rounded a vector of columns at a time, with the same feedback (`core.vector_feedback`).
     * The head is rounded with the Hessian of its own inputs. An embedding that is not also the head reads no input and
       is rounded to nearest.
 

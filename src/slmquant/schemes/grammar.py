@@ -16,6 +16,7 @@
     MXFP4  MXFP4A16 microscaling: weights and activations; weights only. MXFP6, MXFP6E2M3, MXFP8, MXINT8, NVFP4
     NF4g64  FP4g64  weights only, in groups; FP6g64, FP6E2M3g64. NF4g64-dq: scales in 8 bits too
     Q4_K  Q8_0 ...  GGUF's types, weights only; Q4_KE6: also embeddings in Q6_K; IQ4_NLE4: in IQ4_NL
+    IQ4_XS  IQ3_S   uneven levels, and codebooks (also IQ3_XXS and IQ2_S), for rows of whole blocks of 256 inputs
     Q4_K_M  ...     GGUF's mixtures, with llama.cpp's choice of types: Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M
     max-92MB        a type for every weight, chosen by the method (slmq) for a GGUF file of at most 92 MB
     Q4_0_M  Q4_0_S  slmquant's own: Q4_0, with Q8_0 for the most sensitive weights; for rows not a multiple of 256
@@ -86,6 +87,7 @@ EXAMPLES: dict[str, str] = {
     "Q4_K": "GGUF's 4-bit K-quants",
     "IQ4_NL": "GGUF's 16 uneven levels in blocks of 32, as large as Q4_0 and closer to the weights",
     "IQ4_XS": "the same levels with scales in two steps, a sixteenth smaller; for rows of whole blocks of 256",
+    "IQ3_S": "a codebook of GGUF: four weights at a time, with scales in two steps; for rows of whole blocks of 256",
     "Q4_K_M": "a GGUF mixture: Q4_K, with more bits for some linears and the head",
     "Q4_0_M": "Q4_0, with Q8_0 for values, keys, the head and most of the last linears of feed-forward networks",
 }

@@ -15,7 +15,10 @@ FloatName = Literal["FP8", "FP8E5M2", "FP6", "FP6E2M3", "FP4", "NF4", BlockName]
 
 ElementName = Literal["E4M3", "E5M2", "E3M2", "E2M3", "E2M1", "NF4"]
 
-GgufName = Literal["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "IQ4_XS", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+GgufName = Literal[
+    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S",
+    "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+]  # fmt: skip
 """GGUF's types of a single tensor; names such as Q4_K_M are mixtures of them."""
 
 _ELEMENTS: dict[FloatName, ElementName | None] = {
@@ -140,22 +143,22 @@ class GgufType:
     @property
     def symmetric(self) -> bool:
         """Whether the type stores no minima."""
-        return self.name in ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS", "Q3_K", "Q6_K")
+        return self.name in ("Q4_0", "Q5_0", "Q8_0", "Q3_K", "Q6_K") or self.name.startswith("IQ")
 
     @property
     def block_size(self) -> int:
         """Inputs that share a scale."""
-        return 16 if self.name in ("Q2_K", "Q3_K", "Q6_K") else 32
+        return 16 if self.name in ("Q2_K", "Q3_K", "Q6_K", "IQ2_S") else 32
 
     @property
     def row_multiple(self) -> int:
         """Rows that ggml can store in the type have a multiple of this many inputs."""
-        return 256 if self.name.endswith(("_K", "_XS")) else 32
+        return 256 if self.name.endswith(("_K", "S")) else 32
 
     @property
     def needs_whole_rows(self) -> bool:
         """Whether it is refused for rows that ggml cannot store, although it could be evaluated on them."""
-        return self.name == "IQ4_XS"
+        return self.name.startswith("IQ") and self.row_multiple > self.block_size
 
 
 WeightFormat = IntegerFormat | TernaryFormat | NumberFormat | GgufType

@@ -16,21 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from slmquant.core import groups
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.elements import IQ4_NL, Elements, Integers
-from slmquant.core.pack import pack
 from slmquant.core.scales import PowerOfTwo
-from slmquant.core.superblocks import SUPER_BLOCK, SuperBlocks
-
-Bytes = NDArray[np.uint8]
-"""`(rows, bytes)`: a weight as stored in the file; rows can be reordered."""
-
-BLOCK = 32
-"""Inputs per block of the plain types."""
+from slmquant.core.superblocks import SUPER_BLOCK, OddScales, SuperBlocks
+from slmquant.formats.gguf.super_blocks import BLOCK, Bytes, blocks_of, halves, nibbles, octets, super_blocks
 
 
 class _Plain(NamedTuple):
@@ -48,14 +41,18 @@ _PLAIN: Mapping[str, _Plain] = {  # smallest first
     "Q5_1": _Plain(0, 31, offset=True),
     "Q8_0": _Plain(-128, 127, offset=False),
 }
-_SUPER: Mapping[tuple[SuperBlocks, int], str] = {
+_SUPER: Mapping[tuple[SuperBlocks | OddScales, int], str] = {
     (SuperBlocks(16, 4, holds_shift=True), 2): "Q2_K",
     (SuperBlocks(16, 6, holds_shift=False), 3): "Q3_K",
     (SuperBlocks(8, 6, holds_shift=False), 4): "IQ4_XS",
     (SuperBlocks(8, 6, holds_shift=True), 4): "Q4_K",
     (SuperBlocks(8, 6, holds_shift=True), 5): "Q5_K",
     (SuperBlocks(16, 8, holds_shift=False), 6): "Q6_K",
+    (OddScales(8, 1.0), 5): "IQ3_S",
+    (OddScales(8, 0.25), 7): "IQ3_XXS",
+    (OddScales(16, 0.125), 7): "IQ2_S",
 }
+"""Scales, and bits of a code that is not packed → type."""
 _HALF_A_STEP = 0.5
 
 
@@ -70,7 +67,7 @@ class Fit:
 def fit(weight: QuantizedTensor) -> Fit:
     """The smallest ggml type that holds `weight` without rounding anything but scales (to float16)."""
     grid, size = weight.grid, weight.codes.shape[1]
-    if isinstance(grid.storage, SuperBlocks):
+    if isinstance(grid.storage, SuperBlocks | OddScales):
         name = _SUPER[grid.storage, grid.bits]
         if size % SUPER_BLOCK:
             return Fit(reason=f"its rows of {size} are not a multiple of {SUPER_BLOCK}, the block size of {name}")
@@ -100,13 +97,13 @@ def encode(weight: QuantizedTensor, name: str) -> Bytes:
     """Pack `weight` into blocks of the type that `fit` chose."""
     rows = weight.codes.shape[0]
     if name in _SUPER.values():
-        blocks = _super_blocks(weight, name)
+        blocks = super_blocks(weight, name)
     elif name == "MXFP4":
         exponents = _per_block(weight, weight.parts["scale"]).to(torch.uint8)
-        blocks = np.concatenate([_octets(exponents.reshape(-1, 1)), _nibbles(_blocks_of(weight.codes))], axis=1)
+        blocks = np.concatenate([octets(exponents.reshape(-1, 1)), nibbles(blocks_of(weight.codes))], axis=1)
     elif name == IQ4_NL.name:
-        scales = _halves(_per_block(weight, weight.scale))
-        blocks = np.concatenate([scales, _nibbles(_blocks_of(weight.codes))], axis=1)
+        scales = halves(_per_block(weight, weight.scale))
+        blocks = np.concatenate([scales, nibbles(blocks_of(weight.codes))], axis=1)
     else:
         blocks = _plain_blocks(weight, name)
     return blocks.reshape(rows, -1)
@@ -169,23 +166,19 @@ def _minimum(weight: QuantizedTensor) -> Tensor:
 
 def _plain_blocks(weight: QuantizedTensor, name: str) -> Bytes:
     plain, step = _PLAIN[name], _step(weight.grid.elements) or 1.0
-    head = [_halves(_per_block(weight, weight.scale * step))]
+    head = [halves(_per_block(weight, weight.scale * step))]
     if plain.offset:
-        head.append(_halves(_per_block(weight, _minimum(weight))))
+        head.append(halves(_per_block(weight, _minimum(weight))))
         codes = weight.codes
     else:
         codes = (weight.centred() / step).round().to(torch.int16)
     if name == "Q8_0":
-        return np.concatenate([*head, _octets(_blocks_of(codes.to(torch.int8)))], axis=1)
+        return np.concatenate([*head, octets(blocks_of(codes.to(torch.int8)))], axis=1)
     counted = (codes - plain.low).to(torch.uint8)
-    blocks = _blocks_of(counted)
+    blocks = blocks_of(counted)
     if plain.high - plain.low > 15:
         head.append(_fifth_bits(blocks))
-    return np.concatenate([*head, _nibbles(blocks)], axis=1)
-
-
-def _blocks_of(codes: Tensor) -> Tensor:
-    return codes.reshape(-1, BLOCK)
+    return np.concatenate([*head, nibbles(blocks)], axis=1)
 
 
 def _per_block(weight: QuantizedTensor, values: Tensor) -> Tensor:
@@ -194,75 +187,6 @@ def _per_block(weight: QuantizedTensor, values: Tensor) -> Tensor:
     return groups.expand(values, weight.group_size, size)[:, ::BLOCK].expand(rows, -1)
 
 
-def _halves(values: Tensor) -> Bytes:
-    """`values` as float16, `(n, 2)` bytes, low byte first."""
-    return values.reshape(-1, 1).half().contiguous().numpy().astype("<f2").view(np.uint8)
-
-
-def _octets(codes: Tensor) -> Bytes:
-    return codes.contiguous().numpy().view(np.uint8)
-
-
-def _nibbles(blocks: Tensor) -> Bytes:
-    """Low four bits of the first half of each block, combined with those of the second half."""
-    half = blocks.shape[1] // 2
-    return _octets((blocks[:, :half] & 15) | (blocks[:, half:] & 15) << 4)
-
-
 def _fifth_bits(blocks: Tensor) -> Bytes:
     """Bit 4 of each code, eight per byte, the first one lowest."""
-    return np.packbits(_octets(blocks >> 4), axis=1, bitorder="little")
-
-
-def _super_blocks(weight: QuantizedTensor, name: str) -> Bytes:
-    """Super-blocks of 256, with fields in the order of ggml's structures."""
-    parts = weight.parts
-    groups_each = SUPER_BLOCK // weight.group_size
-    scales = parts["scale"].reshape(-1, groups_each)
-    d, codes = _halves(parts["d"]), weight.codes.reshape(-1, SUPER_BLOCK)
-    if name == "Q6_K":
-        counted = (codes + 32).to(torch.uint8)
-        return np.concatenate([_pairs(counted, 64, 4), _pairs(counted >> 4, 32, 2), _octets(scales), d], axis=1)
-    if name == "Q3_K":
-        counted = (codes + 4).to(torch.uint8)
-        mask = np.packbits(_octets((counted >> 2).reshape(-1, 8, 32)), axis=1, bitorder="little").reshape(-1, 32)
-        return np.concatenate([mask, _pairs(counted & 3, 32, 2), _six_bits((scales + 32).to(torch.uint8)), d], axis=1)
-    if name == "IQ4_XS":
-        counted = (scales + 32).to(torch.uint8)
-        head = [_octets(pack(counted >> 4, 2)), _octets(pack(counted & 15, 4))]
-        return np.concatenate([d, *head, _nibbles(_blocks_of(codes)).reshape(len(codes), -1)], axis=1)
-    minima = parts["shift"].reshape(-1, groups_each)
-    both = [d, _halves(parts["dmin"])]
-    if name == "Q2_K":
-        return np.concatenate([_octets(scales | minima << 4), _pairs(codes, 32, 2), *both], axis=1)
-    head = [*both, _six_bits_pairs(scales, minima)]
-    if name == "Q5_K":
-        fifth = (codes >> 4).reshape(-1, 8, 32)
-        head.append(np.packbits(_octets(fifth), axis=1, bitorder="little").reshape(-1, 32))
-    return np.concatenate([*head, _pairs(codes & 15, 32, 4)], axis=1)
-
-
-def _pairs(codes: Tensor, run: int, bits: int) -> Bytes:
-    """Pack codes of `bits` bits; a byte holds codes that are `run` apart, the first lowest."""
-    each = 8 // bits
-    parts = (codes & (2**bits - 1)).reshape(len(codes), -1, each, run)
-    packed = parts[:, :, 0].clone()
-    for place in range(1, each):
-        packed |= parts[:, :, place] << bits * place
-    return _octets(packed.reshape(len(codes), -1))
-
-
-def _six_bits(scales: Tensor) -> Bytes:
-    """Sixteen scales of Q3_K in 12 bytes: low halves in the first 8, two high bits each in the last 4."""
-    low = (scales[:, :8] & 15) | (scales[:, 8:] & 15) << 4
-    high = scales >> 4
-    top = high[:, 0:4] | high[:, 4:8] << 2 | high[:, 8:12] << 4 | high[:, 12:16] << 6
-    return _octets(torch.cat([low, top], dim=1))
-
-
-def _six_bits_pairs(scales: Tensor, minima: Tensor) -> Bytes:
-    """Eight scales and minima of Q4_K and Q5_K in 12 bytes; the first 8 bytes hold high bits of the last four."""
-    first = scales[:, :4] | (scales[:, 4:] >> 4) << 6
-    second = minima[:, :4] | (minima[:, 4:] >> 4) << 6
-    third = (scales[:, 4:] & 15) | (minima[:, 4:] & 15) << 4
-    return _octets(torch.cat([first, second, third], dim=1))
+    return np.packbits(octets(blocks >> 4), axis=1, bitorder="little")

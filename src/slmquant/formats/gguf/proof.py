@@ -1,8 +1,8 @@
-"""Check that llama.cpp tokenizes text like the model's tokenizer, with fixed texts and the written file.
+"""Check that llama.cpp knows the types of a written file, and tokenizes text like the model's tokenizer.
 
-The texts cover what tokenizers differ in (spaces, digits, contractions, accents, scripts), and each of the tokenizer's
-added tokens between words. If llama.cpp's wheel is not installed, only kinds of tokenizers that are known to differ are
-recognized, from the tokenizer's description.
+The texts are fixed. They cover what tokenizers differ in (spaces, digits, contractions, accents, scripts), and each of
+the tokenizer's added tokens between words. If llama.cpp's wheel is not installed, only kinds of tokenizers that are
+known to differ are recognized, from the tokenizer's description.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ _TEXTS = (
 _MOST_ADDED = 64
 _WHEEL = "cyllama"
 _LIMIT_S = 120
+_UNKNOWN_TYPE = "invalid ggml type"
+"""In what llama.cpp says of a file with a type that it lacks."""
 _ASK = """
 import json, sys
 from cyllama.llama import llama_cpp
-llama_cpp.set_log_callback(lambda level, text: None)
+llama_cpp.set_log_callback(lambda level, text: print(text, end="", file=sys.stderr))
 parameters = llama_cpp.LlamaModelParams()
 parameters.use_extra_bufts = False
 model = llama_cpp.LlamaModel(sys.argv[1], parameters)
@@ -67,7 +69,8 @@ def prove(path: Path, tokenizer: PreTrainedTokenizerBase, rows: int, accept: boo
         accept: Whether differences become remarks instead of an error.
 
     Raises:
-        RefusedError: llama.cpp tokenizes a text differently, or will according to the tokenizer's description.
+        RefusedError: llama.cpp lacks a type of the file; or it tokenizes a text differently, or will according to the
+            tokenizer's description.
     """
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     remarks, tried = [], None
@@ -107,6 +110,11 @@ def _differences(
         command, input=json.dumps(texts), capture_output=True, encoding="utf-8", errors="replace", timeout=_LIMIT_S
     )
     if process.returncode != 0:
+        if unknown := [line for line in process.stderr.splitlines() if _UNKNOWN_TYPE in line]:
+            raise RefusedError(
+                f"gguf: the installed llama.cpp lacks a type of the file ({unknown[0].strip()}); install a newer one, "
+                "or use other types"
+            )
         return None
     different: tuple[list[str], list[str]] = ([], [])
     for text, actual in zip(texts, json.loads(process.stdout.splitlines()[-1]), strict=True):

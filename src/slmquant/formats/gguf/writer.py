@@ -28,10 +28,11 @@ from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import UnknownNameError
 from slmquant.formats.common.contract import Placement, ends_of_text
 from slmquant.formats.common.writing import BaseFormat, Laid
-from slmquant.formats.gguf.blocks import BLOCK, encode, fit
+from slmquant.formats.gguf.blocks import encode, fit
 from slmquant.formats.gguf.parameters import Parameter, architecture_of, parameters_of, refusal_of
 from slmquant.formats.gguf.proof import prove
 from slmquant.formats.gguf.reader import MODEL_TYPE_KEY, MODULES_KEY, context_length, read_weights
+from slmquant.formats.gguf.super_blocks import BLOCK
 from slmquant.formats.gguf.tokenizer import add_tokenizer_
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.gguf.metadata import keys_of, rope_of

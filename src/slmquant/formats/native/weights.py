@@ -23,7 +23,7 @@ from slmquant.core.pack import pack, unpack
 from slmquant.core.scale_rules import Rule
 from slmquant.core.scales import DoubleQuantized, Plain, PowerOfTwo, ScaleStorage, TensorScaled
 from slmquant.core.side import LowRank, OutlierColumns, Side
-from slmquant.core.superblocks import SuperBlocks
+from slmquant.core.superblocks import OddScales, SuperBlocks
 
 _STORAGES: dict[str, ScaleStorage] = {
     storage.name: storage
@@ -38,6 +38,9 @@ _STORAGES: dict[str, ScaleStorage] = {
         SuperBlocks(8, 6, holds_shift=True),
         SuperBlocks(16, 6, holds_shift=False),
         SuperBlocks(8, 6, holds_shift=False),
+        OddScales(8, 1.0),
+        OddScales(8, 0.25),
+        OddScales(16, 0.125),
         SuperBlocks(16, 8, holds_shift=False),
     )
 }

@@ -90,6 +90,9 @@ def misfit(weight: QuantizedTensor) -> str | None:
         fitting = [n for n in range(_SMALLEST_COMMON_GROUP, size + 1) if size % n == 0]
         advice = f"groups of {', '.join(map(str, fitting[:6]))} do" if fitting else "one scale per channel does"
         return f"groups of {group_size} do not divide {size} inputs; {advice}"
+    elements = weight.grid.elements
+    if not isinstance(elements, Integers) and elements.name not in (*_TABLES, *_WITHIN_E4M3):
+        return f"OpenVINO has no type for the numbers of {elements.name}"
     return None
 
 

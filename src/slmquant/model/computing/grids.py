@@ -9,9 +9,10 @@ import torch
 
 from slmquant.core import groups
 from slmquant.core.affine import Grid
+from slmquant.core.codebooks import CODEBOOKS
 from slmquant.core.elements import IQ4_NL, TABLES, TERNARY, Integers
 from slmquant.core.scales import DoubleQuantized, Plain, PowerOfTwo, TensorScaled
-from slmquant.core.superblocks import SUPER_BLOCK, SuperBlocks
+from slmquant.core.superblocks import SUPER_BLOCK, OddScales, SuperBlocks
 from slmquant.schemes import (
     GgufType,
     IntegerFormat,
@@ -22,6 +23,9 @@ from slmquant.schemes import (
     WeightSpec,
 )
 from slmquant.schemes.mixtures import MixtureName
+
+_UNITS = {"IQ3_S": 1.0, "IQ3_XXS": 1 / 4, "IQ2_S": 1 / 8}
+"""What a scale of a codebook's type is a multiple of, beside `d`."""
 
 
 def grid_of(spec: WeightSpec) -> Grid:
@@ -68,6 +72,10 @@ def _gguf(numbers: GgufType) -> Grid:
         case "IQ4_XS":
             layout = SuperBlocks(SUPER_BLOCK // size, 6, holds_shift=False)
             return Grid(bits, True, size, numbers=IQ4_NL, rule="extreme", layout=layout)
+        case "IQ3_S" | "IQ3_XXS" | "IQ2_S":
+            book = CODEBOOKS[numbers.name]
+            odd = OddScales(SUPER_BLOCK // size, _UNITS[numbers.name])
+            return Grid(book.bits, True, size, numbers=book, layout=odd)
         case "Q8_0":
             return Grid(bits, True, size, 16, numbers=Integers(-127, 127))
         case "Q4_1" | "Q5_1":
@@ -97,7 +105,7 @@ def unsupported(scheme: Scheme) -> str | None:
     if name in ("F16", "BF16"):
         return f"{name} quantizes nothing; use W16A16 and method 'none'"
     if name.startswith("IQ"):
-        return f"{name} is not supported; use IQ4_NL, IQ4_XS, or one of Q2_K to Q6_K"
+        return f"{name} is not supported; use IQ4_XS, IQ3_S, IQ3_XXS, IQ2_S, or one of Q2_K to Q6_K"
     pure = name.rpartition("_")[0]
     made = ", ".join(get_args(MixtureName))
     return f"the GGUF mixture {name} is not supported; use one of {made}, or the pure type {pure}"
