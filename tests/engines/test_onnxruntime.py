@@ -55,6 +55,15 @@ def test_nothing_but_the_rounding_of_inputs_is_different(
     assert divergence(model, session.feed(TOKENS.tolist(), every=True)) < 2e-6
 
 
+@pytest.mark.parametrize("scheme", ["W8A8E8", "W8A8E8-asym", "W4A8E8"])
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "gemma3_text"])
+def test_activations_of_eight_bits_are_rounded_as_evaluated(tmp_path: Path, scheme: str, architecture: str) -> None:
+    model = quantized(scheme, architecture)
+    session = ENGINE.open(written(model, tmp_path / "model").path, OpenOptions(threads=1, context=64))
+
+    assert divergence(model, session.feed(TOKENS.tolist(), every=True)) < 5e-5  # a code at the middle of two may fall to either side
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3_text"])
 def test_onnx_runtime_genai_writes_the_same_from_the_same_folder(tmp_path: Path, architecture: str) -> None:
     import onnxruntime_genai as genai

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.mark.parametrize(
     "scheme",
-    ["W4A16g64-asym", "W3A16g16-asym", "W8A8", "W4A16g16E8", "W4A16g16E8-asym", "W2A16E2", "W8A16-tensor"],
+    ["W4A16g64-asym", "W3A16g16-asym", "W8A8", "W4A8E8", "W8A8-asym", "W4A16g16E8", "W4A16g16E8-asym", "W2A16E2", "W8A16-tensor"],
 )
 def test_reading_gives_back_what_was_evaluated(tmp_path: Path, scheme: str) -> None:
     model = quantized(scheme)
@@ -94,7 +94,9 @@ def test_an_unknown_type_is_answered_with_the_known_ones() -> None:
         ("W4A4g32", "llama", "rtn", "not to 4"),
         ("W4A16KV4g32", "llama", "rtn", "key-value cache"),
         ("W4A16g32", "bloom", "rtn", "cannot write 'bloom'"),
-        ("W4A8g32", "llama", "quarot+rtn", "while the model runs"),
+        ("W4A8", "llama", "quarot+rtn", "while the model runs"),
+        ("W4A8g32", "llama", "rtn", "one scale per output channel, not groups of 32"),
+        ("FP8", "llama", "rtn", "not to "),
         ("W4A16g32", "llama", "lqer", "16-bit side branch"),
     ],
 )

@@ -19,6 +19,7 @@ from slmquant.core import groups
 from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.elements import Integers
 from slmquant.core.pack import pack, unpack
+from slmquant.formats.onnx.channels import Channels, stacked
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 _CHANNEL_BLOCK = 128
@@ -103,7 +104,7 @@ class Dense:
         return self.weight.float()
 
 
-Stored = Blocks | Dense
+Stored = Blocks | Channels | Dense
 
 
 def misfit(weight: QuantizedTensor, *, looked_up: bool) -> str | None:
@@ -172,7 +173,10 @@ def joined(parts: Sequence[Stored]) -> list[Stored]:
     merged = list(parts[:1])
     for part in parts[1:]:
         last = merged[-1]
-        if isinstance(last, Dense) and isinstance(part, Dense) and last.type == part.type:
+        both = stacked(last, part) if isinstance(last, Channels) and isinstance(part, Channels) else None
+        if both is not None:
+            merged[-1] = both
+        elif isinstance(last, Dense) and isinstance(part, Dense) and last.type == part.type:
             merged[-1] = Dense(torch.cat([last.weight, part.weight]))
         elif isinstance(last, Blocks) and isinstance(part, Blocks) and _kind(last) == _kind(part):
             zeros = [b.zero_point for b in (last, part) if b.zero_point is not None]

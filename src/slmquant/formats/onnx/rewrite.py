@@ -8,7 +8,7 @@ the operators need depend on constants only, so ONNX Runtime computes them once,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,10 @@ from torch import Tensor
 
 from slmquant.errors import RefusedError
 from slmquant.formats.onnx.blocks import Blocks, Dense, Stored, joined
+from slmquant.formats.onnx.channels import Channels
+from slmquant.formats.onnx.graph_nodes import initializer, node_output
 from slmquant.formats.onnx.row_index import RowIndex, Rows
+from slmquant.formats.onnx.token_rounding import TokenRounding
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,6 +47,7 @@ class Matrix(BaseModel):
     bits: int | None = None
     """Bits per code; None for floats."""
     block_size: int | None = None
+    """Inputs per stored scale; None for floats, and for codes with one scale per row (`Channels`)."""
     in_features: int
 
 
@@ -61,6 +65,7 @@ class Rewriting:
         self._rows = RowIndex(dense)
         self._stored = stored
         self._held: dict[tuple[Rows, ...], list[_Held]] = {}
+        self._rounding = TokenRounding(model)
         self.matrices: list[Matrix] = []
 
     def apply_(self) -> None:
@@ -97,26 +102,30 @@ class Rewriting:
         import onnx_ir as ir
 
         nodes: list[ir.Node] = []
-        for held in self._hold(rows):
-            if held.matrix.bits is None:
-                weight = _node("Transpose", [held.float32("floats", nodes)], nodes, perm=[1, 0])
-                _node("MatMul", [node.inputs[0], weight], nodes)
-            else:
-                _node(
-                    "MatMulNBits",
-                    [node.inputs[0], held.codes, held.float32("scale", nodes), *held.zero_point],
-                    nodes,
-                    domain=_CONTRIB,
-                    K=held.matrix.in_features,
-                    N=sum(r.stop - r.start for r in held.matrix.rows),
-                    bits=held.matrix.bits,
-                    block_size=held.matrix.block_size,
-                    accuracy_level=ACCURACY_LEVEL,
-                )
-        parts = [part for part in nodes if part.op_type in ("MatMul", "MatMulNBits")]
-        if len(parts) > 1:
-            nodes.append(ir.node("Concat", [part.outputs[0] for part in parts], {"axis": -1}))
+        outputs = [self._product(node.inputs[0], held, nodes) for held in self._hold(rows)]
+        if len(outputs) > 1:
+            nodes.append(ir.node("Concat", outputs, {"axis": -1}))
         return nodes
+
+    def _product(self, inputs: ir.Value | None, held: _Held, nodes: list[ir.Node]) -> ir.Value:
+        """Append the nodes that multiply with a matrix; returns their result."""
+        if held.matrix.bits is None:
+            weight = node_output("Transpose", [held.float32("floats", nodes)], nodes, perm=[1, 0])
+            return node_output("MatMul", [inputs, weight], nodes)
+        if held.matrix.block_size is None:
+            weight = node_output("Transpose", [held.codes], nodes, perm=[1, 0])
+            return self._rounding.product(inputs, weight, *held.zero_point, held.float32("scale", nodes), nodes)
+        return node_output(
+            "MatMulNBits",
+            [inputs, held.codes, held.float32("scale", nodes), *held.zero_point],
+            nodes,
+            domain=_CONTRIB,
+            K=held.matrix.in_features,
+            N=sum(r.stop - r.start for r in held.matrix.rows),
+            bits=held.matrix.bits,
+            block_size=held.matrix.block_size,
+            accuracy_level=ACCURACY_LEVEL,
+        )
 
     def _looked_up(self, node: ir.Node, rows: tuple[Rows, ...]) -> list[ir.Node]:
         import onnx_ir as ir
@@ -124,13 +133,13 @@ class Rewriting:
         nodes: list[ir.Node] = []
         (held,) = self._hold(rows)
         if held.matrix.bits is None:
-            rows_read = _node("Gather", [held.values["floats"], node.inputs[1]], nodes, axis=0)
+            rows_read = node_output("Gather", [held.values["floats"], node.inputs[1]], nodes, axis=0)
             if held.values["floats"].dtype != ir.DataType.FLOAT:
-                _node("Cast", [rows_read], nodes, to=ir.DataType.FLOAT)
+                node_output("Cast", [rows_read], nodes, to=ir.DataType.FLOAT)
             return nodes
-        shape = self._initializer(f"{held.matrix.name}.flat", np.array([rows[0].stop, -1]))
-        codes = _node("Reshape", [held.codes, shape], nodes)
-        _node(
+        shape = initializer(self._graph, f"{held.matrix.name}.flat", np.array([rows[0].stop, -1]))
+        codes = node_output("Reshape", [held.codes, shape], nodes)
+        node_output(
             "GatherBlockQuantized",
             [codes, node.inputs[1], held.float32("scale", nodes), *held.zero_point],
             nodes,
@@ -158,25 +167,17 @@ class Rewriting:
     def _add(self, stored: Stored, rows: tuple[Rows, ...]) -> _Held:
         name = "+".join(r.module if r.start == 0 else f"{r.module}[{r.start}:]" for r in rows)
         tensors = tensors_of(stored)
-        values = {part: self._initializer(f"{name}.{part}", tensor.numpy()) for part, tensor in tensors.items()}
-        blocks = stored if isinstance(stored, Blocks) else None
+        values = {part: initializer(self._graph, f"{name}.{part}", tensor.numpy()) for part, tensor in tensors.items()}
+        in_features = stored.in_features if isinstance(stored, Blocks) else _matrix(stored).shape[1]
         matrix = Matrix(
             name=name,
             rows=rows,
-            bits=blocks and blocks.bits,
-            block_size=blocks and blocks.block_size,
-            in_features=blocks.in_features if blocks else tensors["floats"].shape[1],
+            bits=None if isinstance(stored, Dense) else 8 if isinstance(stored, Channels) else stored.bits,
+            block_size=stored.block_size if isinstance(stored, Blocks) else None,
+            in_features=in_features,
         )
         self.matrices.append(matrix)
         return _Held(matrix, values)
-
-    def _initializer(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        import onnx_ir as ir
-
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self._graph.register_initializer(value)
-        return value
 
 
 class _Held:
@@ -198,7 +199,7 @@ class _Held:
         import onnx_ir as ir
 
         value = self.values[part]
-        return value if value.dtype == ir.DataType.FLOAT else _node("Cast", [value], nodes, to=ir.DataType.FLOAT)
+        return value if value.dtype == ir.DataType.FLOAT else node_output("Cast", [value], nodes, to=ir.DataType.FLOAT)
 
 
 def tensors_of(stored: Stored) -> dict[str, Tensor]:
@@ -215,8 +216,10 @@ def stored_of(tensors: Mapping[str, Tensor], matrix: Matrix) -> Stored:
     Raises:
         KeyError: A tensor is missing.
     """
-    if matrix.bits is None or matrix.block_size is None:
+    if matrix.bits is None:
         return Dense(tensors["floats"])
+    if matrix.block_size is None:
+        return Channels(tensors["codes"], tensors["scale"], tensors["zero_point"])
     return Blocks(
         in_features=matrix.in_features,
         bits=matrix.bits,
@@ -250,20 +253,9 @@ def _constant(node: ir.Node, argument: int) -> NDArray[np.float32] | None:
     return array if array.ndim == 2 and array.dtype == np.float32 else None
 
 
-def _node(
-    op_type: str,
-    inputs: Sequence[ir.Value | None],
-    nodes: list[ir.Node],
-    *,
-    domain: str = "",
-    **attributes: int | Sequence[int] | None,
-) -> ir.Value:
-    """Append a node and return its output."""
-    import onnx_ir as ir
-
-    nodes.append(ir.node(op_type, inputs, attributes, domain=domain))
-    return nodes[-1].outputs[0]
+def _matrix(stored: Channels | Dense) -> Tensor:
+    return stored.weight if isinstance(stored, Dense) else stored.codes
 
 
 def _row_count(stored: Stored) -> int:
-    return len(stored.codes) if isinstance(stored, Blocks) else len(stored.weight)
+    return len(stored.codes) if isinstance(stored, Blocks) else len(_matrix(stored))

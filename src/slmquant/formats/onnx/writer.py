@@ -7,7 +7,8 @@ float32) and float32 in memory.
 
 Activations: at ONNX Runtime's accuracy level 4, which its fast kernels need and GenAI's builder writes, inputs of
 `MatMulNBits` are rounded to 8 bits at run time, with one scale per block of a token. All such models are deployed this
-way. It is finer than the 8-bit activations of a scheme, so schemes with A8 are accepted.
+way, and parity says what it costs. A scheme with A8 has one scale per token: there the graph rounds inputs itself, and
+`MatMulInteger` multiplies (`channels`), which computes what was evaluated.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from torch import Tensor
 
 from slmquant.artifact import Artifact
 from slmquant.boundary import guarded, reading
+from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import ModelError, UnknownNameError
 from slmquant.formats.common.contract import Placement, check_installed
 from slmquant.formats.common.entries import Entry, entries, run_time_refusal
 from slmquant.formats.common.writing import BaseFormat, Laid
+from slmquant.formats.onnx import channels
 from slmquant.formats.onnx.blocks import Stored, blocks_of, dense_of, misfit, nearest_int8
+from slmquant.formats.onnx.channels import channels_of
 from slmquant.formats.onnx.decoder import GENAI_CONFIG
 from slmquant.formats.onnx.float_graph import GRAPH, architecture_refusal, plain_model, write_float_graph
 from slmquant.formats.onnx.rewrite import Matrix, Rewriting, initializers, save, stored_of
@@ -63,13 +67,17 @@ class Onnx(BaseFormat[Stored | None]):
 
     def refusal(self, quantized: QuantizedModel) -> str | None:
         """Why the model cannot be written; None if it can."""
-        scheme = quantized.scheme
-        if scheme.activations is not None and (scheme.activations.static or scheme.activations.name != "8"):
+        activations = quantized.scheme.activations
+        if activations is not None and (activations.static or activations.name != "8"):
             return (
-                "ONNX Runtime rounds the inputs of MatMulNBits to 8-bit integers, with scales computed at run time, or "
-                f"not at all; not to {scheme.activations.name}{'-static' if scheme.activations.static else ''}"
+                "the graph rounds activations to 8-bit integers with a scale per token, computed at run time, or not "
+                f"at all; not to {activations.name}{'-static' if activations.static else ''}"
             )
-        return run_time_refusal(quantized, "ONNX Runtime") or architecture_refusal(quantized)
+        if reason := run_time_refusal(quantized, "ONNX Runtime") or architecture_refusal(quantized):
+            return reason
+        weights = () if activations is None else _multiplied(quantized).values()
+        reason = next((why for weight in weights if (why := channels.misfit(weight))), None)
+        return reason and f"{quantized.scheme} rounds activations, so integers are multiplied with integers: {reason}"
 
     def lay_out(self, quantized: QuantizedModel, otherwise: str | None) -> list[Laid[Stored | None]]:
         """The stored weights; `otherwise` is `f16` or `int8` (rounded again, in groups of 32)."""
@@ -77,7 +85,13 @@ class Onnx(BaseFormat[Stored | None]):
             raise UnknownNameError("ONNX weight type", otherwise, _OTHER_TYPES)
         embedding = quantized.model.get_input_embeddings()
         looked_up = {name for name, module in quantized.model.named_modules() if module is embedding}
-        return [_lay(entry, entry.name in looked_up, otherwise) for entry in entries(quantized)]
+        integer = {} if quantized.scheme.activations is None else _multiplied(quantized)
+        return [
+            _laid(entry, channels_of(integer[entry.name]))
+            if entry.name in integer
+            else _lay(entry, entry.name in looked_up, otherwise)
+            for entry in entries(quantized)
+        ]
 
     def save(self, artifact: Artifact, laid: Sequence[Laid[Stored | None]], path: Path) -> None:
         """Write the folder; the float graph's logits are compared with the model's first."""
@@ -155,6 +169,10 @@ def _lay(entry: Entry, looked_up: bool, otherwise: str | None) -> Laid[Stored | 
         fits = not looked_up or weight.shape[1] % 16 == 0
         stored = nearest_int8(weight, looked_up=looked_up) if fits and otherwise != "f16" else dense_of(weight)
         exact = torch.equal(stored.dequantize(), weight)
+    return _laid(entry, stored, exact, reason)
+
+
+def _laid(entry: Entry, stored: Stored | None, exact: bool = True, reason: str | None = None) -> Laid[Stored | None]:
     placement = Placement(
         name=entry.name,
         requested=entry.requested,
@@ -165,6 +183,11 @@ def _lay(entry: Entry, looked_up: bool, otherwise: str | None) -> Laid[Stored | 
         reason=reason,
     )
     return Laid(placement, stored)
+
+
+def _multiplied(quantized: QuantizedModel) -> Mapping[str, QuantizedTensor]:
+    """Module name → codes of the linears whose inputs a scheme rounds: all but embedding and head."""
+    return {name: weight for name, weight in quantized.weights.items() if name not in quantized.embeddings}
 
 
 def _assembled(facts: Facts, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
