@@ -61,7 +61,9 @@ def test_activations_of_eight_bits_are_rounded_as_evaluated(tmp_path: Path, sche
     model = quantized(scheme, architecture)
     session = ENGINE.open(written(model, tmp_path / "model").path, OpenOptions(threads=1, context=64))
 
-    assert divergence(model, session.feed(TOKENS.tolist(), every=True)) < 5e-5  # a code at the middle of two may fall to either side
+    assert (
+        divergence(model, session.feed(TOKENS.tolist(), every=True)) < 5e-5
+    )  # a code at the middle of two may fall to either side
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3_text"])

@@ -17,7 +17,8 @@ _OPTIONS = (
     "--methods", "gptq", "--schemes", "W4A16g16", "--tasks", "wikitext2:2,arc_easy:3", "--dtype", "float32",
     "--corpus", "wikitext2_train", "--samples", "2", "--seq-len", "32", "-q",
 )  # fmt: skip
-_LONGEST_S = 600
+_LONGEST_S = 900
+"""Longer than a cell may hang, see `machine.stall`."""
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
 

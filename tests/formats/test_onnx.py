@@ -21,7 +21,17 @@ pytestmark = pytest.mark.engine
 
 @pytest.mark.parametrize(
     "scheme",
-    ["W4A16g64-asym", "W3A16g16-asym", "W8A8", "W4A8E8", "W8A8-asym", "W4A16g16E8", "W4A16g16E8-asym", "W2A16E2", "W8A16-tensor"],
+    [
+        "W4A16g64-asym",
+        "W3A16g16-asym",
+        "W8A8",
+        "W4A8E8",
+        "W8A8-asym",
+        "W4A16g16E8",
+        "W4A16g16E8-asym",
+        "W2A16E2",
+        "W8A16-tensor",
+    ],
 )
 def test_reading_gives_back_what_was_evaluated(tmp_path: Path, scheme: str) -> None:
     model = quantized(scheme)

@@ -14,6 +14,7 @@ from types import ModuleType
 import psutil
 import pytest
 
+from slmquant.machine import stall
 from slmquant.machine.process import Failure, Isolation, run_isolated, shorten
 from slmquant.progress import Progress, Silent
 
@@ -79,6 +80,31 @@ def test_no_process_that_it_started_survives(work: Callable[[Path, Progress], ob
 
     assert result == 7 or (isinstance(result, Failure) and "at 'dream'" in result.reason)
     assert gone(tmp_path / "told")
+
+
+def doze(seconds: float, progress: Progress) -> str:
+    progress.start("doze", None)
+    time.sleep(seconds)
+    return "awake"
+
+
+def compute_and_doze(seconds: float, progress: Progress) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(100_000))
+        time.sleep(0.05)
+    return "awake"
+
+
+def test_a_process_that_does_nothing_is_stopped_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "IDLE_S", 2.0)
+
+    hung = run_isolated(doze, 600.0, Silent())
+    busy = run_isolated(compute_and_doze, 4.0, Silent())
+
+    assert isinstance(hung, Failure) and hung.status == "timeout"
+    assert "used no processor time for 2 s, at 'doze'" in hung.reason
+    assert busy == "awake"
 
 
 def test_nothing_survives_the_parent_either(tmp_path: Path) -> None:

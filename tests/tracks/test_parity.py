@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from slmquant.engine_bench.agreement import KERNEL_FLOOR, SHARE, Parity
+from slmquant.engine_bench.agreement import KERNEL_FLOOR, NOISE_SHARE, SHARE, Parity
 from slmquant.engine_bench.parity import (
     Windows,
     _pieces,
@@ -180,6 +181,46 @@ def test_logits_that_are_no_numbers_are_an_error(reference: Path) -> None:
 
 
 SAME = Parity(2000, 20.0, 20.0, 0.001, 0.0004, 0.1, 1e-4, 0.99, own_kl=0.45)
+
+
+class Chaotic(Bigram):
+    """A model that rounds activations: nudged, it computes with another temperature."""
+
+    rounds_activations = True
+
+    @contextmanager
+    def nudged(self) -> Iterator[None]:
+        kept, self._table = self._table, self._table * 1.2
+        yield
+        self._table = kept
+
+
+def test_the_noise_of_rounded_activations_is_the_references_divergence_from_itself(tmp_path: Path) -> None:
+    full = Bigram(OPTIONS, temper=1.4)
+    write_reference(full, WINDOWS, tmp_path / "full", "full")
+    write_reference(Chaotic(OPTIONS), WINDOWS, tmp_path / "rounded", "rounded")
+    nudged = Bigram(OPTIONS)
+    nudged._table = nudged._table * 1.2
+    exact, p, q = log_probs(full), log_probs(Chaotic(OPTIONS)), log_probs(nudged)
+
+    parity = compare(nudged, WINDOWS, tmp_path / "rounded", tmp_path / "full")
+
+    noise = (np.exp(p) * (p - q)).sum(axis=1).mean()
+    assert parity.own_noise == pytest.approx(noise, abs=1e-5) and parity.kl_mean == pytest.approx(noise, abs=1e-5)
+    assert parity.kl_bound == pytest.approx(NOISE_SHARE * noise, rel=1e-3)
+    assert parity.cost_change == pytest.approx((np.exp(exact) * (p - q)).sum(axis=1).mean(), abs=1e-5)
+    assert compare(Bigram(OPTIONS), WINDOWS, tmp_path / "full").own_noise is None
+
+
+def test_an_engine_within_the_noise_must_still_cost_what_the_reference_costs() -> None:
+    """An engine that rounds more finely, or not at all, is within the noise of W8A8 too: its cost tells it apart."""
+    noisy = replace(SAME, kl_mean=0.036, own_kl=0.04, own_noise=0.038, cost_change=0.001, cost_change_stderr=0.001)
+
+    assert noisy.refusal is None
+    assert "another model" in (replace(noisy, cost_change=-0.02).refusal or "")
+    assert "too few to tell" in (replace(noisy, cost_change=0.007).refusal or "")
+    assert "another model" in (replace(noisy, own_noise=None, cost_change=None).refusal or "")
+    assert "0.0380 from itself" in (replace(noisy, kl_mean=0.09).refusal or "")
 
 
 def test_an_engine_may_add_a_tenth_of_what_quantization_costs() -> None:

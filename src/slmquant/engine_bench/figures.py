@@ -97,6 +97,10 @@ def parity_metrics(parity: Parity, engine: str, text: str) -> list[Metric]:
         ),
         *([] if parity.own_kl is None else [_metric("parity_own_kl_mean", parity.own_kl, "nats", False,
             {**common, "protocol": f"torch float32 against full precision; {text}"})]),
+        *([] if parity.own_noise is None else [_metric("parity_own_noise_kl_mean", parity.own_noise, "nats", False,
+            {**common, "protocol": f"torch float32 against itself with nudged embeddings; {text}"})]),
+        *([] if parity.cost_change is None else [_metric("parity_cost_change", parity.cost_change, "nats", None,
+            {**common, "stderr": parity.cost_change_stderr, "protocol": f"{engine} less torch; {text}"})]),
         _metric("parity_kl_max", parity.kl_max, "nats", False, common),
         _metric("parity_top1_agreement", parity.top1_agreement, "ratio", True, common),
     ]  # fmt: skip

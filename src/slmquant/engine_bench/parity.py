@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from slmquant.cache.entries import using
 from slmquant.cache.write import About, writing
 from slmquant.engine_bench.agreement import Parity
-from slmquant.engines.common.contract import Session
+from slmquant.engines.common.contract import Nudged, Session
 from slmquant.errors import ModelError, NumericalError
 from slmquant.files import require_space
 
-FILE_VERSION = 1
+FILE_VERSION = 2
 """Version of the files that `write_reference` writes."""
 
 _BLOCK = 64
@@ -38,7 +38,7 @@ _SINGLES = 16
 _ROWS = 16
 """Rows of logits held in float64 at a time."""
 
-_LOG_PROBS, _NLL, _TOKENS = "log_probs.npy", "nll.npy", "tokens.npy"
+_LOG_PROBS, _NLL, _TOKENS, _NOISE = "log_probs.npy", "nll.npy", "tokens.npy", "noise.npy"
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ def write_reference(session: Session, windows: Windows, folder: Path, model: str
     float16 halves the file. Read back and normalized again, they are off by at most 4e-3 nats for a token with a
     probability below e^-8, by less for a likely one; that moves a mean KL by about 1e-6. Losses are stored exactly.
 
+    A model that rounds activations is read a second time with nudged embeddings, and its divergence from itself is
+    stored, see `agreement.NOISE_SHARE`.
+
     Raises:
         NumericalError: A logit is not finite.
         SpaceError: The disk has too little free space.
@@ -86,6 +89,9 @@ def write_reference(session: Session, windows: Windows, folder: Path, model: str
             log_probs = log_softmax(logits)
             stored[start : start + len(targets)] = np.maximum(log_probs, np.finfo(np.float16).min)
             nll[start : start + len(targets)] = -log_probs[np.arange(len(targets)), targets]
+        if isinstance(session, Nudged) and session.rounds_activations:
+            with session.nudged():
+                np.save(temporary / _NOISE, _divergence(session, windows, stored))
         stored.flush()
         del stored  # a mapped file cannot be moved on Windows
         np.save(temporary / _NLL, nll)
@@ -123,13 +129,19 @@ def _compare(session: Session, windows: Windows, folder: Path, full: Path | None
     if highest >= vocab:
         raise ModelError(f"the engine's vocabulary of {session.vocab} lacks token {highest} of the reference's text")
     nll, kl = np.empty(windows.predictions), np.empty(windows.predictions)
+    noise = float(np.load(folder / _NOISE).mean()) if (folder / _NOISE).exists() else None
+    original = None if noise is None or full is None else _of_same_text(folder, full, vocab)
+    cost = np.empty(windows.predictions)
     agree = 0
     for start, targets, logits in _rows(session, windows):
         rows = slice(start, start + len(targets))
         engine = log_softmax(logits[:, :vocab])
         reference = log_softmax(stored[rows, :vocab])
         nll[rows] = -engine[np.arange(len(targets)), targets]
-        kl[rows] = (np.exp(reference) * (reference - engine)).sum(axis=1)
+        kl[rows] = _row_kl(reference, engine)
+        if original is not None:
+            exact = log_softmax(original[rows, :vocab])
+            cost[rows] = _row_kl(exact, engine) - _row_kl(exact, reference)
         agree += int((engine.argmax(axis=1) == reference.argmax(axis=1)).sum())
     return Parity(
         predictions=len(nll),
@@ -141,20 +153,46 @@ def _compare(session: Session, windows: Windows, folder: Path, full: Path | None
         kl_stderr=_stderr(kl),
         top1_agreement=agree / len(nll),
         own_kl=0.0 if full == folder else None if full is None else _own_kl(folder, full),
+        own_noise=noise,
+        cost_change=None if original is None else float(cost.mean()),
+        cost_change_stderr=math.inf if original is None else _stderr(cost),
     )
 
 
 def _own_kl(folder: Path, full: Path) -> float | None:
     """Mean KL(full precision‖reference) of two stored references; None if their texts differ."""
-    if not np.array_equal(np.load(folder / _TOKENS), np.load(full / _TOKENS)):
+    original, quantized = _of_same_text(folder, full), np.load(folder / _LOG_PROBS, mmap_mode="r")
+    if original is None:
         return None
-    quantized, original = (np.load(path / _LOG_PROBS, mmap_mode="r") for path in (folder, full))
     vocab = min(quantized.shape[1], original.shape[1])
     total = 0.0
     for start in range(0, len(quantized), _ROWS):
         p, q = (log_softmax(stored[start : start + _ROWS, :vocab]) for stored in (original, quantized))
-        total += float((np.exp(p) * (p - q)).sum())
+        total += float(_row_kl(p, q).sum())
     return total / len(quantized)
+
+
+def _of_same_text(folder: Path, full: Path, vocab: int = 0) -> NDArray[np.float16] | None:
+    """The full-precision model's log-probabilities; None if they are of other text, or of fewer tokens than `vocab`."""
+    if not np.array_equal(np.load(folder / _TOKENS), np.load(full / _TOKENS)):
+        return None
+    stored: NDArray[np.float16] = np.load(full / _LOG_PROBS, mmap_mode="r")
+    return stored if stored.shape[1] >= vocab else None
+
+
+def _divergence(session: Session, windows: Windows, stored: NDArray[np.float16]) -> NDArray[np.float64]:
+    """KL(stored‖session) of each prediction."""
+    kl = np.empty(windows.predictions)
+    for start, targets, logits in _rows(session, windows):
+        rows = slice(start, start + len(targets))
+        kl[rows] = _row_kl(log_softmax(stored[rows]), log_softmax(logits))
+    return kl
+
+
+def _row_kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """KL of each row of two arrays of log-probabilities, in nats."""
+    divergence: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
+    return divergence
 
 
 def _stderr(values: NDArray[np.float64]) -> float:

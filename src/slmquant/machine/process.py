@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from slmquant.boundary import size_text
 from slmquant.errors import CacheError, RefusedError, SlmquantError, first_line
 from slmquant.interruption import held_back, stop_if_interrupted
+from slmquant.machine import stall
 from slmquant.machine.memory_limit import MemoryLimit
 from slmquant.machine.process_tree import ProcessTree, kill_children
 from slmquant.progress import Progress
@@ -139,6 +140,7 @@ class _Listener:
         self._phase = "start"
         self._deadline = None if isolation.timeout_s is None else time.monotonic() + isolation.timeout_s
         self._next_look = time.monotonic()
+        self._stall = stall.Stall(child.pid, self._next_look)
 
     def answer(self) -> Any:  # values from a pipe have no static type
         """The child's answer, or a `Failure`."""
@@ -171,7 +173,12 @@ class _Listener:
         self._next_look = now + _POLL_S
         if self._isolation.log is not None:
             shorten(self._isolation.log)
-        return over_memory(self._memory, self._phase) if self._memory is not None and self._memory.exceeded() else None
+        if self._memory is not None and self._memory.exceeded():
+            return over_memory(self._memory, self._phase)
+        if self._stall.lasts(now):
+            idle = f"it used no processor time for {stall.IDLE_S:.0f} s, at {self._phase!r}"
+            return Failure("timeout", f"stopped, as {idle}; the same command tries it again")
+        return None
 
     def _death(self) -> Failure:
         code = self._child.exitcode

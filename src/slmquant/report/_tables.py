@@ -135,14 +135,18 @@ def over_models(records: Sequence[Record], options: ScoreOptions) -> OverModels 
         return None
     engines = list(dict.fromkeys(engine for entry in over for engine in entry.infer))
     no_score, apart = Score(None), told_apart([entry.spec for entry in over])
-    rows, reasons = [], list[str]()
+    rows, without = [], dict[str, list[str]]()
     for entry in over:
         scores = (entry.perf, entry.perf_above_chance, *(entry.infer.get(e, no_score) for e in engines), entry.cons)
         texts = (ABSENT if score.value is None else decimal(1)(score.value) for score in scores)
         method = entry.spec.method + (f" ({apart[entry.spec]})" if apart[entry.spec] else "")
         rows.append((method, entry.spec.scheme, str(len(entry.models)), *texts))
-        reasons += [f"{method} {entry.spec.scheme}: {s.reason}" for s in scores if s.value is None and s.reason]
+        for reason in dict.fromkeys(score.reason for score in scores if score.value is None and score.reason):
+            without.setdefault(reason, []).append(f"{method} {entry.spec.scheme}")
     heads = ("method", "scheme", "models", "perf", "perf > chance", *(f"infer {e}" for e in engines), "cons")
     order = "averaged, then squared" if options.expectation == "mean_then_square" else "squared, then averaged"
     models = dict.fromkeys(model for entry in over for model in entry.models)
-    return OverModels(heads, tuple(rows), (f"Over {', '.join(models)}: ratios are {order}.", *dict.fromkeys(reasons)))
+    missing = (
+        f"{'all' if len(cells) == len(over) else ', '.join(cells)}: {reason}" for reason, cells in without.items()
+    )
+    return OverModels(heads, tuple(rows), (f"Over {', '.join(models)}: ratios are {order}.", *missing))

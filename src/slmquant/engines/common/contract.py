@@ -8,6 +8,7 @@ way.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -101,6 +102,20 @@ class OnCard(Protocol):
     @property
     def card(self) -> str:
         """The card's CUDA UUID ("GPU-...")."""
+        ...
+
+
+@runtime_checkable
+class Nudged(Protocol):
+    """Optional session capability: runs a model with its embeddings a little off, to show its own noise."""
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether the model rounds activations while it runs."""
+        ...
+
+    def nudged(self) -> AbstractContextManager[None]:
+        """Within this context the embeddings are off at random, by about the rounding of float16."""
         ...
 
 

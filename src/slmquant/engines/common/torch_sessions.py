@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from slmquant.store.record import ComputeDtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_NUDGE = 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,28 @@ class TorchSession:
         self._length += len(tokens)
         logits: NDArray[np.float32] = out.logits[0].float().numpy()
         return logits
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether a linear of the model rounds its inputs."""
+        from slmquant.model.computing.activations import ActivationQuantizer
+
+        return any(isinstance(module, ActivationQuantizer) for module in self._model.modules())
+
+    @contextmanager
+    def nudged(self) -> Iterator[None]:
+        """Within this context each number of the embedding is off by about 2⁻¹², as float16 rounds it."""
+        import torch
+
+        weight = self._model.get_input_embeddings().weight
+        kept = weight.detach().clone()
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            weight.mul_(1 + _NUDGE * noise.to(weight))
+        try:
+            yield
+        finally:
+            weight.data.copy_(kept)
 
     def close(self) -> None:
         """Free the model."""

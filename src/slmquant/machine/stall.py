@@ -1,0 +1,47 @@
+"""Notices processes that have stopped working without ending, such as one that waits for itself after a failed call."""
+
+from __future__ import annotations
+
+import contextlib
+
+import psutil
+
+IDLE_S = 600.0
+"""A process and its children that use no processor time for so long, in seconds, will not go on."""
+
+_LOOK_S = 1.0
+
+
+class Stall:
+    """The time since a process, or one of its children, last used the processor.
+
+    Args:
+        pid: The process.
+        now: The current time, in seconds of a clock that stands still while the machine sleeps.
+    """
+
+    def __init__(self, pid: int, now: float) -> None:
+        self._pid, self._used_s = pid, 0.0
+        self._active = self._next_look = now
+
+    def lasts(self, now: float) -> bool:
+        """Whether none of them has used processor time for `IDLE_S`, nor was stopped by a signal meanwhile."""
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_S
+            used_s, is_paused = _used(self._pid)
+            if used_s != self._used_s or is_paused:
+                self._used_s, self._active = used_s, now
+        return now - self._active > IDLE_S
+
+
+def _used(pid: int) -> tuple[float, bool]:
+    """Processor time of a process and its children so far, in seconds, and whether one is stopped by a signal."""
+    used_s, is_paused = 0.0, False
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                used_s += times.user + times.system
+                is_paused = is_paused or one.status() == psutil.STATUS_STOPPED
+    return used_s, is_paused
