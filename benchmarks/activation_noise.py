@@ -76,7 +76,7 @@ def log_probabilities_nudged(
     model: PreTrainedModel, windows: Int[Tensor, "windows seq"], size: float
 ) -> Float[Tensor, "windows seq vocab"]:
     """The same with embeddings that are off by `size`, relative to each number."""
-    weight = model.get_input_embeddings().weight
+    weight = model.get_input_embeddings().get_parameter("weight")
     kept = weight.detach().clone()
     weight.data.mul_(1 + size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     nudged = log_probabilities(model, windows)

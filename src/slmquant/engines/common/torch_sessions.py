@@ -142,7 +142,7 @@ class TorchSession:
         """Within this context each number of the embedding is off by about 2⁻¹², as float16 rounds it."""
         import torch
 
-        weight = self._model.get_input_embeddings().weight
+        weight = self._model.get_input_embeddings().get_parameter("weight")
         kept = weight.detach().clone()
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():

@@ -114,7 +114,9 @@ class Rewriting:
             return node_output("MatMul", [inputs, weight], nodes)
         if held.matrix.block_size is None:
             weight = node_output("Transpose", [held.codes], nodes, perm=[1, 0])
-            return self._rounding.product(inputs, weight, *held.zero_point, held.float32("scale", nodes), nodes)
+            return self._rounding.product(
+                inputs, weight, held.values["zero_point"], held.float32("scale", nodes), nodes
+            )
         return node_output(
             "MatMulNBits",
             [inputs, held.codes, held.float32("scale", nodes), *held.zero_point],
