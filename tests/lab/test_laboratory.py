@@ -24,6 +24,9 @@ from slmquant.model.sources.load import load
 from slmquant.model.sources.resolve import resolve
 from slmquant.places import Places
 from slmquant.progress import Silent
+from slmquant.runs import repeats
+from slmquant.runs.executors import local
+from tests.runs.conftest import here
 
 SMALL = Settings(
     layers=1, hidden=16, heads=2, key_heads=2, intermediate=32, vocabulary=300, context=16, steps=6, batch=2, warmup=2
@@ -167,9 +170,13 @@ def test_a_text_shorter_than_a_window_is_refused() -> None:
         fit_(initial(SMALL, 0), SMALL, torch.zeros(16, dtype=torch.long), 0, Silent())
 
 
+@pytest.mark.usefixtures("known_relations")
 def test_a_plan_is_trained_measured_and_not_repeated(
-    places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (local, repeats):  # models are trained in processes of their own, and measured in this one
+        monkeypatch.setattr(module, "run_isolated", here)
+    monkeypatch.setattr(repeats, "SHORT_CPU_S", 0.0)
     plan, store = tmp_path / "lab.yaml", tmp_path / "lab.sqlite"
     plan.write_text(json.dumps(PLAN))
 

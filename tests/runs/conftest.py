@@ -51,12 +51,14 @@ def here(function: Callable[..., object], argument: object, progress: Progress, 
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without a hub, with a cache of its own, and all work in this process."""
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, known_relations: None) -> None:
+    """Without a hub, with a cache of its own, and all work in this process, each once."""
+    del known_relations
     monkeypatch.setattr(hub, "reachable", lambda: False)
     monkeypatch.setattr(rows, "reachable", lambda: False)
     for module in (local, repeats):
         monkeypatch.setattr(module, "run_isolated", here)
+    monkeypatch.setattr(repeats, "SHORT_CPU_S", 0.0)  # what takes no time is not run again for its median
     monkeypatch.setenv("SLMQUANT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SLMQUANT_DATA", raising=False)
 

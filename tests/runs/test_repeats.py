@@ -16,6 +16,7 @@ from slmquant.progress import Progress
 from slmquant.runs import repeats, runner
 from slmquant.runs.executors import local
 from slmquant.runs.plan import make_plan
+from slmquant.runs.repeats import SHORT_CPU_S
 from slmquant.runs.runner import run
 from slmquant.runs.work import CellJob
 from slmquant.store import Store
@@ -68,9 +69,9 @@ def test_a_method_pays_for_its_own_statistics_whoever_stands_beside_it(
 def test_short_quantizations_are_repeated_and_long_ones_are_not(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = measured(model, data, tmp_path / "short.sqlite", "rtn")["rtn"]
-    monkeypatch.setattr(repeats, "SHORT_CPU_S", 0.0)
     long = measured(model, data, tmp_path / "long.sqlite", "rtn")["rtn"]
+    monkeypatch.setattr(repeats, "SHORT_CPU_S", SHORT_CPU_S)
+    short = measured(model, data, tmp_path / "short.sqlite", "rtn")["rtn"]
     runs = {name: next(p for p in r.phases if p.name == "quantize").repeated for name, r in (("s", short), ("l", long))}
 
     assert len(runs["s"]) == repeats.RUNS and not runs["l"]
@@ -84,6 +85,7 @@ def test_short_quantizations_are_repeated_and_long_ones_are_not(
 def test_a_repetition_that_fails_leaves_the_cell_as_it_was(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(repeats, "SHORT_CPU_S", SHORT_CPU_S)
     monkeypatch.setattr(repeats, "run_isolated", lambda *_: Failure("out_of_memory", "killed"))
     record = measured(model, data, tmp_path / "one.sqlite", "rtn")["rtn"]
 
