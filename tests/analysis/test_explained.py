@@ -59,6 +59,15 @@ def test_kinds_of_predictions_have_means_and_shares() -> None:
     assert rare.mean.value == pytest.approx(0.8 / 5)
 
 
+def test_no_divergence_is_below_zero_however_much_windows_differ() -> None:
+    uneven = Bucket(aspect="rarity", name="rare", sums=((0.0, 0.0, 0.0, 3.0),), counts=((1, 1, 1, 1),))
+    even = Bucket(aspect="rarity", name="common", sums=divergence(0.2), counts=((5, 5, 5, 5),))
+    (rare, _) = bucket_figures(explanation().model_copy(update={"buckets": (uneven, even)}))["rarity"]
+
+    for figure in (rare.mean, rare.share):
+        assert figure.interval is not None and 0 < figure.interval.low < figure.value < figure.interval.high
+
+
 def test_tables_show_all_of_it() -> None:
     tables = explanation_tables(explanation())
 

@@ -111,8 +111,8 @@ def _bucket(explanation: Explanation, bucket: Bucket, several: Sequence[Bucket])
     return BucketFigures(
         bucket.name,
         sum(map(sum, bucket.counts)) / total,
-        means.figure(lambda x: ratio(x[0], x[1])),
-        means.figure(lambda x: ratio(x[0], x[2])),
+        means.positive(lambda x: ratio(x[0], x[1])),
+        means.positive(lambda x: ratio(x[0], x[2])),
     )
 
 

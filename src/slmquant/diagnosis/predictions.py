@@ -60,7 +60,7 @@ def _kinds(subject: Subject) -> Iterator[tuple[Aspect, str, Bool[Tensor, "window
     for name, chosen in kinds.items():
         yield "token read", name, chosen
     rare = _rare(subject)[read]
-    yield "rarity", "rare", rare
+    yield "rarity", f"rare, {RARE_SHARE:.0%} of the texts", rare
     yield "rarity", "common", ~rare
     edges = [*(one for one in _POSITIONS if one < read.shape[1]), read.shape[1]]
     for start, stop in itertools.pairwise(edges):
@@ -68,7 +68,8 @@ def _kinds(subject: Subject) -> Iterator[tuple[Aspect, str, Bool[Tensor, "window
         yield "position", name, (place >= start) & (place < stop)
     confidence = subject.trial.confidence()
     for name, (low, high) in SURENESS.items():
-        yield "reference", name, (confidence >= low) & (confidence < high)
+        ends = f"below {high:g}" if low == 0 else f"from {low:g}" if high > 1 else f"{low:g} to {high:g}"
+        yield "reference", f"{name}, {ends}", (confidence >= low) & (confidence < high)
 
 
 def _written_kinds(

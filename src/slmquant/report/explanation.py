@@ -15,7 +15,7 @@ _ASPECTS: dict[Aspect, str] = {
     "token read": "by the token read last",
     "rarity": "by how rare the token read last is",
     "position": "by position in the window",
-    "reference": "by how sure full precision was of its first choice",
+    "reference": "by the probability that full precision gives its first choice",
 }
 
 
