@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slmquant.analysis.fixed_parts import fixed_parts
-from slmquant.analysis.ladder import ladder
+from slmquant.analysis.ladder import FEWEST_ROUNDS, ladder
 from slmquant.errors import StoreError
 from slmquant.ladder.rungs import RUNGS, WIDTHS
 from slmquant.report.ladder import document_ladder, ladder_tables
@@ -132,6 +132,16 @@ def test_rounds_that_differ_much_cannot_tell() -> None:
     (one,) = planted(noise=2.0, fixed_s=1e-6).found().engines
 
     assert {gain.verdict for gain in one.gains if gain.quantity == "decode"} == {"cannot tell"}
+
+
+def test_few_rounds_have_no_interval() -> None:
+    cells = Planted(noise=0.02, rounds=FEWEST_ROUNDS - 1)
+    cells.size("15m")
+    gains = [gain for gain in cells.found().engines[0].gains if gain.quantity == "decode"]
+
+    assert {(gain.verdict, gain.why, gain.measured.interval) for gain in gains} == {
+        ("cannot tell", "too few rounds", None)
+    }
 
 
 def test_machines_are_shown_apart() -> None:

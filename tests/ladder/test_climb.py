@@ -217,7 +217,7 @@ def test_the_command_tells_the_cost_first_and_shows_the_tables(monkeypatch: pyte
     Bench(monkeypatch)
     monkeypatch.setattr(climbing, "absence", absent)
     store = tmp_path / "ladder.sqlite"
-    code, output = run("--sizes", "15m,42m,135m", "--store", str(store), "--rounds", "2")
+    code, output = run("--sizes", "15m,42m,135m", "--store", str(store), "--rounds", "4")
 
     assert code == 0
     assert output.index("openvino: not installed") < output.index("9 cells: 15m (stories15M)") < output.index("1/9")

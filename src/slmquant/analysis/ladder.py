@@ -29,6 +29,8 @@ from slmquant.store.record import ItemOutcome, Record
 
 MOST_NOISE = 0.05
 """With more processor time taken by others no verdict on a time is given."""
+FEWEST_ROUNDS = 4
+"""With fewer the spread of rounds is not known."""
 CARRIES_OVER, HARDLY = 0.8, 0.2
 
 Quantity = Literal["decode", "prefill", "memory"]
@@ -244,8 +246,8 @@ def _gains(of_sizes: Mapping[str, Sequence[Measured]], memory: FixedParts | None
 
 
 def _of_rounds(full: Sequence[float], fewer: Sequence[float], confidence: float) -> tuple[float, Interval | None]:
-    """Mean logarithm of the ratio of paired rounds; without an interval if rounds are not paired, or a single one."""
-    if len(full) != len(fewer) or len(full) < 2:
+    """Mean logarithm of the ratio of paired rounds; without an interval if rounds are few or not paired."""
+    if len(full) != len(fewer) or len(full) < FEWEST_ROUNDS:
         return math.log(statistics.geometric_mean(full) / statistics.geometric_mean(fewer)), None
     logs = [math.log(one / other) for one, other in zip(full, fewer, strict=True)]
     mean = statistics.fmean(logs)

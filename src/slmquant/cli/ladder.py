@@ -32,7 +32,7 @@ def command(
     engines: Annotated[
         str | None, typer.Option(help="Comma-separated engines.", show_default="all that are usable here")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Number of timed passes of each file.")] = 10,
+    rounds: Annotated[int, typer.Option(min=4, help="Number of timed passes of each file.")] = 10,
     timeout: Annotated[
         float, typer.Option(min=1, help="Time limit of opening a file and of a pass, in seconds.")
     ] = 300,
