@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from slmquant.model.structure import Relations
 
@@ -26,6 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 
 _STEPS = 6
 _KNOWN: dict[tuple[object, ...], Relations] = {}
+_PROVED: dict[tuple[object, ...], tuple[str, ...]] = {}
 
 
 @pytest.fixture
@@ -42,6 +45,20 @@ def known_relations(monkeypatch: pytest.MonkeyPatch) -> None:
         return _KNOWN[key]
 
     monkeypatch.setattr(quantization, "discover", discover)
+
+
+@pytest.fixture
+def known_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp is asked once, not for every file, whether it tokenizes as a tokenizer does; a process is started."""
+    from slmquant.formats.gguf import proof, writer
+
+    def prove(path: Path, tokenizer: PreTrainedTokenizerBase, rows: int, accept: bool) -> tuple[str, ...]:
+        key = (tokenizer.backend_tokenizer.to_str(), rows, accept)
+        if key not in _PROVED:
+            _PROVED[key] = proof.prove(path, tokenizer, rows, accept)
+        return _PROVED[key]
+
+    monkeypatch.setattr(writer, "prove", prove)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from slmquant.testing.tiny import tiny
 from tests.formats.gguf_models import MODELS, export, quantized
 from tests.narrowed import present
 
+pytestmark = pytest.mark.usefixtures("known_tokenizers")
+
 
 @pytest.mark.parametrize("name", MODELS)
 def test_reading_gives_back_every_parameter(tmp_path: Path, name: str) -> None:

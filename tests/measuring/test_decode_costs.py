@@ -22,6 +22,8 @@ from slmquant.progress import Progress, Silent
 from slmquant.store.record import ItemOutcome
 from tests.runs.made_up import make_data, make_model, write_text
 
+pytestmark = pytest.mark.usefixtures("known_relations", "known_tokenizers")
+
 SECONDS_OF_A_BYTE = 1e-9
 
 

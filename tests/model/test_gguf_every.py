@@ -17,7 +17,7 @@ from slmquant.testing.tiny import VOCABULARY
 from tests.formats.gguf_models import MODELS, export, quantized, tokenizer
 from tests.narrowed import present
 
-pytestmark = pytest.mark.usefixtures("known_relations")
+pytestmark = pytest.mark.usefixtures("known_relations", "known_tokenizers")
 
 _BIG = {"hidden_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256}
 _GEMMA = {**_BIG, "query_pre_attn_scalar": 256, "sliding_window": 32, "max_position_embeddings": 128}
