@@ -29,13 +29,14 @@ from slmquant.calib.texts import draw_texts
 from slmquant.calib.windows import calibration_windows
 from slmquant.core.affine import QuantizedTensor
 from slmquant.machine.environment import environment
-from slmquant.mixing.candidates import correct_, round_embeddings, round_linears
+from slmquant.mixing.candidates import correct_, round_embeddings
 from slmquant.mixing.choose import Room, room_for, solve
 from slmquant.mixing.curvature import curvatures
+from slmquant.mixing.linears import round_linears
 from slmquant.mixing.sensitivity import CURVATURE_WINDOWS, fitting_types, rounding_of
 from slmquant.model.computing.modes import MODES, ComputeMode
 from slmquant.model.discovery.relations import discover
-from slmquant.model.running.trial import Trial, stored_weight
+from slmquant.model.running.trial import Trial
 from slmquant.model.sources.load import load
 from slmquant.model.structure import Relations
 from slmquant.progress import Silent
@@ -62,9 +63,8 @@ def main() -> None:
     relations = discover(loaded.model)
     losses, codes = candidates(loaded.model, relations, calibration, mode)
     gate = Trial(loaded.model, draw_texts(calibration).gate, mode)
-    elements = {name: stored_weight(loaded.model, name).numel() for name in losses}
     types = fitting_types(loaded.model, relations, METHOD)
-    room = room_for(given.model, METHOD, relations, types, elements, read_size(given.max_bytes, "--max-bytes"))
+    room = room_for(given.model, loaded, METHOD, types, read_size(given.max_bytes, "--max-bytes"))
     heads = ["mixture", "MB", "predicted", "measured"]
     rows, pairs = list[list[str]](), list[tuple[float, float]]()
     for number in range(given.mixtures + 1):
@@ -97,7 +97,7 @@ def candidates(
     rounding, types = rounding_of(METHOD), fitting_types(model, relations, METHOD)
     statistics = calibration.statistics(relations, rounding.needs)
     texts = draw_texts(calibration)
-    costs = curvatures(model, relations, texts.choice[:CURVATURE_WINDOWS], Silent())
+    costs = curvatures(model, relations, texts.choice[:CURVATURE_WINDOWS], Silent(), mode)
     trial = Trial(model, texts.choice, mode)
     linears = round_linears(model, relations, rounding, types, statistics, costs, trial, Silent(), keep=True)
     embeddings = round_embeddings(model, relations, rounding, types, statistics, trial, Silent(), keep=True)

@@ -71,6 +71,7 @@ def quantize(
     budget: Budget = "fast",
     data_dir: Path | None = None,
     progress: Progress | None = None,
+    loaded: LoadedModel | None = None,
 ) -> Artifact:
     """Quantize one model.
 
@@ -87,6 +88,7 @@ def quantize(
         budget: Learning budget of methods that learn: `fast` suits two cores, `paper` is the authors' setting.
         data_dir: Local folder of data, tried before packages and the hub.
         progress: Receives progress updates.
+        loaded: The model in float32 if it is loaded already, which is used up; None to load it.
 
     Raises:
         SlmquantError: It cannot be done; the message says why and what to do. See `slmquant.errors`.
@@ -95,14 +97,15 @@ def quantize(
     spec = calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
     parsed, recipe = _scheme(scheme), methods.load(method)
     if parsed.max_bytes is not None:
+        loaded = loaded or load(source, device=device, progress=progress, mapped=False)
         scheme = choose_mixture(
             source, parsed.max_bytes, method=method, calibration=spec, budget=budget, data_dir=data_dir,
-            progress=progress,
+            progress=progress, loaded=loaded if device == "cpu" else None,
         )  # fmt: skip
         parsed = scheme.scheme
     if (reason := recipe.refusal(parsed)) is not None:
         raise RefusedError(f"{method}: {reason}")
-    loaded = load(source, device=device, progress=progress)
+    loaded = loaded or load(source, device=device, progress=progress, mapped=False)
     _check_text(recipe, spec, budget, loaded, data_dir)
     chosen = chosen_dtype(source, dtype, device, spec.corpus, places, progress, loaded)
     quantized = quantize_(
@@ -130,6 +133,7 @@ def choose_mixture(
     speed: Speed | None = None,
     data_dir: Path | None = None,
     progress: Progress | None = None,
+    loaded: LoadedModel | None = None,
 ) -> Choice:
     """Choose a type for every weight, so that the model's GGUF file takes at most `max_bytes`.
 
@@ -144,18 +148,19 @@ def choose_mixture(
             does not matter. The result then has those costs, and the front of bytes, speed and divergence.
         data_dir: Local folder of data, tried before packages and the hub.
         progress: Receives progress updates.
+        loaded: The model in float32 if it is loaded already, which is left as it is; None to load it.
 
     Raises:
         SlmquantError: It cannot be done; the message says why and what to do.
     """
     progress, spec = progress or Silent(), calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
-    loaded = load(source, progress=progress)
+    loaded = loaded or load(source, progress=progress)
     relations = discover(loaded.model)
     types = fitting_types(loaded.model, relations, method)
     _check_text(methods.load(method), spec, budget, loaded, data_dir)
     elements = {name: stored_weight(loaded.model, name).numel() for name in types}
-    room = room_for(source, method, relations, types, elements, max_bytes)
-    subject = _subject(source, loaded, relations, types, method, spec, Places(data_dir), progress)
+    room = room_for(source, loaded, method, types, max_bytes)
+    subject = _subject(source, loaded, relations, types, method, spec, Places(data_dir), progress, budget)
     _ = subject.texts  # refuses a text that is too short
     costs = None if speed is None else speed.measure()
     if speed is not None and costs is not None:
@@ -170,6 +175,7 @@ def sensitivity(
     *,
     method: str = "slmq",
     calibration: CalibrationSpec | None = None,
+    budget: Budget = "fast",
     data_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
@@ -179,6 +185,7 @@ def sensitivity(
         source: A known name, a hub id, a folder or a GGUF file.
         method: The method that rounds, one weight at a time.
         calibration: Calibration set, as for `quantize`; further windows of its corpus judge types.
+        budget: `fast` rounds every fourth block to every type and estimates the others, `paper` rounds all.
         data_dir: Local folder of data, tried before packages and the hub.
         progress: Receives progress updates.
 
@@ -189,7 +196,7 @@ def sensitivity(
     loaded = load(source, progress=progress)
     relations = discover(loaded.model)
     types = fitting_types(loaded.model, relations, method)
-    return _subject(source, loaded, relations, types, method, spec, Places(data_dir), progress).sensitivity()
+    return _subject(source, loaded, relations, types, method, spec, Places(data_dir), progress, budget).sensitivity()
 
 
 def _subject(
@@ -201,11 +208,12 @@ def _subject(
     spec: CalibrationSpec,
     places: Places,
     progress: Progress,
+    budget: Budget,
 ) -> Subject:
     """A loaded model whose types are chosen."""
     corpus = load_corpus(spec.corpus, places.data_dir, progress)
     chosen = chosen_dtype(source, "auto", "cpu", spec.corpus, places, progress, loaded)
-    job = SensitivityJob(source, key_of(source), corpus.card.sha256, method, spec, MODES[chosen], places)
+    job = SensitivityJob(source, key_of(source), corpus.card.sha256, method, spec, MODES[chosen], places, budget)
     return Subject(job, loaded, relations, types, progress)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from slmquant.core import hessian
 from slmquant.core.affine import Grid
-from slmquant.core.gptq import Scales, column_order, gptq
+from slmquant.core.gptq import Scales, column_order, factors, gptq
 from slmquant.core.kquant import search
 from slmquant.core.shrink import shrunk
 from slmquant.errors import NumericalError
@@ -179,6 +179,16 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         unwrap(column_order)(
             torch.zeros(2, 8), torch.eye(9), act_order=False
         )  # past the check of shapes that tests have
+
+
+@pytest.mark.parametrize("act_order", [True, False])
+def test_factors_of_a_hessian_serve_any_weight_and_grid(act_order: bool) -> None:
+    W, H = problem(6, 24, 3)
+    H[5], H[:, 5] = 0, 0
+    known = factors(H, act_order=act_order)
+    for grid in (Grid(4), Grid(3, symmetric=False, group_size=8)):
+        expected = gptq(W, H, grid, act_order=act_order, scales="loss")
+        assert torch.equal(gptq(W, known, grid, act_order=act_order, scales="loss").dequantize(), expected.dequantize())
 
 
 class TestHessian:

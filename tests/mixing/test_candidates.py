@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from slmquant.methods.rtn import Nearest
-from slmquant.mixing import candidates
-from slmquant.mixing.candidates import Candidates, correct_, round_linears
+from slmquant.mixing import linears
+from slmquant.mixing.candidates import Candidates, correct_
 from slmquant.mixing.curvature import curvatures
+from slmquant.mixing.linears import round_linears
 from slmquant.model.computing.modes import FLOAT32
 from slmquant.model.discovery.relations import discover
 from slmquant.model.running.trial import Trial
@@ -20,7 +21,7 @@ from slmquant.testing.tiny import VOCABULARY, tiny
 @pytest.mark.parametrize("bound", [0.0, 0.1, 10.0])
 def test_errors_beyond_the_bound_are_measured(bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of outputs: 2 bits are off by more than a tenth, 8 bits by less."""
-    monkeypatch.setattr(candidates, "LARGEST_ERROR", bound)
+    monkeypatch.setattr(linears, "LARGEST_ERROR", bound)
     model = tiny("llama", hidden_size=32, intermediate_size=64)
     relations = discover(model)
     windows = torch.randint(VOCABULARY, (4, 16), generator=torch.Generator().manual_seed(0))

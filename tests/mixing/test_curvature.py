@@ -27,7 +27,7 @@ def test_a_single_channel_costs_what_was_predicted(name: str) -> None:
         after = model(windows).logits.log_softmax(-1)
     measured = float((before.exp() * (before - after)).sum(-1).mean())
 
-    assert curvature.cost(error.float()) == pytest.approx(measured, rel=0.15)
+    assert curvature.effect(error.float()).cost == pytest.approx(measured, rel=0.15)
 
 
 def test_the_model_is_left_as_it_was() -> None:

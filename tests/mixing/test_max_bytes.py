@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pytest
 from transformers import AutoConfig, LlamaForCausalLM
@@ -16,10 +18,12 @@ from slmquant.mixing import subject
 from slmquant.mixing.choose import Choice
 from slmquant.mixing.sensitivity import Sensitivity
 from slmquant.mixing.swaps import Tries
+from slmquant.model.sources import load
 from slmquant.schemes.mixture_file import read_mixture
 from slmquant.store.record import CalibrationSpec
 from tests.runs.made_up import make_data, make_model, write_text
 
+P, T = ParamSpec("P"), TypeVar("T")
 SPEC = CalibrationSpec(corpus="wikitext2_train", num_samples=4, seq_len=16)
 OPTIONS = ("--corpus", "wikitext2_train", "--samples", "4", "--seq-len", "16", "-q")
 
@@ -53,6 +57,15 @@ def test_more_bytes_cost_less_divergence_and_are_not_exceeded(folder: Path) -> N
     assert all(choice.optimal for choice in choices)
 
 
+def test_a_larger_budget_estimates_nothing(folder: Path) -> None:
+    source, data = str(folder / "model"), folder / "data"
+    fast, paper = (api.sensitivity(source, calibration=SPEC, budget=b, data_dir=data) for b in ("fast", "paper"))
+
+    assert fast.error is not None and 0 < fast.error < 0.5
+    assert paper.error is None
+    assert fast.losses.keys() == paper.losses.keys()
+
+
 def test_sensitivity_and_swaps_are_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = choose(folder, 210_000)
     monkeypatch.setattr(subject, "measure_sensitivity", lambda *_: pytest.fail("measured again"))
@@ -73,12 +86,27 @@ def test_classes_are_measured_and_correct_the_predictions(folder: Path) -> None:
         assert not losses.keys() & {"Q4_K", "Q6_K"}  # no row has 256 numbers
 
 
-def test_the_command_writes_a_file_that_fits_and_says_its_types(folder: Path, tmp_path: Path) -> None:
+def counted(call: Callable[P, T], calls: list[object]) -> Callable[P, T]:
+    """The same function, which notes each call."""
+
+    def run(*arguments: P.args, **named: P.kwargs) -> T:
+        calls.append(arguments)
+        return call(*arguments, **named)
+
+    return run
+
+
+def test_the_command_writes_a_file_that_fits_and_loads_the_model_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["quantize", str(folder / "model"), "--method", "slmq", "--max-bytes", "210kB", "--format", "gguf"]
     words += ["--data", str(folder / "data"), *OPTIONS, "--json", "-o", str(tmp_path / "model.gguf")]
+    loads: list[object] = []
+    monkeypatch.setattr(load, "_weights", counted(load._weights, loads))
     result = CliRunner().invoke(app, words)
 
     assert result.exit_code == 0, result.output
+    assert len(loads) == 1  # a second model would take as much memory again
     assert 204_000 < (tmp_path / "model.gguf").stat().st_size <= 210_000
     assert json.loads(result.stdout)["path"] == str(tmp_path / "model.gguf")
 

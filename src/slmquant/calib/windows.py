@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ _SHORTEST_WINDOW = 8
 """Shortest window that `CalibrationSpec` accepts; shorter ones are not suggested."""
 
 
+@functools.lru_cache(maxsize=2)
 def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Int[Tensor, " tokens"]:
     """Token ids of a whole text, tokenized once.
 

@@ -12,6 +12,7 @@ from slmquant.cli._output import print_table, say, tell
 if TYPE_CHECKING:
     from slmquant.mixing.choose import Choice
     from slmquant.mixing.front import Speed
+    from slmquant.model.sources.load import LoadedModel
     from slmquant.progress import Progress
     from slmquant.schemes.mixture_file import WeightType
     from slmquant.store.record import Budget, CalibrationSpec
@@ -27,13 +28,17 @@ def chosen_for(
     progress: Progress,
     quiet: bool,
     speed: Speed | None = None,
+    loaded: LoadedModel | None = None,
 ) -> Choice:
-    """Choose types for a GGUF file of at most `max_bytes` that decodes fast enough, and print them unless `quiet`."""
+    """Choose types for a GGUF file of at most `max_bytes` that decodes fast enough, and print them unless `quiet`.
+
+    `loaded` is the model if it is loaded already; it is left as it is.
+    """
     from slmquant import api
 
     choice = api.choose_mixture(
         model, max_bytes, method=method, calibration=calibration, budget=budget, speed=speed,
-        data_dir=data, progress=progress,
+        data_dir=data, progress=progress, loaded=loaded,
     )  # fmt: skip
     if not quiet:
         print_choice(choice)

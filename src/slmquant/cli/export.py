@@ -90,6 +90,7 @@ def command(
     from slmquant.files import check_output
     from slmquant.formats.common.contract import accept_any_tokenization, check_installed
     from slmquant.formats.native.folder import is_native
+    from slmquant.model.sources.load import load
     from slmquant.model.sources.resolve import place_of
 
     if max_bytes is not None and format_ not in ("gguf", "native"):
@@ -114,13 +115,18 @@ def command(
         if artifact is None:
             least = 0 if isinstance(asked, int) else api.least_bytes(model, asked)
             check_output(output, not fmt.suffix, ours, overwrite, place_of(model), least)
+            loaded = None
             if isinstance(asked, int):  # choosing writes a GGUF file as a rehearsal
-                numbers = chosen_for(asked, model, method or METHOD, spec, budget.value, data, progress, quiet)
+                loaded = load(model, progress=progress, mapped=False)
+                numbers = chosen_for(
+                    asked, model, method or METHOD, spec, budget.value, data, progress, quiet, loaded=loaded
+                )
             else:
                 _rehearse(fmt, format_, model, method or METHOD, numbers := asked, otherwise, spec, data)
             artifact = api.quantize(
                 model, method or METHOD, numbers,
                 calibration=spec, seed=spec.seed, budget=budget.value, data_dir=data, progress=progress,
+                loaded=loaded,
             )  # fmt: skip
     if keep is not None:
         artifact.save(keep, overwrite=overwrite)

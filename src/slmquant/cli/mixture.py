@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from slmquant.cli._calibration import CorpusOption, SamplesOption, SeedOption, SeqLenOption, calibration
+from slmquant.cli._calibration import (
+    Budget,
+    BudgetOption,
+    CorpusOption,
+    SamplesOption,
+    SeedOption,
+    SeqLenOption,
+    calibration,
+)
 from slmquant.cli._output import (
     DataOption,
     JsonOption,
@@ -42,6 +50,7 @@ def command(
     samples: SamplesOption = 128,
     seq_len: SeqLenOption = 512,
     seed: SeedOption = 0,
+    budget: BudgetOption = Budget.FAST,
     data: DataOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -102,7 +111,7 @@ def command(
     size, least = read_size(max_bytes, "--max-bytes"), min_tokens_per_second
     with progress_bar(quiet) as progress:
         speed = None if least is None else Speed(least, partial(decode_costs, model, method, progress))
-        choice = chosen_for(size, model, method, spec, "fast", data, progress, quiet or json, speed)
+        choice = chosen_for(size, model, method, spec, budget.value, data, progress, quiet or json, speed)
     write_mixture(output, choice.weights, model, choice.notes)
     if json:
         print_json({"path": str(output), **facts(choice)})

@@ -73,6 +73,7 @@ def command(
     from slmquant.cli._mixture import chosen_for
     from slmquant.files import check_output
     from slmquant.formats.native.folder import is_native
+    from slmquant.model.sources.load import load
     from slmquant.model.sources.resolve import place_of
 
     if format_ != "native":
@@ -93,18 +94,21 @@ def command(
     check_output(output, True, is_native, overwrite, place_of(model), least)
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
+        loaded, numbers = None, asked
+        if isinstance(asked, int):
+            loaded = load(model, progress=progress, mapped=False)
+            numbers = chosen_for(asked, model, method, spec, budget.value, data, progress, quiet, loaded=loaded)
         artifact = api.quantize(
             model,
             method,
-            chosen_for(asked, model, method, spec, budget.value, data, progress, quiet)
-            if isinstance(asked, int)
-            else asked,
+            numbers,
             calibration=spec,
             device=device,
             seed=seed,
             budget=budget.value,
             data_dir=data,
             progress=progress,
+            loaded=loaded if device == "cpu" else None,
         )
         artifact.save(output, overwrite=overwrite)
     for note in artifact.quantized.notes if not quiet else ():

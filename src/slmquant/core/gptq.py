@@ -6,10 +6,10 @@ arXiv 2210.17323), algorithm 1.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slmquant.core import groups
@@ -33,9 +33,33 @@ _PANEL = 32
 """Columns whose updates are collected before the rest of the block is updated; affects speed, not the result."""
 
 
+class Factors(NamedTuple):
+    """What GPTQ needs of a Hessian, for any number of weights and grids.
+
+    Attributes:
+        order: The order in which columns are rounded.
+        U: Effect of an error on the columns that follow, in this order; see `round_columns`.
+        idle: Columns whose input was always 0.
+    """
+
+    order: Int[Tensor, " in"]
+    U: Float[Tensor, "in in"]
+    idle: Bool[Tensor, " in"]
+
+
+def factors(H: Float[Tensor, "in in"], *, damp: float = 0.01, act_order: bool = False, block: int = 1) -> Factors:
+    """Factorise a Hessian; arguments as for `gptq` and `column_order`.
+
+    Raises:
+        NumericalError: `H` is not finite or cannot be factorised.
+    """
+    order = column_order(H, H, act_order, block)
+    return Factors(order, inverse_cholesky(H[order][:, order], damp).float(), H.diagonal() == 0)
+
+
 def gptq(
     W: Float[Tensor, "out in"],
-    H: Float[Tensor, "in in"],
+    H: Float[Tensor, "in in"] | Factors,
     grid: Grid,
     *,
     damp: float = 0.01,
@@ -46,7 +70,8 @@ def gptq(
 
     Args:
         W: The weight; it is not changed.
-        H: Hessian of the inputs, see `core.hessian`.
+        H: Hessian of the inputs, see `core.hessian`; or its `factors`, for the same arguments
+            and the grid's block.
         grid: The numbers to round to.
         damp: Fraction of the mean diagonal of `H` that is added to its diagonal.
         act_order: Round columns in the order of decreasing diagonal of `H`. Scales are then computed from the original
@@ -58,9 +83,11 @@ def gptq(
         NumericalError: `H` is not finite or cannot be factorised.
         ValueError: The shapes of `W` and `H` do not match.
     """
-    order = column_order(W, H, act_order, grid.elements.block)
-    U = inverse_cholesky(H[order][:, order], damp).float()
-    active = W.float().masked_fill(H.diagonal() == 0, 0)
+    order, U, idle = (
+        H if isinstance(H, Factors) else factors(H, damp=damp, act_order=act_order, block=grid.elements.block)
+    )
+    _check_shapes(W, U)
+    active = W.float().masked_fill(idle, 0)
     affine = found_scales(active, grid, order, U, scales)
     return round_columns(active, grid, order, U, act_order=act_order, affine=affine)
 
@@ -89,9 +116,9 @@ def searched_scales(
         NumericalError: `H` is not finite or cannot be factorised.
         ValueError: The shapes of `W` and `H` do not match.
     """
-    order = column_order(W, H, act_order, grid.elements.block)
-    U = inverse_cholesky(H[order][:, order], damp).float()
-    return found_scales(W.float().masked_fill(H.diagonal() == 0, 0), grid, order, U, scales)
+    _check_shapes(W, H)
+    order, U, idle = factors(H, damp=damp, act_order=act_order, block=grid.elements.block)
+    return found_scales(W.float().masked_fill(idle, 0), grid, order, U, scales)
 
 
 def scales_of_least_loss(
@@ -113,6 +140,12 @@ def scales_of_least_loss(
     return search(W, importance[None], grid)
 
 
+def _check_shapes(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"]) -> None:
+    size = W.shape[1]
+    if H.shape != (size, size):
+        raise ValueError(f"a weight with {size} inputs needs a {size} × {size} Hessian, got {tuple(H.shape)}")
+
+
 def column_order(
     W: Float[Tensor, "out in"], H: Float[Tensor, "in in"], act_order: bool, block: int = 1
 ) -> Int[Tensor, " in"]:
@@ -128,8 +161,7 @@ def column_order(
         ValueError: The shapes of `W` and `H` do not match, or there are no whole blocks.
     """
     size = W.shape[1]
-    if H.shape != (size, size):
-        raise ValueError(f"a weight with {size} inputs needs a {size} × {size} Hessian, got {tuple(H.shape)}")
+    _check_shapes(W, H)
     if size % block:
         raise ValueError(f"a weight with {size} inputs has no whole blocks of {block}")
     if act_order:

@@ -143,7 +143,7 @@ def _file_sizes(job: SizesJob, loaded: LoadedModel, relations: Relations, scheme
     fitting = fitting_types(loaded.model, relations, CHOOSING)
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration())
     artifact = Artifact(reference, loaded.tokenizer, job.source, loaded.sha256)
-    others = other_bytes(artifact, elements, longest, relations)
+    others = other_bytes(artifact, elements, longest)
     found: dict[str, int | str] = {
         str(Scheme()): others + sum(tensor_bytes("F16", count) for count in elements.values())
     }

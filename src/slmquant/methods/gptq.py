@@ -21,7 +21,7 @@ disk one at a time; for each a Cholesky factorisation in float64 and `O(out · i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -29,9 +29,10 @@ from torch import Tensor
 
 from slmquant.calib.statistics import HESSIANS, InputStatistics, Statistic
 from slmquant.core.affine import Grid, QuantizedTensor
-from slmquant.core.gptq import Scales, gptq, searched_scales
+from slmquant.core.gptq import Factors, Scales, factors, gptq, searched_scales
 from slmquant.core.hessian import Weighting, with_first_tokens
 from slmquant.core.scales import AffineParams
+from slmquant.methods.common.parts import RoundRows
 from slmquant.methods.common.recipe import Recipe
 from slmquant.model.computing.grids import grid_of
 from slmquant.schemes.scheme import WeightSpec
@@ -75,15 +76,20 @@ class Gptq:
 
     def round(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics | None) -> QuantizedTensor:
         """Codes of `weight` given the Hessian of its inputs; rounded to nearest without inputs (an embedding)."""
-        if statistics is None:
-            return grid.quantize(weight)
-        H = self._hessian(statistics)
-        return gptq(weight, H, grid, damp=self.damp, act_order=self.act_order, scales=self.scales)
+        return self.prepared(statistics)(weight, grid)
+
+    def prepared(self, statistics: InputStatistics | None) -> RoundRows:
+        """`round` for any number of weights and grids; the Hessian is factorised once, for the first."""
+        return _Prepared(self, statistics)
 
     def searched(self, weight: Float[Tensor, "out in"], grid: Grid, statistics: InputStatistics) -> AffineParams | None:
         """The scales that `round` would find, as a start for other methods; None if scales cover ranges."""
         H = self._hessian(statistics)
         return searched_scales(weight, H, grid, self.scales, damp=self.damp, act_order=self.act_order)
+
+    def factors(self, statistics: InputStatistics, block: int) -> Factors:
+        """What `core.gptq` needs of the Hessian, for grids with vectors of `block` numbers."""
+        return factors(self._hessian(statistics), damp=self.damp, act_order=self.act_order, block=block)
 
     def _hessian(self, statistics: InputStatistics) -> Float[Tensor, "in in"]:
         H = statistics.weighted(self.weighting)
@@ -92,6 +98,24 @@ class Gptq:
         if self.lookups and statistics.looked_up:
             H = H + self.lookups * H.diagonal().mean() * torch.eye(len(H), device=H.device)
         return H
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Rounds weights that read the same input."""
+
+    rounding: Gptq
+    statistics: InputStatistics | None
+    known: dict[int, Factors] = field(default_factory=dict)
+    """Size of a grid's vectors → factors."""
+
+    def __call__(self, weight: Float[Tensor, "out in"], grid: Grid) -> QuantizedTensor:
+        if self.statistics is None:
+            return grid.quantize(weight)
+        block = grid.elements.block
+        if block not in self.known:
+            self.known[block] = self.rounding.factors(self.statistics, block)
+        return gptq(weight, self.known[block], grid, act_order=self.rounding.act_order, scales=self.rounding.scales)
 
 
 METHOD = Recipe(

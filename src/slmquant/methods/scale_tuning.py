@@ -127,7 +127,8 @@ class ScaleTuner:
     def tune_(self, quantized: QuantizedModel, work: Work) -> QuantizedModel:
         """Tune the model in place; a note says what the gate gained."""
         state = Changeable(quantized)
-        with learning_weights(quantized) as weights:
+        products = onednn_products() if work.dtype == torch.bfloat16 else nullcontext()
+        with learning_weights(quantized) as weights, products:
             state.take_at_once_(weights, work.relations.linears)
             start = float(self._gate.divergence({}).mean())
             best, least = state.changes(), start
@@ -173,11 +174,10 @@ def _backward(
     Blocks are computed again for their gradients, and the head sees some tokens at a time: activations and logits
     would take most of the memory.
     """
-    products = onednn_products() if dtype == torch.bfloat16 else nullcontext()
     rows, total = max(16, _HEAD_ELEMENTS // learning.vocabulary), 0.0
     windows, exact = learning.windows[samples], learning.states[samples].flatten(0, 1)
     attention = partial(attending_in, dtype)
-    with torch.enable_grad(), products, attention(), recomputing(model, blocks, attention):
+    with torch.enable_grad(), attention(), recomputing(model, blocks, attention):
         states = model.get_decoder()(input_ids=windows.to(model.device), use_cache=False)[0]
         ends, gradients = states.detach().flatten(0, 1), []
         for known, now in zip(exact.split(rows), ends.split(rows), strict=True):

@@ -3,15 +3,15 @@
 Linears are rounded to every type by the method that will round them in the end, and their errors are priced by the
 second order of the divergence (`mixing.curvature`). Embedding and head are few and large, so their divergence is
 measured. Predictions are then corrected by measurements of whole classes: of each kind of linear (`v_proj`), and of all
-linears of the first and of the last eighth of the blocks. Each linear of a class is measured in the type that is
-predicted to cause most: single weights, and types of many bits, cause too little to be measured.
+linears of the first and of the last eighth of the blocks. Each linear of a class is measured in the type of most
+predicted loss: single weights, and types of many bits, cause too little to be measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel
@@ -19,10 +19,8 @@ from transformers import PreTrainedModel
 from slmquant.calib.statistics import Statistics, embedding_inputs
 from slmquant.core.affine import QuantizedTensor
 from slmquant.methods.common.parts import Rounding
-from slmquant.methods.common.stacked import round_stacked
-from slmquant.mixing.curvature import Curvature
+from slmquant.mixing.extension import kind_of
 from slmquant.model.computing.grids import grid_of
-from slmquant.model.linears import weight_at
 from slmquant.model.running.trial import Trial, stored_weight
 from slmquant.model.structure import Relations
 from slmquant.progress import Progress, track
@@ -31,10 +29,6 @@ from slmquant.schemes.scheme import WeightSpec
 
 Types = Mapping[str, Sequence[str]]
 """Weight → scheme names of the types that it may get."""
-
-LARGEST_ERROR = 0.2
-"""Relative error of a linear's output beyond which its divergence is measured, not predicted: there it may be far more
-than the second order (ikawrakow/ik_llama.cpp issue 2414: 22 % were fatal in a model of 0.5B, 13.5 % were not)."""
 
 
 class ClassOfLinears(BaseModel):
@@ -55,35 +49,51 @@ class ClassOfLinears(BaseModel):
         return self.measured / self.predicted if self.predicted > 0 else 1.0
 
 
+class Sample(NamedTuple):
+    """Codes that a weight's class is measured with.
+
+    Attributes:
+        codes: The codes.
+        loss: Predicted divergence that they cause, in nats per token.
+    """
+
+    codes: QuantizedTensor
+    loss: float
+
+
 @dataclass
 class Candidates:
     """Weights rounded to every type that they may get.
 
     Attributes:
         losses: Weight → type → divergence that it causes, in nats per token.
-        worst: Weight → its codes in the type that is predicted to cause most.
+        samples: Weight → what its class is measured with: of the types whose loss was predicted, that of most loss.
         measured: Weights and types whose loss was measured.
         kept: Weight → type → codes; empty unless all are kept.
+        error: Relative error of losses that were estimated from other weights; None if none were.
     """
 
     losses: dict[str, dict[str, float]]
-    worst: dict[str, QuantizedTensor]
-    measured: set[tuple[str, str]]
-    kept: dict[str, dict[str, QuantizedTensor]]
+    samples: dict[str, Sample] = field(default_factory=dict)
+    measured: set[tuple[str, str]] = field(default_factory=set)
+    kept: dict[str, dict[str, QuantizedTensor]] = field(default_factory=dict)
+    error: float | None = None
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Candidates:
         """No candidates yet."""
-        names = list(names)
-        return cls({name: {} for name in names}, {}, set(), {name: {} for name in names})
+        return cls({name: {} for name in names})
 
     def add(self, name: str, kind: str, codes: QuantizedTensor, loss: float, keep: bool) -> None:
         """Add a candidate."""
-        if loss >= max(self.losses[name].values(), default=0.0):
-            self.worst[name] = codes
         self.losses[name][kind] = loss
         if keep:
-            self.kept[name][kind] = codes
+            self.kept.setdefault(name, {})[kind] = codes
+
+    def sample(self, name: str, codes: QuantizedTensor, loss: float) -> None:
+        """Offer codes of a predicted loss for the measurement of the class."""
+        if name not in self.samples or loss >= self.samples[name].loss:
+            self.samples[name] = Sample(codes, loss)
 
     def multiply(self, names: Iterable[str], factor: float) -> None:
         """Multiply all losses of some weights that were not measured."""
@@ -91,48 +101,8 @@ class Candidates:
             for kind in self.losses[name]:
                 if (name, kind) not in self.measured:
                     self.losses[name][kind] *= factor
-
-
-def round_linears(
-    model: PreTrainedModel,
-    relations: Relations,
-    rounding: Rounding,
-    types: Types,
-    statistics: Statistics,
-    curvatures: Mapping[str, Curvature],
-    trial: Trial,
-    progress: Progress,
-    *,
-    keep: bool = False,
-) -> Candidates:
-    """Candidates of the linears of all blocks, with predicted losses; those of large errors are measured.
-
-    Args:
-        model: The full-precision model.
-        relations: Which linears share an input.
-        rounding: Rounds a weight, given the statistics that it needs.
-        types: Types of each linear.
-        statistics: Statistics of the inputs of each group.
-        curvatures: What an error of each linear costs.
-        trial: Measures.
-        progress: Receives progress updates.
-        keep: Whether to keep the codes of all candidates.
-    """
-    found = Candidates.of(relations.linears)
-    for group in track(relations.groups, "try types", progress):
-        dense = {name: weight_at(model, name).float() for name in group.linears}
-        sizes = {name: curvatures[name].size(weight) for name, weight in dense.items()}
-        rows = partial(rounding.round, statistics=statistics.get(group.linears[0]))
-        for kind in dict.fromkeys(kind for name in group.linears for kind in types[name]):
-            weights = {name: weight for name, weight in dense.items() if kind in types[name]}
-            for name, codes in round_stacked(weights, dict.fromkeys(weights, storage(kind)), rows).items():
-                error = codes.dequantize() - dense[name]
-                loss = curvatures[name].cost(error)
-                if curvatures[name].size(error) > LARGEST_ERROR * sizes[name]:
-                    loss = float(trial.divergence({name: codes}).mean())
-                    found.measured.add((name, kind))
-                found.add(name, kind, codes, loss, keep)
-    return found
+            if name in self.samples:
+                self.samples[name] = self.samples[name]._replace(loss=self.samples[name].loss * factor)
 
 
 def round_embeddings(
@@ -181,7 +151,7 @@ def correct_(linears: Candidates, relations: Relations, trial: Trial, progress: 
         Each class, with what was predicted when it was measured.
     """
     kinds: dict[str, list[str]] = {}
-    for name in linears.losses:
+    for name in linears.samples:
         kinds.setdefault(kind_of(name), []).append(name)
     eighth = len(relations.blocks) // 8
     ends = {
@@ -189,22 +159,17 @@ def correct_(linears: Candidates, relations: Relations, trial: Trial, progress: 
         "last eighth": relations.blocks[len(relations.blocks) - eighth :],
     }
     classes = kinds | {
-        end: [name for name in linears.losses if name.startswith(tuple(f"{block}." for block in blocks))]
+        end: [name for name in linears.samples if name.startswith(tuple(f"{block}." for block in blocks))]
         for end, blocks in ends.items()
         if blocks
     }
     found = {}
     for title, names in track(list(classes.items()), "measure classes of linears", progress):
-        predicted = sum(max(linears.losses[name].values()) for name in names)
-        measured = float(trial.divergence({name: linears.worst[name] for name in names}).mean())
+        predicted = sum(linears.samples[name].loss for name in names)
+        measured = float(trial.divergence({name: linears.samples[name].codes for name in names}).mean())
         found[title] = ClassOfLinears(linears=tuple(names), predicted=predicted, measured=measured)
         linears.multiply(names, found[title].factor)
     return found
-
-
-def kind_of(linear: str) -> str:
-    """`v_proj` of `model.layers.0.self_attn.v_proj`."""
-    return linear.rpartition(".")[2]
 
 
 def storage(kind: str) -> WeightSpec:

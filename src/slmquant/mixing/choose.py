@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from slmquant import methods
@@ -14,8 +14,8 @@ from slmquant.mixing.allocation import Allocation, Candidate, allocate
 from slmquant.mixing.decode_costs import DecodeCosts
 from slmquant.mixing.file_bytes import other_bytes, tensor_bytes
 from slmquant.mixing.sensitivity import Sensitivity
-from slmquant.model.sources.load import load
-from slmquant.model.structure import Relations
+from slmquant.model.running.trial import stored_weight
+from slmquant.model.sources.load import LoadedModel
 from slmquant.quantization import quantize_
 from slmquant.schemes import Scheme
 from slmquant.schemes.mixture_file import WeightType
@@ -118,30 +118,22 @@ class Room:
         return self.taken(types) <= self.bytes and self.seconds(types) <= self.max_seconds
 
 
-def room_for(
-    source: str,
-    method: str,
-    relations: Relations,
-    types: Mapping[str, list[str]],
-    elements: Mapping[str, int],
-    max_bytes: int,
-) -> Room:
+def room_for(source: str, loaded: LoadedModel, method: str, types: Mapping[str, Sequence[str]], max_bytes: int) -> Room:
     """The room for weights in a file of at most `max_bytes`.
 
     Args:
-        source: The model.
+        source: The model, as the user named it.
+        loaded: The full-precision model, which is left as it is.
         method: The method that the file will name.
-        relations: The model's relations.
         types: Weight → types that it may get.
-        elements: Weight → its number of elements.
         max_bytes: Most bytes of the file.
 
     Raises:
         RefusedError: No file is as small, or one in 16 bits is; or GGUF does not hold the model.
     """
-    loaded = load(source)
+    elements = {name: stored_weight(loaded.model, name).numel() for name in types}
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration())
-    others = other_bytes(Artifact(reference, loaded.tokenizer, source, loaded.sha256), elements, method, relations)
+    others = other_bytes(Artifact(reference, loaded.tokenizer, source, loaded.sha256), elements, method)
     sizes = {name: {kind: tensor_bytes(kind, elements[name]) for kind in several} for name, several in types.items()}
     least = others + sum(min(several.values()) for several in sizes.values())
     if least > max_bytes:

@@ -11,10 +11,11 @@ it costs, however large it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -23,13 +24,27 @@ from transformers import PreTrainedModel
 
 from slmquant.calib.importance import differentiable, drawn_loss
 from slmquant.errors import NumericalError
+from slmquant.model.computing.modes import FLOAT32, ComputeMode, attending_in
 from slmquant.model.computing.products import onednn_products
+from slmquant.model.linears import weight_at
 from slmquant.model.running.recomputing import recomputing
 from slmquant.model.structure import Relations
 from slmquant.progress import Progress
 
 _TOKENS_AT_ONCE = 512
 """Tokens of one forward and backward pass."""
+
+
+class Effect(NamedTuple):
+    """What an error of a weight does.
+
+    Attributes:
+        cost: Predicted divergence, in nats per token.
+        size: Root of the mean squared change of the output.
+    """
+
+    cost: float
+    size: float
 
 
 @dataclass(frozen=True)
@@ -44,13 +59,14 @@ class Curvature:
     inputs: Float[Tensor, "tokens in"]
     squares: Float[Tensor, "tokens out"]
 
-    def cost(self, error: Float[Tensor, "out in"]) -> float:
-        """Predicted divergence, in nats per token, of an error of the weight."""
-        moved = self._outputs(error)
-        return float((moved.square_() * self.squares.float()).sum(dtype=torch.float64)) / (2 * len(self.inputs))
+    def effect(self, error: Float[Tensor, "out in"]) -> Effect:
+        """What an error of the weight does."""
+        moved = self._outputs(error).square_()
+        size = float(moved.mean().sqrt())
+        return Effect(float(moved.mul_(self.squares).sum(dtype=torch.float64)) / (2 * len(self.inputs)), size)
 
     def size(self, weight: Float[Tensor, "out in"]) -> float:
-        """Root of the mean squared output of a weight, or of an error of it."""
+        """Root of the mean squared output of a weight."""
         return float(self._outputs(weight).square_().mean().sqrt())
 
     def _outputs(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "tokens out"]:
@@ -60,40 +76,52 @@ class Curvature:
             return torch.mm(self.inputs.float(), weight.T)
 
 
-@dataclass
 class _Recorder:
     """Keeps the inputs and gradients of one group of linears.
 
-    Attributes:
-        linears: Their names.
-        forward: Whether a forward pass is running; blocks are computed again in backward passes (`recomputing`).
-        inputs: Inputs so far.
-        squares: Squared gradients at the outputs of each linear so far.
+    Their memory is allocated once: tensors that are kept from every pass would lie between freed ones, and the heap
+    would grow with every pass.
+
+    Args:
+        model: The model.
+        linears: The names of the linears.
+        tokens: Most tokens that they read.
     """
 
-    linears: Sequence[str]
-    forward: bool = True
-    inputs: list[Tensor] = field(default_factory=list)
-    squares: dict[str, list[Tensor]] = field(default_factory=dict)
+    def __init__(self, model: PreTrainedModel, linears: Sequence[str], tokens: int) -> None:
+        shapes = {name: weight_at(model, name).shape for name in linears}
+        self.forward = True
+        """Whether a forward pass is running; blocks are computed again in backward passes (`recomputing`)."""
+        self._inputs = torch.zeros(tokens, shapes[linears[0]][1], dtype=torch.bfloat16, device=model.device)
+        self._squares = {
+            name: torch.zeros(tokens, shape[0], dtype=torch.bfloat16, device=model.device)
+            for name, shape in shapes.items()
+        }
+        self._begin = self._end = 0
 
-    def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        kept = self.squares.setdefault(name, [])
+    def watch(self, model: PreTrainedModel, hooks: ExitStack) -> None:
+        """Hook all linears."""
+        for index, name in enumerate(self._squares):
+            hook = partial(self._observe, name, index == 0)
+            hooks.callback(model.get_submodule(name).register_forward_hook(hook).remove)
 
-        def run(_linear: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> None:
-            if self.forward:
-                if name == self.linears[0]:
-                    self.inputs.append(args[0].detach().flatten(0, -2).bfloat16())
-                outputs.register_hook(partial(self._add_, kept))
-
-        return run
+    def _observe(self, name: str, first: bool, _linear: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> None:
+        if not self.forward:
+            return
+        if first:
+            rows = args[0].detach().flatten(0, -2)
+            self._begin, self._end = self._end, self._end + len(rows)
+            self._inputs[self._begin : self._end].copy_(rows)
+        outputs.register_hook(partial(self._add_, self._squares[name][self._begin : self._end]))
 
     @staticmethod
-    def _add_(kept: list[Tensor], gradient: Tensor) -> None:
-        kept.append(gradient.detach().flatten(0, -2).float().square().bfloat16())
+    def _add_(squares: Tensor, gradient: Tensor) -> None:
+        squares.copy_(gradient.detach().flatten(0, -2).float().square())
 
     def finished(self) -> dict[str, Curvature]:
-        inputs = torch.cat(self.inputs)
-        found = {name: Curvature(inputs, torch.cat(several)) for name, several in self.squares.items()}
+        """The curvature of each linear."""
+        inputs = self._inputs[: self._end]
+        found = {name: Curvature(inputs, squares[: self._end]) for name, squares in self._squares.items()}
         for name, curvature in found.items():
             if not torch.isfinite(curvature.squares).all() or not curvature.squares.any():
                 raise NumericalError(f"the gradients at the output of {name!r} are zero or not finite")
@@ -101,7 +129,12 @@ class _Recorder:
 
 
 def curvatures(
-    model: PreTrainedModel, relations: Relations, windows: Int[Tensor, "samples seq"], progress: Progress, seed: int = 0
+    model: PreTrainedModel,
+    relations: Relations,
+    windows: Int[Tensor, "samples seq"],
+    progress: Progress,
+    mode: ComputeMode = FLOAT32,
+    seed: int = 0,
 ) -> dict[str, Curvature]:
     """The curvature of every linear of the blocks.
 
@@ -110,20 +143,23 @@ def curvatures(
         relations: Which linears share an input.
         windows: Token ids.
         progress: Receives progress updates.
+        mode: What products are computed in.
         seed: Random seed of the labels.
 
     Raises:
         NumericalError: A gradient was not finite, or the predictions do not depend on a linear.
     """
-    recorders = [_Recorder(group.linears) for group in relations.groups]
     progress.start("measure what errors cost", len(windows))
+    attention = partial(attending_in, mode.attention)
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as hooks:
         hooks.enter_context(differentiable(model))
-        hooks.enter_context(recomputing(model, relations.blocks))
+        if mode.linears == torch.bfloat16:
+            hooks.enter_context(onednn_products())
+        hooks.enter_context(attention())
+        hooks.enter_context(recomputing(model, relations.blocks, attention))
+        recorders = [_Recorder(model, group.linears, windows.numel()) for group in relations.groups]
         for recorder in recorders:
-            for name in recorder.linears:
-                handle = model.get_submodule(name).register_forward_hook(recorder.hook(name))
-                hooks.callback(handle.remove)
+            recorder.watch(model, hooks)
         generator = torch.Generator(device=model.device).manual_seed(seed)
         for part in torch.split(windows.clone(), max(1, _TOKENS_AT_ONCE // windows.shape[1])):
             loss = drawn_loss(model(input_ids=part.to(model.device), use_cache=False).logits, generator)

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import gguf
 
-from slmquant import methods
 from slmquant.artifact import Artifact
-from slmquant.calib.calibration import NoCalibration
 from slmquant.formats.gguf.writer import FORMAT
-from slmquant.model.structure import Relations
-from slmquant.quantization import quantize_
+from slmquant.model.computing.grids import zeros
+from slmquant.model.running.trial import stored_weight
 from slmquant.schemes import Scheme, parse
 
 
@@ -24,25 +22,24 @@ def tensor_bytes(kind: str, elements: int) -> int:
     return _padded(elements // per_block * size) + len(kind)
 
 
-def other_bytes(
-    artifact: Artifact, elements: Mapping[str, int], method: str = "rtn", relations: Relations | None = None
-) -> int:
+def other_bytes(artifact: Artifact, elements: Mapping[str, int], method: str = "rtn") -> int:
     """Most bytes of a file beside the named weights, whatever their types: keys, tokenizer, norms.
 
-    A file is written to a scratch folder and measured. Files are up to 31 bytes smaller, as the keys are padded.
+    A file with zeros for these weights is written to a scratch folder and measured. Files are up to 31 bytes smaller,
+    as the keys are padded.
 
     Args:
-        artifact: The full-precision model; it is used up.
+        artifact: The full-precision model.
         elements: Weight → its number of elements: every weight that a mixture gives a type.
         method: The method that the file will name.
-        relations: The model's relations, if they are known already.
 
     Raises:
         RefusedError: GGUF does not hold the model.
     """
-    table = Scheme.of_table(dict.fromkeys(elements, parse("Q8_0").weights))
-    nearest = methods.load("rtn")
-    rounded = quantize_(artifact.quantized.model, method, table, NoCalibration(), recipe=nearest, relations=relations)
+    quantized, spec = artifact.quantized, parse("Q8_0").weights
+    assert spec is not None  # noqa: S101  # for the type checker
+    weights = {name: zeros(spec, *stored_weight(quantized.model, name).shape) for name in elements}
+    rounded = replace(quantized, method=method, scheme=Scheme.of_table(dict.fromkeys(elements, spec)), weights=weights)
     with tempfile.TemporaryDirectory(prefix="slmquant-") as scratch:
         path = Path(scratch) / "model.gguf"
         FORMAT.write(replace(artifact, quantized=rounded), path)

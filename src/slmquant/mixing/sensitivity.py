@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -20,8 +21,9 @@ from slmquant.calib.texts import draw_texts
 from slmquant.errors import RefusedError
 from slmquant.methods.common.mixed import weight_names
 from slmquant.methods.common.parts import Rounding
-from slmquant.mixing.candidates import ClassOfLinears, Types, correct_, round_embeddings, round_linears, storage
+from slmquant.mixing.candidates import ClassOfLinears, Types, correct_, round_embeddings, storage
 from slmquant.mixing.curvature import curvatures
+from slmquant.mixing.linears import round_linears
 from slmquant.model.computing.modes import ComputeMode
 from slmquant.model.running.trial import Trial, stored_weight
 from slmquant.model.structure import Relations
@@ -29,9 +31,9 @@ from slmquant.places import Places
 from slmquant.progress import Progress
 from slmquant.schemes import GgufType
 from slmquant.schemes.numbers import GgufName
-from slmquant.store.record import CalibrationSpec
+from slmquant.store.record import Budget, CalibrationSpec
 
-_VERSION = 2
+_VERSION = 3
 """Raised when sensitivities are computed differently, so that older ones are not read."""
 _LEFT_OUT = frozenset({"Q2_K", "Q4_0", "Q4_1"})
 """Types that are not tried: two bits cost more than they save in models of this size, IQ4_NL has better numbers for the
@@ -39,6 +41,8 @@ bytes of Q4_0, and Q4_1 lies between IQ4_NL and Q5_0, where a mixture of both se
 _TRIED = tuple(kind for kind in get_args(GgufName) if kind not in _LEFT_OUT)
 CURVATURE_WINDOWS = 4
 """Windows whose gradients are kept."""
+EVERY: Mapping[Budget, int] = {"fast": 4, "paper": 1}
+"""How many blocks there are for each that is rounded to every type; losses of the others are estimated."""
 
 
 class Sensitivity(BaseModel):
@@ -52,6 +56,9 @@ class Sensitivity(BaseModel):
     """What classes of linears were predicted and measured to cause."""
     elements: dict[str, int]
     """Weight → its number of elements."""
+    error: float | None = None
+    """Relative error of losses that were estimated from those of other blocks; None if all weights were rounded to all
+    types, or too few were to tell."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class SensitivityJob:
         calibration: The calibration set.
         mode: What products are computed in.
         places: Where the cache is.
+        budget: Decides how many blocks are rounded to every type.
     """
 
     source: str
@@ -75,6 +83,7 @@ class SensitivityJob:
     calibration: CalibrationSpec
     mode: ComputeMode
     places: Places
+    budget: Budget = "fast"
 
 
 def known_sensitivity(job: SensitivityJob) -> Sensitivity | None:
@@ -92,7 +101,7 @@ def measure_sensitivity(
     calibration: Calibration,
     progress: Progress,
 ) -> Sensitivity:
-    """Round every weight to every type, predict and measure; the result is kept in the cache.
+    """Round weights to every type, predict and measure; the result is kept in the cache.
 
     Args:
         job: How.
@@ -110,12 +119,16 @@ def measure_sensitivity(
     elements = {name: stored_weight(model, name).numel() for name in types}
     texts = draw_texts(calibration)
     statistics = calibration.statistics(relations, rounding.needs or frozenset[Statistic]({"range"}))
-    costs = curvatures(model, relations, texts.choice[:CURVATURE_WINDOWS], progress)
+    costs = curvatures(model, relations, texts.choice[:CURVATURE_WINDOWS], progress, job.mode)
     trial = Trial(model, texts.choice, job.mode)
-    linears = round_linears(model, relations, rounding, types, statistics, costs, trial, progress)
+    linears = round_linears(
+        model, relations, rounding, types, statistics, costs, trial, progress, every=EVERY[job.budget]
+    )
     embeddings = round_embeddings(model, relations, rounding, types, statistics, trial, progress)
     classes = correct_(linears, relations, trial, progress)
-    found = Sensitivity(losses=linears.losses | embeddings.losses, classes=classes, elements=elements)
+    found = Sensitivity(
+        losses=linears.losses | embeddings.losses, classes=classes, elements=elements, error=linears.error
+    )
     put(entry_of(job), About(job.source, "sensitivity of weights"), found.model_dump_json().encode())
     return found
 
@@ -154,5 +167,5 @@ def fitting_types(model: PreTrainedModel, relations: Relations, method: str) -> 
 def entry_of(job: SensitivityJob) -> Path:
     """Its entry of the cache."""
     key = [_VERSION, _TRIED, job.model_key, job.corpus_sha256, job.method, job.calibration.model_dump(), job.mode.name,
-           torch.__version__, transformers.__version__]  # fmt: skip
+           EVERY[job.budget], torch.__version__, transformers.__version__]  # fmt: skip
     return entry_path(job.places.cache_dir, "sensitivity", key)

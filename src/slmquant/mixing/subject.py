@@ -23,7 +23,6 @@ from slmquant.mixing.sensitivity import (
 )
 from slmquant.mixing.swaps import MOST_TRIES, Swaps, Tries
 from slmquant.model.discovery.relations import discover
-from slmquant.model.running.trial import stored_weight
 from slmquant.model.sources.load import LoadedModel
 from slmquant.model.structure import Relations
 from slmquant.progress import Progress
@@ -133,8 +132,7 @@ def choose_types(
     """
     relations = discover(loaded.model)
     types = fitting_types(loaded.model, relations, job.method)
-    elements = {name: stored_weight(loaded.model, name).numel() for name in types}
-    room = room_for(job.source, job.method, relations, types, elements, max_bytes)
+    room = room_for(job.source, loaded, job.method, types, max_bytes)
     subject = Subject(job, loaded, relations, types, progress)
     found = subject.sensitivity()
     return subject.improved(choose(found, room), found, room, budget)

@@ -26,8 +26,9 @@ from slmquant.calib.texts import Texts
 from slmquant.core.affine import QuantizedTensor
 from slmquant.methods.common.parts import Rounding
 from slmquant.methods.common.stacked import round_stacked
-from slmquant.mixing.candidates import kind_of, storage
+from slmquant.mixing.candidates import storage
 from slmquant.mixing.choose import Room
+from slmquant.mixing.extension import kind_of
 from slmquant.mixing.proposals import Chosen, Proposal
 from slmquant.model.computing.grids import grid_of
 from slmquant.model.computing.modes import ComputeMode

@@ -136,8 +136,9 @@ def _choose(job: CellJob, loaded: LoadedModel, max_bytes: int, progress: Progres
     assert spec.calibration is not None  # noqa: S101  # methods that try types read text
     sha256 = load_corpus(spec.calibration.corpus, places.data_dir).card.sha256
     mode = MODES[spec.compute_dtype]
-    asked = SensitivityJob(spec.model, spec.model_key, sha256, spec.method, spec.calibration, mode, places)
-    choice = choose_types(asked, loaded, max_bytes, spec.budget or "fast", progress)
+    budget = spec.budget or "fast"
+    asked = SensitivityJob(spec.model, spec.model_key, sha256, spec.method, spec.calibration, mode, places, budget)
+    choice = choose_types(asked, loaded, max_bytes, budget, progress)
     keep_mixture(str(choice.scheme), spec.model, choice.types)
     return choice
 

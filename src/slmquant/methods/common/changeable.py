@@ -13,12 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slmquant.core import groups
 from slmquant.core.affine import QuantizedTensor
 from slmquant.core.scales import Parts
 from slmquant.methods.common.learning import LearnedInput, LearnedLinear
 from slmquant.model.computing.linear import QuantizedLinear, transfer_hooks_
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.rewriting.online_rotations import activation_clip
+
+_CACHED_ELEMENTS = 1 << 17
+"""Weights that are dequantized together."""
 
 Changes = Mapping[tuple[str, str], Tensor]
 """Weight and part, or norm and nothing → its relative change."""
@@ -71,7 +75,8 @@ class Changeable:
     def put_(self, weights: Mapping[str, Tensor]) -> None:
         """Write the weights of now into `weights`, and the gains into the model."""
         for name, codes in self.codes().items():
-            weights[name].copy_(codes.dequantize())
+            for rows, part in _parts_of(codes):
+                weights[name][rows].copy_(part.dequantize())
         for name, (parameter, before) in self._gains.items():
             parameter.copy_(before * (1 + self._changes[name, ""]))
 
@@ -96,8 +101,9 @@ class Changeable:
         codes = self._weights[name]
         changes = [self._changes[name, part] for part in codes.parts if (name, part) in self._changes]
         with torch.enable_grad():
-            dense = codes.grid.restore(codes.codes, self._parts(name, stored=False)).dequantize()
-        for change, gradient in zip(changes, torch.autograd.grad(dense, changes, weight.grad), strict=True):
+            now = codes.grid.restore(codes.codes, self._parts(name, stored=False))
+        outputs, gradients = zip(*_gradients(now, weight.grad), strict=True)
+        for change, gradient in zip(changes, torch.autograd.grad(outputs, changes, gradients), strict=True):
             change.grad = gradient if change.grad is None else change.grad + gradient
         weight.grad = None
 
@@ -111,6 +117,38 @@ class Changeable:
                 changed = value.float() * (1 + change)
                 parts[part] = changed.detach().to(value.dtype) if stored else changed
         return parts
+
+
+@torch.no_grad()
+def _gradients(codes: QuantizedTensor, gradient: Float[Tensor, "out in"]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scales, and zero points if they are differentiable, each with its gradient, from that of the weight.
+
+    They are sums over groups, as a weight is `scale · (number − zero point)`; nothing as large as the weight is kept.
+    """
+    by_scale, by_point = torch.zeros_like(codes.scale), torch.zeros_like(codes.scale)
+    for rows, part in _parts_of(codes):
+        place = slice(None) if len(by_scale) == 1 else rows
+        by_scale[place] += _sums(part.centred().mul_(gradient[rows]), part)
+        if codes.zero_point is not None and codes.zero_point.requires_grad:
+            by_point[place] -= part.scale * _sums(gradient[rows], part)
+    yield codes.scale, by_scale
+    if codes.zero_point is not None and codes.zero_point.requires_grad:
+        yield codes.zero_point, by_point
+
+
+def _sums(values: Float[Tensor, "rows in"], part: QuantizedTensor) -> Float[Tensor, "rows groups"]:
+    """Sums over groups; over all rows, too, if they share a scale."""
+    sums = torch.cat([some.sum(dim=-1) for some in groups.split(values, part.group_size)], dim=1)
+    return sums if len(part.scale) == len(sums) else sums.sum(dim=0, keepdim=True)
+
+
+def _parts_of(codes: QuantizedTensor) -> Iterator[tuple[slice, QuantizedTensor]]:
+    """The rows of a weight, some at a time, for which its floats stay in the processor's cache."""
+    count, size = codes.codes.shape
+    step = count if codes.grid.storage.spans_rows else max(1, _CACHED_ELEMENTS // size)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        yield slice(start, stop), codes if step == count else codes.rows(start, stop)
 
 
 @contextmanager

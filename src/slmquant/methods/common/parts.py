@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -62,6 +63,26 @@ class Rounding(Protocol):
         that read the same input and rounds them in one call.
         """
         ...
+
+
+RoundRows = Callable[[Float[Tensor, "rows in"], Grid], QuantizedTensor]
+"""Rounds rows that read the same input to a grid."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """Optional capability of a rounding: what depends on statistics alone is computed once for several weights."""
+
+    def prepared(self, statistics: InputStatistics | None) -> RoundRows:
+        """`Rounding.round` with these statistics."""
+        ...
+
+
+def prepared(rounding: Rounding, statistics: InputStatistics | None) -> RoundRows:
+    """`rounding.round` with these statistics, for several weights or grids."""
+    if isinstance(rounding, Preparing):
+        return rounding.prepared(statistics)
+    return partial(rounding.round, statistics=statistics)
 
 
 class BlockSolver(Protocol):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from slmquant.calib.statistics import InputStatistics, Statistic, Statistics, massive_inputs, massive_note
 from slmquant.core.affine import QuantizedTensor
-from slmquant.methods.common.parts import BlockSolver, Correction, Rounding
+from slmquant.methods.common.parts import BlockSolver, Correction, Rounding, prepared
 from slmquant.methods.common.stacked import round_stacked
 from slmquant.methods.common.work import Work
 from slmquant.model.linears import weight_at
@@ -125,7 +124,7 @@ class WeightByWeight:
 
     def _round(self, dense: Mapping[str, Tensor], work: Work, inputs: InputStatistics | None) -> list[QuantizedTensor]:
         left = None if inputs is None else self.remaining(inputs)
-        rounded = round_stacked(dense, work.specs, partial(self.rounding.round, statistics=left))
+        rounded = round_stacked(dense, work.specs, prepared(self.rounding, left))
         if self.correction is None:
             return list(rounded.values())
         return [self.correction.correct(dense[name], codes, inputs) for name, codes in rounded.items()]

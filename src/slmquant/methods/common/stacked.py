@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slmquant.core.affine import Grid, QuantizedTensor
+from slmquant.core.affine import QuantizedTensor
 from slmquant.errors import NumericalError
+from slmquant.methods.common.parts import RoundRows
 from slmquant.model.computing.grids import grid_of
 from slmquant.schemes.scheme import WeightSpec
 
@@ -17,7 +18,7 @@ from slmquant.schemes.scheme import WeightSpec
 def round_stacked(
     weights: Mapping[str, Float[Tensor, "out in"]],
     specs: Mapping[str, WeightSpec],
-    round_rows: Callable[[Float[Tensor, "rows in"], Grid], QuantizedTensor],
+    round_rows: RoundRows,
 ) -> dict[str, QuantizedTensor]:
     """Codes of each weight by name; weights of one format are rounded together, unless scales span a whole weight.
 

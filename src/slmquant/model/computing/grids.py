@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 
 from slmquant.core import groups
-from slmquant.core.affine import Grid
+from slmquant.core.affine import Grid, QuantizedTensor
 from slmquant.core.codebooks import CODEBOOKS
 from slmquant.core.elements import IQ4_NL, TABLES, TERNARY, Integers
 from slmquant.core.scales import DoubleQuantized, Plain, PowerOfTwo, TensorScaled
@@ -90,11 +90,16 @@ def _gguf(numbers: GgufType) -> Grid:
 
 def stored_bits(spec: WeightSpec, rows: int, columns: int) -> int:
     """Bits of a weight of that shape on disk, as `QuantizedTensor.stored_bits`; no weight is needed."""
+    return zeros(spec, rows, columns).stored_bits
+
+
+def zeros(spec: WeightSpec, rows: int, columns: int) -> QuantizedTensor:
+    """A weight whose codes are all 0; they share one byte of memory."""
     grid = grid_of(spec)
     scales = (1, 1) if grid.per_tensor else (rows, groups.count(columns, min(grid.group_size, columns)))
     parts = grid.cover(groups.Bounds(torch.zeros(scales), torch.zeros(scales))).parts or {}
     codes = torch.zeros((), dtype=torch.int8 if grid.elements.signed else torch.uint8).expand(rows, columns)
-    return grid.restore(codes, parts).stored_bits
+    return grid.restore(codes, parts)
 
 
 def unsupported(scheme: Scheme) -> str | None:
