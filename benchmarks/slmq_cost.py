@@ -76,8 +76,9 @@ def main() -> None:
         phases = steps.finished()
         found = api.sensitivity(source, budget=given.budget)
     heads = ["step", "CPU s", "most memory, GB"]
-    rows = [[one.name, f"{one.cpu_s:.0f}", f"{one.peak_rss_bytes / 1e9:.2f}"] for one in phases]
-    total, most = sum(one.cpu_s for one in phases), max(one.peak_rss_bytes for one in phases)
+    peaks = [one.peak_rss_bytes or 0 for one in phases]
+    rows = [[one.name, f"{one.cpu_s or 0:.0f}", f"{peak / 1e9:.2f}"] for one, peak in zip(phases, peaks, strict=True)]
+    total, most = sum(one.cpu_s or 0 for one in phases), max(peaks)
     rows.append(["all", f"{total:.0f}", f"{most / 1e9:.2f}"])
     lines = [f"the model in float32 has {float32 / 1e9:.2f} GB: {most / float32:.1f} times as much at most", *notes]
     if given.whole is not None:

@@ -21,8 +21,8 @@ METHODS: Mapping[str, int] = {
     "gptq_sink": 2,  # same change as gptq_mse
     "omniquant": 3,  # larger steps in the fast budget, as measured
     "quarot": 2,  # searched scales, clipped activations
-    "scale_tuning": 2,  # the windows of a step pass together
-    "slmq": 2,  # same change as scale_tuning
+    "scale_tuning": 3,  # the gate is measured in the compute dtype; gradients of scales are sums over groups
+    "slmq": 3,  # same change as scale_tuning
     "smoothquant_plus": 2,  # strength chosen by the divergence of the whole model
     "spinquant": 2,  # other gradient, steps and choice of states; searched scales, clipped activations
 }

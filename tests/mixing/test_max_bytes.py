@@ -23,7 +23,8 @@ from slmquant.schemes.mixture_file import read_mixture
 from slmquant.store.record import CalibrationSpec
 from tests.runs.made_up import make_data, make_model, write_text
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 SPEC = CalibrationSpec(corpus="wikitext2_train", num_samples=4, seq_len=16)
 OPTIONS = ("--corpus", "wikitext2_train", "--samples", "4", "--seq-len", "16", "-q")
 

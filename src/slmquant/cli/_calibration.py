@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Budget(str, Enum):
-    """Cost of methods that learn: sized for two cores, or the authors' setting."""
+    """Cost of learning and of choosing types: sized for two cores, or the authors' setting."""
 
     FAST = "fast"
     PAPER = "paper"
@@ -41,7 +41,7 @@ MaxBytesOption = Annotated[
     str | None,
     typer.Option("--max-bytes", help="Instead of a scheme: the best types for a GGUF file of at most this, e.g. 92MB."),
 ]
-BudgetOption = Annotated[Budget, typer.Option("--budget", help="Learning budget of methods that learn.")]
+BudgetOption = Annotated[Budget, typer.Option("--budget", help="How long to learn, and to choose types.")]
 
 
 def chosen_scheme(scheme: str | None, mixture: Path | None, default: str, max_bytes: str | None = None) -> Scheme | int:

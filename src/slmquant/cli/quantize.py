@@ -94,14 +94,13 @@ def command(
     check_output(output, True, is_native, overwrite, place_of(model), least)
     spec = calibration(corpus, samples, seq_len, seed, data)
     with progress_bar(quiet) as progress:
-        loaded, numbers = None, asked
-        if isinstance(asked, int):
-            loaded = load(model, progress=progress, mapped=False)
-            numbers = chosen_for(asked, model, method, spec, budget.value, data, progress, quiet, loaded=loaded)
+        loaded = load(model, progress=progress, mapped=False) if isinstance(asked, int) else None
         artifact = api.quantize(
             model,
             method,
-            numbers,
+            chosen_for(asked, model, method, spec, budget.value, data, progress, quiet, loaded=loaded)
+            if isinstance(asked, int)
+            else asked,
             calibration=spec,
             device=device,
             seed=seed,

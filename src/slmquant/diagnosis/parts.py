@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 
 from slmquant.diagnosis.switches import Rounded, Switches
-from slmquant.mixing.candidates import kind_of
+from slmquant.mixing.extension import kind_of
 from slmquant.model.structure import Relations
 from slmquant.store.experiments import OPERAND_NAMES
 from slmquant.store.explanations import Family

@@ -12,7 +12,8 @@ written for large models fits. Three steps, each on text of its own (`calib.text
 
 Deviations: none; this file is the definition.
 
-Cost: as `gptq_mse+scale_tuning`; choosing types rounds every weight to every type before, once for each model.
+Cost: as `gptq_mse+scale_tuning`; before, choosing types rounds the weights of every fourth block to every type
+(`paper`: of all blocks), once for each model.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def alike(types: Mapping[str, Iterable[str]]) -> list[list[str]]:
     return list(kinds.values())
 
 
-def representatives(types: Mapping[str, Sequence[str]], blocks: Sequence[str], every: int) -> set[str]:
+def representatives(types: Mapping[str, Iterable[str]], blocks: Sequence[str], every: int) -> set[str]:
     """Linears of every so many blocks, from the first on and with the last, among the blocks with linears alike.
 
     Args:

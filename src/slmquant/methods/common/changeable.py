@@ -83,8 +83,7 @@ class Changeable:
     def take_gradients_(self, weights: Mapping[str, Tensor]) -> None:
         """Turn the gradients of weights and gains into gradients of the changes."""
         for name in self._weights:
-            if weights[name].grad is not None:
-                self._take_gradient_(name, weights[name])
+            self._take_gradient_(name, weights[name])
         for name, (parameter, before) in self._gains.items():
             self._changes[name, ""].grad = None if parameter.grad is None else parameter.grad * before
             parameter.grad = None
@@ -98,13 +97,15 @@ class Changeable:
             weights[name].register_post_accumulate_grad_hook(partial(self._take_gradient_, name))
 
     def _take_gradient_(self, name: str, weight: Tensor) -> None:
-        codes = self._weights[name]
+        codes, gradient = self._weights[name], weight.grad
+        if gradient is None:
+            return
         changes = [self._changes[name, part] for part in codes.parts if (name, part) in self._changes]
         with torch.enable_grad():
             now = codes.grid.restore(codes.codes, self._parts(name, stored=False))
-        outputs, gradients = zip(*_gradients(now, weight.grad), strict=True)
-        for change, gradient in zip(changes, torch.autograd.grad(outputs, changes, gradients), strict=True):
-            change.grad = gradient if change.grad is None else change.grad + gradient
+        outputs, gradients = zip(*_gradients(now, gradient), strict=True)
+        for change, found in zip(changes, torch.autograd.grad(outputs, changes, gradients), strict=True):
+            change.grad = found if change.grad is None else change.grad + found
         weight.grad = None
 
     def _parts(self, name: str, stored: bool) -> Parts:
