@@ -45,7 +45,7 @@ from slmquant.schemes import Scheme, parse
 BASE = "Q8_0"
 """The type that others are compared with; rows that do not fit it fit no type."""
 ENGINE = "llamacpp"
-_VERSION = 1
+_VERSION = 2
 _MIXED = 3
 _TOKENS = 16
 _ROUNDS = 10

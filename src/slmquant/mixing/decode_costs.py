@@ -8,8 +8,9 @@ All mixtures of a model have the same weights. What no type changes (attention, 
 told from what all types cost, and is part of every cost; costs of one model are not those of another. An embedding with
 a head of its own costs nothing, because one row of it is looked up.
 
-Costs minimise the relative errors of files that have one type wherever it fits, by non-negative least squares (Lawson
-and Hanson, 1974). Files with a random type for each weight, which are not fitted, tell how far off predictions are.
+Costs minimise the relative errors of files that have one type wherever it fits. Types that fit few weights change the
+time of a file by little more than noise, so no cost is more than `_WIDEST` times that of the first file, or less than
+its part. Files with a random type for each weight, which are not fitted, tell how far off predictions are.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from statistics import fmean
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 
 from slmquant.model.structure import Relations
+
+_WIDEST = 4.0
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,15 @@ def fitted(pure: Sequence[TimedFile], mixed: Sequence[TimedFile], conditions: st
     """Costs from timed files.
 
     Args:
-        pure: Files to fit, one for each type.
+        pure: Files to fit, one for each type; the first has one type throughout.
         mixed: Files to tell the error from.
         conditions: Engine, processor, threads and context.
     """
     types = list(dict.fromkeys(kind for file in pure for kind in file.numbers))
     shares = np.array([[file.numbers.get(kind, 0) / file.seconds for kind in types] for file in pure])
-    scale = shares.max()
-    found, _ = nnls(shares / scale, np.ones(len(pure)))
-    seconds = {kind: float(cost) / float(scale) for kind, cost in zip(types, found, strict=True)}
+    usual = pure[0].seconds / sum(pure[0].numbers.values())
+    found = lsq_linear(shares * usual, np.ones(len(pure)), bounds=(1 / _WIDEST, _WIDEST)).x
+    seconds = {kind: float(cost) * usual for kind, cost in zip(types, found, strict=True)}
     costs = DecodeCosts(seconds=seconds, error=0.0, conditions=conditions)
     off = [costs.predicted(file.numbers) / file.seconds - 1 for file in mixed]
     return costs.model_copy(update={"error": math.sqrt(fmean(one**2 for one in off))})
