@@ -193,6 +193,7 @@ def test_what_a_benchmark_printed_is_shown(tmp_path: Path) -> None:
         ("printed absent.json", "cannot be read"),
         ("report cells.jsonl scheme=W8A8", "takes no filter"),
         ("models cells.jsonl scheme=W8A8", "takes no filter"),
+        ("engines cells.jsonl", "no cell was measured on an engine"),
         ("models cells.jsonl", "measured on two models"),
     ],
 )

@@ -8,7 +8,7 @@ from slmquant.analysis.scores import DEFAULT_OPTIONS
 from slmquant.errors import StoreError
 from slmquant.report._document_cells import ABSENT, Answers, markdown
 from slmquant.report._sections import Section, sections
-from slmquant.report._tables import Field, over_models, tables
+from slmquant.report._tables import Field, Table, over_models, tables
 from slmquant.report._words import notes
 from slmquant.store.record import Record
 
@@ -16,6 +16,18 @@ from slmquant.store.record import Record
 def report(records: Sequence[Record], answers: Answers, wanted: str) -> str:
     """The first table of `slmquant report`, one per section."""
     return _by_model(_whole(records, answers, wanted), _table)
+
+
+def report_engines(records: Sequence[Record], answers: Answers, wanted: str) -> str:
+    """The tables of `slmquant report` about cells on engines: files, memory, speed; and the scores of the three tracks.
+
+    Raises:
+        StoreError: No cell was measured on an engine, or `wanted` is not empty.
+    """
+    found = [section for section in _whole(records, answers, wanted) if section.engines]
+    if not found:
+        raise StoreError("no cell was measured on an engine; publish cells of a plan with `engines`")
+    return _by_model(found, lambda section: "\n".join(map(_markdown_of, tables(section)[1:])))
 
 
 def report_notes(records: Sequence[Record], answers: Answers, wanted: str) -> str:
@@ -54,9 +66,12 @@ def _by_model(found: Sequence[Section], text: Callable[[Section], str]) -> str:
 
 
 def _table(section: Section) -> str:
-    first = tables(section)[0]
-    heads = [*first.heads, *(column.title for column in first.columns)]
-    return markdown(heads, [[*row.heads, *map(_field, row.fields)] for row in first.rows])
+    return _markdown_of(tables(section)[0])
+
+
+def _markdown_of(table: Table) -> str:
+    heads = [*table.heads, *(column.title for column in table.columns)]
+    return markdown(heads, [[*row.heads, *map(_field, row.fields)] for row in table.rows])
 
 
 def _notes(section: Section) -> str:

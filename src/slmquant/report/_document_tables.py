@@ -22,7 +22,7 @@ from slmquant.report._document_cells import (
     value_of,
 )
 from slmquant.report._document_costs import costs
-from slmquant.report._document_reports import over_models_table, report, report_notes
+from slmquant.report._document_reports import over_models_table, report, report_engines, report_notes
 from slmquant.store.export import calibration_label
 from slmquant.store.record import Record
 
@@ -190,6 +190,7 @@ TABLES: Mapping[str, Callable[[Sequence[Record], Answers, str], str]] = {
     "pairs": _pairs,
     "report": report,
     "notes": report_notes,
+    "engines": report_engines,
     "models": over_models_table,
     "costs": costs,
 }

@@ -9,6 +9,7 @@ A table is written between two comments; the first says what it shows:
     <!-- report results/published/demo.jsonl -->
     <!-- notes results/published/demo.jsonl -->
     <!-- models results/published/paper-here.jsonl -->
+    <!-- engines results/published/paper-here-engines.jsonl -->
     <!-- printed results/published/gguf_reach.json -->
     <!-- costs results/published/weights.jsonl scheme=W4A16g64 -->
     <!-- principles results/published/*.jsonl -->
@@ -21,7 +22,8 @@ A table is written between two comments; the first says what it shows:
 reason. `model=`, `scheme=`, `method=` and `seed=` filter them. `pairs` compares two cells at a time by divergence and
 loss, on every model, calibration seed and text of the file that has both. `report` is the first table that `slmquant
 report` prints of the file, with all of its columns, and `notes` its footnotes: protocols, and what can and cannot be
-told apart. `models` has the scores of each method and scheme over all models. `costs` prints the time and memory of
+told apart. `engines` has the report's tables of cells on engines, and of the scores of all tracks. `models` has the
+scores of each method and scheme over all models. `costs` prints the time and memory of
 quantizing for each measured cell among those of `cells`, cheapest first. `printed` is a table that a benchmark wrote as
 JSON (`--output`), or with `differences` the lines that the benchmark prints below it. `principles` is what `slmquant
 principles` prints of several files, `principles FILES in full` the evidence of each. `lab` has the effects of a
