@@ -78,7 +78,7 @@ def test_a_newer_version_is_named(tmp_path: Path) -> None:
     manifest = json.loads((folder / native.MANIFEST).read_text())
     (folder / native.MANIFEST).write_text(json.dumps(manifest | {"version": 99, "a_field_of_the_future": 1}))
 
-    with pytest.raises(ModelError, match="format version 99, this slmquant reads up to 3"):
+    with pytest.raises(ModelError, match="format version 99, this slmquant reads up to 4"):
         native.load(folder)
 
 

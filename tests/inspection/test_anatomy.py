@@ -95,7 +95,7 @@ def test_a_scheme_that_fits_no_row_is_remarked() -> None:
 
 
 def test_a_type_that_nothing_rounds_to_is_refused() -> None:
-    with pytest.raises(RefusedError, match="IQ2_XXS needs codebooks"):
+    with pytest.raises(RefusedError, match="IQ2_XXS is not supported"):
         check_scheme(parse("IQ2_XXS"))
 
 

@@ -100,7 +100,7 @@ def test_a_folder_gets_the_page_and_the_data_and_may_be_written_again(folder: Pa
     ("words", "error", "said"),
     [
         (["--scheme", "W17"], SchemeError, "cannot read scheme 'W17'"),
-        (["--scheme", "IQ2_XXS"], RefusedError, "IQ2_XXS needs codebooks"),
+        (["--scheme", "IQ2_XXS"], RefusedError, "IQ2_XXS is not supported"),
         (["--corpus", "wikitext2_train", "--samples", "5000"], DataError, "5000 windows of 64 need"),
         (["--corpus", "wikitext"], SlmquantError, "unknown corpus 'wikitext'"),
     ],
