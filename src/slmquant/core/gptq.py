@@ -140,7 +140,7 @@ def scales_of_least_loss(
     return search(W, importance[None], grid)
 
 
-def _check_shapes(W: Float[Tensor, "out in"], H: Float[Tensor, "in in"]) -> None:
+def _check_shapes(W: Tensor, H: Tensor) -> None:
     size = W.shape[1]
     if H.shape != (size, size):
         raise ValueError(f"a weight with {size} inputs needs a {size} × {size} Hessian, got {tuple(H.shape)}")
