@@ -63,7 +63,7 @@ def main() -> None:
     relations = discover(loaded.model)
     losses, codes = candidates(loaded.model, relations, calibration, mode)
     gate = Trial(loaded.model, draw_texts(calibration).gate, mode)
-    types = fitting_types(loaded.model, relations, METHOD)
+    types = fitting_types(loaded.model, relations, METHOD, "paper")
     room = room_for(given.model, loaded, METHOD, types, read_size(given.max_bytes, "--max-bytes"))
     heads = ["mixture", "MB", "predicted", "measured"]
     rows, pairs = list[list[str]](), list[tuple[float, float]]()
@@ -94,7 +94,7 @@ def candidates(
     model: PreTrainedModel, relations: Relations, calibration: FreshCalibration, mode: ComputeMode
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, QuantizedTensor]]]:
     """Losses and codes of every weight in every type."""
-    rounding, types = rounding_of(METHOD), fitting_types(model, relations, METHOD)
+    rounding, types = rounding_of(METHOD), fitting_types(model, relations, METHOD, "paper")
     statistics = calibration.statistics(relations, rounding.needs)
     texts = draw_texts(calibration)
     costs = curvatures(model, relations, texts.choice[:CURVATURE_WINDOWS], Silent(), mode)

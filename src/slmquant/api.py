@@ -31,19 +31,15 @@ from slmquant.errors import ModelError, RefusedError
 from slmquant.formats import native
 from slmquant.inspection.inspect import inspect as inspect
 from slmquant.methods.common.recipe import Recipe
-from slmquant.mixing.candidates import Types
-from slmquant.mixing.choose import Choice, choose, room_for
-from slmquant.mixing.decode_costs import numbers_read
-from slmquant.mixing.front import Speed, front, timed
+from slmquant.mixing.choose import Choice
+from slmquant.mixing.front import Speed
 from slmquant.mixing.sensitivity import Sensitivity, SensitivityJob, fitting_types
-from slmquant.mixing.subject import Subject
+from slmquant.mixing.subject import Subject, subject_of
 from slmquant.model.computing.modes import MODES, mode_of
 from slmquant.model.discovery.relations import discover
-from slmquant.model.running.trial import stored_weight
 from slmquant.model.sources.identity import key_of
 from slmquant.model.sources.load import LoadedModel, identify, load
 from slmquant.model.sources.resolve import place_of
-from slmquant.model.structure import Relations
 from slmquant.places import Places
 from slmquant.progress import Progress, Silent
 from slmquant.quantization import quantize_
@@ -156,18 +152,10 @@ def choose_mixture(
     progress, spec = progress or Silent(), calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
     loaded = loaded or load(source, progress=progress)
     relations = discover(loaded.model)
-    types = fitting_types(loaded.model, relations, method)
+    types = fitting_types(loaded.model, relations, method, budget)
     _check_text(methods.load(method), spec, budget, loaded, data_dir)
-    elements = {name: stored_weight(loaded.model, name).numel() for name in types}
-    room = room_for(source, loaded, method, types, max_bytes)
-    subject = _subject(source, loaded, relations, types, method, spec, Places(data_dir), progress, budget)
-    _ = subject.texts  # refuses a text that is too short
-    costs = None if speed is None else speed.measure()
-    if speed is not None and costs is not None:
-        room = timed(room, numbers_read(elements, relations), costs, speed.least)
-    found = subject.sensitivity()
-    choice = subject.improved(choose(found, room), found, room, budget)
-    return choice if costs is None else replace(choice, costs=costs, front=front(found.losses, room))
+    job = _choosing(source, loaded, method, spec, Places(data_dir), progress, budget)
+    return Subject(job, loaded, relations, types, progress).chosen(max_bytes, speed)
 
 
 def sensitivity(
@@ -194,27 +182,23 @@ def sensitivity(
     """
     progress, spec = progress or Silent(), calibration or CalibrationSpec(corpus=calibration_corpus(data_dir))
     loaded = load(source, progress=progress)
-    relations = discover(loaded.model)
-    types = fitting_types(loaded.model, relations, method)
-    return _subject(source, loaded, relations, types, method, spec, Places(data_dir), progress, budget).sensitivity()
+    job = _choosing(source, loaded, method, spec, Places(data_dir), progress, budget)
+    return subject_of(job, loaded, progress).sensitivity()
 
 
-def _subject(
+def _choosing(
     source: str,
     loaded: LoadedModel,
-    relations: Relations,
-    types: Types,
     method: str,
     spec: CalibrationSpec,
     places: Places,
     progress: Progress,
     budget: Budget,
-) -> Subject:
-    """A loaded model whose types are chosen."""
+) -> SensitivityJob:
+    """How types of a loaded model are chosen."""
     corpus = load_corpus(spec.corpus, places.data_dir, progress)
     chosen = chosen_dtype(source, "auto", "cpu", spec.corpus, places, progress, loaded)
-    job = SensitivityJob(source, key_of(source), corpus.card.sha256, method, spec, MODES[chosen], places, budget)
-    return Subject(job, loaded, relations, types, progress)
+    return SensitivityJob(source, key_of(source), corpus.card.sha256, method, spec, MODES[chosen], places, budget)
 
 
 def _check_text(

@@ -67,7 +67,7 @@ def timer(monkeypatch: pytest.MonkeyPatch) -> Timer:
 
 
 def test_types_cost_what_their_files_take(model: str, timer: Timer) -> None:
-    found = decode_costs(model, "rtn", Silent())
+    found = decode_costs(model, "rtn", "fast", Silent())
 
     assert found.seconds["Q5_0"] / found.seconds["Q8_0"] == pytest.approx(22 / 34, rel=0.25)  # keys take bytes, too
     assert found.seconds["IQ4_NL"] < found.seconds["Q5_0"] < found.seconds["Q8_0"]
@@ -76,24 +76,24 @@ def test_types_cost_what_their_files_take(model: str, timer: Timer) -> None:
 
 
 def test_types_are_timed_once(model: str, timer: Timer) -> None:
-    first = decode_costs(model, "rtn", Silent())
+    first = decode_costs(model, "rtn", "fast", Silent())
     calls = timer.calls
 
-    assert decode_costs(model, "rtn", Silent()) == first
+    assert decode_costs(model, "rtn", "fast", Silent()) == first
     assert timer.calls == calls
 
 
 def test_a_file_that_does_not_run_is_told(model: str, timer: Timer) -> None:
     timer.status = "failed"
     with pytest.raises(ModelError, match="it crashed"):
-        decode_costs(model, "rtn", Silent())
+        decode_costs(model, "rtn", "fast", Silent())
 
 
 def test_without_llama_cpp_it_is_said_how_to_get_it(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = EngineStatus(False, reason="pip install it")
     monkeypatch.setattr(LlamaCpp, "status", lambda _: absent)
     with pytest.raises(UnavailableError, match="pip install it"):
-        decode_costs(model, "rtn", Silent())
+        decode_costs(model, "rtn", "fast", Silent())
 
 
 def test_files_have_one_type_each_wherever_it_fits() -> None:

@@ -28,7 +28,7 @@ def tried(every: int, method: str = "slmq", types: list[str] | None = None) -> C
     relations, rounding = discover(model), rounding_of(method)
     statistics = FreshCalibration(model, WINDOWS, torch.float32, Silent()).statistics(relations, rounding.needs)
     costs = curvatures(model, relations, WINDOWS, Silent())
-    fitting = fitting_types(model, relations, method)
+    fitting = fitting_types(model, relations, method, "paper")
     given = fitting if types is None else dict.fromkeys(fitting, types)
     with torch.no_grad():
         trial = Trial(model, WINDOWS, FLOAT32)

@@ -110,7 +110,7 @@ def command(
     spec = calibration(corpus, samples, seq_len, seed, data)
     size, least = read_size(max_bytes, "--max-bytes"), min_tokens_per_second
     with progress_bar(quiet) as progress:
-        speed = None if least is None else Speed(least, partial(decode_costs, model, method, progress))
+        speed = None if least is None else Speed(least, partial(decode_costs, model, method, budget.value, progress))
         choice = chosen_for(size, model, method, spec, budget.value, data, progress, quiet or json, speed)
     write_mixture(output, choice.weights, model, choice.notes)
     if json:

@@ -6,10 +6,13 @@ import contextlib
 
 import psutil
 
+from slmquant.machine.process_tree import members
+
 IDLE_S = 600.0
 """A process and its children that use no processor time for so long, in seconds, will not go on."""
 
-_LOOK_S = 1.0
+_LOOKS = 60
+"""How often it looks within that time; finding children reads the state of every process of the machine."""
 
 
 class Stall:
@@ -27,7 +30,7 @@ class Stall:
     def lasts(self, now: float) -> bool:
         """Whether none of them has used processor time for `IDLE_S`, nor was stopped by a signal meanwhile."""
         if now >= self._next_look:
-            self._next_look = now + _LOOK_S
+            self._next_look = now + IDLE_S / _LOOKS
             used_s, is_paused = _used(self._pid)
             if used_s != self._used_s or is_paused:
                 self._used_s, self._active = used_s, now
@@ -37,11 +40,9 @@ class Stall:
 def _used(pid: int) -> tuple[float, bool]:
     """Processor time of a process and its children so far, in seconds, and whether one is stopped by a signal."""
     used_s, is_paused = 0.0, False
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                times = one.cpu_times()
-                used_s += times.user + times.system
-                is_paused = is_paused or one.status() == psutil.STATUS_STOPPED
+    for process in members(pid):
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            used_s += times.user + times.system
+            is_paused = is_paused or process.status() == psutil.STATUS_STOPPED
     return used_s, is_paused

@@ -41,6 +41,7 @@ from slmquant.progress import Progress, track
 from slmquant.quantization import quantize_
 from slmquant.runs.engine_cells import groups
 from slmquant.schemes import Scheme, parse
+from slmquant.store.record import Budget
 
 BASE = "Q8_0"
 """The type that others are compared with; rows that do not fit it fit no type."""
@@ -52,12 +53,13 @@ _ROUNDS = 10
 _LIMIT_S = 0.1
 
 
-def decode_costs(source: str, method: str, progress: Progress) -> DecodeCosts:
+def decode_costs(source: str, method: str, budget: Budget, progress: Progress) -> DecodeCosts:
     """What types cost the model on this machine; an earlier measurement is read from the cache.
 
     Args:
         source: A known name, a hub id, a folder or a GGUF file.
         method: The method whose types are measured.
+        budget: Decides which types are tried.
         progress: Receives progress updates.
 
     Raises:
@@ -72,7 +74,7 @@ def decode_costs(source: str, method: str, progress: Progress) -> DecodeCosts:
     machine, threads = environment(), usable_cores()
     loaded = load(source, progress=progress)
     relations = discover(loaded.model)
-    types = fitting_types(loaded.model, relations, method)
+    types = fitting_types(loaded.model, relations, method, budget)
     key = [_VERSION, key_of(source), types, status.version, status.instructions, machine.cpu, threads]
     entry = entry_path(Places().cache_dir, "decode_costs", key)
     if (known := get(entry)) is not None:

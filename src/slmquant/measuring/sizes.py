@@ -140,7 +140,7 @@ def _file_sizes(job: SizesJob, loaded: LoadedModel, relations: Relations, scheme
     elements = {name: shape.numel() for name, shape in rows.items()}
     longest = max((one.method for one in job.proposals), key=len)
     types = {scheme: _types(parse(scheme), loaded.model, relations) for scheme in schemes}
-    fitting = fitting_types(loaded.model, relations, CHOOSING)
+    fitting = fitting_types(loaded.model, relations, CHOOSING, "fast")
     reference = quantize_(loaded.model, methods.REFERENCE, Scheme(), NoCalibration())
     artifact = Artifact(reference, loaded.tokenizer, job.source, loaded.sha256)
     others = other_bytes(artifact, elements, longest)

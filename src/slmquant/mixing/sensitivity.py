@@ -38,7 +38,8 @@ _VERSION = 3
 _LEFT_OUT = frozenset({"Q2_K", "Q4_0", "Q4_1"})
 """Types that are not tried: two bits cost more than they save in models of this size, IQ4_NL has better numbers for the
 bytes of Q4_0, and Q4_1 lies between IQ4_NL and Q5_0, where a mixture of both serves as well."""
-_TRIED = tuple(kind for kind in get_args(GgufName) if kind not in _LEFT_OUT)
+_SLOW = frozenset({"IQ3_S", "IQ3_XXS", "IQ2_S"})
+"""Types that only `paper` tries: each takes about as long to round to as all others together."""
 CURVATURE_WINDOWS = 4
 """Windows whose gradients are kept."""
 EVERY: Mapping[Budget, int] = {"fast": 4, "paper": 1}
@@ -73,7 +74,7 @@ class SensitivityJob:
         calibration: The calibration set.
         mode: What products are computed in.
         places: Where the cache is.
-        budget: Decides how many blocks are rounded to every type.
+        budget: Decides which types are tried, how many blocks are rounded to all of them, and how many swaps measured.
     """
 
     source: str
@@ -147,14 +148,20 @@ def rounding_of(method: str) -> Rounding:
     return rounding
 
 
-def fitting_types(model: PreTrainedModel, relations: Relations, method: str) -> dict[str, list[str]]:
-    """Weight → the types that its rows fit into and that the method rounds to.
+def tried_types(budget: Budget) -> tuple[str, ...]:
+    """The types of GGUF that a budget tries."""
+    left_out = _LEFT_OUT | _SLOW if budget == "fast" else _LEFT_OUT
+    return tuple(kind for kind in get_args(GgufName) if kind not in left_out)
+
+
+def fitting_types(model: PreTrainedModel, relations: Relations, method: str, budget: Budget) -> dict[str, list[str]]:
+    """Weight → the types that its rows fit into, that the method rounds to and the budget tries.
 
     Raises:
         RefusedError: None fits a weight.
     """
     rounding = rounding_of(method)
-    tried = [kind for kind in _TRIED if rounding.refusal(storage(kind)) is None]
+    tried = [kind for kind in tried_types(budget) if rounding.refusal(storage(kind)) is None]
     found: dict[str, list[str]] = {}
     for name in weight_names(relations):
         row = stored_weight(model, name).shape[1]
@@ -166,6 +173,7 @@ def fitting_types(model: PreTrainedModel, relations: Relations, method: str) -> 
 
 def entry_of(job: SensitivityJob) -> Path:
     """Its entry of the cache."""
-    key = [_VERSION, _TRIED, job.model_key, job.corpus_sha256, job.method, job.calibration.model_dump(), job.mode.name,
-           EVERY[job.budget], torch.__version__, transformers.__version__]  # fmt: skip
+    versions = (torch.__version__, transformers.__version__)
+    given = (job.model_key, job.corpus_sha256, job.method, job.calibration.model_dump(), job.mode.name)
+    key = [_VERSION, tried_types(job.budget), EVERY[job.budget], *given, *versions]
     return entry_path(job.places.cache_dir, "sensitivity", key)

@@ -11,6 +11,8 @@ from slmquant.calib.cached import CachedCalibration
 from slmquant.calib.texts import CHOICE_WINDOWS, SWAP_WINDOWS, Texts, draw_texts
 from slmquant.mixing.candidates import Types
 from slmquant.mixing.choose import Choice, Room, choose, room_for, swapped
+from slmquant.mixing.decode_costs import numbers_read
+from slmquant.mixing.front import Speed, front, timed
 from slmquant.mixing.proposals import proposals
 from slmquant.mixing.sensitivity import (
     Sensitivity,
@@ -23,10 +25,10 @@ from slmquant.mixing.sensitivity import (
 )
 from slmquant.mixing.swaps import MOST_TRIES, Swaps, Tries
 from slmquant.model.discovery.relations import discover
+from slmquant.model.running.trial import stored_weight
 from slmquant.model.sources.load import LoadedModel
 from slmquant.model.structure import Relations
 from slmquant.progress import Progress
-from slmquant.store.record import Budget
 
 _VERSION = 1
 """Raised when swaps are chosen or measured differently, so that older ones are not read."""
@@ -69,16 +71,39 @@ class Subject:
             self.job, self.loaded.model, self.relations, self.types, self._calibration(), self.progress
         )
 
-    def improved(self, choice: Choice, sensitivity: Sensitivity, room: Room, budget: Budget) -> Choice:
-        """A choice with the swaps that measurements prefer.
+    def chosen(self, max_bytes: int, speed: Speed | None = None) -> Choice:
+        """Types of every weight for a GGUF file of at most so many bytes.
+
+        Args:
+            max_bytes: Most bytes of the file.
+            speed: How fast the file has to decode, by what types cost; None if that does not matter. The result then
+                has those costs, and the front of bytes, speed and divergence.
+
+        Raises:
+            RefusedError: No file is as small, one in 16 bits is, or GGUF does not hold the model.
+            DataError: The calibration text is too short.
+        """
+        room = room_for(self.job.source, self.loaded, self.job.method, self.types, max_bytes)
+        _ = self.texts  # refuses a text that is too short
+        costs = None
+        if speed is not None:
+            costs = speed.measure()
+            elements = {name: stored_weight(self.loaded.model, name).numel() for name in self.types}
+            room = timed(room, numbers_read(elements, self.relations), costs, speed.least)
+        found = self.sensitivity()
+        choice = self.improved(choose(found, room), found, room)
+        return choice if costs is None else replace(choice, costs=costs, front=front(found.losses, room))
+
+    def improved(self, choice: Choice, sensitivity: Sensitivity, room: Room) -> Choice:
+        """A choice with the swaps that measurements prefer; as it is, if the budget measures none.
 
         Args:
             choice: The best mixture by the predictions.
             sensitivity: The predictions.
             room: Bytes of each weight, and how many there may be.
-            budget: Decides how many swaps are measured.
         """
-        most = MOST_TRIES[budget]
+        if not (most := MOST_TRIES[self.job.budget]):
+            return choice
         key = [
             _VERSION,
             entry_of(self.job).name,
@@ -114,25 +139,12 @@ class Subject:
         )
 
 
-def choose_types(
-    job: SensitivityJob, loaded: LoadedModel, max_bytes: int, budget: Budget, progress: Progress
-) -> Choice:
-    """Types of every weight for a GGUF file of at most so many bytes.
-
-    Args:
-        job: How the model is measured.
-        loaded: The full-precision model; it is unchanged afterwards.
-        max_bytes: Most bytes of the file.
-        budget: Decides how many swaps are measured.
-        progress: Receives progress updates.
+def subject_of(job: SensitivityJob, loaded: LoadedModel, progress: Progress) -> Subject:
+    """A loaded model with the types that its weights may get.
 
     Raises:
-        RefusedError: No file is as small, one in 16 bits is, or GGUF does not hold the model.
-        DataError: The calibration text is too short.
+        RefusedError: No type fits a weight, or the method does not round weight by weight.
     """
     relations = discover(loaded.model)
-    types = fitting_types(loaded.model, relations, job.method)
-    room = room_for(job.source, loaded, job.method, types, max_bytes)
-    subject = Subject(job, loaded, relations, types, progress)
-    found = subject.sensitivity()
-    return subject.improved(choose(found, room), found, room, budget)
+    types = fitting_types(loaded.model, relations, job.method, job.budget)
+    return Subject(job, loaded, relations, types, progress)

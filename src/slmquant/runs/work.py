@@ -21,7 +21,7 @@ from slmquant.machine.environment import usable_cores
 from slmquant.machine.phases import Meter
 from slmquant.mixing.choose import Choice
 from slmquant.mixing.sensitivity import SensitivityJob
-from slmquant.mixing.subject import choose_types
+from slmquant.mixing.subject import subject_of
 from slmquant.model.computing.modes import MODES, ComputeMode
 from slmquant.model.computing.quantized_model import QuantizedModel
 from slmquant.model.sources.load import LoadedModel, load, unmap_
@@ -138,7 +138,7 @@ def _choose(job: CellJob, loaded: LoadedModel, max_bytes: int, progress: Progres
     mode = MODES[spec.compute_dtype]
     budget = spec.budget or "fast"
     asked = SensitivityJob(spec.model, spec.model_key, sha256, spec.method, spec.calibration, mode, places, budget)
-    choice = choose_types(asked, loaded, max_bytes, budget, progress)
+    choice = subject_of(asked, loaded, progress).chosen(max_bytes)
     keep_mixture(str(choice.scheme), spec.model, choice.types)
     return choice
 
