@@ -1,9 +1,10 @@
 """Measures what each of GGUF's types costs a model in llama.cpp, once for each machine and version.
 
 Files are made of the model itself, rounded to nearest, as speed does not depend on the values of weights: one for each
-type, with `BASE` for weights whose rows do not fit it, and three with random types. They decode in turns, and each
-is compared with the file in `BASE` round by round, so that a load which comes and goes changes little; medians over the
-tokens of a round and over rounds leave out what was disturbed.
+type, with `BASE` for weights whose rows do not fit it, and three with random types. They decode in turns, and each is
+compared with the file in `BASE` round by round, so that a load which comes and goes changes little. The fastest token
+of a round counts, because a disturbance only slows a token down, and on a shared core most are disturbed; over rounds
+it is the median.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from slmquant.store.record import Budget
 BASE = "Q8_0"
 """The type that others are compared with; rows that do not fit it fit no type."""
 ENGINE = "llamacpp"
-_VERSION = 2
+_VERSION = 3
 _MIXED = 3
 _TOKENS = 16
 _ROUNDS = 10
@@ -138,10 +139,10 @@ def _timed(paths: Sequence[Path], threads: int, progress: Progress) -> list[floa
 
 
 def _rounds(result: EngineResult) -> list[float]:
-    """Median seconds of a token in each round."""
+    """Seconds of the fastest token in each round."""
     if result.status != "ok" or not result.items:
         raise ModelError(f"llama.cpp could not be timed: {result.reason}")
-    return [median(value for name, value in item.values.items() if name.startswith("step_")) for item in result.items]
+    return [min(value for name, value in item.values.items() if name.startswith("step_")) for item in result.items]
 
 
 def ratio(base: Sequence[float], other: Sequence[float]) -> float:
