@@ -220,6 +220,7 @@ def test_an_engine_within_the_noise_must_still_cost_what_the_reference_costs() -
     assert "another model" in (replace(noisy, cost_change=-0.02).refusal or "")
     assert "too few to tell" in (replace(noisy, cost_change=0.007).refusal or "")
     assert "another model" in (replace(noisy, own_noise=None, cost_change=None).refusal or "")
+    assert "another model" in (replace(noisy, cost_change=None).refusal or "")  # full precision is not known
     assert "0.0380 from itself" in (replace(noisy, kl_mean=0.09).refusal or "")
 
 

@@ -80,7 +80,12 @@ class Parity:
     @property
     def kl_bound(self) -> float:
         """Allowed mean KL in nats: a share of the cost of quantization or of the reference's noise, above a floor."""
-        return max(self._floor, SHARE * (self.own_kl or 0.0), NOISE_SHARE * (self.own_noise or 0.0))
+        return max(self._floor, SHARE * (self.own_kl or 0.0), self._noise_bound)
+
+    @property
+    def _noise_bound(self) -> float:
+        """What noise allows; nothing if the cost is not known, which alone tells another model within the noise."""
+        return 0.0 if self.own_noise is None or self.cost_change is None else NOISE_SHARE * self.own_noise
 
     @property
     def _floor(self) -> float:
@@ -143,7 +148,7 @@ class Parity:
 
     @property
     def _allowed(self) -> str:
-        if self.own_noise is not None and self.kl_bound == NOISE_SHARE * self.own_noise:
+        if self.kl_bound == self._noise_bound:
             return f"{self.kl_bound:.5f} allowed, as the reference is {self.own_noise:.4f} from itself when nudged"
         if self.kl_bound > self._floor:
             return f"{self.kl_bound:.5f} allowed, a tenth of the {self.own_kl:.4f} that quantization costs"
